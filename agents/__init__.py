@@ -1,0 +1,1 @@
+"""Agents: the controllers of a search, one idea a file."""

@@ -1,0 +1,1 @@
+"""Evaluators, one way of measuring a file."""

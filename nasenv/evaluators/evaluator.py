@@ -1,0 +1,134 @@
+"""What an evaluator says of an architecture, and the contract that every evaluator keeps."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import nn
+
+from nasenv.configuration import Configurable
+from nasenv.spaces.space import Architecture, SearchSpace
+
+DIVERGED = "diverged"  # how the error of a training that came to a loss of nan or infinity begins
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was found out about one architecture; either an accuracy or the reason why there is none.
+
+    Args:
+        val_accuracy: validation accuracy in [0, 1], None where the evaluation failed.
+        error: why it failed, one line; None where it did not.
+        train_seconds: what the training cost, in seconds.
+        fidelity: the share in (0, 1] of the search's full training.
+        metrics: other figures, such as params, flops.
+        curve: mean training loss of each epoch.
+    """
+
+    val_accuracy: float | None
+    error: str | None = None
+    train_seconds: float = 0.0
+    fidelity: float = 1.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.val_accuracy is None) == (self.error is None):
+            raise ValueError("a measurement has either a val_accuracy or an error")
+        if self.val_accuracy is not None and not 0.0 <= self.val_accuracy <= 1.0:
+            raise ValueError(f"val_accuracy must be in [0, 1], got {self.val_accuracy}")
+        if not 0.0 < self.fidelity <= 1.0:
+            raise ValueError(f"fidelity must be in (0, 1], got {self.fidelity}")
+        if not (math.isfinite(self.train_seconds) and self.train_seconds >= 0.0):
+            raise ValueError(f"train_seconds must be finite and not negative, got {self.train_seconds}")
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same evaluation would end the same way: not so after a timeout or out of memory."""
+        return self.error is None or self.error.startswith(DIVERGED)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "val_accuracy": self.val_accuracy,
+            "error": self.error,
+            "train_seconds": self.train_seconds,
+            "fidelity": self.fidelity,
+            "metrics": dict(self.metrics),
+            "curve": list(self.curve),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the measurement that ``to_json`` wrote."""
+        return cls(**{**values, "curve": tuple(values["curve"])})
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """The final training of one architecture on training and validation data, and its test accuracy.
+
+    Args:
+        test_accuracy: in [0, 1], None where the training failed.
+        error: why it failed, one line; None where it did not.
+        train_seconds: what the training cost, in seconds.
+        metrics: other figures, such as params, flops.
+        curve: mean training loss of each epoch.
+        model: the trained network on the CPU, None where the evaluator has none (a table, say).
+    """
+
+    __test__ = False  # not a test of pytest's
+
+    test_accuracy: float | None
+    error: str | None = None
+    train_seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[float, ...] = ()
+    model: nn.Module | None = None
+
+
+class Evaluator(Configurable, ABC):
+    """Says what architectures of one space are worth.
+
+    ``evaluate`` serves the search. ``confirm`` and ``test`` serve its end: test data are out of a search's reach.
+    A failed evaluation is a measurement with its reason, never an exception.
+
+    Args:
+        space: the space whose architectures it measures.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a short hash of everything that changes a measurement: data, settings, its own seed, version."""
+
+    @abstractmethod
+    def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
+        """Return the measurement of each architecture, in order."""
+
+    @abstractmethod
+    def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[Measurement]]:
+        """Return, for each architecture and seed, the validation accuracy after the final, longer training."""
+
+    @abstractmethod
+    def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
+        """Return, for each architecture and seed, the final training on training + validation data and its test."""
+
+    def start(self) -> None:
+        """Get ready (start workers, say), so that the first evaluation takes no longer than the others."""
+
+    def close(self) -> None:
+        """Let go of workers and memory; the evaluator can be started again."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

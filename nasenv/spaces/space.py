@@ -1,0 +1,241 @@
+"""A search space: the decisions an agent takes, which of them are valid, and the network that they build."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from nasenv.configuration import Configurable, digest
+from nasenv.errors import InputError
+
+Architecture: TypeAlias = tuple[int, ...]
+"""A complete design: the index of the choice taken at each decision, in order; its length is T."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One choice that an agent takes: a name, and its choices in order."""
+
+    name: str
+    choices: tuple[Hashable, ...]
+
+    def __post_init__(self) -> None:
+        if not self.choices or len(set(self.choices)) != len(self.choices):
+            raise InputError(f"decision {self.name!r} needs one or more distinct choices, got {self.choices!r}")
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """What a picture of a design shows: boxes in the order of the data's way, and arrows between them.
+
+    nodes: the text in each box; edges: (from, to, label), indices into nodes.
+    """
+
+    nodes: tuple[str, ...]
+    edges: tuple[tuple[int, int, str], ...]
+
+
+class SearchSpace(Configurable, ABC):
+    """All the designs that an agent can make by T decisions, each of at most C choices.
+
+    A subclass passes its decisions to ``super().__init__`` and writes ``build``; it overrides ``mask`` where not
+    every choice is valid, and ``canonical`` where several designs are the same network. It is complete when it is
+    made: input shape and number of classes are among its arguments, so its masks know what fits.
+
+    Args:
+        decisions: the T decisions, in the order in which they are taken.
+        input_shape: (channels, height, width) of one input.
+        num_classes: number of classes, two or more.
+
+    Raises:
+        InputError: an input shape that is not three positive sizes, fewer than two classes, two decisions of one name.
+    """
+
+    version = 1  # counted up when `build` comes to mean another network: old measurements are then not taken for new
+
+    def __init__(self, decisions: Sequence[Decision], input_shape: Sequence[int], num_classes: int) -> None:
+        if len(input_shape) != 3 or min(input_shape) < 1:
+            raise InputError(f"input_shape must be (channels, height, width), all positive, got {tuple(input_shape)}")
+        if num_classes < 2:
+            raise InputError(f"num_classes must be 2 or more, got {num_classes}")
+        names = [d.name for d in decisions]
+        if not names or len(set(names)) != len(names):
+            raise InputError(f"a space needs one or more decisions of distinct names, got {names}")
+        self.decisions = tuple(decisions)
+        self.input_shape = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
+        self.num_classes = int(num_classes)
+        self.num_choices: NDArray[np.int64] = np.array([len(d.choices) for d in decisions])  # (T,)
+
+    @property
+    def num_decisions(self) -> int:
+        """T, the number of decisions of every design."""
+        return len(self.decisions)
+
+    @property
+    def max_choices(self) -> int:
+        """C, the largest number of choices of a decision."""
+        return int(self.num_choices.max())
+
+    @property
+    def size(self) -> int | None:
+        """Number of valid designs; None where it is above ten million and the space has no formula for it."""
+        prefixes = np.zeros((1, 0), dtype=np.int64)
+        for _ in range(self.num_decisions):
+            rows, choices = np.nonzero(self.mask(prefixes))
+            if len(rows) > 10_000_000:
+                return None
+            prefixes = np.column_stack([prefixes[rows], choices])
+        return len(prefixes)
+
+    # What a subclass says
+
+    def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which choices are valid next, (n, C), for n prefixes of t decisions, (n, t) with t < T.
+
+        At least one choice is valid after every valid prefix; exactly choice 0 where the decision no longer matters.
+        """
+        n, t = prefixes.shape
+        return np.tile(np.arange(self.max_choices) < self.num_choices[t], (n, 1))
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Return the representative of the designs equivalent to this one; it is the one that is trained."""
+        return architecture
+
+    @abstractmethod
+    def build(self, architecture: Architecture) -> nn.Module:
+        """Return the untrained network: (n, channels, height, width) float32 -> (n, num_classes) logits."""
+
+    def reference(self) -> Architecture | None:
+        """Return a design that an expert would make by hand, to hold a search's winner against; None without one."""
+        return None
+
+    def diagram(self, prefix: Sequence[int]) -> Diagram:
+        """Return what a picture of the (perhaps unfinished) design shows."""
+        taken = self._meaningful(prefix)
+        nodes = ("input", *(f"{name}\n{choice}" for name, choice in taken))
+        if len(prefix) == self.num_decisions:
+            nodes += ("output",)
+        return Diagram(nodes, tuple((i, i + 1, "") for i in range(len(nodes) - 1)))
+
+    # What every space can do
+
+    def fingerprint(self) -> str:
+        """Return a short hash of everything that defines the space; equal for equal spaces."""
+        decisions = [[d.name, [str(c) for c in d.choices]] for d in self.decisions]
+        return digest([self.config(), self.version, decisions, self.source_digest()])
+
+    def redirect(self, prefixes: NDArray[np.int64], actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the choices, (n,), that n actions mean after n prefixes, (n, t).
+
+        A valid action means itself; an invalid action a means the (a mod k)-th of the k valid choices, so that an
+        agent without masks never wastes a step.
+        """
+        return redirected(self.mask(prefixes), actions)
+
+    def complete(self, choices: ArrayLike) -> list[Architecture]:
+        """Return n valid designs from n rows of T choices, (n, T), each choice redirected where it is invalid."""
+        rows = np.array(choices, dtype=np.int64, ndmin=2)
+        for t in range(self.num_decisions):
+            rows[:, t] = self.redirect(rows[:, :t], rows[:, t])
+        return to_architectures(rows)
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Architecture]:
+        """Return n random designs: at each decision, every valid choice is equally likely."""
+        rows = np.zeros((n, self.num_decisions), dtype=np.int64)
+        for t in range(self.num_decisions):
+            keys = np.where(self.mask(rows[:, :t]), rng.random((n, self.max_choices)), -1.0)
+            rows[:, t] = keys.argmax(axis=1)
+        return to_architectures(rows)
+
+    def neighbours(self, architecture: Architecture) -> list[Architecture]:
+        """Return the designs that differ by one decision, without repeats.
+
+        Later choices that the change makes invalid are redirected.
+        """
+        rows = []
+        for t, valid in enumerate(self._masks_along(architecture)):
+            for choice in np.flatnonzero(valid):
+                if choice != architecture[t]:
+                    rows.append((*architecture[:t], int(choice), *architecture[t + 1 :]))
+        return [a for a in dict.fromkeys(self.complete(rows) if rows else ()) if a != architecture]
+
+    def mutate(self, architecture: Architecture, rng: np.random.Generator) -> Architecture:
+        """Return a random neighbour: one of the decisions that can change, changed to one of its other choices."""
+        masks = self._masks_along(architecture)
+        open_decisions = [t for t, valid in enumerate(masks) if valid.sum() > 1]
+        if not open_decisions:
+            return architecture
+        t = int(rng.choice(open_decisions))
+        others = [int(c) for c in np.flatnonzero(masks[t]) if c != architecture[t]]
+        row = (*architecture[:t], int(rng.choice(others)), *architecture[t + 1 :])
+        return self.complete(row)[0]
+
+    def check(self, architecture: Sequence[int]) -> Architecture:
+        """Return the design as a tuple of ints; raise InputError where it is not a valid one of this space."""
+        row = tuple(int(c) for c in architecture)
+        if len(row) != self.num_decisions:
+            raise InputError(f"a design of {type(self).__name__} has {self.num_decisions} decisions, got {len(row)}")
+        for t, valid in enumerate(self._masks_along(row)):
+            if not (0 <= row[t] < self.max_choices and valid[row[t]]):
+                allowed = [self.decisions[t].choices[c] for c in np.flatnonzero(valid)]
+                raise InputError(
+                    f"choice {row[t]} is not valid for decision {self.decisions[t].name!r} of "
+                    f"{type(self).__name__}; valid here: {allowed} "
+                    f"(indices {np.flatnonzero(valid).tolist()})"
+                )
+        return row
+
+    def to_text(self, architecture: Architecture) -> str:
+        """Return ``name=choice,name=choice``, leaving out decisions that had one valid choice."""
+        return ",".join(f"{name}={choice}" for name, choice in self._meaningful(architecture))
+
+    def from_text(self, text: str) -> Architecture:
+        """Return the design that ``to_text`` wrote; raise InputError on a text of another form or space."""
+        given = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+        row: list[int] = []
+        for decision in self.decisions:
+            valid = np.flatnonzero(self.mask(np.array([row], dtype=np.int64).reshape(1, -1))[0])
+            names = {str(decision.choices[c]): int(c) for c in valid}
+            if len(valid) == 1 and decision.name not in given:
+                row.append(int(valid[0]))
+                continue
+            choice = given.pop(decision.name, None)
+            if choice not in names:
+                raise InputError(f"{text!r}: expected {decision.name} of {', '.join(names)}, got {choice}")
+            row.append(names[choice])
+        if given:
+            raise InputError(f"{text!r}: {type(self).__name__} does not ask for {', '.join(given)} here")
+        return tuple(row)
+
+    def _meaningful(self, prefix: Sequence[int]) -> list[tuple[str, Hashable]]:
+        """Return (name, choice) of the decisions taken at which more than one choice was valid."""
+        masks = self._masks_along(prefix)
+        pairs = zip(self.decisions, prefix, masks, strict=False)
+        return [(d.name, d.choices[c]) for d, c, valid in pairs if valid.sum() > 1]
+
+    def _masks_along(self, prefix: Sequence[int]) -> list[NDArray[np.bool_]]:
+        """Return the mask, (C,), at each of the decisions taken so far."""
+        row = np.array([prefix], dtype=np.int64).reshape(1, -1)
+        return [self.mask(row[:, :t])[0] for t in range(len(prefix))]
+
+
+def redirected(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return actions, (n,), with each that the mask, (n, C), forbids replaced by the (a mod k)-th of k valid ones."""
+    actions = np.asarray(actions, dtype=np.int64)
+    n, c = mask.shape
+    inside = (actions >= 0) & (actions < c)
+    valid = inside & mask[np.arange(n), np.where(inside, actions, 0)]
+    wanted = actions % mask.sum(axis=1)
+    order = np.argsort(~mask, axis=1, kind="stable")  # valid choices first, in order
+    return np.where(valid, actions, order[np.arange(n), wanted])
+
+
+def to_architectures(rows: NDArray[np.int64]) -> list[Architecture]:
+    """Return the rows, (n, T), as tuples of ints."""
+    return [tuple(row) for row in rows.tolist()]
