@@ -54,7 +54,7 @@ class Configurable:
         It goes into fingerprints, so that measurements made by an older version of a user's function are not
         taken for those of the newer one. What such a function calls in its turn is not seen.
         """
-        functions = [v for v in _leaves(self._arguments) if inspect.isroutine(v)]
+        functions: list[Any] = [v for v in _leaves(self._arguments) if inspect.isroutine(v)]
         if not type(self).__module__.startswith("nasenv."):
             functions.append(type(self))
         return digest([_source(f) for f in functions])
