@@ -1,0 +1,117 @@
+"""What every source of data gives: images in one layout and labels in the user's own terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasenv.errors import InputError
+
+Labels: TypeAlias = NDArray[Any]  # (n,) integers, booleans or strings
+
+CHANNELS = (1, 3, 4)
+SMALLEST = 4  # pixels, height and width
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images and their labels as the user gave them; checked when made.
+
+    Args:
+        name: what messages call them: ``x`` of a file, say.
+        images: (n, c, h, w) numbers, finite.
+        labels: (n,) integers, booleans or strings; None where there are none.
+
+    Raises:
+        InputError: pixels that are not finite numbers, labels of another type, shape or number.
+    """
+
+    name: str
+    images: NDArray[Any]
+    labels: Labels | None
+
+    def __post_init__(self) -> None:
+        _check_pixels(self.name, self.images)
+        if self.labels is not None:
+            _check_labels(self.name, self.labels, len(self.images))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class RawData:
+    """The splits that a source has, in the user's units.
+
+    Args:
+        train: the training samples; where there is no other split, all samples.
+        validation: None where it has to be split from the training samples.
+        test: None where it has to be split from the training samples.
+        label_names: text of label 0, 1, ...; None where a label speaks for itself.
+    """
+
+    train: Samples
+    validation: Samples | None = None
+    test: Samples | None = None
+    label_names: tuple[str, ...] | None = None
+
+
+def as_nchw(name: str, images: NDArray[Any]) -> NDArray[Any]:
+    """Return images given as NHW, NHWC or NCHW as (n, c, h, w).
+
+    Three axes are (n, h, w). Of four axes, the channels are the second or the last: the one that has 1, 3 or 4
+    channels and leaves images of at least 4x4.
+
+    Raises:
+        InputError: no reading is possible, or both are, as with (n, 4, h, 4).
+    """
+    images = images[:, None] if images.ndim == 3 else images
+    sizes = images.shape[1:]
+    first, last = _plausible(sizes), _plausible((sizes[-1], *sizes[:-1]))
+    if images.ndim != 4 or not (first or last):
+        raise InputError(
+            f"{name} must be (n, h, w), (n, h, w, c) or (n, c, h, w) with c of {CHANNELS} and images of at least "
+            f"{SMALLEST}x{SMALLEST}, got shape {images.shape}"
+        )
+    if first and last:
+        raise InputError(
+            f"{name} of shape {images.shape} can be read as (n, c, h, w) and as (n, h, w, c); pad or crop the images"
+        )
+    return images if first else images.transpose(0, 3, 1, 2)
+
+
+def _plausible(sizes: tuple[int, ...]) -> bool:
+    return len(sizes) == 3 and sizes[0] in CHANNELS and min(sizes[1:]) >= SMALLEST
+
+
+def _check_pixels(name: str, images: NDArray[Any]) -> None:
+    if images.dtype.kind not in "buif":
+        raise InputError(f"{name} must hold numbers (uint8 or float), got dtype {images.dtype}")
+    if not len(images):
+        raise InputError(f"{name} holds no images")
+    if images.dtype.kind == "f":
+        broken = ~np.isfinite(images.astype(np.float32)).all(axis=(1, 2, 3))
+        if broken.any():
+            raise InputError(
+                f"{name}: {int(broken.sum())} of {len(images)} images have pixels that are nan or infinite as float32, "
+                f"the first is image {int(broken.argmax())}; repair or drop them"
+            )
+
+
+def _check_labels(name: str, labels: Labels, n: int) -> None:
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise InputError(
+            f"labels of {name} must be one class a sample, got shape {labels.shape}; of one-hot, give y.argmax(axis=1)"
+        )
+    if labels.ndim != 1 or len(labels) != n:
+        raise InputError(f"{name} has {n} images, but its labels have shape {labels.shape}; expected ({n},)")
+    if labels.dtype.kind == "f":
+        raise InputError(
+            f"labels of {name} must be integers or strings, got dtype {labels.dtype}; "
+            "where they are whole numbers of classes, give y.astype(int)"
+        )
+    if labels.dtype.kind not in "buiU":
+        raise InputError(f"labels of {name} must be integers or strings, got dtype {labels.dtype}")
