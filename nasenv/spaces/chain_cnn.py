@@ -185,37 +185,32 @@ class ChainCNN(SearchSpace):
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the untrained network: (n, channels, height, width) float32 -> (n, num_classes) logits."""
-        network = ChainNetwork()
+        layers, shortcuts = nn.ModuleList(), nn.ModuleDict()
         before, last = self.input_shape[0], self.input_shape[0]  # channels of y_{i-2} and y_{i-1}
         pooled = False  # whether y_{i-1} is half as large as y_{i-2}
         for o, k, w, s in self._layers(architecture):
-            shortcut = _shortcut(before, last, 2 if pooled else 1) if s else None
+            if s:
+                shortcuts[str(len(layers))] = _shortcut(before, last, stride=2 if pooled else 1)
             width = self.widths[w] if _IS_WIDE[o] else last
-            network.append(_operation(OPERATIONS[o], KERNELS[k], last, width), shortcut)
+            layers.append(_operation(OPERATIONS[o], KERNELS[k], last, width))
             before, last, pooled = last, width, bool(_IS_POOL[o])
-        network.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, self.num_classes))
-        return network
+        return ChainNetwork(layers, shortcuts, nn.Linear(last, self.num_classes))
 
     def reference(self) -> Architecture:
         """Return a net after VGG (https://arxiv.org/abs/1409.1556): 3x3 convolutions in pairs, pools between pairs.
 
-        The widths grow from pair to pair up to the largest. It ends with a convolution, and does not pool where the
-        map has one pixel left.
+        The width grows from pair to pair up to the largest, maps shrink to no less than 3 pixels a side, and three
+        convolutions, or as many as max_layers leaves, are the end.
         """
-        plan: list[str] = []
-        for i in range(self.max_layers):
-            side = min(self.input_shape[1:]) / 2 ** plan.count("pool")
-            plan.append("pool" if i % 3 == 2 and i < self.max_layers - 1 and side > 1 else "conv")
-        widths = [*sorted(self.widths)[-1 - plan.count("pool") :]]
-        names: list[str] = []
-        side = min(self.input_shape[1:])
-        for kind in plan:
-            if kind == "pool":
-                names.append("max_pool3")
-                side = (side + 1) // 2
-                widths = widths[1:] or widths
-            else:
-                names.append(f"conv{3 if side > 1 else 1}x{widths[0]}")
+        side, widths = min(self.input_shape[1:]), sorted(self.widths)
+        pools = max(0, (side - 1).bit_length() - 2)  # so many until the side is 4 or less
+        depth = min(self.max_layers, 3 * (pools + 1))
+        last_pair = (depth - 1) // 3
+        names = []
+        for i in range(depth):
+            width = widths[max(0, len(widths) - 1 - last_pair + i // 3)]
+            is_pool = i % 3 == 2 and i < depth - 1
+            names.append("max_pool3" if is_pool else f"conv{3 if side > 1 else 1}x{width}")
         return self.from_text("|".join(names))
 
     def to_text(self, architecture: Architecture) -> str:
@@ -237,7 +232,7 @@ class ChainCNN(SearchSpace):
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
         """Return the layers decided so far, the last perhaps in part; global pool and linear layer when all are."""
-        nodes = ["input\n{}x{}x{}".format(*self.input_shape)]
+        nodes = ["input\n" + "x".join(map(str, self.input_shape))]
         edges: list[tuple[int, int, str]] = []
         layers = self._layers(prefix)
         for i, choices in enumerate(layers, start=1):
@@ -255,7 +250,8 @@ class ChainCNN(SearchSpace):
         operation = choices[0]
         text = OPERATIONS[operation]
         if len(choices) > 1 and operation != _IDENTITY[0]:
-            text += " {0}x{0}".format(KERNELS[choices[1]])
+            kernel = KERNELS[choices[1]]
+            text += f" {kernel}x{kernel}"
         if len(choices) > 2 and _IS_WIDE[operation]:
             text += f"\n{self.widths[choices[2]]} channels"
         return text
@@ -272,28 +268,28 @@ class ChainCNN(SearchSpace):
 
 
 class ChainNetwork(nn.Module):
-    """The network of a ChainCNN design: (n, channels, height, width) float32 -> (n, num_classes) logits."""
+    """The network of a ChainCNN design: (n, channels, height, width) float32 -> (n, num_classes) logits.
 
-    head: nn.Module
+    Args:
+        layers: each is given the output of the one before.
+        shortcuts: by the index of the layer that has the skip: what is applied to the output of the layer before the
+            last, before it is added to that of the last.
+        classifier: from the means of the last layer's channels, (n, width), to the logits.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, layers: nn.ModuleList, shortcuts: nn.ModuleDict, classifier: nn.Module) -> None:
         super().__init__()
-        self.layers = nn.ModuleList()
-        self.shortcuts = nn.ModuleDict()  # by the number of the layer that has the skip
-
-    def append(self, layer: nn.Module, shortcut: nn.Module | None) -> None:
-        """Add a layer at the end, given y_{i-1}, or y_{i-1} + shortcut(y_{i-2}) with a shortcut."""
-        if shortcut is not None:
-            self.shortcuts[str(len(self.layers))] = shortcut
-        self.layers.append(layer)
+        self.layers = layers
+        self.shortcuts = shortcuts
+        self.classifier = classifier
 
     def forward(self, images_nchw: Tensor) -> Tensor:
         """Return the logits, (n, num_classes)."""
         before, last = images_nchw, images_nchw
         for i, layer in enumerate(self.layers):
-            total = last + self.shortcuts[str(i)](before) if str(i) in self.shortcuts else last
-            before, last = last, layer(total)
-        logits: Tensor = self.head(last)
+            joined = last + self.shortcuts[str(i)](before) if str(i) in self.shortcuts else last
+            before, last = last, layer(joined)
+        logits: Tensor = self.classifier(last.mean((2, 3)))
         return logits
 
 
