@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nasenv.errors import InputError
-from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace
+from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
 
 KERNELS = (1, 3, 5)
 KERNELS_OF = {"conv": (1, 3, 5), "sep_conv": (3, 5), "max_pool": (3, 5), "avg_pool": (3, 5), "identity": (1,)}
@@ -90,13 +90,13 @@ class ChainCNN(SearchSpace):
         input_shape: Sequence[int] = (1, 8, 8),
         num_classes: int = 10,
     ) -> None:
-        if not _is_positive_integer(max_layers):
+        if not is_positive_integer(max_layers):
             raise InputError(f"max_layers must be an integer of 1 or more, got {max_layers!r}")
-        widths = tuple(widths)
-        if not widths or not all(map(_is_positive_integer, widths)) or len(set(widths)) != len(widths):
+        given = tuple(widths) if isinstance(widths, Iterable) else ()
+        if not given or not all(map(is_positive_integer, given)) or len(set(given)) != len(given):
             raise InputError(f"widths must be one or more distinct positive integers, got {widths!r}")
         self.max_layers = int(max_layers)
-        self.widths = tuple(int(w) for w in widths)
+        self.widths = tuple(int(w) for w in given)
         decisions = [Decision("depth", tuple(range(1, self.max_layers + 1)))]
         for i in range(1, self.max_layers + 1):
             decisions += [
@@ -315,7 +315,3 @@ def _shortcut(channels: int, width: int, stride: int) -> nn.Module:
     if channels == width and stride == 1:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(channels, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
-
-
-def _is_positive_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer) and bool(value >= 1)

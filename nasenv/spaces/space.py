@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -60,10 +61,10 @@ class SearchSpace(Configurable, ABC):
     version = 1  # counted up when `build` comes to mean another network: old measurements are then not taken for new
 
     def __init__(self, decisions: Sequence[Decision], input_shape: Sequence[int], num_classes: int) -> None:
-        if len(input_shape) != 3 or min(input_shape) < 1:
-            raise InputError(f"input_shape must be (channels, height, width), all positive, got {tuple(input_shape)}")
-        if num_classes < 2:
-            raise InputError(f"num_classes must be 2 or more, got {num_classes}")
+        if len(input_shape) != 3 or not all(map(is_positive_integer, input_shape)):
+            raise InputError(f"input_shape must be (channels, height, width), positive integers, got {input_shape!r}")
+        if not is_positive_integer(num_classes) or num_classes < 2:
+            raise InputError(f"num_classes must be an integer of 2 or more, got {num_classes!r}")
         names = [d.name for d in decisions]
         if not names or len(set(names)) != len(names):
             raise InputError(f"a space needs one or more decisions of distinct names, got {names}")
@@ -167,7 +168,7 @@ class SearchSpace(Configurable, ABC):
 
     def mutate(self, architecture: Architecture, rng: np.random.Generator) -> Architecture:
         """Return a random neighbour: one of the decisions that can change, changed to one of its other choices."""
-        masks = self._masks_along(architecture)
+        masks = list(self._masks_along(architecture))
         open_decisions = [t for t, valid in enumerate(masks) if valid.sum() > 1]
         if not open_decisions:
             return architecture
@@ -178,7 +179,13 @@ class SearchSpace(Configurable, ABC):
 
     def check(self, architecture: Sequence[int]) -> Architecture:
         """Return the design as a tuple of ints; raise InputError where it is not a valid one of this space."""
-        row = tuple(int(c) for c in architecture)
+        try:
+            row = tuple(operator.index(c) for c in architecture)
+        except TypeError:
+            raise InputError(
+                f"a design of {type(self).__name__} is a sequence of integers, the indices of its choices, "
+                f"got {architecture!r}"
+            ) from None
         if len(row) != self.num_decisions:
             raise InputError(f"a design of {type(self).__name__} has {self.num_decisions} decisions, got {len(row)}")
         for t, valid in enumerate(self._masks_along(row)):
@@ -219,10 +226,10 @@ class SearchSpace(Configurable, ABC):
         pairs = zip(self.decisions, prefix, masks, strict=False)
         return [(d.name, d.choices[c]) for d, c, valid in pairs if valid.sum() > 1]
 
-    def _masks_along(self, prefix: Sequence[int]) -> list[NDArray[np.bool_]]:
-        """Return the mask, (C,), at each of the decisions taken so far."""
-        row = np.array([prefix], dtype=np.int64).reshape(1, -1)
-        return [self.mask(row[:, :t])[0] for t in range(len(prefix))]
+    def _masks_along(self, prefix: Sequence[int]) -> Iterator[NDArray[np.bool_]]:
+        """Yield the mask, (C,), at each of the decisions taken so far; none is computed before it is asked for."""
+        for t in range(len(prefix)):
+            yield self.mask(np.array(prefix[:t], dtype=np.int64).reshape(1, t))[0]
 
 
 def redirected(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -239,3 +246,8 @@ def redirected(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[n
 def to_architectures(rows: NDArray[np.int64]) -> list[Architecture]:
     """Return the rows, (n, T), as tuples of ints."""
     return [tuple(row) for row in rows.tolist()]
+
+
+def is_positive_integer(value: object) -> bool:
+    """Return whether the value is an integer, numpy's included, of 1 or more."""
+    return isinstance(value, int | np.integer) and bool(value >= 1)
