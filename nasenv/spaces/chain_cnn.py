@@ -54,10 +54,14 @@ class ChainCNN(SearchSpace):
 
     An identity without skip changes nothing, and no skip follows it, so the canonical design leaves it out.
 
+    ## Text
+
+    ``conv3x32|max_pool3|sep_conv5x16+skip|identity``: operation, kernel, "x" and width where there is one, "+skip".
+
     Args:
         max_layers: the most layers, 1 or more.
         widths: numbers of output channels of conv and sep_conv, distinct. The default is small on purpose: 5 epochs on
-            scikit-learn's digits then take about 0.2 s on one core.
+            scikit-learn's digits then take 0.1 s for an average design and 0.4 s for the reference, on one core.
         input_shape: (channels, height, width) of one input, any sizes from 1.
         num_classes: number of classes, two or more.
 
