@@ -7,17 +7,21 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nasenv.errors import InputError
-from nasenv.sources.arrays import read_digits, read_mnist5k
+from nasenv.sources.arrays import read_digits, read_mnist5k, read_npz
+from nasenv.sources.pictures import read_folder, read_hub
 from nasenv.sources.source import Labels, RawData, Samples
 
+Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 _NAMED: dict[str, Callable[[], RawData]] = {"digits": read_digits, "mnist5k": read_mnist5k}
-_KINDS: dict[str, Callable[[str], RawData]] = {}
+_KINDS: dict[str, Callable[[str, bool], RawData]] = {"npz": read_npz, "folder": read_folder, "hub": read_hub}
 _LARGEST_SHARE = 0.4  # with it, three samples of a class always reach all three splits
 
 
@@ -113,34 +117,64 @@ def load_dataset(
     for option, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0.0 < share <= _LARGEST_SHARE:
             raise InputError(f"{option} must be above 0 and at most {_LARGEST_SHARE}, got {share}")
-    return _load(source, split_seed, validation_share, test_share)
+    return _load(source, _stamp(source), split_seed, validation_share, test_share)
 
 
-@lru_cache(maxsize=2)
-def _load(source: str, split_seed: int, validation_share: float, test_share: float) -> Dataset:
-    raw = _read(source)
+def load_images(source: str) -> tuple[Tensor, tuple[str, ...] | None]:
+    """Return images, (n, c, h, w) float32 in the user's units, and their labels as text where there are any.
+
+    They are the test samples where the source tells them apart, all samples otherwise.
+
+    Args:
+        source: as for ``load_dataset``; labels can be missing.
+
+    Raises:
+        InputError: an unknown source, or data that cannot be used; the message says why.
+    """
+    raw = _read(source, labelled=False)
+    samples = raw.test or raw.train
+    images = torch.from_numpy(np.ascontiguousarray(samples.images, dtype=np.float32))
+    return images, None if samples.labels is None else _texts(raw, samples.labels)
+
+
+@lru_cache(maxsize=2)  # reading the command line and running it load once
+def _load(source: str, stamp: Stamp, split_seed: int, validation_share: float, test_share: float) -> Dataset:
+    raw = _read(source, labelled=True)
     classes = np.unique(_labels(raw.train))
+    names = _texts(raw, classes)
     whole = _encoded(raw.train, classes)
     lacking = [share for part, share in ((raw.validation, validation_share), (raw.test, test_share)) if part is None]
-    _check_counts(whole, classes, needed=len(lacking) + 1)
+    _check_counts(whole, names, needed=len(lacking) + 1)
     train, *drawn = _stratified(whole, lacking, split_seed)
     validation, test = (_encoded(p, classes) if p else drawn.pop(0) for p in (raw.validation, raw.test))
     mean, std = _statistics(train.images)
-    names = tuple(str(v) if raw.label_names is None else raw.label_names[v] for v in classes)
     fitted = [Split(normalised(s.images, mean, std), s.labels) for s in (train, validation, test)]
     fingerprint = _fingerprint((train, validation, test))
     return Dataset(source, fitted[0], fitted[1], fitted[2], mean, std, names, fingerprint)
 
 
-def _read(source: str) -> RawData:
+def _stamp(source: str) -> Stamp:
+    """Return path, time and size of each file that a source reads: other files are other data."""
+    kind, _, rest = source.partition(":")
+    place = Path(rest.partition("#")[0] if kind == "hub" else rest).expanduser().absolute()
+    files = sorted(place.rglob("*")) if kind in ("folder", "hub") and place.is_dir() else [place]
+    stats = [(str(file), file.stat()) for file in files if file.is_file()]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+
+
+def _read(source: str, labelled: bool) -> RawData:
     if source in _NAMED:
         return _NAMED[source]()
     kind, _, place = source.partition(":")
     if kind in _KINDS and place:
-        return _KINDS[kind](place)
+        return _KINDS[kind](place, labelled)
     known = [*_NAMED, *(f"{k}:" for k in _KINDS)]
     near = difflib.get_close_matches(source, known, n=3) or known
     raise InputError(f"unknown data set {source!r}; did you mean {', '.join(near)}?")
+
+
+def _texts(raw: RawData, labels: Labels) -> tuple[str, ...]:
+    return tuple(str(v) if raw.label_names is None else raw.label_names[v] for v in labels)
 
 
 def _labels(samples: Samples) -> Labels:
@@ -152,25 +186,25 @@ def _labels(samples: Samples) -> Labels:
 def _encoded(samples: Samples, classes: Labels) -> Split:
     """Return images in the user's units, and labels as indices into the sorted classes of the training samples."""
     labels = _labels(samples)
-    unseen = ~np.isin(labels, classes)
-    if unseen.any():
-        raise InputError(
-            f"{samples.name} has {int(unseen.sum())} labels that no training sample has, {labels[unseen][0]!r} first"
-        )
+    if (labels.dtype.kind == "U") != (classes.dtype.kind == "U"):
+        raise InputError(f"labels of {samples.name} are {labels.dtype}, those of the training samples {classes.dtype}")
+    unseen = labels[~np.isin(labels, classes)].tolist()
+    if unseen:
+        raise InputError(f"{samples.name} has {len(unseen)} labels that no training sample has, {unseen[0]!r} first")
     images = torch.from_numpy(np.ascontiguousarray(samples.images, dtype=np.float32))
     return Split(images, torch.from_numpy(np.searchsorted(classes, labels).astype(np.int64)))
 
 
-def _check_counts(samples: Split, classes: Labels, needed: int) -> None:
+def _check_counts(samples: Split, names: Sequence[str], needed: int) -> None:
     """Refuse one class, and classes that cannot be in each of the splits that are drawn from these samples."""
-    if len(classes) < 2:
-        raise InputError(f"a classifier needs two or more classes, the training samples are all of {classes[0]!r}")
-    counts = torch.bincount(samples.labels, minlength=len(classes))
+    if len(names) < 2:
+        raise InputError(f"a classifier needs two or more classes, the training samples are all of {names[0]!r}")
+    counts = torch.bincount(samples.labels, minlength=len(names))
     if counts.min() < needed:
         rarest = int(counts.argmin())
         raise InputError(
             f"each class needs {needed} or more training samples, to be in each of {needed} splits; "
-            f"class {classes[rarest]!r} has {int(counts[rarest])}"
+            f"class {names[rarest]!r} has {int(counts[rarest])}"
         )
 
 

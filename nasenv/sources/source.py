@@ -58,6 +58,14 @@ class RawData:
     test: Samples | None = None
     label_names: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        for other in (self.validation, self.test):
+            if other is not None and other.images.shape[1:] != self.train.images.shape[1:]:
+                raise InputError(
+                    f"{other.name} has images of {other.images.shape[1:]} (channels, height, width), "
+                    f"{self.train.name} of {self.train.images.shape[1:]}; they must be the same"
+                )
+
 
 def as_nchw(name: str, images: NDArray[Any]) -> NDArray[Any]:
     """Return images given as NHW, NHWC or NCHW as (n, c, h, w).
@@ -70,8 +78,8 @@ def as_nchw(name: str, images: NDArray[Any]) -> NDArray[Any]:
     """
     images = images[:, None] if images.ndim == 3 else images
     sizes = images.shape[1:]
-    first, last = _plausible(sizes), _plausible((sizes[-1], *sizes[:-1]))
-    if images.ndim != 4 or not (first or last):
+    first, last = _plausible(sizes), _plausible(sizes[-1:] + sizes[:-1])
+    if not (first or last):
         raise InputError(
             f"{name} must be (n, h, w), (n, h, w, c) or (n, c, h, w) with c of {CHANNELS} and images of at least "
             f"{SMALLEST}x{SMALLEST}, got shape {images.shape}"
@@ -93,7 +101,8 @@ def _check_pixels(name: str, images: NDArray[Any]) -> None:
     if not len(images):
         raise InputError(f"{name} holds no images")
     if images.dtype.kind == "f":
-        broken = ~np.isfinite(images.astype(np.float32)).all(axis=(1, 2, 3))
+        with np.errstate(over="ignore"):  # found as infinite
+            broken = ~np.isfinite(images.astype(np.float32)).all(axis=(1, 2, 3))
         if broken.any():
             raise InputError(
                 f"{name}: {int(broken.sum())} of {len(images)} images have pixels that are nan or infinite as float32, "
