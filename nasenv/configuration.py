@@ -57,7 +57,7 @@ class Configurable:
         functions: list[Any] = [v for v in _leaves(self._arguments) if inspect.isroutine(v)]
         if not type(self).__module__.startswith("nasenv."):
             functions.append(type(self))
-        return digest([_source(f) for f in functions])
+        return digest([source(f) for f in functions])
 
 
 def import_path(thing: Any) -> str:
@@ -95,7 +95,8 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def _source(thing: Callable[..., Any]) -> str:
+def source(thing: Callable[..., Any]) -> str:
+    """Return the source of a class or function, its import path where there is none."""
     try:
         return inspect.getsource(thing)
     except (OSError, TypeError):  # typed into a shell, or built in

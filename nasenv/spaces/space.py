@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -204,7 +205,9 @@ class SearchSpace(Configurable, ABC):
 
     def from_text(self, text: str) -> Architecture:
         """Return the design that ``to_text`` wrote; raise InputError on a text of another form or space."""
-        given = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+        names_next = "|".join(re.escape(d.name) for d in self.decisions)  # a comma can stand inside a choice
+        parts = re.split(rf",(?=(?:{names_next})=)", text)
+        given = {name: choice for name, _, choice in (part.partition("=") for part in parts if part)}
         row: list[int] = []
         for decision in self.decisions:
             valid = np.flatnonzero(self.mask(np.array([row], dtype=np.int64).reshape(1, -1))[0])

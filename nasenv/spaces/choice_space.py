@@ -1,0 +1,282 @@
+"""A user's own space: named choices, constraints between them, and a function that builds the network."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from nasenv.configuration import digest, source
+from nasenv.errors import InputError
+from nasenv.spaces.space import Architecture, Decision, SearchSpace
+
+_MOST_COMBINATIONS = 10**7
+_MOST_JOINED = 64  # the most axes of a NumPy array
+
+
+class ChoiceSpace(SearchSpace):
+    """A space of named choices, for designs of the user's own.
+
+    ==========  ===============================  ==========================================
+    step        decision                         choices
+    ==========  ===============================  ==========================================
+    t           the t-th name of ``choices``     those listed, less those that would make a
+                                                 constraint impossible to keep
+    ==========  ===============================  ==========================================
+
+    A constraint is a function whose parameters are named like the decisions it reads, and returns whether they go
+    together. Constraints that share decisions are worked out together when the space is made, so the masks look
+    ahead: no design can end up breaking one. A choice that does not matter beside another is ruled out the same
+    way: ``lambda num_layers, second_width: num_layers > 1 or second_width == 16``, where 16 is the first choice.
+
+    Worker processes get a copy of the space without its constraints: what they allow is kept as arrays. They import
+    ``build`` by its name, and so it is a function, class or method that can be imported, not a lambda.
+
+    Args:
+        choices: the choices of each decision, in the order in which the decisions are taken. A choice is a text,
+            a number, True, False, None or a tuple of these.
+        build: called as ``build(input_shape=..., num_classes=..., **choices)`` with one choice for each name, returns
+            the untrained network: (n, channels, height, width) float32 -> (n, num_classes) logits.
+        constraints: functions of decisions, each returning True or False.
+        reference: a design made by hand, the choice for each name, to hold a search's winner against.
+        input_shape: (channels, height, width) of one input.
+        num_classes: number of classes.
+
+    Raises:
+        InputError: choices of another type or none; a ``build`` that cannot be imported or does not take the choices; a
+            constraint that reads something else than decisions, raises, returns no bool, or cannot be kept;
+            constraints that join decisions of more than 10^7 combinations; a reference that is not a valid design.
+
+    Example:
+        >>> class Encoders(ChoiceSpace):
+        ...     def __init__(self, input_shape=(1, 8, 8), num_classes=10):
+        ...         super().__init__(
+        ...             {"num_layers": (1, 2), "hidden_dim": (12, 16), "num_heads": (1, 3, 4)},
+        ...             build=self.encoder,
+        ...             constraints=[lambda hidden_dim, num_heads: hidden_dim % num_heads == 0],
+        ...             input_shape=input_shape,
+        ...             num_classes=num_classes,
+        ...         )
+        ...
+        ...     @staticmethod
+        ...     def encoder(input_shape, num_classes, num_layers, hidden_dim, num_heads):
+        ...         channels, height, width = input_shape
+        ...         layer = nn.TransformerEncoderLayer(hidden_dim, num_heads, 2 * hidden_dim, batch_first=True)
+        ...         rows = nn.Sequential(nn.Flatten(1, 2), nn.Linear(width, hidden_dim))  # each row is a token
+        ...         head = nn.Linear(channels * height * hidden_dim, num_classes)
+        ...         return nn.Sequential(rows, nn.TransformerEncoder(layer, num_layers), nn.Flatten(), head)
+        >>> space = Encoders()
+        >>> space.size
+        10
+        >>> space.mask(np.array([[0, 0], [0, 1]]))  # one layer of 12 and of 16: heads of 1, 3, 4
+        array([[ True,  True,  True],
+               [ True, False,  True]])
+    """
+
+    def __init__(
+        self,
+        choices: Mapping[str, Sequence[Any]],
+        build: Callable[..., nn.Module],
+        constraints: Sequence[Callable[..., bool]] = (),
+        reference: Mapping[str, Any] | None = None,
+        input_shape: tuple[int, int, int] = (1, 8, 8),
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__(_decisions(choices), input_shape, num_classes)
+        _check_build(build, choices)
+        self._build = build
+        if not isinstance(constraints, Sequence):
+            raise InputError(f"constraints must be a list of functions, got {constraints!r}")
+        self._groups = _groups(self.decisions, [_Constraint.of(c, i, choices) for i, c in enumerate(constraints, 1)])
+        self._place = {t: (group, at) for group in self._groups for at, t in enumerate(group.members)}
+        allowed = [hashlib.sha256(group.allowed.tobytes()).hexdigest() for group in self._groups]
+        self._source_digest = digest([super().source_digest(), source(build), allowed])
+        self._reference = None if reference is None else self._design(reference)
+
+    @property
+    def size(self) -> int:
+        """Number of valid designs, exact."""
+        return math.prod(int(group.allowed.sum()) for group in self._groups)
+
+    def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which choices are valid next, (n, C): those after which every constraint can still be kept."""
+        n, t = prefixes.shape
+        group, at = self._place[t]
+        mask = np.zeros((n, self.max_choices), dtype=np.bool_)
+        taken = tuple(prefixes[:, member] for member in group.members[:at])
+        mask[:, : self.num_choices[t]] = group.feasible[at][taken]
+        return mask
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """Return what the user's function builds of the choices: (n, channels, height, width) -> (n, num_classes)."""
+        choices = {d.name: d.choices[c] for d, c in zip(self.decisions, architecture, strict=True)}
+        network = self._build(input_shape=self.input_shape, num_classes=self.num_classes, **choices)
+        if not isinstance(network, nn.Module):
+            raise InputError(f"{self._build.__qualname__} must return a torch.nn.Module, got {network!r}")
+        return network
+
+    def reference(self) -> Architecture | None:
+        """Return the design that the space was given as its reference."""
+        return self._reference
+
+    def source_digest(self) -> str:
+        """Return a hash of the source of ``build``, and of what the constraints allow."""
+        return self._source_digest
+
+    def _design(self, choices: Mapping[str, Any]) -> Architecture:
+        names = [d.name for d in self.decisions]
+        if set(choices) != set(names):
+            raise InputError(f"the reference needs a choice for each of {', '.join(names)}; got {dict(choices)}")
+        for decision in self.decisions:
+            if choices[decision.name] not in decision.choices:
+                given = choices[decision.name]
+                raise InputError(f"the reference's {decision.name} must be of {decision.choices}, got {given!r}")
+        try:
+            return self.check([d.choices.index(choices[d.name]) for d in self.decisions])
+        except InputError as error:
+            raise InputError(f"the reference breaks a constraint: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy in another process needs: the arguments as plain values, since lambdas do not travel."""
+        return {**self.__dict__, "_arguments": self.config()["init_args"]}
+
+
+@dataclass(frozen=True)
+class _Constraint:
+    """A user's function, the decisions that it reads (in the order of its parameters), and its name in messages."""
+
+    function: Callable[..., bool]
+    reads: tuple[int, ...]
+    label: str
+
+    @classmethod
+    def of(cls, function: Callable[..., bool], number: int, names: Iterable[str]) -> _Constraint:
+        """Return the constraint of that number, from 1, over decisions of these names."""
+        if not inspect.isfunction(function) and not inspect.ismethod(function):
+            raise InputError(f"constraint {number} must be a function of decisions, got {function!r}")
+        parameters = inspect.signature(function).parameters
+        label = f"constraint {number}, {function.__name__}({', '.join(map(str, parameters.values()))})"
+        if not parameters or any(p.kind > p.POSITIONAL_OR_KEYWORD for p in parameters.values()):
+            raise InputError(f"{label}, must name the decisions that it reads as plain parameters")
+        order = list(names)
+        for name in parameters:
+            if name not in order:
+                near = difflib.get_close_matches(name, order) or order
+                raise InputError(f"{label}, reads {name!r}, which is not a decision; the nearest: {', '.join(near)}")
+        return cls(function, tuple(order.index(name) for name in parameters), label)
+
+    def table(self, decisions: Sequence[Decision]) -> NDArray[np.bool_]:
+        """Return the answer for all choices of the decisions that it reads, one axis each, in its own order."""
+        read = [decisions[t].choices for t in self.reads]
+        answers = [self._answer(values) for values in product(*read)]
+        return np.array(answers, dtype=np.bool_).reshape([len(c) for c in read])
+
+    def _answer(self, values: tuple[Any, ...]) -> bool:
+        try:
+            answer = self.function(*values)
+        except Exception as error:
+            raise InputError(f"{self.label}, raised {error!r} for {self._named(values)}") from error
+        if not isinstance(answer, bool | np.bool_):
+            raise InputError(f"{self.label}, must return True or False, got {answer!r} for {self._named(values)}")
+        return bool(answer)
+
+    def _named(self, values: tuple[Any, ...]) -> str:
+        names = inspect.signature(self.function).parameters
+        return ", ".join(f"{name}={value!r}" for name, value in zip(names, values, strict=True))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Decisions that constraints join, in the order in which they are taken, and which of their choices can go on.
+
+    ``feasible[j]`` has one axis for each of the first j + 1 members: whether these choices can be completed.
+    """
+
+    members: tuple[int, ...]
+    feasible: tuple[NDArray[np.bool_], ...]
+
+    @property
+    def allowed(self) -> NDArray[np.bool_]:
+        """Whether all constraints are kept, one axis a member."""
+        return self.feasible[-1]
+
+
+def _groups(decisions: Sequence[Decision], constraints: Sequence[_Constraint]) -> list[_Group]:
+    """Return the decisions in groups such that no constraint reads two groups."""
+    joined = [{t} for t in range(len(decisions))]
+    for constraint in constraints:
+        touched = [members for members in joined if members.intersection(constraint.reads)]
+        joined = [members for members in joined if members not in touched] + [set().union(*touched)]
+    return [
+        _group(tuple(sorted(members)), decisions, [c for c in constraints if c.reads[0] in members])
+        for members in joined
+    ]
+
+
+def _group(members: tuple[int, ...], decisions: Sequence[Decision], constraints: Sequence[_Constraint]) -> _Group:
+    shape = [len(decisions[t].choices) for t in members]
+    labels = "; ".join(c.label for c in constraints)
+    if constraints and (math.prod(shape) > _MOST_COMBINATIONS or len(members) > _MOST_JOINED):
+        raise InputError(
+            f"constraints join {len(members)} decisions with {math.prod(shape):,} combinations, more than the "
+            f"{_MOST_JOINED} or {_MOST_COMBINATIONS:,} that can be worked out; give them fewer choices: {labels}"
+        )
+    allowed = np.ones(shape, dtype=np.bool_)
+    for constraint in constraints:
+        table = constraint.table(decisions).transpose(np.argsort(constraint.reads))
+        allowed &= table.reshape([k if t in constraint.reads else 1 for t, k in zip(members, shape, strict=True)])
+    if not allowed.any():
+        raise InputError(f"no choices keep all of: {labels}")
+    feasible = [allowed]
+    for _ in members[1:]:
+        feasible.append(np.asarray(feasible[-1].any(axis=-1)))
+    return _Group(members, tuple(reversed(feasible)))
+
+
+def _decisions(choices: Mapping[str, Sequence[Any]]) -> list[Decision]:
+    if not isinstance(choices, Mapping):
+        raise InputError(f"choices must be a dict of names and their choices, got {choices!r}")
+    decisions = []
+    for name, listed in choices.items():
+        if not isinstance(name, str) or not name or name in ("input_shape", "num_classes"):
+            raise InputError(f"a decision needs a name other than input_shape and num_classes, got {name!r}")
+        if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
+            raise InputError(f"the choices of {name!r} must be a list or tuple, got {listed!r}")
+        for choice in listed:
+            if not _is_plain(choice):
+                raise InputError(
+                    f"a choice of {name!r} must be a text, a number, True, False, None or a tuple of these, "
+                    f"got {choice!r}; name it by a text and look that up in build"
+                )
+        if len(set(map(str, listed))) != len(listed):
+            raise InputError(f"the choices of {name!r} must differ as text, got {listed!r}")
+        decisions.append(Decision(name, tuple(listed)))
+    return decisions
+
+
+def _is_plain(choice: Any) -> bool:
+    if type(choice) is tuple:
+        return all(map(_is_plain, choice))
+    return choice is None or type(choice) in (str, int, float, bool)
+
+
+def _check_build(build: Callable[..., nn.Module], names: Iterable[str]) -> None:
+    if not (inspect.isroutine(build) or inspect.isclass(build)) or "<" in build.__qualname__:
+        raise InputError(
+            f"build must be a function, class or method that worker processes can import by its name, not "
+            f"{build!r}; define it with def at the top of a module"
+        )
+    try:
+        inspect.signature(build).bind(**dict.fromkeys(["input_shape", "num_classes", *names]))
+    except (TypeError, ValueError) as error:
+        expected = ", ".join(["input_shape", "num_classes", *names])
+        raise InputError(f"build is called with {expected}, but {build.__qualname__}: {error}") from error
