@@ -1,0 +1,116 @@
+"""From the command line to the arguments of a command.
+
+A command is a typed function. Each of its parameters is an option, and a parameter that is a space, an evaluator, an
+agent or an objective is a class, named or given by import path, whose own arguments are options in their turn.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import Namespace
+
+import nasenv.agents
+import nasenv.evaluators
+import nasenv.objectives
+import nasenv.spaces
+from nasenv.commands.parser import Parser
+from nasenv.datasets import load_dataset
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Evaluator
+from nasenv.spaces.space import SearchSpace
+
+DEFAULTS = {
+    "space": "nasenv.spaces.chain_cnn.ChainCNN",
+    "evaluator": "nasenv.evaluators.training.TrainingEvaluator",
+    "agent": "nasenv.agents.sb3.PPO",
+    "objective": "nasenv.objectives.Accuracy",
+}
+DERIVED: set[str | int] = {  # what follows from the other parts is not asked of the user
+    "space.init_args.input_shape",
+    "space.init_args.num_classes",
+    "evaluator.init_args.space",
+    "evaluator.init_args.inner.init_args.space",  # of an evaluator that wraps another, as its argument `inner`
+}
+
+
+def call(function: Callable[..., None], prog: str, argv: Sequence[str]) -> None:
+    """Call a command's function with the arguments that a command line gives.
+
+    Args:
+        function: the command; its docstring is the help.
+        prog: what the user typed to get here, such as ``nasenv train``.
+        argv: the command line after that.
+
+    Raises:
+        InputError: a class that cannot be made from its arguments.
+        SystemExit: code 2 after one line on stderr where the command line is wrong, 0 after ``--help``.
+    """
+    for package in (nasenv.spaces, nasenv.evaluators, nasenv.agents):
+        for module in pkgutil.iter_modules(package.__path__):
+            import_module(f"{package.__name__}.{module.name}")  # a class is known by its short name once imported
+    parser = Parser(prog=prog, description=(inspect.getdoc(function) or "").partition("\n")[0])
+    parser.add_argument("--config", action="config", help="YAML file of options; those on the command line win.")
+    parser.add_function_arguments(function, skip=DERIVED, sub_configs=False)
+    for action in parser._actions:
+        if action.dest in DEFAULTS:
+            action.required = False
+            parser.set_defaults({action.dest: {"class_path": DEFAULTS[action.dest]}})
+    arguments = instantiate(parser, parser.parse_args(argv))
+    function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+
+
+def instantiate(parser: Parser, config: Namespace) -> Namespace:
+    """Return the configuration with objects in the place of classes and their arguments.
+
+    The data set of the evaluator says what the space's ``input_shape`` and ``num_classes`` are, and the space is the
+    first argument of the evaluator. Where the evaluator has no option ``dataset``, the space's own defaults stand.
+    """
+    spaces: list[SearchSpace] = []
+
+    def make_space(space: type[SearchSpace], **options: Any) -> SearchSpace:
+        spaces.append(space(**options, **_shape_of_data(space, config.get("evaluator"))))
+        return spaces[0]
+
+    def make_evaluator(evaluator: type[Evaluator], *args: Any, **options: Any) -> Evaluator:
+        return evaluator(*(args or spaces), **options)
+
+    made = [(make_space, SearchSpace, True), (make_evaluator, Evaluator, True)]
+    objects: Namespace = parser.instantiate(config, instantiators=made)
+    return objects
+
+
+def without_derived(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return a configuration of live objects as ``--config`` takes it: without what follows from the other parts."""
+    return {
+        key: without_derived(value, f"{path}{key}.") if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if path + key not in DERIVED
+    }
+
+
+def _shape_of_data(space: type[SearchSpace], evaluator: Namespace | None) -> dict[str, Any]:
+    """Return those of ``input_shape`` and ``num_classes`` that the space takes and the evaluator's data decide."""
+    parameters = inspect.signature(space).parameters
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    wanted = [name for name in ("input_shape", "num_classes") if name in parameters or passes_on]
+    options = _options_with_data(evaluator)
+    if wanted and options is not None:
+        data = load_dataset(options["dataset"], options.get("split_seed", 0))
+        return {name: getattr(data, name) for name in wanted}
+    missing = [name for name in wanted if name in parameters and parameters[name].default is inspect.Parameter.empty]
+    if missing:
+        raise InputError(f"{space.__name__} needs {' and '.join(missing)}, and the evaluator has no option `dataset`")
+    return {}
+
+
+def _options_with_data(evaluator: Any) -> Namespace | None:
+    """Return the options of the evaluator, or of one that it wraps, among which ``dataset`` is."""
+    options = evaluator.get("init_args") if isinstance(evaluator, Namespace) else None
+    if not options:
+        return None
+    return options if isinstance(options.get("dataset"), str) else _options_with_data(options.get("inner"))

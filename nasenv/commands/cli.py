@@ -1,0 +1,71 @@
+"""The command ``nasenv``: each subcommand is one typed function, imported when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+COMMANDS = {  # name, which is the module's and the function's too: what it does
+    "train": "search for an architecture, and train and test the best one",
+    "predict": "classify new data with the network that a search found",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``nasenv COMMAND [options]`` and return its exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"nasenv {version('nasenv')}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        return _refuse("nasenv", f"unknown command {name}; " + (f"nearest: {near[0]}" if near else _choices()))
+    return _run(name, rest)
+
+
+def _run(name: str, argv: Sequence[str]) -> int:
+    from nasenv.commands.arguments import call  # takes seconds, which --help need not wait for
+    from nasenv.errors import InputError
+
+    sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's own classes are found
+    try:
+        call(getattr(import_module(f"nasenv.commands.{name}"), name), f"nasenv {name}", argv)
+    except InputError as error:
+        return _refuse(f"nasenv {name}", str(error))
+    except KeyboardInterrupt:
+        print(f"nasenv {name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _refuse(prog: str, reason: str) -> int:
+    print(f"{prog}: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: nasenv COMMAND [options]   (nasenv COMMAND --help: its options)",
+            "",
+            "Neural architecture search by reinforcement learning.",
+            "",
+            *lines,
+            "",
+            "  --help     print this",
+            "  --version  print the version",
+        ]
+    )
+
+
+def _choices() -> str:
+    return f"there are: {', '.join(COMMANDS)}"

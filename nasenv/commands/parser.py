@@ -1,0 +1,114 @@
+"""One parser: jsonargparse, whose errors are one line with the nearest names."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import jsonargparse
+import yaml
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """jsonargparse with errors of one line and the nearest names, no abbreviations, no key given twice in YAML."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": "unique_yaml"})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message as one line and exit with 2; the parser of a class's arguments raises it instead."""
+        line = self._line(message)
+        if not self.exit_on_error:  # a class's: the parser above knows the rest of the way
+            super().error(line, ex)
+        print(f"{self.prog}: error: {line}", file=sys.stderr)
+        self.exit(2)
+
+    def _line(self, message: str) -> str:
+        """Return jsonargparse's message as one line: the way to the option, then what is wrong with it."""
+        keys = re.findall(r'Parser key "(.+?)":', message)
+        classes = re.findall(r"Problem with given class_path '(?:.*\.)?(\w+)':", message)
+        text = re.sub(r"""Parser key ".+?":|Problem with given class_path '.+?':""", " ", message)
+        text = " ".join(text.split())
+        for pattern, plain in _PLAIN.items():
+            text = re.sub(pattern, plain, text)
+        way = ".".join(keys) + (f" ({classes[-1]})" if classes else "")
+        text = self._with_nearest(text, keys)
+        return f"{way}: {text}" if way else text
+
+    def _with_nearest(self, text: str, keys: Sequence[str]) -> str:
+        """Return the message with the names that were perhaps meant, where it is about an unknown name."""
+        if found := re.search(r"(?:Group '(?P<group>.+?)' does not accept o|O)ption '(?P<name>\S+?)'", text):
+            name = ".".join(part for part in found.groups() if part)
+            return f"unknown option {_nearest(name, self._options())}"
+        if found := re.match(r"unrecognized arguments: (?:.* )?--(?P<name>[^\s=]+)", text):
+            return f"unknown option {_nearest(found['name'], self._options(), '--')}"
+        if found := re.fullmatch(r"Expected a dot import path string: (.+)", text):
+            return f"unknown name {_nearest(found[1], self._class_names(keys))}; or give an import path, module.Class"
+        if found := re.fullmatch(r"module '(.+)' has no attribute '(.+)'", text):
+            return f"{found[1]} has no {_nearest(found[2], _public(found[1]))}"
+        return text
+
+    def _options(self) -> list[str]:
+        names = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        return [name for name in names if not name.endswith(("help", "+")) and not name.startswith("print_")]
+
+    def _class_names(self, keys: Sequence[str]) -> list[str]:
+        """Return the short names of the classes that the option of this key can be."""
+        for action in self._actions:
+            if keys and action.dest == keys[0] and hasattr(action, "extra_help"):
+                return [path.rpartition(".")[2] for path in action.extra_help().rpartition(": ")[2].split(", ")]
+        return []
+
+
+_PLAIN = {  # what jsonargparse says -> what we say
+    r"<class '(?:builtins\.)?([\w.]+)'>": r"\1",
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)": (
+        r"expected one of \1, got \2"
+    ),
+    r"Type \S+ expects a function or a callable class: (.*)\. Got value: Namespace.*": r"\1",
+    r"Expected an? ([\w.]+)\. Got value: (.*)": r"expected \1, got \2",
+    r"Expected an? (?:typing\.)?Literal\[(.*)\]\. Got value: (.*)": r"expected one of \1, got \2",
+    r"No module named '(.+)'": r"no module \1 in the current folder or among the installed packages",
+    r"Problems parsing config": "config file",
+    r"\bNoneType\b": "null",
+}
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return the name and those that were perhaps meant, or all that there are where none is near."""
+    names = {n.lower(): n for n in sorted(known)}
+    near = [names[n] for n in difflib.get_close_matches(name.lower(), names, n=3)]
+    listed = ", ".join(prefix + n for n in near or names.values())
+    return f"{prefix}{name}; " + (f"{'nearest' if near else 'there are'}: {listed}" if listed else "there is none here")
+
+
+def _public(module: str) -> list[str]:
+    return [name for name in vars(sys.modules[module]) if not name.startswith("_")]
+
+
+def _load_unique_yaml(text: str) -> Any:
+    """Return what the YAML text says; a key given twice in a mapping is an error, where PyYAML takes the last."""
+    try:
+        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        return jsonargparse.get_loader("yaml")(text)
+    except yaml.MarkedYAMLError as error:  # its own text is six lines
+        where = error.problem_mark or error.context_mark
+        raise yaml.YAMLError(f"line {where.line + 1 if where else '?'}: {error.problem or error.context}") from error
+
+
+def _check_keys(node: yaml.Node | None) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item)
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        for i, (key, value) in enumerate(node.value):
+            if key.value in keys[:i]:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value} is given twice", problem_mark=key.start_mark)
+            _check_keys(value)
+
+
+jsonargparse.set_loader("unique_yaml", _load_unique_yaml, exceptions=(yaml.YAMLError,))
