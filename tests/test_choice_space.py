@@ -235,6 +235,7 @@ def test_a_build_that_returns_no_network_is_refused():
         ({"a": ([1], [2])}, "name it by a text"),
         ({"num_classes": (2, 3)}, "other than input_shape and num_classes"),
         ({3: (2, 3)}, "other than input_shape and num_classes"),
+        ({"a,b": (2, 3)}, "no , or =: 'a,b'"),
     ],
 )
 def test_choices_that_cannot_be_used_are_refused(choices, reason):
@@ -245,8 +246,9 @@ def test_choices_that_cannot_be_used_are_refused(choices, reason):
 @pytest.mark.parametrize(
     ("reference", "reason"),
     [
-        ({"a": 1}, "needs a choice for each of a, b"),
-        ({"a": 1, "b": 0, "c": 2}, "needs a choice for each of a, b"),
+        ({"a": 1}, "must be a dict with a choice for each of a, b"),
+        ((1, 0), "must be a dict with a choice for each of a, b"),
+        ({"a": 1, "b": 0, "c": 2}, "must be a dict with a choice for each of a, b"),
         ({"a": 5, "b": 0}, r"reference's a must be of \(1, 2\), got 5"),
         ({"a": 1, "b": 0}, "breaks a constraint: choice 0 is not valid for decision 'b'"),
     ],

@@ -85,7 +85,7 @@ class ChoiceSpace(SearchSpace):
     def __init__(
         self,
         choices: Mapping[str, Sequence[Any]],
-        build: Callable[..., nn.Module],
+        build: Callable[..., Any],  # not nn.Module: jsonargparse would ask a user's function for the annotation
         constraints: Sequence[Callable[..., bool]] = (),
         reference: Mapping[str, Any] | None = None,
         input_shape: tuple[int, int, int] = (1, 8, 8),
@@ -134,8 +134,8 @@ class ChoiceSpace(SearchSpace):
 
     def _design(self, choices: Mapping[str, Any]) -> Architecture:
         names = [d.name for d in self.decisions]
-        if set(choices) != set(names):
-            raise InputError(f"the reference needs a choice for each of {', '.join(names)}; got {dict(choices)}")
+        if not isinstance(choices, Mapping) or set(choices) != set(names):
+            raise InputError(f"the reference must be a dict with a choice for each of {', '.join(names)}; got {choices}")
         for decision in self.decisions:
             if choices[decision.name] not in decision.choices:
                 given = choices[decision.name]
@@ -247,8 +247,8 @@ def _decisions(choices: Mapping[str, Sequence[Any]]) -> list[Decision]:
         raise InputError(f"choices must be a dict of names and their choices, got {choices!r}")
     decisions = []
     for name, listed in choices.items():
-        if not isinstance(name, str) or not name or name in ("input_shape", "num_classes"):
-            raise InputError(f"a decision needs a name other than input_shape and num_classes, got {name!r}")
+        if not isinstance(name, str) or not name or name in ("input_shape", "num_classes") or {",", "="} & set(name):
+            raise InputError(f"a decision's name must be other than input_shape and num_classes, no , or =: {name!r}")
         if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
             raise InputError(f"the choices of {name!r} must be a list or tuple, got {listed!r}")
         for choice in listed:
