@@ -135,7 +135,9 @@ class ChoiceSpace(SearchSpace):
     def _design(self, choices: Mapping[str, Any]) -> Architecture:
         names = [d.name for d in self.decisions]
         if not isinstance(choices, Mapping) or set(choices) != set(names):
-            raise InputError(f"the reference must be a dict with a choice for each of {', '.join(names)}; got {choices}")
+            raise InputError(
+                f"the reference must be a dict with a choice for each of {', '.join(names)}; got {choices}"
+            )
         for decision in self.decisions:
             if choices[decision.name] not in decision.choices:
                 given = choices[decision.name]
