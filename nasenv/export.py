@@ -1,0 +1,248 @@
+"""The winner of a search as files: what it is (JSON), its weights (safetensors), a program to deploy (torch.export)."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nasenv.datasets import Dataset, normalised
+from nasenv.errors import InputError
+from nasenv.spaces.space import Architecture, SearchSpace
+
+DESCRIPTION, WEIGHTS, PROGRAM = "architecture.json", "weights.safetensors", "program.pt2"
+FORMAT = 1
+_BATCH = 256
+_GIVE_SPACE = "of a space that is made of functions, give the space itself: load_model(directory, space=...)"
+_INPUT_NOTE = "(n, channels, height, width) float32; network and program take (x - mean) / std, channel by channel"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trained network that was read back, on the CPU, in evaluation mode, and what it needs to be used.
+
+    Args:
+        model: (n, c, h, w) normalised images -> (n, num_classes) logits.
+        space: the space that built it.
+        architecture: the design in that space.
+        input_shape: (c, h, w).
+        mean: of each channel, in the units of the user's images.
+        std: the same.
+        class_names: class i is called the i-th.
+    """
+
+    model: nn.Module
+    space: SearchSpace
+    architecture: Architecture
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.input_shape != self.space.input_shape or len(self.class_names) != self.space.num_classes:
+            raise InputError(
+                f"the model takes {self.input_shape} and tells {len(self.class_names)} classes apart, "
+                f"the space has {self.space.input_shape} and {self.space.num_classes}"
+            )
+        if not len(self.mean) == len(self.std) == self.input_shape[0] or not all(
+            math.isfinite(m) and 0 < s < math.inf for m, s in zip(self.mean, self.std, strict=True)
+        ):
+            raise InputError(f"expected a finite mean and a positive std a channel, got {self.mean} and {self.std}")
+
+
+def save_model(
+    directory: Path, space: SearchSpace, architecture: Architecture, model: nn.Module, dataset: Dataset
+) -> None:
+    """Write ``architecture.json``, ``weights.safetensors`` and ``program.pt2`` into a directory; leave model as it is.
+
+    The program takes normalised images, any number at once: (images - mean) / std with mean and std of the JSON. It is
+    for those who deploy, and never read by nasenv: ``torch.export.load`` unpickles, so load only programs you trust.
+    Where a network cannot be exported, a warning says why, and the other two files are complete without it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    with _replacing(directory / WEIGHTS) as path:
+        save_file({name: tensor.detach().clone() for name, tensor in model.state_dict().items()}, path)
+    description = {
+        "format": FORMAT,
+        "nasenv": version("nasenv"),
+        "space": space.config(),
+        "space_fingerprint": space.fingerprint(),
+        "architecture": list(architecture),
+        "text": space.to_text(architecture),
+        "input": {"shape": dataset.input_shape, "mean": dataset.mean, "std": dataset.std, "note": _INPUT_NOTE},
+        "class_names": dataset.class_names,
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "probe": _probe(model, dataset.input_shape).tolist(),
+    }
+    with _replacing(directory / DESCRIPTION) as path:
+        path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    _save_program(directory / PROGRAM, model, dataset.input_shape)
+
+
+def load_model(directory: Path, space: SearchSpace | None = None) -> Exported:
+    """Return the model that ``save_model`` wrote, built anew and given its weights; no program is read.
+
+    Args:
+        directory: where it was saved.
+        space: the space it is from. Without it, the space is made again from its import path and plain arguments,
+            which imports the module that defines it.
+
+    Raises:
+        InputError: files that are missing or damaged, a space that cannot be made again or that builds another network.
+    """
+    path = Path(directory) / DESCRIPTION
+    description = _read_description(path)
+    if space is None:
+        space = _rebuilt(description["space"])
+    try:
+        exported = _exported(description, space)
+        expected = torch.tensor(description["probe"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
+    _load_weights(exported.model, Path(directory) / WEIGHTS)
+    found = _probe(exported.model, exported.input_shape)
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
+        raise InputError(
+            f"{path}: {type(space).__name__} now builds a network that answers otherwise than the one that was saved; "
+            "go back to the code of that time"
+        )
+    return exported
+
+
+def predict(exported: Exported, raw_images: ArrayLike | Tensor) -> NDArray[np.float32]:
+    """Return the probability of each class, (n, num_classes), for images, (n, c, h, w), in the user's units.
+
+    Raises:
+        InputError: images of another shape than those that the model was trained on.
+    """
+    images = torch.as_tensor(raw_images)
+    if images.ndim != 4 or tuple(images.shape[1:]) != exported.input_shape:
+        raise InputError(
+            f"the model takes images of (n, {', '.join(map(str, exported.input_shape))}), got {tuple(images.shape)}"
+        )
+    with torch.inference_mode():
+        batches = [normalised(b, exported.mean, exported.std) for b in images.split(_BATCH)]  # type: ignore[no-untyped-call]
+        return torch.cat([exported.model(b).float().softmax(dim=1) for b in batches]).numpy()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write, which then takes the place of path: readers never see half a file."""
+    unfinished = path.with_name(f".{path.name}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _save_program(path: Path, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    sample = torch.zeros(2, *input_shape)  # of a batch of 1, the export would make a constant
+    path.unlink(missing_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the export's own inner workings
+        try:
+            program = torch.export.export(model, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        except Exception as error:  # a user's network can hold anything, and its weights must not be lost for it
+            reason = _reason(error)
+        else:
+            with _replacing(path) as unfinished:
+                torch.export.save(program, unfinished)
+            return
+    warnings.warn(f"no {PROGRAM} was written, torch.export cannot export this network: {reason}", stacklevel=3)
+
+
+def _probe(model: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
+    """Return the logits, (2, num_classes), of two fixed images: what tells that a network is the one saved."""
+    images = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return model(images).float()  # type: ignore[no-any-return]
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; expected the folder that a search saved") from None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT or "space" not in description:
+        raise InputError(f"{path} is no description of a model in format {FORMAT}, the one that this nasenv reads")
+    return description
+
+
+def _exported(description: Mapping[str, Any], space: SearchSpace) -> Exported:
+    architecture = space.check(description["architecture"])
+    if space.to_text(architecture) != description["text"]:
+        raise InputError(f"the model is {description['text']}, the space reads it as {space.to_text(architecture)}")
+    return Exported(
+        model=_built(space, architecture),
+        space=space,
+        architecture=architecture,
+        input_shape=tuple(description["input"]["shape"]),
+        mean=tuple(description["input"]["mean"]),
+        std=tuple(description["input"]["std"]),
+        class_names=tuple(description["class_names"]),
+    )
+
+
+def _built(space: SearchSpace, architecture: Architecture) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights it starts with are replaced
+            return space.build(architecture).eval()
+    except Exception as error:  # a user's class can raise anything
+        raise InputError(f"{type(space).__name__} cannot build the network: {_reason(error)}; {_GIVE_SPACE}") from error
+
+
+def _rebuilt(config: Mapping[str, Any]) -> SearchSpace:
+    """Return the space made again from what ``config()`` said of it."""
+    try:
+        module, _, name = config["class_path"].rpartition(".")
+        space_class = getattr(importlib.import_module(module), name)
+        if not (isinstance(space_class, type) and issubclass(space_class, SearchSpace)):
+            raise TypeError("not a SearchSpace")
+        return space_class(**config["init_args"])
+    except Exception as error:  # a user's class can raise anything
+        name = config.get("class_path") if isinstance(config, dict) else config
+        raise InputError(f"cannot make the space {name} again: {_reason(error)}; {_GIVE_SPACE}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return type and first line of an error."""
+    return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if different:
+        name = different[0]
+        raise InputError(
+            f"{path} does not fit the network: {len(different)} tensors differ, {name} first: "
+            f"expected {expected.get(name)}, got {found.get(name)}"
+        )
+    model.load_state_dict(weights)
