@@ -35,8 +35,8 @@ _MAX_COLUMNS = 8
 def draw_diagram(diagram: Diagram, title: str = "", inches: tuple[float, float] | None = None) -> Figure:
     """Return a picture of a design: boxes in the order of the data's way, arrows, and curves where an edge skips boxes.
 
-    Boxes go from top to bottom, from left to right where edges have labels. Boxes whose text begins with the same
-    word have the same colour; where edges have labels, edges of the same label have.
+    A chain goes from top to bottom, and boxes whose text begins with the same word have the same colour. Where what
+    lies between neighbours has a label, as in a cell, it goes from left to right, and edges have the colours.
 
     Args:
         diagram: what to draw; an unfinished design is drawn as it is.
@@ -135,7 +135,7 @@ class _Layout:
                 raise InputError(f"edge {(start, end, label)} of a diagram does not join two of its {count} nodes")
         self.nodes = [[_shorten(line) for line in text.split("\n")] for text in diagram.nodes]
         self.edges = [(start, end, _shorten(label)) for start, end, label in diagram.edges]
-        self.sideways = any(label for *_, label in self.edges)
+        self.sideways = not any(abs(end - start) == 1 and not label for start, end, label in self.edges)
         self.lanes = _lanes([(start, end) for start, end, _ in self.edges])
         width = max(_text_width(line, _FONT_POINTS) for lines in self.nodes for line in lines) + 24
         heights = [len(lines) * _LINE_POINTS + 10 for lines in self.nodes]
@@ -147,23 +147,25 @@ class _Layout:
         self.half_along = np.array(lengths) / 2
         self.along = starts + self.half_along
         self.half_across = (max(heights) if self.sideways else width) / 2
-        self.lane_gap = 34.0 if self.sideways else 26.0
+        self.lane_gap = 34.0 if self.sideways else max(26.0, self.label_width + 6)
 
     def bounds(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return (left, right), (bottom, top) of everything drawn, the title not."""
-        reach = [self.half_across + 7.5, -self.half_across - 7.5]
-        reach += [self._across(lane) * 0.85 for lane in self.lanes if lane is not None]
+        margin = _LINE_POINTS / 2 if self.sideways else self.label_width / 2
+        reach = [self.half_across, -self.half_across]
+        reach += [np.copysign(self._apex(lane) + margin, self._across(lane)) for lane in self.lanes if lane is not None]
         corners = [(0.0, min(reach)), (self.along[-1] + self.half_along[-1], max(reach))]
         xs, ys = zip(*(self._xy(*corner) for corner in corners), strict=True)
         return (min(xs), max(xs)), (min(ys), max(ys))
 
     def draw(self, axes: Axes, scale: float) -> None:
         """Draw everything; one unit of the axes is `scale` points."""
-        edge_colours = _colours([label for *_, label in self.edges], _STROKES, _GREY_STROKE)
+        labels = [label if self.sideways else "" for *_, label in self.edges]
+        edge_colours = _colours(labels, _STROKES, _GREY_STROKE)
         for (start, end, label), lane, colour in zip(self.edges, self.lanes, edge_colours, strict=True):
             path = self._path(start, end, lane)
             style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 10 * scale, "lw": 1.3 * scale}
-            axes.add_patch(FancyArrowPatch(path=path, color=colour, shrinkA=0, shrinkB=0, fill=False, **style))
+            axes.add_patch(FancyArrowPatch(path=path, color=colour, shrinkA=0, shrinkB=0, **style))
             if label:
                 points = np.asarray(path.vertices)
                 middle = points.mean(axis=0) if lane is None else np.array([1, 3, 3, 1]) / 8 @ points
@@ -197,6 +199,10 @@ class _Layout:
         """Return how far from the middle the handles of a curve in this lane lie; lanes alternate between the sides."""
         distance = self.half_across + (lane // 2 + 1) * self.lane_gap * 4 / 3
         return distance if lane % 2 == 0 else -distance
+
+    def _apex(self, lane: int) -> float:
+        """Return how far from the middle a curve in this lane comes: three quarters of the way to its handles."""
+        return 0.75 * abs(self._across(lane)) + 0.25 * self.half_across
 
     def _xy(self, along: float, across: float) -> tuple[float, float]:
         return (along, across) if self.sideways else (across, -along)
