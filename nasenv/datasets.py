@@ -106,7 +106,9 @@ def load_dataset(
     share and at least one sample, by a generator of their own: the same on every machine and in every search.
 
     Args:
-        source: ``digits``, ``mnist5k``, ``npz:FILE``, ``folder:DIR`` or ``hub:NAME``.
+        source: ``digits``; ``mnist5k``; ``npz:FILE`` with x, (n, h, w), (n, h, w, c) or (n, c, h, w) where c is 1, 3 or
+            4, and y, (n,) integers or strings, perhaps x_val, y_val, x_test, y_test; ``folder:DIR`` with a sub-folder
+            of pictures for each class; ``hub:NAME`` of the Hugging Face Hub, or a path to parquet files.
         split_seed: seed of the split.
         validation_share: share of each class for validation, above 0 and at most 0.4.
         test_share: share of each class for the test, above 0 and at most 0.4.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 import json
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -155,11 +157,23 @@ def _replacing(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch.export prints, logs and warns of its inner workings from the terminal."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
 def _save_program(path: Path, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
     sample = torch.zeros(2, *input_shape)  # of a batch of 1, the export would make a constant
     path.unlink(missing_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the export's own inner workings
+    with _quiet():
         try:
             program = torch.export.export(model, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         except Exception as error:  # a user's network can hold anything, and its weights must not be lost for it

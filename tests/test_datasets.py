@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -122,11 +123,13 @@ BROKEN = np.where(np.arange(30)[:, None, None] == 17, np.nan, GOOD["x"].astype(f
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ({}, "no array 'x'; it holds nothing"),
         ({"images": GOOD["x"], "y": GOOD["y"]}, "no array 'x'; it holds images, y"),
         ({"x": GOOD["x"], "label": GOOD["y"]}, "needs both 'x' and 'y'; it holds x, label"),
         ({**GOOD, "x_test": GOOD["x"]}, "needs both 'x_test' and 'y_test'"),
         ({**GOOD, "x_val": GOOD["x"][:, :6, :6], "y_val": GOOD["y"]}, r"x_val in .* has images of \(1, 6, 6\)"),
         ({**GOOD, "y": GOOD["y"][:-1]}, r"30 images, but its labels have shape \(29,\)"),
+        ({**GOOD, "y": np.int64(1)}, r"30 images, but its labels have shape \(\)"),
         ({**GOOD, "y": np.eye(3)[GOOD["y"]]}, r"y\.argmax\(axis=1\)"),
         ({**GOOD, "y": GOOD["y"].astype(float)}, r"y\.astype\(int\)"),
         ({**GOOD, "y": GOOD["y"].astype("S")}, r"got dtype \|S"),
@@ -166,6 +169,13 @@ def test_files_that_are_no_npz_are_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"not an \.npz file"):
         load_dataset(f"npz:{path}")
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
+        archive.writestr("x", "text")
+    with pytest.raises(InputError, match=r"array 'x' of .* no array"):
+        load_dataset(f"npz:{tmp_path / 'bad.npz'}")
 
 
 def test_a_damaged_array_is_refused(tmp_path):

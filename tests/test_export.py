@@ -106,10 +106,11 @@ def test_the_program_answers_alike_for_any_number_of_images(trained, saved, digi
     torch.testing.assert_close(program(images), logits(trained[2], images))
 
 
-def test_a_network_that_cannot_be_exported_keeps_its_weights_and_says_why(tmp_path, digits):
+def test_a_network_that_cannot_be_exported_keeps_its_weights_and_says_why(tmp_path, digits, capfd):
     space = Activations()
     with pytest.warns(UserWarning, match="torch.export cannot export this network: [^\n]+$"):
         save_model(tmp_path, space, (2,), space.build((2,)), digits)
+    assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "program.pt2").exists()
     assert load_model(tmp_path, space).architecture == (2,)
 

@@ -48,7 +48,8 @@ def read_npz(place: str, labelled: bool) -> RawData:
     path = Path(place).expanduser()
     arrays = _read_arrays(path)
     if "x" not in arrays:
-        raise InputError(f"{path} has no array 'x'; it holds {', '.join(arrays)}; np.savez(file, x=..., y=...)")
+        found = ", ".join(arrays) or "nothing"
+        raise InputError(f"{path} has no array 'x'; it holds {found}; write it with np.savez(file, x=..., y=...)")
     parts = {x: _samples(path.name, arrays, x, y, labelled) for x, y in _PAIRS if x in arrays or y in arrays}
     return RawData(parts["x"], parts.get("x_val"), parts.get("x_test"))
 
@@ -57,7 +58,7 @@ def _samples(file: str, arrays: dict[str, NDArray[Any]], x: str, y: str, labelle
     if x not in arrays or (labelled and y not in arrays):
         raise InputError(f"{file} needs both {x!r} and {y!r}; it holds {', '.join(arrays)}")
     labels = arrays.get(y)
-    if labels is not None and labels.shape == (len(labels), 1):  # as Keras gives them
+    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:  # as Keras gives them
         labels = labels[:, 0]
     return Samples(f"{x} in {file}", as_nchw(f"{x} in {file}", arrays[x]), labels)
 
@@ -78,6 +79,8 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             arrays = {}
             for name in archive.files:
                 arrays[name] = archive[name] if name in known else np.zeros(0)
+                if not isinstance(arrays[name], np.ndarray):
+                    raise ValueError("it is no array in NumPy's format")
     except _UNREADABLE as error:
         raise InputError(f"cannot read array {name!r} of {path}: {error}") from None
     return arrays
