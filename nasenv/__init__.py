@@ -1,1 +1,57 @@
-"""Neural architecture search as a Gymnasium environment."""
+"""Neural architecture search as a Gymnasium environment, with Stable-Baselines3 controllers."""
+
+from importlib.metadata import version
+
+import gymnasium
+
+from nasenv.cache import Cache
+from nasenv.datasets import Dataset, Split, load_dataset
+from nasenv.env import ArchitectureEnv
+from nasenv.errors import AgentError, BudgetExhausted, InputError
+from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
+from nasenv.evaluators.training import TrainingEvaluator
+from nasenv.history import History, Outcome
+from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
+from nasenv.search import Budget, Search
+from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.spaces.nas_bench_201 import NASBench201
+from nasenv.spaces.space import Architecture, Decision, SearchSpace
+from nasenv.vector import ArchitectureVectorEnv
+
+__version__ = version("nasenv")
+
+__all__ = [
+    "Accuracy",
+    "AccuracyWithinCost",
+    "AgentError",
+    "Architecture",
+    "ArchitectureEnv",
+    "ArchitectureVectorEnv",
+    "Budget",
+    "BudgetExhausted",
+    "Cache",
+    "ChainCNN",
+    "Dataset",
+    "Decision",
+    "Evaluator",
+    "History",
+    "InputError",
+    "Measurement",
+    "NASBench201",
+    "Objective",
+    "Outcome",
+    "Search",
+    "SearchSpace",
+    "Split",
+    "TestResult",
+    "TrainingEvaluator",
+    "load_dataset",
+]
+
+for _space in (ChainCNN, NASBench201):
+    gymnasium.register(
+        f"nasenv/{_space.__name__}-v0",
+        entry_point="nasenv.env:make_env",
+        vector_entry_point="nasenv.vector:make_vec_env",
+        kwargs={"space": _space},
+    )

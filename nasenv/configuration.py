@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 
 class Configurable:
     """Remembers the arguments it was made with, so that it can be written to a file, compared and made again.
@@ -80,6 +82,8 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Path):
         return str(value)
     if inspect.isroutine(value) or inspect.isclass(value):

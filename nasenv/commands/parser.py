@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -18,6 +19,17 @@ class Parser(jsonargparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": "unique_yaml"})
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:  # type: ignore[override]
+        """Parse a command line; whatever a user's own module raises when it is imported becomes one line too."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except Exception as error:
+            if not self.exit_on_error:
+                raise
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = "" if isinstance(error, SyntaxError) else f" ({last.filename}, line {last.lineno})"
+            self.error(f"{type(error).__name__}: {error}{where}")
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message as one line and exit with 2; the parser of a class's arguments raises it instead."""
         line = self._line(message)
@@ -28,6 +40,7 @@ class Parser(jsonargparse.ArgumentParser):
 
     def _line(self, message: str) -> str:
         """Return jsonargparse's message as one line: the way to the option, then what is wrong with it."""
+        message = re.sub(r"^--(\S+)\.help: ", r'Parser key "\1": ', message)
         keys = re.findall(r'Parser key "(.+?)":', message)
         classes = re.findall(r"Problem with given class_path '(?:.*\.)?(\w+)':", message)
         text = re.sub(r"""Parser key ".+?":|Problem with given class_path '.+?':""", " ", message)
@@ -40,19 +53,19 @@ class Parser(jsonargparse.ArgumentParser):
 
     def _with_nearest(self, text: str, keys: Sequence[str]) -> str:
         """Return the message with the names that were perhaps meant, where it is about an unknown name."""
-        if found := re.search(r"(?:Group '(?P<group>.+?)' does not accept o|O)ption '(?P<name>\S+?)'", text):
-            name = ".".join(part for part in found.groups() if part)
-            return f"unknown option {_nearest(name, self._options())}"
+        if found := re.search(r"(?:Group '(.+?)' does not accept o|O)ption '(\S+?)'", text):
+            group = f"{found[1]}." if found[1] else ""
+            return f"unknown option {_nearest(group + found[2], self._options(group))}"
         if found := re.match(r"unrecognized arguments: (?:.* )?--(?P<name>[^\s=]+)", text):
             return f"unknown option {_nearest(found['name'], self._options(), '--')}"
-        if found := re.fullmatch(r"Expected a dot import path string: (.+)", text):
+        if found := re.fullmatch(r"Expected a dot import path string: ?(.*)", text):
             return f"unknown name {_nearest(found[1], self._class_names(keys))}; or give an import path, module.Class"
         if found := re.fullmatch(r"module '(.+)' has no attribute '(.+)'", text):
             return f"{found[1]} has no {_nearest(found[2], _public(found[1]))}"
         return text
 
-    def _options(self) -> list[str]:
-        names = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+    def _options(self, group: str = "") -> list[str]:
+        names = [option[2:] for option in self._option_string_actions if option.startswith(f"--{group}")]
         return [name for name in names if not name.endswith(("help", "+")) and not name.startswith("print_")]
 
     def _class_names(self, keys: Sequence[str]) -> list[str]:
@@ -73,6 +86,7 @@ _PLAIN = {  # what jsonargparse says -> what we say
     r"Expected an? (?:typing\.)?Literal\[(.*)\]\. Got value: (.*)": r"expected one of \1, got \2",
     r"No module named '(.+)'": r"no module \1 in the current folder or among the installed packages",
     r"Problems parsing config": "config file",
+    r"Unexpected config: ?(.*)": r"config file: expected lines of `option: value`, got \1",
     r"\bNoneType\b": "null",
 }
 

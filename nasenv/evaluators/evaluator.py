@@ -11,6 +11,7 @@ from typing import Any, Self
 from torch import nn
 
 from nasenv.configuration import Configurable
+from nasenv.datasets import Dataset
 from nasenv.spaces.space import Architecture, SearchSpace
 
 DIVERGED = "diverged"  # how the error of a training that came to a loss of nan or infinity begins
@@ -99,7 +100,12 @@ class Evaluator(Configurable, ABC):
 
     Args:
         space: the space whose architectures it measures.
+
+    Attributes:
+        dataset: the data that it trains on; None where it does not train.
     """
+
+    dataset: Dataset | None = None
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -119,6 +125,10 @@ class Evaluator(Configurable, ABC):
     @abstractmethod
     def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
         """Return, for each architecture and seed, the final training on training + validation data and its test."""
+
+    def representative(self, architecture: Architecture) -> Architecture:
+        """Return the design that is measured for this one, and by which the cache goes: the canonical one."""
+        return self.space.canonical(architecture)
 
     def start(self) -> None:
         """Get ready (start workers, say), so that the first evaluation takes no longer than the others."""

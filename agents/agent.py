@@ -1,0 +1,58 @@
+"""The contract of an agent, and the loop of those that ask and tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nasenv.configuration import Configurable
+from nasenv.errors import AgentError, InputError
+from nasenv.history import Outcome
+from nasenv.search import Search
+from nasenv.spaces.space import Architecture, SearchSpace
+
+
+class Agent(Configurable):
+    """A controller: proposes designs and learns from what they are worth.
+
+    A subclass writes ``ask`` and ``tell`` (and ``begin``, to make its state), or ``run`` where it brings its own loop.
+    All its randomness comes from the generator, or the ``search.seed``, that it is given.
+
+    Args:
+        batch_size: number of designs proposed at a time; they are evaluated side by side.
+
+    >>> class Newest(Agent):
+    ...     '''Mutates whatever it saw last.'''
+    ...     def begin(self, space, rng):
+    ...         self.space, self.rng = space, rng
+    ...         self.last = space.sample(1, rng)[0]
+    ...     def ask(self, n):
+    ...         return [self.space.mutate(self.last, self.rng) for _ in range(n)]
+    ...     def tell(self, outcomes):
+    ...         self.last = outcomes[-1].architecture
+    """
+
+    def __init__(self, batch_size: int = 16) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be 1 or more, got {batch_size}")
+        self.batch_size = batch_size
+
+    def run(self, search: Search) -> None:
+        """Propose and learn until `BudgetExhausted` is raised; the search sees to it that it is."""
+        self.begin(search.space, np.random.default_rng(search.seed))
+        while True:
+            designs = self.ask(self.batch_size)
+            if not designs:
+                raise AgentError(f"ask({self.batch_size}) returned {designs!r}, expected that many designs")
+            self.tell(search.evaluate(designs))
+
+    def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        """Make the state of a new search."""
+
+    def ask(self, n: int) -> Sequence[Architecture]:
+        """Return n designs to be evaluated."""
+        raise AgentError(f"{type(self).__name__} has neither run nor ask; an agent writes one of them")
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Learn from the outcomes of the designs asked for, in their order."""

@@ -1,0 +1,26 @@
+"""Random search: the baseline that any other agent has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nasenv.agents.agent import Agent
+from nasenv.spaces.space import Architecture, SearchSpace
+
+
+class RandomSearch(Agent):
+    """Proposes designs at random: at each decision, every valid choice is equally likely.
+
+    Li and Talwalkar 2019 (https://arxiv.org/abs/1902.07638) show how strong a baseline it is.
+
+    Args:
+        batch_size: number of designs proposed at a time.
+    """
+
+    def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        """Keep what designs are drawn from."""
+        self._space, self._rng = space, rng
+
+    def ask(self, n: int) -> list[Architecture]:
+        """Return n random designs."""
+        return self._space.sample(n, self._rng)

@@ -1,0 +1,43 @@
+"""``nasenv predict``: classify images with the network that a search left."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from nasenv.datasets import load_images
+from nasenv.errors import InputError
+from nasenv.export import load_model
+from nasenv.export import predict as probabilities
+
+
+def predict(run_dir: str, images: str, output: str | None = None) -> None:
+    """Classify images with the network of a finished run.
+
+    Args:
+        run_dir: the run's folder.
+        images: npz:FILE with x, and perhaps y to be compared with; or folder:DIR, hub:NAME.
+        output: CSV file for class and probability of each image; printed where not given.
+    """
+    folder = Path(run_dir)
+    if not (folder / "model").is_dir():
+        raise InputError(f"{folder} holds no model; expected the folder of a run that has ended")
+    model = load_model(folder / "model")
+    raw, labels = load_images(images)
+    likely = probabilities(model, raw)
+    best = likely.argmax(axis=1)
+    names = np.array(model.class_names)
+    try:
+        with open(output, "w", newline="", encoding="utf-8") if output else sys.stdout as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["image", "class", "probability"])
+            writer.writerows((i, names[b], f"{likely[i, b]:.4f}") for i, b in enumerate(best))
+    except OSError as error:
+        raise InputError(f"output {output} cannot be written: {error.strerror}") from error
+    if labels is not None:
+        share = float(np.mean(names[best] == np.asarray(labels).astype(str)))
+        Console(stderr=True).print(f"accuracy on the {len(best)} images that have a label: {share:.4f}")

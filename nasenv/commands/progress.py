@@ -1,0 +1,58 @@
+"""The progress of a search in the terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nasenv.history import Outcome
+from nasenv.search import Search
+
+_LINES = 10  # printed in the course of a search where there is no terminal to draw a bar on
+
+
+class SearchProgress:
+    """A bar with evaluations, best, mean of the last 32, repeats and time left; lines of text where output is no terminal.
+
+    Args:
+        console: where to draw.
+        evaluations: length of the bar; None where the budget has no limit.
+    """
+
+    def __init__(self, console: Console, evaluations: int | None) -> None:
+        self._console, self._evaluations = console, evaluations
+        self._bar = Progress(
+            TextColumn("searching"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("search", total=evaluations, said="")
+
+    def __call__(self, search: Search, outcome: Outcome) -> None:
+        """Take in an answer; a listener of the search."""
+        history = search.history
+        best = "none yet" if history.best is None else f"{history.best.reward:.4f}"
+        said = f"best {best}  mean of last 32 {history.mean_reward(32):.4f}  repeats {history.repeats}"
+        self._bar.update(self._task, completed=len(history), said=said)
+        every = max(1, (self._evaluations or 1000) // _LINES)
+        if not self._console.is_terminal and not outcome.repeat and len(history) % every == 0:
+            of = f" of {self._evaluations}" if self._evaluations else ""
+            self._console.print(f"{len(history)}{of} evaluations  {said}  {search.seconds:.0f} s", highlight=False)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()

@@ -1,0 +1,118 @@
+"""``nasenv train``: search, then train, test and export the winner."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nasenv.agents.agent import Agent
+from nasenv.cache import Cache
+from nasenv.commands.progress import SearchProgress
+from nasenv.configuration import digest
+from nasenv.evaluators.evaluator import Evaluator
+from nasenv.finals import RESULT, Result, conclude, table
+from nasenv.objectives import Objective
+from nasenv.search import Budget, Search
+from nasenv.spaces.space import SearchSpace
+
+
+def train(
+    space: SearchSpace,
+    evaluator: Evaluator,
+    agent: Agent,
+    objective: Objective,
+    budget: Budget,
+    seed: int = 0,
+    run_dir: str | None = None,
+    cache: str = "runs/cache.db",
+) -> None:
+    """Search for an architecture, then train, test and export the best one.
+
+    Args:
+        space: what is searched.
+        evaluator: what measures a design.
+        agent: what proposes designs.
+        objective: measurement -> reward.
+        budget: when the search is over.
+        seed: seeds the agent.
+        run_dir: folder for everything that the run leaves; by default under runs, named after the configuration.
+        cache: file of measurements shared by searches; none for no cache.
+    """
+    console = Console()
+    with contextlib.ExitStack() as stack:
+        store = None if cache == "none" else stack.enter_context(Cache(cache))
+        config = Search(space, evaluator, agent, budget, objective, None, seed).config()
+        folder = Path(run_dir) if run_dir is not None else Path("runs") / run_name(config)
+        search = stack.enter_context(Search(space, evaluator, agent, budget, objective, store, seed, folder))
+        if (folder / RESULT).exists():
+            console.print(f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run.")
+            result = Result.read(folder / RESULT)
+        else:
+            result = _run(search, console)
+    _show(result, folder, console)
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """Return the name of a run that follows from its configuration, so that the same command finds it again."""
+    parts = [
+        config["space"]["class_path"].rpartition(".")[2],
+        str(config["evaluator"]["init_args"].get("dataset", config["evaluator"]["class_path"].rpartition(".")[2])),
+        config["agent"]["class_path"].rpartition(".")[2],
+        f"s{config['seed']}",
+        digest(config)[:6],
+    ]
+    return re.sub(r"[^\w.-]+", "-", "-".join(parts)).lower()
+
+
+def coverage(space: SearchSpace, budget: Budget) -> str:
+    """Return what the budget can be expected to find in a space of this size, in words."""
+    size = space.size
+    n = budget.evaluations
+    known = f"{size:,}" if size is not None else "more than 10,000,000"
+    text = f"{type(space).__name__}: {known} designs of {space.num_decisions} decisions"
+    if n is None:
+        return f"{text}; the budget has no limit"
+    if size is not None and n >= size:
+        return f"{text}; the budget of {n} covers them all, so any agent that does not repeat itself finds the best"
+    share = f"{n / size:.2g} of them" if size is not None else "a small part of them"
+    return (
+        f"{text}; the budget of {n} covers {share}: enough for random search to meet one of the best 1 % of designs with "
+        f"a probability of {1 - 0.99**n:.0%}, of the best 0.1 % with {1 - 0.999**n:.0%}; the agent has to beat that"
+    )
+
+
+def _run(search: Search, console: Console) -> Result:
+    console.print(coverage(search.space, search.budget), highlight=False)
+    if search.replayed:
+        console.print(f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations")
+    search.prepare()
+    with SearchProgress(console, search.budget.evaluations) as progress:
+        search.listeners.append(progress)
+        search.run()
+    console.print(f"{search.ended}; {search.seconds:.0f} s, {search.history.cached} evaluations from the cache")
+    finalists = min(search.budget.finalists, len(search.history))
+    with console.status(f"training the {finalists} best again, for longer, and testing the winner"):
+        return conclude(search)
+
+
+def _show(result: Result, folder: Path, console: Console) -> None:
+    heads, rows = table(result)
+    shown = Table(title="mean ± standard deviation over seeds of the final training")
+    for head in heads:
+        shown.add_column(head, overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    lines = [
+        f"test accuracy of the exported network: {result.test_accuracy:.4f}",
+        f"everything is in {folder}: model/, architecture.png, result.json, journal.jsonl",
+        f"classify new images:  nasenv predict {folder} npz:FILE",
+        f"look at the search:   tensorboard --logdir {folder.parent}",
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -1,0 +1,217 @@
+"""Neural architecture search as a Gymnasium environment: one decision a step, the reward at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from nasenv.cache import Cache
+from nasenv.datasets import load_dataset
+from nasenv.evaluators.evaluator import Evaluator
+from nasenv.evaluators.training import TrainingEvaluator
+from nasenv.history import Outcome
+from nasenv.objectives import Objective
+from nasenv.search import Budget, Search
+from nasenv.spaces.space import SearchSpace, redirected, to_architectures
+
+
+class Episodes:
+    """n designs in the making, all at the same decision: what both environments are made of.
+
+    Args:
+        space: the space whose decisions are taken.
+        n: number of designs.
+
+    Attributes:
+        choices: (n, T) int64, the choices taken; 0 where still open.
+        step: number of decisions taken.
+        mask: (n, C) bool, what is valid next; all of it after the last decision.
+        observations: (n, `observation_size`) float32: one-hot of each decision taken, in order (zeros where open),
+            then one-hot of the decision to be taken next (zeros after the last).
+    """
+
+    def __init__(self, space: SearchSpace, n: int) -> None:
+        self.space, self.n = space, n
+        self._offsets = np.concatenate([[0], np.cumsum(space.num_choices)])
+        self._rows = np.arange(n)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin n new designs."""
+        self.step = 0
+        self.choices = np.zeros((self.n, self.space.num_decisions), dtype=np.int64)
+        self.observations = np.zeros((self.n, observation_size(self.space)), dtype=np.float32)
+        self.observations[:, self._offsets[-1]] = 1.0
+        self.mask = self.space.mask(self.choices[:, :0])
+
+    def take(self, actions: NDArray[np.int64]) -> bool:
+        """Take one decision for each design, (n,), invalid ones redirected; return whether it was the last."""
+        t = self.step
+        chosen = redirected(self.mask, actions)
+        self.choices[:, t] = chosen
+        self.observations = self.observations.copy()  # callers keep those of earlier steps
+        self.observations[self._rows, self._offsets[t] + chosen] = 1.0
+        self.observations[:, self._offsets[-1] + t] = 0.0
+        self.step = t + 1
+        if self.step == self.space.num_decisions:
+            self.mask = np.ones_like(self.mask)
+            return True
+        self.observations[:, self._offsets[-1] + t + 1] = 1.0
+        self.mask = self.space.mask(self.choices[:, : t + 1])
+        return False
+
+    def prefix(self, i: int) -> tuple[int, ...]:
+        """Return the choices taken for design i."""
+        return tuple(self.choices[i, : self.step].tolist())
+
+
+def observation_size(space: SearchSpace) -> int:
+    """Return the length of one observation: one for each choice of each decision, and one for each decision."""
+    return int(space.num_choices.sum()) + space.num_decisions
+
+
+def single_spaces(space: SearchSpace) -> tuple[spaces.Space[NDArray[np.float32]], spaces.Discrete]:
+    """Return the observation and the action space of one design."""
+    box = spaces.Box(0.0, 1.0, (observation_size(space),), np.float32)
+    return cast(spaces.Space[NDArray[np.float32]], box), spaces.Discrete(space.max_choices)
+
+
+def describe(outcome: Outcome) -> dict[str, Any]:
+    """Return what an environment's info says of a finished design."""
+    return {
+        "architecture": outcome.architecture,
+        "val_accuracy": outcome.measurement.val_accuracy,
+        "error": outcome.measurement.error,
+        "evaluation": outcome.evaluation,
+        "repeat": outcome.repeat,
+    }
+
+
+def decisions_as_text(space: SearchSpace, prefix: Sequence[int]) -> str:
+    """Return one line a decision taken: its name and the choice."""
+    return "".join(f"{d.name}: {d.choices[c]}\n" for d, c in zip(space.decisions, prefix, strict=False))
+
+
+def picture(space: SearchSpace, prefix: Sequence[int]) -> NDArray[np.uint8]:
+    """Return a picture, (h, w, 3), of the design so far."""
+    from nasenv.plots import draw_diagram, to_rgb  # matplotlib takes half a second to import
+
+    return to_rgb(draw_diagram(space.diagram(prefix)))
+
+
+class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
+    """An episode designs one network, a decision a step; the last step pays what the network is worth.
+
+    | | |
+    |---|---|
+    | Action | ``Discrete(C)``: the choice at the current decision; invalid actions are redirected to valid ones |
+    | Observation | ``Box(0, 1, (choices of all decisions + T,), float32)``: see below |
+    | Reward | 0 until the last step, then the objective's: validation accuracy in [0, 1] by default |
+    | Episode | always T steps, then terminated; never truncated |
+    | Info | ``action_mask`` (C,) int8, what is valid next; at the end also what `describe` says of the design |
+
+    An observation is the one-hot of each decision taken (zeros where it is open), then the one-hot of the decision to
+    be taken next (zeros at the end).
+
+    ``action_masks()`` gives the mask as bool, as sb3-contrib's MaskablePPO asks for it.
+
+    Args:
+        search: evaluates the designs; its budget ends a step with `BudgetExhausted`.
+        render_mode: ansi returns the decisions taken as text; rgb_array the network as a picture, (h, w, 3) uint8.
+
+    >>> import gymnasium, nasenv
+    >>> env = gymnasium.make("nasenv/ChainCNN-v0")
+    >>> observation, info = env.reset(seed=0)
+    >>> info["action_mask"]
+    array([1, 1, 1, 1, 1, 1], dtype=int8)
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012, as Gymnasium declares it
+
+    def __init__(self, search: Search, render_mode: str | None = None) -> None:
+        self.search = search
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = single_spaces(search.space)
+        self._episode = Episodes(search.space, 1)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin a design; nothing about it is random, so a seed changes nothing."""
+        super().reset(seed=seed)
+        self._episode.restart()
+        return self._episode.observations[0], self._info()
+
+    def step(self, action: np.int64 | int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Take one decision; the last one evaluates the design."""
+        if self._episode.step == self.search.space.num_decisions:
+            raise gymnasium.error.ResetNeeded("the design is complete; call reset() for the next")
+        done = self._episode.take(np.array([action], dtype=np.int64))
+        reward, info = 0.0, self._info()
+        if done:
+            (outcome,) = self.search.evaluate(to_architectures(self._episode.choices))
+            reward = outcome.reward
+            info |= describe(outcome)
+        return self._episode.observations[0], reward, done, False, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are valid now, (C,)."""
+        mask: NDArray[np.bool_] = self._episode.mask[0]
+        return mask
+
+    def render(self) -> Any:
+        """Return the design so far as text (ansi) or picture (rgb_array)."""
+        prefix = self._episode.prefix(0)
+        if self.render_mode == "ansi":
+            return decisions_as_text(self.search.space, prefix)
+        if self.render_mode == "rgb_array":
+            return picture(self.search.space, prefix)
+        return None
+
+    def close(self) -> None:
+        """Let go of the search's files and workers."""
+        self.search.close()
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": self._episode.mask[0].astype(np.int8)}
+
+
+def make_search(
+    space: type[SearchSpace] | SearchSpace,
+    dataset: str = "digits",
+    evaluator: Evaluator | None = None,
+    objective: Objective | None = None,
+    budget: Budget | None = None,
+    cache: Cache | None = None,
+    **space_options: Any,
+) -> Search:
+    """Return the search behind a registered environment: no files, no budget, each part replaceable.
+
+    Args:
+        space: a space, or the class of one, made for the data set's shape with ``space_options``.
+        dataset: what the default evaluator trains on.
+        evaluator: instead of training on ``dataset``; made for the space given.
+        objective: measurement -> reward; validation accuracy by default.
+        budget: unlimited by default.
+        cache: measurements shared with other searches; this search's own alone by default.
+        space_options: such as ``max_layers=4``.
+    """
+    if isinstance(space, type):
+        if evaluator is not None:
+            space = evaluator.space
+        else:
+            data = load_dataset(dataset)
+            space = space(input_shape=data.input_shape, num_classes=data.num_classes, **space_options)
+    if evaluator is None:
+        evaluator = TrainingEvaluator(space, dataset)
+    return Search(space, evaluator, None, budget or Budget(evaluations=None), objective, cache)
+
+
+def make_env(space: type[SearchSpace], render_mode: str | None = None, **parts: Any) -> ArchitectureEnv:
+    """Return the environment of a registered id; ``parts`` are the arguments of `make_search`."""
+    return ArchitectureEnv(make_search(space, **parts), render_mode)

@@ -1,0 +1,281 @@
+"""The evaluator that trains: an architecture is worth the validation accuracy of its network."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasenv.configuration import digest
+from nasenv.datasets import Dataset, load_dataset
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import DIVERGED, Evaluator, Measurement, TestResult
+from nasenv.evaluators.workers import WorkerPool
+from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_thread, seeded
+from nasenv.spaces.space import Architecture, SearchSpace
+
+_VERSION = 1  # counted up when the same settings come to give another measurement
+
+RECIPES = {"digits": Recipe(epochs=5, batch_size=64), "mnist5k": Recipe(epochs=3, batch_size=128)}
+"""The training of a search by data set: long enough that two seeds rank designs alike (BENCHMARKS.md)."""
+
+OTHER_RECIPE = Recipe(epochs=5, batch_size=128)
+"""The training of a search on data that are not named in `RECIPES`."""
+
+_FINAL_LENGTH = 4  # the final training is so many times as long as the search's, unless final_epochs says otherwise
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: which network, how, from which seed, and on what it is scored."""
+
+    architecture: Architecture
+    recipe: Recipe
+    seed: int
+    scored_on: Literal["validation", "test"]  # on the test split after training on training + validation data
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a job came to; accuracy or error, and the weights of a network that was tested."""
+
+    accuracy: float | None
+    error: str | None
+    train_seconds: float
+    metrics: Mapping[str, float]
+    curve: tuple[float, ...] = ()
+    weights: Mapping[str, NDArray[Any]] | None = None
+
+
+class Trainer:
+    """Does one job at a time on one device; every worker process has one.
+
+    Args:
+        space: builds the networks.
+        dataset: the data, on the CPU.
+        device: where to train.
+        timeout_seconds: wall time after which a training is given up.
+    """
+
+    def __init__(self, space: SearchSpace, dataset: Dataset, device: str, timeout_seconds: float) -> None:
+        self.space, self.dataset, self.timeout_seconds = space, dataset, timeout_seconds
+        self.device = torch.device(device)
+        self._resident: Dataset | None = None
+
+    def run(self, job: Job) -> Trained:
+        """Train and score; a failure comes back as its reason."""
+        started = time.perf_counter()
+        try:
+            with one_thread(self.device), seeded(job.seed, self.device):
+                return self._train(job)
+        except Diverged as error:
+            reason = f"{DIVERGED}: {error}"
+        except TimeoutError as error:
+            reason = str(error)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            reason = f"out of memory: {_one_line(error)}"
+        except Exception as error:  # a user's own network may raise anything, and the search goes on
+            reason = f"{type(error).__name__}: {_one_line(error)}"
+        return Trained(None, reason, time.perf_counter() - started, {})
+
+    def _train(self, job: Job) -> Trained:
+        if self._resident is None:
+            self._resident = self.dataset.to(self.device)
+        data = self._resident
+        testing = job.scored_on == "test"
+        model = self.space.build(job.architecture).to(self.device)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        generator = torch.Generator(self.device).manual_seed(job.seed)
+        started = time.perf_counter()
+        training_data = data.training_and_validation if testing else data.train
+        curve = fit(model, training_data, job.recipe, generator, self.timeout_seconds)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        train_seconds = time.perf_counter() - started
+        score = accuracy(model, data.test if testing else data.validation)
+        return Trained(
+            accuracy=score,
+            error=None,
+            train_seconds=train_seconds,
+            metrics=count(model, data.input_shape, self.device),
+            curve=curve,
+            weights={k: v.cpu().contiguous().numpy() for k, v in model.state_dict().items()} if testing else None,
+        )
+
+
+class TrainingEvaluator(Evaluator):
+    """Trains the network of an architecture from scratch and reports its validation accuracy.
+
+    A training's seed comes from the evaluator's seed and the architecture alone, so a measurement depends neither
+    on the search nor on the order or the process in which it was made. Metrics reported: ``params``, and ``flops`` of
+    one forward pass of one input (a multiplication and an addition count as two).
+
+    Args:
+        space: the space whose networks are trained; its input shape and classes are those of the data.
+        dataset: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME, or a `Dataset`.
+        epochs: length of a search's training; by default what `RECIPES` says of the data set.
+        batch_size: examples a step; by default what `RECIPES` says.
+        optimizer: adamw or sgd (Nesterov momentum 0.9), both with a one-cycle schedule.
+        learning_rate: the peak of the schedule.
+        weight_decay: decoupled with adamw, L2 with sgd.
+        label_smoothing: share of the target spread evenly over the classes.
+        augment: none; crop (random shifts of up to an eighth of the side); crop_flip (and left-right mirroring).
+        final_epochs: length of the training after the search; by default four times ``epochs``.
+        seed: seeds the trainings; searches that share it share a cache, whatever their own seeds.
+        split_seed: seeds the split into training, validation and test data.
+        device: cpu, cuda, cuda:N, or auto: cuda where there is one.
+        workers: processes that train side by side, one thread each; 0 trains in this process; auto is one for each
+            processor core on the CPU, and 0 on a GPU.
+        timeout_seconds: a training that takes longer is a failed measurement.
+
+    Raises:
+        InputError: unusable settings or data, or data that do not fit the space.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        dataset: str | Dataset = "digits",
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        learning_rate: float = 0.01,
+        weight_decay: float = 0.01,
+        label_smoothing: float = 0.0,
+        augment: Literal["none", "crop", "crop_flip"] = "none",
+        final_epochs: int | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+        device: str = "auto",
+        workers: int | Literal["auto"] = "auto",
+        timeout_seconds: float = 600.0,
+    ) -> None:
+        super().__init__(space)
+        data = load_dataset(dataset, split_seed) if isinstance(dataset, str) else dataset
+        _check_fit(space, data)
+        self.dataset = data
+        known = RECIPES.get(data.name, OTHER_RECIPE)
+        self.recipe = Recipe(
+            epochs=known.epochs if epochs is None else epochs,
+            batch_size=known.batch_size if batch_size is None else batch_size,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            augment=augment,
+        )
+        final_epochs = _FINAL_LENGTH * self.recipe.epochs if final_epochs is None else final_epochs
+        self.final_recipe = Recipe(**{**asdict(self.recipe), "epochs": final_epochs})
+        self.seed = seed
+        self.device = resolve_device(device)
+        self.workers = _resolve_workers(workers, self.device)
+        if not timeout_seconds > 0:
+            raise InputError(f"timeout_seconds must be positive, got {timeout_seconds}")
+        self._trainer = Trainer(space, data, self.device, timeout_seconds)
+        self._pool: WorkerPool[Job, Trained] | None = None
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the data, the recipe, the seed and the kind of device."""
+        kind = torch.device(self.device).type
+        return digest([_VERSION, self._trainer.dataset.fingerprint, asdict(self.recipe), self.seed, kind])
+
+    def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
+        """Train each on the training split for ``fidelity`` of the epochs (one at least); score on validation."""
+        recipe = Recipe(**{**asdict(self.recipe), "epochs": max(1, round(fidelity * self.recipe.epochs))})
+        jobs = [Job(a, recipe, self._seed(a, "search"), "validation") for a in architectures]
+        return [_measurement(trained, fidelity) for trained in self._run(jobs)]
+
+    def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[Measurement]]:
+        """Train each for ``final_epochs`` on the training split, once a seed; score on validation."""
+        jobs = [
+            Job(a, self.final_recipe, self._seed(a, "confirm", s), "validation") for a in architectures for s in seeds
+        ]
+        measured = [_measurement(trained) for trained in self._run(jobs)]
+        return [measured[i : i + len(seeds)] for i in range(0, len(measured), len(seeds))]
+
+    def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
+        """Train each for ``final_epochs`` on training + validation data, once a seed; score on test."""
+        jobs = [Job(a, self.final_recipe, self._seed(a, "test", s), "test") for a in architectures for s in seeds]
+        tested = [self._test_result(job, trained) for job, trained in zip(jobs, self._run(jobs), strict=True)]
+        return [tested[i : i + len(seeds)] for i in range(0, len(tested), len(seeds))]
+
+    def start(self) -> None:
+        """Start the worker processes, where there are to be any."""
+        if self.workers and self._pool is None:
+            self._pool = WorkerPool(self._trainer.run, self.workers, self._trainer.timeout_seconds)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _run(self, jobs: list[Job]) -> list[Trained]:
+        if self._pool is None and len(jobs) > 1:
+            self.start()
+        if self._pool is None:
+            return [self._trainer.run(job) for job in jobs]
+        return self._pool.map(jobs, lambda reason, seconds: Trained(None, reason, seconds, {}))
+
+    def _seed(self, architecture: Architecture, purpose: str, seed: int = 0) -> int:
+        return int(digest([self.seed, architecture, purpose, seed]), 16) % 2**63
+
+    def _test_result(self, job: Job, trained: Trained) -> TestResult:
+        model = None
+        if trained.weights is not None:
+            model = self.space.build(job.architecture).eval()
+            model.load_state_dict({k: torch.from_numpy(v) for k, v in trained.weights.items()})
+        return TestResult(trained.accuracy, trained.error, trained.train_seconds, trained.metrics, trained.curve, model)
+
+
+def resolve_device(device: str) -> str:
+    """Return the device meant by auto, cpu, cuda or cuda:N; raise InputError for one that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    name, _, index = device.partition(":")
+    if name not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    if name == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give --evaluator.device cpu"
+        )
+    return device
+
+
+def count(model: torch.nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> dict[str, float]:
+    """Return ``params`` and ``flops`` of one forward pass of one input."""
+    model.eval()
+    with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted
+        model(torch.zeros(1, *input_shape, device=device))
+    return {"params": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops()}
+
+
+def _resolve_workers(workers: int | str, device: str) -> int:
+    if workers == "auto":
+        return len(os.sched_getaffinity(0)) if device == "cpu" else 0
+    if not isinstance(workers, int) or workers < 0:
+        raise InputError(f"workers must be auto or a number from 0, got {workers!r}")
+    return workers
+
+
+def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
+    wanted, got = (space.input_shape, space.num_classes), (dataset.input_shape, dataset.num_classes)
+    if wanted != got:
+        raise InputError(
+            f"the space is made for inputs {wanted[0]} and {wanted[1]} classes, data set {dataset.name} has {got[0]} "
+            f"and {got[1]}; make the space with input_shape={got[0]}, num_classes={got[1]}"
+        )
+
+
+def _measurement(trained: Trained, fidelity: float = 1.0) -> Measurement:
+    return Measurement(trained.accuracy, trained.error, trained.train_seconds, fidelity, trained.metrics, trained.curve)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or "no message"

@@ -1,0 +1,90 @@
+"""Persistent worker processes, one thread each, that answer jobs side by side."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Generic, TypeVar
+
+import pebble
+import torch
+import torch.multiprocessing
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+
+_GRACE_SECONDS = 10.0  # a job sees its own timeout; a worker that hangs is killed so much later
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkerPool(Generic[Job, Answer]):
+    """Runs ``work(job)`` in worker processes that live as long as the pool.
+
+    Workers are spawned, not forked (torch's threads do not survive a fork). What ``work`` carries is sent to each
+    once, tensors in shared memory. A worker that dies or hangs costs its one job and is replaced.
+
+    Args:
+        work: the function, or bound method, that answers a job; pickled once a worker.
+        workers: number of processes, 1 or more.
+        timeout_seconds: a job that takes longer, by ten seconds, costs its worker.
+    """
+
+    def __init__(self, work: Callable[[Job], Answer], workers: int, timeout_seconds: float) -> None:
+        self._timeout = timeout_seconds + _GRACE_SECONDS
+        self._pool = pebble.ProcessPool(
+            max_workers=workers,
+            initializer=_become_worker,
+            initargs=(work, os.getpid()),
+            context=torch.multiprocessing.get_context("spawn"),
+        )
+        ready: set[int] = set()
+        while len(ready) < workers:  # so that no job waits for a process to import torch
+            ready |= {f.result() for f in [self._pool.schedule(_report) for _ in range(workers)]}
+
+    def map(self, jobs: Sequence[Job], failed: Callable[[str, float], Answer]) -> list[Answer]:
+        """Return the answer of each job, in order; ``failed(reason, seconds)`` stands in for one that has none."""
+        started = time.perf_counter()
+        futures = [self._pool.schedule(_work, args=[job], timeout=self._timeout) for job in jobs]
+        answers = []
+        for future in futures:
+            try:
+                answers.append(future.result())
+            except FutureTimeout:
+                answers.append(failed("timeout: the worker hung and was ended", self._timeout))
+            except pebble.ProcessExpired as error:
+                reason = f"the worker process ended with exit code {error.exitcode}"
+                answers.append(failed(reason, time.perf_counter() - started))
+        return answers
+
+    def close(self) -> None:
+        """End the workers, busy or not."""
+        self._pool.stop()  # type: ignore[no-untyped-call]
+        self._pool.join()
+
+
+_answer: Callable[[Any], Any]  # what this process does, where it is a worker
+
+
+def _become_worker(work: Callable[[Any], Any], parent: int) -> None:
+    global _answer
+    _answer = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone before the call
+            os._exit(1)
+    torch.set_num_threads(1)
+
+
+def _work(job: Any) -> Any:
+    return _answer(job)
+
+
+def _report() -> int:
+    time.sleep(0.02)  # leaves the next one to another worker
+    return os.getpid()

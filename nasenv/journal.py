@@ -1,0 +1,123 @@
+"""The journal of a search: one JSON line an evaluation, appended and synced, so that a search can be replayed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Measurement
+from nasenv.history import Outcome
+
+_FORMAT = 1
+
+
+class Journal:
+    """An open journal, held by one search at a time.
+
+    Its first line says whose it is: the format and the search's configuration. Every other line is one distinct
+    evaluation. A last line without its end (the process was killed while writing it) is cut off.
+
+    Args:
+        path: the file, made where missing.
+        config: the search's configuration, plain JSON values.
+
+    Attributes:
+        entries: the lines that were there when it was opened, as dicts.
+
+    Raises:
+        InputError: a journal of another configuration, in use, damaged, or one that cannot be written.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path = path
+        try:
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115, closed by close()
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reason = "is in use by another search; wait for it or give another run_dir"
+            raise InputError(f"{path.parent} {reason}") from None
+        except OSError as error:
+            raise InputError(f"run_dir {path.parent} cannot be written: {error.strerror}") from error
+        lines = self._read_lines()
+        if lines:
+            self._check_header(lines[0], config)
+        else:
+            self.write({"journal": _FORMAT, "config": config})
+        self.entries = lines[1:]
+
+    def _read_lines(self) -> list[dict[str, Any]]:
+        self._file.seek(0)
+        text = self._file.read()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            os.ftruncate(self._file.fileno(), whole)
+        lines = []
+        for number, line in enumerate(text[:whole].splitlines(), 1):
+            try:
+                lines.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                raise InputError(f"{self.path}: line {number} is damaged; give another run_dir to start anew") from None
+        return lines
+
+    def _check_header(self, header: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        if header.get("journal") != _FORMAT:
+            raise InputError(f"{self.path}: not a journal of format {_FORMAT}, which this nasenv reads")
+        theirs, ours = _flat(header["config"]), _flat(json.loads(json.dumps(config)))
+        differing = [k for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
+        if differing:
+            k = differing[0]
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            raise InputError(
+                f"run_dir {self.path.parent} belongs to another configuration: {k} is {theirs.get(k)} there, "
+                f"{ours.get(k)} here{more}; give another run_dir"
+            )
+
+    def add(self, outcome: Outcome, text: str, seconds: float) -> None:
+        """Append one evaluation: text is the design in words, seconds the time since the search's start."""
+        self.write(
+            {
+                "evaluation": outcome.evaluation,
+                "proposal": outcome.proposal,
+                "architecture": list(outcome.architecture),
+                "text": text,
+                "reward": outcome.reward,
+                **outcome.measurement.to_json(),
+                "cached": outcome.cached,
+                "seconds": round(seconds, 3),
+            }
+        )
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Append one line, whole or not at all as far as another process can see."""
+        line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
+        written = self._file.write(line)
+        if written != len(line):  # a full disk may take a part: take it back, so that no later line is glued to it
+            os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)
+            raise OSError(f"{self.path}: the disk is full")
+
+    def sync(self) -> None:
+        """Return when everything appended is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let go of the file, and so of the run directory."""
+        self._file.close()
+
+
+def read_measurement(entry: Mapping[str, Any]) -> Measurement:
+    """Return the measurement of a journal's line."""
+    return Measurement.from_json({k: entry[k] for k in Measurement.__dataclass_fields__})
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat

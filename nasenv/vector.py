@@ -1,0 +1,106 @@
+"""Many designs at once: a vector environment whose episodes end together, with one evaluation for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from nasenv.env import Episodes, decisions_as_text, describe, make_search, picture, single_spaces
+from nasenv.history import Outcome
+from nasenv.search import Search
+from nasenv.spaces.space import SearchSpace, to_architectures
+
+_Array = NDArray[Any]
+
+
+class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
+    """``num_envs`` copies of `ArchitectureEnv` in step: all T decisions are taken together, then all are evaluated.
+
+    Spaces and rewards are those of `ArchitectureEnv`, batched. Autoreset is SAME_STEP: the step that ends the episodes
+    returns the first observations of the next ones, and in its info ``final_obs``, (num_envs, ...), and ``final_info``.
+
+    Args:
+        search: evaluates the designs; its budget ends a step with `BudgetExhausted`.
+        num_envs: number of designs at once.
+        render_mode: rgb_array returns a picture of each design, ansi its decisions.
+
+    Attributes:
+        outcomes: those of the last designs that were finished, one an environment.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012, as Gymnasium declares it
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 4,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(self, search: Search, num_envs: int, render_mode: str | None = None) -> None:
+        self.search, self.num_envs, self.render_mode = search, num_envs, render_mode
+        self.single_observation_space, self.single_action_space = single_spaces(search.space)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.outcomes: list[Outcome] = []
+        self._episodes = Episodes(search.space, num_envs)
+        self._true = np.ones(num_envs, dtype=np.bool_)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[_Array, dict[str, Any]]:
+        """Begin ``num_envs`` designs; nothing about them is random, so a seed changes nothing."""
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        self._episodes.restart()
+        return self._episodes.observations, self._info()
+
+    def step(self, actions: _Array) -> tuple[_Array, _Array, _Array, _Array, dict[str, Any]]:
+        """Take one decision for each design; the last one evaluates them all and begins the next ones."""
+        done = self._episodes.take(np.asarray(actions, dtype=np.int64))
+        if not done:
+            zeros = np.zeros(self.num_envs)
+            return self._episodes.observations, zeros, ~self._true, ~self._true, self._info()
+        self.outcomes = self.search.evaluate(to_architectures(self._episodes.choices))
+        final = {"final_obs": self._episodes.observations, "final_info": self._final_info()}
+        self._episodes.restart()
+        info = self._info() | final | {f"_{key}": self._true for key in final}
+        rewards = np.array([o.reward for o in self.outcomes], dtype=np.float64)
+        return self._episodes.observations, rewards, self._true.copy(), ~self._true, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are valid now, (num_envs, C)."""
+        return self._episodes.mask
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return the designs so far, one an environment, as pictures or text."""
+        space = self.search.space
+        prefixes = [self._episodes.prefix(i) for i in range(self.num_envs)]
+        if self.render_mode == "ansi":
+            return tuple(decisions_as_text(space, p) for p in prefixes)
+        if self.render_mode == "rgb_array":
+            return tuple(picture(space, p) for p in prefixes)
+        return None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let go of the search's files and workers."""
+        self.search.close()
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": self._episodes.mask.astype(np.int8), "_action_mask": self._true}
+
+    def _final_info(self) -> dict[str, Any]:
+        said = [describe(o) for o in self.outcomes]
+        info: dict[str, Any] = {}
+        for key in said[0]:
+            values = np.empty(self.num_envs, dtype=object)
+            values[:] = [s[key] for s in said]
+            info |= {key: values, f"_{key}": self._true}
+        return info
+
+
+def make_vec_env(
+    space: type[SearchSpace], num_envs: int = 1, render_mode: str | None = None, **parts: Any
+) -> ArchitectureVectorEnv:
+    """Return the vector environment of a registered id; ``parts`` are the arguments of `nasenv.env.make_search`."""
+    return ArchitectureVectorEnv(make_search(space, **parts), num_envs, render_mode)
