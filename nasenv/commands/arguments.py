@@ -1,7 +1,7 @@
 """From the command line to the arguments of a command.
 
-A command is a typed function. Each of its parameters is an option, and a parameter that is a space, an evaluator, an
-agent or an objective is a class, named or given by import path, whose own arguments are options in their turn.
+A command is a typed function: a parameter with a default is an option, one without is a positional. A parameter that
+is a space, an evaluator, an agent or an objective is an option that names a class, whose own arguments are options too.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ def call(function: Callable[..., None], prog: str, argv: Sequence[str]) -> None:
             import_module(f"{package.__name__}.{module.name}")  # a class is known by its short name once imported
     parser = Parser(prog=prog, description=(inspect.getdoc(function) or "").partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of options; those on the command line win.")
-    parser.add_function_arguments(function, skip=DERIVED, sub_configs=False)
+    parts = DEFAULTS.keys() & inspect.signature(function).parameters
+    parser.add_function_arguments(function, skip=DERIVED, sub_configs=False, as_positional=not parts)
     for action in parser._actions:
-        if action.dest in DEFAULTS:
+        if action.dest in parts:
             action.required = False
             parser.set_defaults({action.dest: {"class_path": DEFAULTS[action.dest]}})
     arguments = instantiate(parser, parser.parse_args(argv))
