@@ -49,6 +49,7 @@ def draw_diagram(diagram: Diagram, title: str = "", inches: tuple[float, float] 
     """
     layout = _Layout(diagram)
     (left, right), (bottom, top) = layout.bounds()
+    title = _shorten(title, 120)
     if title:
         half = _text_width(title, 1.2 * _FONT_POINTS) / 2
         middle = (left + right) / 2
@@ -246,7 +247,8 @@ def _text_width(text: str, points: float) -> float:
 
 
 def _shorten(text: str, length: int = 48) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def _empty_figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class Record:
     | ``choice_shares`` | what was chosen over time, a picture | evaluation |
     | the tags given to ``text``, ``figure`` | configuration, best architecture | 0 |
     | HPARAMS, GRAPHS | configuration beside final metrics, the winner's graph | |
+
+    A tag stands for one kind of thing: TensorBoard shows a text and a picture of one tag as the first of them alone.
 
     Args:
         directory: where the event file is written, made where missing; older event files in it are deleted.
@@ -85,7 +88,7 @@ class Record:
             own["search/val_accuracy"] = measurement.val_accuracy
         if history.best is not None:
             own["search/best_val_accuracy"] = self._best_val_accuracy
-        metrics = {f"evaluation/{name}": value for name, value in measurement.metrics.items()}
+        metrics = {f"evaluation/{k}": float(v) for k, v in measurement.metrics.items() if isinstance(v, Real)}
         self.scalars(metrics | own, outcome.evaluation)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -131,16 +134,16 @@ class Record:
         finally:
             model.train(was_training)
 
-    def start_hparams(self, config: Mapping[str, Any], metrics: Iterable[str] = ()) -> None:
-        """Write what this run is in the table of the HPARAMS tab; to be called first, before any scalar.
+    def start_hparams(self, config: Mapping[str, Any]) -> None:
+        """Write what this run is, its nested configuration, for the table of the HPARAMS tab.
 
-        Args:
-            config: the search's configuration, nested plain values.
-            metrics: the tags of the scalars to be shown beside it.
+        No `experiment` is written, on purpose: TensorBoard would take the columns of the first run's for all runs,
+        though agents differ in theirs. Without one it shows, of all runs, the settings that differ, then the last
+        values of all scalars by their tags' order.
         """
-        from tensorboard.plugins.hparams import summary_v2 as hparams
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-        self._summaries(hparams.hparams_pb(flat_config(config)).value, 0)
+        self._summaries(hparams_pb(flat_config(config)).value, 0)
 
     def finish_hparams(self, metrics: Mapping[str, float]) -> None:
         """Write the final metrics, as scalars too, and that the run has ended well; to be called last."""
