@@ -11,6 +11,13 @@ from typing import Any, Self
 
 import numpy as np
 
+DERIVED: set[str | int] = {  # what follows from the other parts is not asked of the user
+    "space.init_args.input_shape",
+    "space.init_args.num_classes",
+    "evaluator.init_args.space",
+    "evaluator.init_args.inner.init_args.space",  # of an evaluator that wraps another, as its argument `inner`
+}
+
 
 class Configurable:
     """Remembers the arguments it was made with, so that it can be written to a file, compared and made again.
@@ -60,6 +67,15 @@ class Configurable:
         if not type(self).__module__.startswith("nasenv."):
             functions.append(type(self))
         return digest([source(f) for f in functions])
+
+
+def without_derived(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return a configuration of live objects as ``--config`` takes it: without what follows from the other parts."""
+    return {
+        key: without_derived(value, f"{path}{key}.") if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if path + key not in DERIVED
+    }
 
 
 def import_path(thing: Any) -> str:

@@ -19,6 +19,8 @@ from nasenv.objectives import Objective
 from nasenv.search import Budget, Search
 from nasenv.spaces.space import SearchSpace, redirected, to_architectures
 
+_FRAME_INCHES = (6.0, 6.0)  # of every picture, so that the frames of an episode make a film
+
 
 class Episodes:
     """n designs in the making, all at the same decision: what both environments are made of.
@@ -101,7 +103,7 @@ def picture(space: SearchSpace, prefix: Sequence[int]) -> NDArray[np.uint8]:
     """Return a picture, (h, w, 3), of the design so far."""
     from nasenv.plots import draw_diagram, to_rgb  # matplotlib takes half a second to import
 
-    return to_rgb(draw_diagram(space.diagram(prefix)))
+    return to_rgb(draw_diagram(space.diagram(prefix), inches=_FRAME_INCHES))
 
 
 class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):

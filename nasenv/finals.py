@@ -125,9 +125,9 @@ def conclude(search: Search) -> Result:
 
 def table(result: Result) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows of the comparison that a user reads: mean ± standard deviation over seeds, in percent."""
-    heads = ["", "validation %", "test %", "parameters", "architecture"]
+    heads = ["", "validation %", "test %", "parameters"]
     rows = [
-        [c.role, _spread(c.val_accuracies), _spread(c.test_accuracies), f"{c.params:,}" if c.params else "", c.text]
+        [c.role, _spread(c.val_accuracies), _spread(c.test_accuracies), f"{c.params:,}" if c.params else ""]
         for c in (result.winner, *result.others)
     ]
     return heads, rows
@@ -163,7 +163,8 @@ def _write(search: Search, result: Result, exported: TestResult, confirmed: Sequ
     lines = [heads, ["---"] * len(heads), *rows]
     record.choice_shares(space, search.history)
     record.figure("architecture", figure)
-    record.text("result", "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("||", "| |"))
+    record.text("result", "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    record.text("architecture", result.winner.text)
     for seed, measurement in enumerate(confirmed):
         record.curve(f"winner/train_loss_seed_{seed}", measurement.curve)
     if exported.model is not None:
@@ -173,9 +174,9 @@ def _write(search: Search, result: Result, exported: TestResult, confirmed: Sequ
             save_model(run_dir / "model", space, result.winner.architecture, exported.model, dataset)
     record.finish_hparams(
         {
-            "final/test_accuracy": result.test_accuracy,
-            "final/mean_val_accuracy": _mean(result.winner.val_accuracies),
-            "final/mean_test_accuracy": _mean(result.winner.test_accuracies),
+            "best/test_accuracy": result.test_accuracy,
+            "best/mean_val_accuracy": _mean(result.winner.val_accuracies),
+            "best/mean_test_accuracy": _mean(result.winner.test_accuracies),
         }
     )
     result.write(run_dir / RESULT)

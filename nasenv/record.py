@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from tensorboard.compat.proto.attr_value_pb2 import AttrValue
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.graph_pb2 import GraphDef
@@ -25,7 +24,7 @@ from torch import fx, nn
 
 from nasenv.errors import InputError
 from nasenv.history import History, Outcome
-from nasenv.plots import choice_shares, to_png
+from nasenv.plots import Figure, choice_shares, to_png
 from nasenv.spaces.space import SearchSpace
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import yaml
 
 from nasenv.cache import Cache
+from nasenv.configuration import without_derived
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement
 from nasenv.history import History, Outcome
@@ -128,17 +129,19 @@ class Search:
             raise InputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from error
         self._journal = Journal(run_dir / "journal.jsonl", config)
         self._replay.extend(self._journal.entries)
-        (run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        text = yaml.safe_dump(without_derived(config), sort_keys=False)
+        (run_dir / "config.yaml").write_text(text, encoding="utf-8")
         self._record = Record(run_dir)
         self._record.start_hparams(config)
-        self._record.text("config", f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```")
+        self._record.text("config", f"```yaml\n{text}```")
 
     def config(self) -> dict[str, Any]:
-        """Return the configuration in plain values, in the form that ``nasenv train --config`` reads."""
+        """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
+        agent = {"agent": self.agent.config()} if self.agent is not None else {}
         return {
             "space": self.space.config(),
             "evaluator": self._evaluator.config(),
-            "agent": self.agent.config() if self.agent else None,
+            **agent,
             "objective": self.objective.config(),
             "budget": asdict(self.budget),
             "seed": self.seed,

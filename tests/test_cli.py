@@ -12,8 +12,9 @@ import yaml
 
 from nasenv.agents.agent import Agent
 from nasenv.agents.sb3 import PPO, StableBaselines
-from nasenv.commands.arguments import call, without_derived
+from nasenv.commands.arguments import call
 from nasenv.commands.cli import main
+from nasenv.configuration import without_derived
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.objectives import Accuracy, Objective

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +19,7 @@ import nasenv.evaluators
 import nasenv.objectives
 import nasenv.spaces
 from nasenv.commands.parser import Parser
+from nasenv.configuration import DERIVED
 from nasenv.datasets import load_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
@@ -29,12 +30,6 @@ DEFAULTS = {
     "evaluator": "nasenv.evaluators.training.TrainingEvaluator",
     "agent": "nasenv.agents.sb3.PPO",
     "objective": "nasenv.objectives.Accuracy",
-}
-DERIVED: set[str | int] = {  # what follows from the other parts is not asked of the user
-    "space.init_args.input_shape",
-    "space.init_args.num_classes",
-    "evaluator.init_args.space",
-    "evaluator.init_args.inner.init_args.space",  # of an evaluator that wraps another, as its argument `inner`
 }
 
 
@@ -83,15 +78,6 @@ def instantiate(parser: Parser, config: Namespace) -> Namespace:
     made = [(make_space, SearchSpace, True), (make_evaluator, Evaluator, True)]
     objects: Namespace = parser.instantiate(config, instantiators=made)
     return objects
-
-
-def without_derived(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return a configuration of live objects as ``--config`` takes it: without what follows from the other parts."""
-    return {
-        key: without_derived(value, f"{path}{key}.") if isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if path + key not in DERIVED
-    }
 
 
 def _shape_of_data(space: type[SearchSpace], evaluator: Namespace | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _LINES = 10  # printed in the course of a search where there is no terminal to d
 
 
 class SearchProgress:
-    """A bar with evaluations, best, mean of the last 32, repeats and time left; lines of text where output is no terminal.
+    """A bar with evaluations, best, mean of the last 32, repeats and time left; lines where there is no terminal.
 
     Args:
         console: where to draw.

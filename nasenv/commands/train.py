@@ -82,8 +82,8 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
         return f"{text}; the budget of {n} covers them all, so any agent that does not repeat itself finds the best"
     share = f"{n / size:.2g} of them" if size is not None else "a small part of them"
     return (
-        f"{text}; the budget of {n} covers {share}: enough for random search to meet one of the best 1 % of designs with "
-        f"a probability of {1 - 0.99**n:.0%}, of the best 0.1 % with {1 - 0.999**n:.0%}; the agent has to beat that"
+        f"{text}; the budget of {n} covers {share}.\nRandom search would meet one of the best 1 % with a "
+        f"probability of {1 - 0.99**n:.0%}, of the best 0.1 % with {1 - 0.999**n:.0%}: the agent has to beat that."
     )
 
 
@@ -103,13 +103,12 @@ def _run(search: Search, console: Console) -> Result:
 
 def _show(result: Result, folder: Path, console: Console) -> None:
     heads, rows = table(result)
-    shown = Table(title="mean ± standard deviation over seeds of the final training")
-    for head in heads:
-        shown.add_column(head, overflow="fold")
+    shown = Table(*heads, title="mean ± standard deviation over the seeds of the final training")
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
     lines = [
+        f"winner: {result.winner.text}",
         f"test accuracy of the exported network: {result.test_accuracy:.4f}",
         f"everything is in {folder}: model/, architecture.png, result.json, journal.jsonl",
         f"classify new images:  nasenv predict {folder} npz:FILE",
