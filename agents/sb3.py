@@ -79,7 +79,7 @@ class StableBaselines(Agent):
         settings: dict[str, Any] | None = None,
         num_envs: int = 16,
         reward: Literal["rank", "raw"] = "rank",
-        repeat_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
     ) -> None:
         super().__init__(batch_size=num_envs)
         self.algorithm, self.policy, self.settings = algorithm, policy, settings or {}
@@ -141,7 +141,7 @@ class PPO(StableBaselines):
         gae_lambda: float = 1.0,
         net_arch: Sequence[int] = (64, 64),
         reward: Literal["rank", "raw"] = "rank",
-        repeat_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
     ) -> None:
         settings = {
             "learning_rate": learning_rate,
