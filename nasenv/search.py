@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -182,12 +183,13 @@ class Search:
         except BudgetExhausted:
             pass
         except AgentError as error:
-            raise AgentError(f"agent {name}: {error} (after {len(self.history)} evaluations)") from error
+            raise AgentError(f"agent {name}: {error}; after {len(self.history)} evaluations") from error
         except Exception as error:
             if error is self._fault or isinstance(error, InputError):
                 raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise AgentError(f"agent {name} raised {reason} (after {len(self.history)} evaluations)") from error
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
+            raise AgentError(f"agent {name} raised {reason} after {len(self.history)} evaluations") from error
         if self.ended is None:
             self.ended = f"agent {name} stopped by itself"
 

@@ -88,7 +88,7 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
 
 
 def _run(search: Search, console: Console) -> Result:
-    console.print(coverage(search.space, search.budget), highlight=False)
+    console.print(coverage(search.space, search.budget), highlight=False, soft_wrap=True)
     if search.replayed:
         console.print(f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations")
     search.prepare()
