@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import sys
 from pathlib import Path
@@ -31,11 +32,13 @@ def predict(run_dir: str, images: str, output: str | None = None) -> None:
     likely = probabilities(model, raw)
     best = likely.argmax(axis=1)
     names = np.array(model.class_names)
+    rows = [(i, names[b], f"{likely[i, b]:.4f}") for i, b in enumerate(best)]
     try:
-        with open(output, "w", newline="", encoding="utf-8") if output else sys.stdout as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["image", "class", "probability"])
-            writer.writerows((i, names[b], f"{likely[i, b]:.4f}") for i, b in enumerate(best))
+        with open(output, "w", newline="", encoding="utf-8") if output else contextlib.nullcontext(sys.stdout) as file:
+            csv.writer(file, lineterminator="\n").writerows([("image", "class", "probability"), *rows])
+    except BrokenPipeError:  # whoever read the lines had enough of them
+        sys.stderr.close()
+        return
     except OSError as error:
         raise InputError(f"output {output} cannot be written: {error.strerror}") from error
     if labels is not None:
