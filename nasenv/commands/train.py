@@ -17,6 +17,7 @@ from nasenv.commands.progress import SearchProgress
 from nasenv.configuration import digest
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.finals import RESULT, Result, conclude, table
+from nasenv.journal import Journal
 from nasenv.objectives import Objective
 from nasenv.search import Budget, Search
 from nasenv.spaces.space import SearchSpace
@@ -49,11 +50,12 @@ def train(
         store = None if cache == "none" else stack.enter_context(Cache(cache))
         config = Search(space, evaluator, agent, budget, objective, None, seed).config()
         folder = Path(run_dir) if run_dir is not None else Path("runs") / run_name(config)
-        search = stack.enter_context(Search(space, evaluator, agent, budget, objective, store, seed, folder))
         if (folder / RESULT).exists():
+            Journal(folder / "journal.jsonl", config).close()  # refuses the result of another configuration
             console.print(f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run.")
             result = Result.read(folder / RESULT)
         else:
+            search = stack.enter_context(Search(space, evaluator, agent, budget, objective, store, seed, folder))
             result = _run(search, console)
     _show(result, folder, console)
 
