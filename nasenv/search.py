@@ -128,7 +128,7 @@ class Search:
             run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from error
-        self._journal = Journal(run_dir / "journal.jsonl", config)
+        self._journal = Journal(run_dir / "journal.jsonl", self.identity())
         self._replay.extend(self._journal.entries)
         text = yaml.safe_dump(without_derived(config), sort_keys=False)
         (run_dir / "config.yaml").write_text(text, encoding="utf-8")
@@ -147,6 +147,11 @@ class Search:
             "budget": asdict(self.budget),
             "seed": self.seed,
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a journal belongs to: the configuration and the fingerprints of what it led to, data included."""
+        space, evaluator, _ = self._problem
+        return {**self.config(), "fingerprint": {"space": space, "evaluator": evaluator}}
 
     @property
     def evaluator(self) -> Evaluator:

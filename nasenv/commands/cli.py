@@ -40,7 +40,7 @@ def _run(name: str, argv: Sequence[str]) -> int:
     except InputError as error:
         return _refuse(f"nasenv {name}", str(error))
     except KeyboardInterrupt:
-        print(f"nasenv {name}: interrupted", file=sys.stderr)
+        print(f"nasenv {name}: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
         return 130
     return 0
 

@@ -48,10 +48,10 @@ def train(
     console = Console()
     with contextlib.ExitStack() as stack:
         store = None if cache == "none" else stack.enter_context(Cache(cache))
-        config = Search(space, evaluator, agent, budget, objective, None, seed).config()
-        folder = Path(run_dir) if run_dir is not None else Path("runs") / run_name(config)
+        plan = Search(space, evaluator, agent, budget, objective, None, seed)
+        folder = Path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.config())
         if (folder / RESULT).exists():
-            Journal(folder / "journal.jsonl", config).close()  # refuses the result of another configuration
+            Journal(folder / "journal.jsonl", plan.identity()).close()  # refuses the result of another configuration
             console.print(f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run.")
             result = Result.read(folder / RESULT)
         else:
