@@ -10,10 +10,13 @@ from nasenv.env import ArchitectureEnv
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
 from nasenv.evaluators.training import TrainingEvaluator
+from nasenv.export import Exported, load_model, predict
+from nasenv.finals import Contender, Result, conclude
 from nasenv.history import History, Outcome
 from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
 from nasenv.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.space import Architecture, Decision, SearchSpace
 from nasenv.vector import ArchitectureVectorEnv
@@ -31,21 +34,28 @@ __all__ = [
     "BudgetExhausted",
     "Cache",
     "ChainCNN",
+    "ChoiceSpace",
+    "Contender",
     "Dataset",
     "Decision",
     "Evaluator",
+    "Exported",
     "History",
     "InputError",
     "Measurement",
     "NASBench201",
     "Objective",
     "Outcome",
+    "Result",
     "Search",
     "SearchSpace",
     "Split",
     "TestResult",
     "TrainingEvaluator",
+    "conclude",
     "load_dataset",
+    "load_model",
+    "predict",
 ]
 
 for _space in (ChainCNN, NASBench201):

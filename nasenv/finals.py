@@ -13,7 +13,6 @@ from typing import Any, Self
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement, TestResult
 from nasenv.export import save_model
-from nasenv.plots import draw_diagram, to_png
 from nasenv.search import Search
 from nasenv.spaces.space import Architecture
 
@@ -157,6 +156,8 @@ def _write(search: Search, result: Result, exported: TestResult, confirmed: Sequ
     record, run_dir, space = search.record, search.run_dir, search.space
     if record is None or run_dir is None:
         return
+    from nasenv.plots import draw_diagram, to_png  # matplotlib takes half a second to import
+
     figure = draw_diagram(space.diagram(result.winner.architecture), f"{result.test_accuracy:.2%} test accuracy")
     (run_dir / "architecture.png").write_bytes(to_png(figure))
     heads, rows = table(result)
