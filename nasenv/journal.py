@@ -37,18 +37,43 @@ class Journal:
         self.path = path
         try:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115, closed by close()
+        except OSError as error:
+            raise InputError(f"run_dir {path.parent} cannot be written: {error.strerror}") from error
+        try:
+            self._lock()
+            self.entries = self._read(config)
+        except InputError:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             reason = "is in use by another search; wait for it or give another run_dir"
-            raise InputError(f"{path.parent} {reason}") from None
+            raise InputError(f"{self.path.parent} {reason}") from None
         except OSError as error:
-            raise InputError(f"run_dir {path.parent} cannot be written: {error.strerror}") from error
+            raise InputError(f"run_dir {self.path.parent} cannot be locked: {error.strerror}") from error
+
+    def _read(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the evaluations, each checked; begin a journal that is empty."""
         lines = self._read_lines()
-        if lines:
-            self._check_header(lines[0], config)
-        else:
+        if not lines:
             self.write({"journal": _FORMAT, "config": config})
-        self.entries = lines[1:]
+            return []
+        self._check_header(lines[0], config)
+        for evaluation, entry in enumerate(lines[1:], 1):
+            try:
+                whole = entry["evaluation"] == evaluation and {"architecture", "text", "cached"} <= entry.keys()
+                read_measurement(entry)
+            except (KeyError, TypeError, ValueError):
+                whole = False
+            if not whole:
+                raise self._damaged(evaluation + 1)
+        return lines[1:]
+
+    def _damaged(self, line: int) -> InputError:
+        return InputError(f"{self.path}: line {line} is damaged; give another run_dir to start anew")
 
     def _read_lines(self) -> list[dict[str, Any]]:
         self._file.seek(0)
@@ -61,11 +86,11 @@ class Journal:
             try:
                 lines.append(dict(json.loads(line)))
             except (ValueError, TypeError):
-                raise InputError(f"{self.path}: line {number} is damaged; give another run_dir to start anew") from None
+                raise self._damaged(number) from None
         return lines
 
     def _check_header(self, header: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        if header.get("journal") != _FORMAT:
+        if header.get("journal") != _FORMAT or "config" not in header:
             raise InputError(f"{self.path}: not a journal of format {_FORMAT}, which this nasenv reads")
         theirs, ours = _flat(header["config"]), _flat(json.loads(json.dumps(config)))
         differing = [k for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
@@ -93,12 +118,19 @@ class Journal:
         )
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Append one line, whole or not at all as far as another process can see."""
+        """Append one line, whole or not at all.
+
+        Raises:
+            InputError: the disk is full, or gone.
+        """
         line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
-        written = self._file.write(line)
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
         if written != len(line):  # a full disk may take a part: take it back, so that no later line is glued to it
             os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)
-            raise OSError(f"{self.path}: the disk is full")
+            raise InputError(f"{self.path} cannot be written: the disk is full")
 
     def sync(self) -> None:
         """Return when everything appended is on the disk."""
