@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 import traceback
 from collections import deque
@@ -58,11 +59,9 @@ class Budget:
     final_seeds: int = 3
 
     def __post_init__(self) -> None:
-        if self.evaluations is not None and self.evaluations < 1:
-            raise InputError(f"budget.evaluations must be 1 or more, got {self.evaluations}")
-        for name in ("repeats_per_evaluation", "finalists", "final_seeds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"budget.{name} must be 1 or more, got {getattr(self, name)}")
+        for name, value in asdict(self).items():
+            if value is not None or name != "evaluations":
+                object.__setattr__(self, name, _integer(f"budget.{name}", value, least=1))
 
 
 class Search:
@@ -79,7 +78,7 @@ class Search:
         budget: when it is over.
         objective: measurement -> reward; validation accuracy by default.
         cache: measurements shared with other searches; None for this search's own alone.
-        seed: seeds the agent.
+        seed: seeds the agent; 0 or more.
         run_dir: folder for configuration, journal and TensorBoard; None writes nothing.
         listeners: called as ``listener(search, outcome)`` on every answer, repeats too.
 
@@ -101,7 +100,7 @@ class Search:
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
             raise InputError("the evaluator was made for another space than the search's; make it with this one")
-        self.space, self.agent, self.seed = space, agent, seed
+        self.space, self.agent, self.seed = space, agent, _integer("seed", seed, least=0)
         self.budget = budget or Budget()
         self.objective = objective or Accuracy()
         self.history = History()
@@ -131,7 +130,10 @@ class Search:
         self._journal = Journal(run_dir / "journal.jsonl", self.identity())
         self._replay.extend(self._journal.entries)
         text = yaml.safe_dump(without_derived(config), sort_keys=False)
-        (run_dir / "config.yaml").write_text(text, encoding="utf-8")
+        try:
+            (run_dir / "config.yaml").write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"run_dir {run_dir} cannot be written: {error.strerror}") from error
         self._record = Record(run_dir)
         self._record.start_hparams(config)
         self._record.text("config", f"```yaml\n{text}```")
@@ -355,3 +357,14 @@ class Search:
     def seconds(self) -> float:
         """Wall time since the first proposal, in seconds."""
         return 0.0 if self._started is None else time.monotonic() - self._started
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    """Return the number as an int, numpy's too; raise InputError where it is none, or below the least."""
+    try:
+        number: int = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be an integer of {least} or more, got {value!r}") from None
+    if number < least:
+        raise InputError(f"{name} must be {least} or more, got {number}")
+    return number
