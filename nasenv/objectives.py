@@ -23,8 +23,17 @@ class Objective(Configurable, ABC):
         self.failure_reward = failure_reward
 
     def reward(self, measurement: Measurement) -> float:
-        """Return the score of a measurement, ``failure_reward`` where the evaluation failed."""
-        return self.failure_reward if measurement.error is not None else float(self.score(measurement))
+        """Return the score of a measurement, ``failure_reward`` where the evaluation failed.
+
+        Raises:
+            InputError: the score is not a finite number.
+        """
+        if measurement.error is not None:
+            return self.failure_reward
+        score = float(self.score(measurement))
+        if not math.isfinite(score):
+            raise InputError(f"objective {type(self).__name__}: expected a finite score, got {score} of {measurement}")
+        return score
 
     @abstractmethod
     def score(self, measurement: Measurement) -> float:
