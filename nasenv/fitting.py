@@ -52,8 +52,13 @@ class Recipe:
     augment: Literal["none", "crop", "crop_flip"] = "none"
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise InputError(f"epochs must be 1 and batch_size 2 or more, got {self.epochs} and {self.batch_size}")
+        counts = (self.epochs, self.batch_size)
+        if not all(isinstance(n, int) for n in counts) or self.epochs < 1 or self.batch_size < 2:
+            raise InputError(f"epochs must be 1 and batch_size 2 or more, integers, got {counts[0]} and {counts[1]}")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise InputError(f"optimizer must be adamw or sgd, got {self.optimizer!r}")
+        if self.augment not in ("none", "crop", "crop_flip"):
+            raise InputError(f"augment must be none, crop or crop_flip, got {self.augment!r}")
         if not (self.learning_rate > 0 and self.weight_decay >= 0 and 0 <= self.label_smoothing < 1):
             raise InputError(
                 "learning_rate must be positive, weight_decay not negative, label_smoothing in [0, 1), got "

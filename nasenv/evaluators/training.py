@@ -81,7 +81,7 @@ class Trainer:
             reason = str(error)
         except (torch.OutOfMemoryError, MemoryError) as error:
             reason = f"out of memory: {_one_line(error)}"
-        except Exception as error:  # a user's own network may raise anything, and the search goes on
+        except (Exception, SystemExit) as error:  # a user's network may raise anything, and the search goes on
             reason = f"{type(error).__name__}: {_one_line(error)}"
         return Trained(None, reason, time.perf_counter() - started, {})
 
@@ -183,9 +183,10 @@ class TrainingEvaluator(Evaluator):
         self._pool: WorkerPool[Job, Trained] | None = None
 
     def fingerprint(self) -> str:
-        """Return a short hash of the data, the recipe, the seed and the kind of device."""
+        """Return a short hash of the data, the recipe, the seed, the kind of device and a subclass's source."""
         kind = torch.device(self.device).type
-        return digest([_VERSION, self._trainer.dataset.fingerprint, asdict(self.recipe), self.seed, kind])
+        data = self._trainer.dataset.fingerprint
+        return digest([_VERSION, data, asdict(self.recipe), self.seed, kind, self.source_digest()])
 
     def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
         """Train each on the training split for ``fidelity`` of the epochs (one at least); score on validation."""
@@ -231,7 +232,8 @@ class TrainingEvaluator(Evaluator):
     def _test_result(self, job: Job, trained: Trained) -> TestResult:
         model = None
         if trained.weights is not None:
-            model = self.space.build(job.architecture).eval()
+            with seeded(job.seed, torch.device("cpu")):
+                model = self.space.build(job.architecture).eval()
             model.load_state_dict({k: torch.from_numpy(v) for k, v in trained.weights.items()})
         return TestResult(trained.accuracy, trained.error, trained.train_seconds, trained.metrics, trained.curve, model)
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Generic, TypeVar
 
 import pebble
 import torch
 import torch.multiprocessing
+
+from nasenv.errors import InputError
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -32,34 +37,68 @@ class WorkerPool(Generic[Job, Answer]):
         work: the function, or bound method, that answers a job; pickled once a worker.
         workers: number of processes, 1 or more.
         timeout_seconds: a job that takes longer, by ten seconds, costs its worker.
+
+    Raises:
+        InputError: ``work`` cannot be pickled, or the processes end before they are ready.
     """
 
     def __init__(self, work: Callable[[Job], Answer], workers: int, timeout_seconds: float) -> None:
+        self._work, self._workers = work, workers
         self._timeout = timeout_seconds + _GRACE_SECONDS
-        self._pool = pebble.ProcessPool(
-            max_workers=workers,
+        self._pool = self._start()
+
+    def _start(self) -> pebble.ProcessPool:
+        pool = pebble.ProcessPool(
+            max_workers=self._workers,
             initializer=_become_worker,
-            initargs=(work, os.getpid()),
+            initargs=(self._work, os.getpid()),
             context=torch.multiprocessing.get_context("spawn"),
         )
         ready: set[int] = set()
-        while len(ready) < workers:  # so that no job waits for a process to import torch
-            ready |= {f.result() for f in [self._pool.schedule(_report) for _ in range(workers)]}
+        try:
+            while len(ready) < self._workers:  # so that no job waits for a process to import torch
+                ready |= {f.result() for f in [pool.schedule(_report) for _ in range(self._workers)]}
+        except (BrokenProcessPool, pebble.ProcessExpired):
+            raise InputError(
+                "the worker processes ended before they were ready: in a script, start the work under "
+                "`if __name__ == '__main__':`; classes of a notebook or shell cannot reach them: put those into a "
+                "module, or give workers=0"
+            ) from None
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"the space or data cannot be sent to worker processes ({error}); define functions and classes at "
+                "the top of a module, or give workers=0"
+            ) from error
+        return pool
 
     def map(self, jobs: Sequence[Job], failed: Callable[[str, float], Answer]) -> list[Answer]:
         """Return the answer of each job, in order; ``failed(reason, seconds)`` stands in for one that has none."""
         started = time.perf_counter()
-        futures = [self._pool.schedule(_work, args=[job], timeout=self._timeout) for job in jobs]
+        futures = [self._schedule(job) for job in jobs]
         answers = []
-        for future in futures:
+        for job, future in zip(jobs, futures, strict=True):
             try:
-                answers.append(future.result())
+                answers.append(self._result(job, future))
             except FutureTimeout:
                 answers.append(failed("timeout: the worker hung and was ended", self._timeout))
             except pebble.ProcessExpired as error:
                 reason = f"the worker process ended with exit code {error.exitcode}"
                 answers.append(failed(reason, time.perf_counter() - started))
         return answers
+
+    def _schedule(self, job: Job) -> Future[Answer]:
+        try:
+            return self._pool.schedule(_work, args=[job], timeout=self._timeout)
+        except RuntimeError:  # a worker died idle, and pebble gives the whole pool up
+            self.close()
+            self._pool = self._start()
+            return self._pool.schedule(_work, args=[job], timeout=self._timeout)
+
+    def _result(self, job: Job, future: Future[Answer]) -> Answer:
+        try:
+            return future.result()
+        except BrokenProcessPool:  # given up since the job was scheduled
+            return self._schedule(job).result()
 
     def close(self) -> None:
         """End the workers, busy or not."""

@@ -1,0 +1,166 @@
+"""The default run as a user starts it, beside random search: what it finds, and what of its time is not training.
+
+Each run is ``nasenv train --cache none`` of its own in a temporary folder, read from its journal and result. Search
+seconds go from the first proposal to the last reward; the share that is not training is
+1 - (sum of train_seconds) / (workers x search seconds), with one worker a core. Then the first seed of the first agent
+runs twice on one cache. At its defaults (2 agents, 5 seeds, 200 evaluations) it takes 10 to 20 minutes on 2 cores.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench import at_least, cores, goal, run, shown, spread, table
+
+GOAL_ACCURACY = 0.95
+GOAL_LEARNT = 0.8  # of the seeds
+GOAL_OVERHEAD = 0.1
+GOAL_CACHED = 0.1  # of the time
+_COMMAND = Path(__file__).with_name("train_controller.py")
+_TIMES = ("seconds", "train_seconds")  # what differs between two journals of the same search
+
+
+class Run:
+    """One finished run: its journal, its result, and the wall seconds of the whole command."""
+
+    def __init__(self, folder: Path, agent: str, seed: int, evaluations: int, cache: str, extra: Sequence[str]) -> None:
+        options = {"agent": agent, "seed": seed, "budget.evaluations": evaluations, "cache": cache, "run_dir": folder}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        started = time.perf_counter()
+        with (folder.with_suffix(".log")).open("w") as log:
+            subprocess.run([sys.executable, _COMMAND, *words, *extra], cwd=folder.parent, stdout=log, check=True)
+        self.whole_seconds = time.perf_counter() - started
+        _, *lines = (folder / "journal.jsonl").read_text().splitlines()
+        self.journal: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.result = json.loads((folder / "result.json").read_text())
+
+    def without_times(self) -> list[dict[str, Any]]:
+        """Return the journal without what no two runs share."""
+        return [{k: v for k, v in entry.items() if k not in _TIMES} for entry in self.journal]
+
+    def figures(self) -> dict[str, float]:
+        """Return what the run came to; accuracies and rewards in [0, 1]."""
+        rewards = [entry["reward"] for entry in self.journal]
+        quarter = max(1, len(rewards) // 4)
+        paid = [entry["train_seconds"] for entry in self.journal if not entry["cached"]]
+        search_seconds = self.journal[-1]["seconds"]
+        return {
+            "test_accuracy": self.result["test_accuracy"],
+            "best_val_accuracy": max(entry["val_accuracy"] or 0.0 for entry in self.journal),
+            "first_quarter": float(np.mean(rewards[:quarter])),
+            "last_quarter": float(np.mean(rewards[-quarter:])),
+            "trained": len(paid),
+            "repeats": self.result["repeats"],
+            "search_seconds": search_seconds,
+            "not_training": 1 - sum(paid) / (cores() * search_seconds),
+            "whole_seconds": self.whole_seconds,
+        }
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Print a table of the runs, a summary, and the effect of the cache; return the figures."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        runs = {
+            agent: [_run(folder / f"{agent}-{seed}", agent, seed, arguments) for seed in range(arguments.seeds)]
+            for agent in arguments.agents
+        }
+        figures = {agent: [r.figures() for r in rs] for agent, rs in runs.items()}
+        _print_runs(figures)
+        rivals = {r["role"]: r["test_accuracies"] for r in runs[arguments.agents[0]][0].result["others"]}
+        print(f"\ntest accuracies of what the first run's winner is held against: {rivals}")
+        goals = _goals(figures[arguments.agents[0]])
+        cached = _cached(folder, runs[arguments.agents[0]][0], arguments)
+    return {"runs": figures, "summary": _summary(figures), "rivals": rivals, "cached": cached, "goals": goals}
+
+
+def _run(folder: Path, agent: str, seed: int, arguments: argparse.Namespace, cache: str = "none") -> Run:
+    finished = Run(folder, agent, seed, arguments.evaluations, cache, arguments.options)
+    print(f"{folder.name}: {finished.whole_seconds:.0f} s", flush=True)
+    return finished
+
+
+def _print_runs(figures: dict[str, list[dict[str, float]]]) -> None:
+    heads = [
+        *("agent", "seed", "test", "best val", "mean reward 1st > last quarter"),
+        *("trained", "repeats", "search s", "not training", "whole s"),
+    ]
+    rows = [
+        [
+            *(agent, str(seed), f"{f['test_accuracy']:.4f}", f"{f['best_val_accuracy']:.4f}"),
+            *(f"{f['first_quarter']:.3f} > {f['last_quarter']:.3f}", f"{f['trained']}", f"{f['repeats']}"),
+            *(f"{f['search_seconds']:.1f}", f"{f['not_training']:.1%}", f"{f['whole_seconds']:.0f}"),
+        ]
+        for agent, fs in figures.items()
+        for seed, f in enumerate(fs)
+    ]
+    table("each run, no cache", heads, rows)
+    keys = ("test_accuracy", "best_val_accuracy", "last_quarter", "search_seconds", "not_training", "whole_seconds")
+    summary = _summary(figures)
+    seeds = len(next(iter(figures.values())))
+    table(
+        f"median (min - max) over {seeds} seeds",
+        ["", *summary],
+        [[key, *(shown(s[key], ".4g") for s in summary.values())] for key in keys],
+    )
+
+
+def _summary(figures: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the spread over seeds of every figure of every agent."""
+    return {agent: {key: spread(f[key] for f in fs) for key in fs[0]} for agent, fs in figures.items()}
+
+
+def _goals(figures: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+    """Print and return the goals of the first agent."""
+    accuracy = float(np.median([f["test_accuracy"] for f in figures]))
+    learnt = float(np.mean([f["last_quarter"] > f["first_quarter"] for f in figures]))
+    overhead = float(np.median([f["not_training"] for f in figures]))
+    return [
+        goal(f"test accuracy of {GOAL_ACCURACY} or more at the median", accuracy, accuracy >= GOAL_ACCURACY, ".4f"),
+        goal(f"last quarter above the first in {GOAL_LEARNT:.0%} of the seeds", learnt, learnt >= GOAL_LEARNT, ".0%"),
+        goal(f"not training under {GOAL_OVERHEAD:.0%} at the median", overhead, overhead < GOAL_OVERHEAD, ".1%"),
+    ]
+
+
+def _cached(folder: Path, uncached: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the first seed twice on one new cache; the first of them is the second run of the same seed without one."""
+    agent, cache = arguments.agents[0], str(folder / "cache.db")
+    first, second = (_run(folder / name, agent, 0, arguments, cache) for name in ("fills-cache", "from-cache"))
+    a, b = first.figures(), second.figures()
+    share = b["search_seconds"] / a["search_seconds"]
+    alike = uncached.without_times() == first.without_times()
+    table(
+        f"{agent}, seed 0, twice on one cache",
+        ["", "trained", "search s", "whole s"],
+        [
+            [name, f"{f['trained']}", f"{f['search_seconds']:.2f}", f"{f['whole_seconds']:.1f}"]
+            for name, f in (("first", a), ("second", b))
+        ],
+    )
+    goals = [
+        goal("the second trains nothing", b["trained"], b["trained"] == 0),
+        goal(f"in under {GOAL_CACHED:.0%} of the time", share, share < GOAL_CACHED, ".1%"),
+        goal("the same seed again, nothing cached: journals identical but for times", alike, alike, "d"),
+    ]
+    return {"first": a, "second": b, "goals": goals}
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--agents", nargs="+", default=["PPO", "RandomSearch"], help="default: %(default)s")
+    parser.add_argument("--seeds", type=at_least(1), default=5, help="default: %(default)s")
+    parser.add_argument("--evaluations", type=at_least(1), default=200, help="default: %(default)s")
+    parser.add_argument("options", nargs="*", help="after --: further options of `nasenv train`, for every run")
+    return parser
+
+
+if __name__ == "__main__":
+    run(options(), measure)

@@ -1,0 +1,189 @@
+"""The README: its Python runs, its commands are understood, what it names is there."""
+
+import ast
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nasenv
+from nasenv.commands.cli import COMMANDS, main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+MODULES = {code.splitlines()[0].removeprefix("# "): code for language, code in BLOCKS if language == "python"}
+COMMAND_LINES = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
+TRAINING = [line for line in COMMAND_LINES if re.match(r"nasenv train|scripts/train", line)]
+OWN = [line for line in TRAINING if any(name.removesuffix(".py") + "." in line for name in MODULES)]
+TINY = ["--budget.evaluations", "2", "--budget.finalists", "1", "--budget.final_seeds", "1", "--evaluator.epochs", "1", "--evaluator.final_epochs", "1", "--evaluator.workers", "0", "--cache", "none"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reader's folder after the first part of the README: its files, the quick start's run, the data, my.yaml."""
+    path = tmp_path_factory.mktemp("reader")
+    for name, code in MODULES.items():
+        assert re.fullmatch(r"\w+\.py", name), f"a block of Python begins with its file's name, not {name!r}"
+        (path / name).write_text(code, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quick_start(folder: Path) -> str:
+    """What the quick start prints, run as its reader runs it: its workers import the script again."""
+    line = [sys.executable, "quick_start.py"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def arguments(line: str) -> list[str]:
+    """Return what `nasenv` is given by a line of shell.
+
+    >>> arguments("scripts/train --seed 3  # again"), arguments("nasenv train --print_config > my.yaml")
+    (['train', '--seed', '3'], ['train', '--print_config'])
+    """
+    words = shlex.split(line.replace("scripts/train", "nasenv train"), comments=True)
+    return words[1 : words.index(">")] if ">" in words else words[1:]
+
+
+def exit_code(words: list[str]) -> int:
+    try:
+        return main(words)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_quick_start(quick_start: str, folder: Path):
+    text, accuracy = quick_start.split()
+    assert nasenv.ChainCNN(max_layers=4).from_text(text)
+    assert 0.0 <= float(accuracy) <= 1.0
+    assert (folder / "runs/quick/result.json").exists()
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"quick_start.py"}))
+@pytest.mark.usefixtures("in_folder", "quick_start")
+def test_python_runs(name: str):
+    runpy.run_path(name, run_name="__main__")
+
+
+@pytest.mark.parametrize("line", OWN + [line for line in TRAINING if "npz:" in line])
+@pytest.mark.usefixtures("in_folder")
+def test_search_with_the_readers_own_parts(line: str, tmp_path: Path):
+    runpy.run_path("make_data.py")
+    assert exit_code([*arguments(line), *TINY, "--run_dir", str(tmp_path)]) == 0
+    assert (tmp_path / "model/weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("line", TRAINING)
+@pytest.mark.usefixtures("in_folder")
+def test_options_are_known(line: str, capsys: pytest.CaptureFixture[str]):
+    words = arguments(line)
+    if "--config" in words:
+        assert exit_code(["train", "--print_config"]) == 0
+        Path(words[words.index("--config") + 1]).write_text(capsys.readouterr().out, encoding="utf-8")
+    shows = [word for word in words if word == "--help" or word.endswith(".help") or word == "--print_config"]
+    assert exit_code(words if shows else [*words, "--print_config"]) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.startswith("nasenv predict")])
+@pytest.mark.usefixtures("in_folder", "quick_start")
+def test_predict(line: str):
+    runpy.run_path("use_model.py")
+    assert exit_code(arguments(line)) == 0
+
+
+def test_other_commands_name_what_exists():
+    """Those that are too long or too far-reaching to run: what they begin with is there."""
+    for line in COMMAND_LINES:
+        program, *rest = shlex.split(line, comments=True)
+        if program == "nasenv":
+            assert rest[0] in COMMANDS, line
+        elif program == "python":
+            assert rest[0] in MODULES, line
+        elif program.startswith("scripts/"):
+            assert (ROOT / program).stat().st_mode & 0o100, line
+        else:
+            assert program in ("pip", "tensorboard", "git"), line
+
+
+@pytest.mark.parametrize("kind", ["space", "evaluator", "agent", "objective"])
+def test_options_in_the_text_exist(kind: str, capsys: pytest.CaptureFixture[str]):
+    classes = [
+        *set(re.findall(rf"--{kind} (\w+)(?![\w.])", README)),
+        *set(re.findall(rf"`--{kind}\.help (\w+)`", README)),
+    ]
+    for name in {"space": ["ChainCNN"], "evaluator": ["TrainingEvaluator"], "agent": ["PPO"]}.get(kind, []) + classes:
+        assert exit_code(["train", f"--{kind}.help", name]) == 0
+    assert exit_code(["train", "--help"]) == 0
+    known = capsys.readouterr().out
+    own = "".join(MODULES.values())
+    for option in set(re.findall(rf"--{kind}\.(\w+)", README)) - {"help"}:
+        assert f"--{kind}.{option} " in known or f" {option}: " in own, f"--{kind}.{option}"
+
+
+def test_general_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]):
+    for command in COMMANDS:
+        assert exit_code([command, "--help"]) == 0
+    known = set(re.findall(r"--([\w.]+)", capsys.readouterr().out)) | {"logdir"}
+    named = {o for o in re.findall(r"--([\w.]+)", README) if not re.match(r"(space|evaluator|agent|objective)\.", o)}
+    assert named - known == set()
+
+
+def test_files_and_links_exist():
+    headings = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", README, re.M)}
+    for target in re.findall(r"\]\((?!https?:)(.+?)\)", README):
+        assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
+    for path in re.findall(r"`((?:nasenv|agents|scripts|tests|\.ci)/[\w./]*)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_public_names_exist():
+    for name in re.findall(r"nasenv\.([A-Za-z]\w*)\(", README):
+        assert name in nasenv.__all__
+
+
+def test_pictures_are_small():
+    pictures = list((ROOT / "scripts/pictures").glob("*.png"))
+    assert pictures
+    assert all(picture.stat().st_size < 150_000 for picture in pictures)
+
+
+def test_transformer_space_is_that_of_the_tests():
+    code = MODULES["transformer_space.py"].removeprefix("# transformer_space.py\n")
+    assert code == (ROOT / "tests/transformer_space.py").read_text(encoding="utf-8")
+
+
+def test_settings_for_short_episodes_are_those_of_the_tests():
+    measured = runpy.run_path(str(ROOT / "tests/short_episodes.py"))
+    constants = {"PPO": "PPO", "MaskablePPO": "MASKABLE_PPO", "RecurrentPPO": "RECURRENT_PPO", "QRDQN": "QRDQN"}
+    rows = re.findall(r"^\| ([\w, ]+) \| `(\w+=.+)` \|$", README, flags=re.MULTILINE)
+    said = {name: _settings(text) for names, text in rows for name in names.split(", ")}
+    assert said == {name: measured[constants.get(name, name)] for name in said}
+    assert said.keys() == {"PPO", "MaskablePPO", "RecurrentPPO", "A2C", "TRPO", "DQN", "QRDQN"}
+    (example,) = re.findall(r"^SHORT = dict\((.+)\)$", README, flags=re.MULTILINE)
+    assert _settings(example) == measured["PPO"]
+
+
+def _settings(text: str) -> dict[str, object]:
+    """Return the keyword arguments of a call.
+
+    >>> _settings("gamma=1.0, n_steps=200")
+    {'gamma': 1.0, 'n_steps': 200}
+    """
+    call = ast.parse(f"f({text})", mode="eval").body
+    assert isinstance(call, ast.Call)
+    return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
