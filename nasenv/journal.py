@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,12 +64,7 @@ class Journal:
             return []
         self._check_header(lines[0], config)
         for evaluation, entry in enumerate(lines[1:], 1):
-            try:
-                whole = entry["evaluation"] == evaluation and {"architecture", "text", "cached"} <= entry.keys()
-                read_measurement(entry)
-            except (KeyError, TypeError, ValueError):
-                whole = False
-            if not whole:
+            if not _is_whole(entry, evaluation):
                 raise self._damaged(evaluation + 1)
         return lines[1:]
 
@@ -144,6 +140,17 @@ class Journal:
 def read_measurement(entry: Mapping[str, Any]) -> Measurement:
     """Return the measurement of a journal's line."""
     return Measurement.from_json({k: entry[k] for k in Measurement.__dataclass_fields__})
+
+
+def _is_whole(entry: Mapping[str, Any], evaluation: int) -> bool:
+    """Return whether a line says all that a replay needs of its evaluation."""
+    try:
+        read_measurement(entry)
+        design, reward = entry["architecture"], float(entry["reward"])
+        known = entry["evaluation"] == evaluation and {"text", "cached"} <= entry.keys()
+        return known and math.isfinite(reward) and isinstance(design, list) and all(type(c) is int for c in design)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

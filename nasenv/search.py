@@ -192,7 +192,9 @@ class Search:
         except AgentError as error:
             raise AgentError(f"agent {name}: {error}; after {len(self.history)} evaluations") from error
         except Exception as error:
-            if error is self._fault or isinstance(error, InputError):
+            if self._fault is not None:  # the agent may have wrapped it
+                raise self._fault from None
+            if isinstance(error, InputError):
                 raise
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
@@ -288,7 +290,7 @@ class Search:
         found: dict[Architecture, tuple[Measurement, bool, bool]] = {}
         for design in designs[: len(self._replay)]:
             entry = self._replayed_entry(design)
-            measurement = read_measurement(entry)
+            measurement = self._replayed_measurement(entry)
             found[design] = (measurement, bool(entry["cached"]), True)
             self._known[self._evaluator.representative(design)] = measurement
         representatives = {d: self._evaluator.representative(d) for d in designs if d not in found}
@@ -316,6 +318,16 @@ class Search:
                 "cause; give another run_dir (measurements are in the cache)"
             )
         return entry
+
+    def _replayed_measurement(self, entry: Mapping[str, Any]) -> Measurement:
+        measurement = read_measurement(entry)
+        reward = self.objective.reward(measurement)
+        if reward != entry["reward"]:
+            raise InputError(
+                f"{self.run_dir}: the objective has changed since the journal was written: evaluation "
+                f"{entry['evaluation']} was paid {entry['reward']}, now it would be {reward}; give another run_dir"
+            )
+        return measurement
 
     def _take(
         self, designs: Sequence[Architecture], measured: Mapping[Architecture, tuple[Measurement, bool, bool]]
