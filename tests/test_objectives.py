@@ -1,0 +1,68 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Measurement
+from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
+
+accuracies = st.floats(0, 1)
+costs = st.floats(1e-3, 1e9)
+
+
+@given(accuracies)
+def test_accuracy_is_the_validation_accuracy(accuracy):
+    assert Accuracy().reward(Measurement(accuracy)) == accuracy
+
+
+@given(accuracies, costs, costs, st.floats(-3, -0.01))
+def test_within_cost_pays_in_full_up_to_the_target_and_less_above(accuracy, cost, target, exponent):
+    reward = AccuracyWithinCost("params", target, exponent).reward(Measurement(accuracy, metrics={"params": cost}))
+    if cost <= target:
+        assert reward == accuracy
+    else:
+        expected = math.exp(exponent * (math.log(cost) - math.log(target))) * accuracy
+        assert reward == pytest.approx(expected, rel=1e-9, abs=1e-300)
+        assert reward <= accuracy
+
+
+@given(accuracies, costs, costs)
+def test_a_costlier_design_is_never_paid_more(accuracy, one, other):
+    objective = AccuracyWithinCost("flops", 1000.0)
+    rewards = [objective.reward(Measurement(accuracy, metrics={"flops": c})) for c in sorted((one, other))]
+    assert rewards[0] >= rewards[1]
+
+
+@pytest.mark.parametrize("objective", [Accuracy(-2.5), AccuracyWithinCost("params", 1.0, failure_reward=-2.5)])
+def test_failure_is_paid_the_failure_reward(objective):
+    assert objective.reward(Measurement(None, error="diverged")) == -2.5
+
+
+def test_an_unknown_metric_names_the_known_ones():
+    with pytest.raises(InputError, match="no metric 'latency'; it reports params, flops"):
+        AccuracyWithinCost("latency", 1.0).reward(Measurement(0.5, metrics={"params": 1, "flops": 2}))
+    with pytest.raises(InputError, match="it reports none"):
+        AccuracyWithinCost("latency", 1.0).reward(Measurement(0.5))
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_refused(score):
+    class Mine(Objective):
+        def score(self, measurement):
+            return score
+
+    with pytest.raises(InputError, match="objective Mine: expected a finite score"):
+        Mine().reward(Measurement(0.5))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"target": 0}, {"target": -1}, {"target": math.nan}, {"target": math.inf}, {"exponent": 0}, {"exponent": 1}]
+    + [{"exponent": -math.inf}, {"exponent": math.nan}, {"failure_reward": math.nan}, {"failure_reward": math.inf}],
+    ids=str,
+)
+def test_bad_arguments(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        AccuracyWithinCost(**{"metric": "params", "target": 1.0, **bad})
