@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,13 +53,20 @@ class Recipe:
     augment: Literal["none", "crop", "crop_flip"] = "none"
 
     def __post_init__(self) -> None:
-        counts = (self.epochs, self.batch_size)
-        if not all(isinstance(n, int) for n in counts) or self.epochs < 1 or self.batch_size < 2:
-            raise InputError(f"epochs must be 1 and batch_size 2 or more, integers, got {counts[0]} and {counts[1]}")
+        for name, least in (("epochs", 1), ("batch_size", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise InputError(f"{name} must be an integer of {least} or more, got {value!r}")
+            object.__setattr__(self, name, int(value))
         if self.optimizer not in ("adamw", "sgd"):
             raise InputError(f"optimizer must be adamw or sgd, got {self.optimizer!r}")
         if self.augment not in ("none", "crop", "crop_flip"):
             raise InputError(f"augment must be none, crop or crop_flip, got {self.augment!r}")
+        for name in ("learning_rate", "weight_decay", "label_smoothing"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float | np.number) or not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, got {value!r}")
+            object.__setattr__(self, name, float(value))
         if not (self.learning_rate > 0 and self.weight_decay >= 0 and 0 <= self.label_smoothing < 1):
             raise InputError(
                 "learning_rate must be positive, weight_decay not negative, label_smoothing in [0, 1), got "

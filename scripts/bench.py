@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nasenv import InputError
 
 _PACKAGES = ("nasenv", "torch", "numpy", "stable_baselines3", "gymnasium")
@@ -39,8 +41,10 @@ def run(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace],
 def setting() -> dict[str, str]:
     """Return what the figures were measured on."""
     versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+    gpu = {"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "processor": f"{_processor()}, {cores()} cores, load {os.getloadavg()[0]:.2f} at the start",
+        **gpu,
         "system": f"{platform.system()} {platform.release()}",
         "versions": f"Python {platform.python_version()}, {versions}",
     }

@@ -20,7 +20,7 @@ from nasenv.evaluators.training import OTHER_RECIPE, RECIPES
 from nasenv.spaces.space import Architecture
 
 GOAL = 0.9
-LENGTHS = {"digits": (1, 3, 5, 10), "mnist5k": (1, 2, 3, 5)}
+DATASETS = ("digits", "mnist5k")
 _SEEDS = (0, 1)
 _RESAMPLES = 2000
 
@@ -35,7 +35,7 @@ def _measure_dataset(dataset: str, arguments: argparse.Namespace) -> dict[str, A
     space = getattr(nasenv, arguments.space)(input_shape=data.input_shape, num_classes=data.num_classes)
     designs = _distinct(space, arguments.designs, np.random.default_rng(arguments.seed))
     default = RECIPES.get(dataset, OTHER_RECIPE).epochs
-    lengths = sorted(set(arguments.epochs or LENGTHS.get(dataset, (1, default))))
+    lengths = sorted(set(arguments.epochs or (max(1, default // 2), default, 2 * default)))
     chance = _chance_level(data.validation.labels.numpy())
     measured: dict[int, list[_Column]] = {epochs: [] for epochs in lengths}
     for seed in _SEEDS:
@@ -122,9 +122,9 @@ def _chance_level(labels: NDArray[np.int64]) -> float:
 def options() -> argparse.ArgumentParser:
     """Return the parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--dataset", nargs="+", default=list(LENGTHS), help="default: %(default)s")
+    parser.add_argument("--dataset", nargs="+", default=DATASETS, help="default: %(default)s")
     parser.add_argument("--space", choices=("ChainCNN", "NASBench201"), default="ChainCNN")
-    parser.add_argument("--epochs", nargs="+", type=at_least(1), help=f"lengths; default: {LENGTHS}")
+    parser.add_argument("--epochs", nargs="+", type=at_least(1), help="default: the data set's, half and double")
     parser.add_argument("--designs", type=at_least(8), default=48, help="default: %(default)s")
     parser.add_argument("--seed", type=at_least(0), default=0, help="draws the designs; default: %(default)s")
     return parser

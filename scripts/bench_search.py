@@ -2,8 +2,9 @@
 
 Each run is ``nasenv train --cache none`` of its own in a temporary folder, read from its journal and result. Search
 seconds go from the first proposal to the last reward; the share that is not training is
-1 - (sum of train_seconds) / (workers x search seconds), with one worker a core. Then the first seed of the first agent
-runs twice on one cache. At its defaults (2 agents, 5 seeds, 200 evaluations) it takes 10 to 20 minutes on 2 cores.
+1 - (sum of train_seconds) / (workers x search seconds), with one worker a core, or one training at a time on a GPU.
+Then the first seed of the first agent runs twice on one cache. At its defaults (2 agents, 5 seeds, 200 evaluations) it
+takes 10 to 20 minutes on 2 cores.
 """
 
 import argparse
@@ -12,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from bench import at_least, cores, goal, run, shown, spread, table
 
 GOAL_ACCURACY = 0.95
@@ -59,9 +61,13 @@ class Run:
             "trained": len(paid),
             "repeats": self.result["repeats"],
             "search_seconds": search_seconds,
-            "not_training": 1 - sum(paid) / (cores() * search_seconds),
+            "not_training": 1 - sum(paid) / (_trainings_at_once() * search_seconds),
             "whole_seconds": self.whole_seconds,
         }
+
+
+def _trainings_at_once() -> int:
+    return 1 if torch.cuda.is_available() else cores()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -105,11 +111,14 @@ def _print_runs(figures: dict[str, list[dict[str, float]]]) -> None:
     keys = ("test_accuracy", "best_val_accuracy", "last_quarter", "search_seconds", "not_training", "whole_seconds")
     summary = _summary(figures)
     seeds = len(next(iter(figures.values())))
-    table(
-        f"median (min - max) over {seeds} seeds",
-        ["", *summary],
-        [[key, *(shown(s[key], ".4g") for s in summary.values())] for key in keys],
-    )
+    spreads = [[key, *(shown(s[key], ".4g") for s in summary.values())] for key in keys]
+    means = [[f"{key}, mean ± std", *(_mean_std(f[key] for f in fs) for fs in figures.values())] for key in keys[:2]]
+    table(f"median (min - max) over {seeds} seeds", ["", *summary], spreads + means)
+
+
+def _mean_std(values: Iterable[float]) -> str:
+    numbers = list(values)
+    return f"{np.mean(numbers):.4f} ± {np.std(numbers, ddof=1) if len(numbers) > 1 else 0.0:.4f}"
 
 
 def _summary(figures: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:

@@ -87,7 +87,7 @@ def test_checkers_have_nothing_to_say(make, name, check, recwarn):
 @pytest.mark.parametrize("name", IDS)
 def test_checker_of_gymnasium_has_nothing_to_say_of_real_training_and_pictures(name, recwarn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = {"max_layers": 1} if name == "nasenv/ChainCNN-v0" else {"channels": 4, "cells_per_stage": 1}
+    options = {"max_layers": 1} if name == "nasenv/ChainCNN-v0" else {"channels": 4, "cells": 1}
     warnings.simplefilter("error")
     env = gymnasium.make(name, render_mode="rgb_array", **options)
     check_env(env.unwrapped)

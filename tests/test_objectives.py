@@ -59,8 +59,18 @@ def test_a_score_that_is_not_finite_is_refused(score):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"target": 0}, {"target": -1}, {"target": math.nan}, {"target": math.inf}, {"exponent": 0}, {"exponent": 1}]
-    + [{"exponent": -math.inf}, {"exponent": math.nan}, {"failure_reward": math.nan}, {"failure_reward": math.inf}],
+    [
+        {"target": 0},
+        {"target": -1},
+        {"target": math.nan},
+        {"target": math.inf},
+        {"exponent": 0},
+        {"exponent": 1},
+        {"exponent": -math.inf},
+        {"exponent": math.nan},
+        {"failure_reward": math.nan},
+        {"failure_reward": math.inf},
+    ],
     ids=str,
 )
 def test_bad_arguments(bad):

@@ -20,7 +20,22 @@ MODULES = {code.splitlines()[0].removeprefix("# "): code for language, code in B
 COMMAND_LINES = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
 TRAINING = [line for line in COMMAND_LINES if re.match(r"nasenv train|scripts/train", line)]
 OWN = [line for line in TRAINING if any(name.removesuffix(".py") + "." in line for name in MODULES)]
-TINY = ["--budget.evaluations", "2", "--budget.finalists", "1", "--budget.final_seeds", "1", "--evaluator.epochs", "1", "--evaluator.final_epochs", "1", "--evaluator.workers", "0", "--cache", "none"]
+TINY = [
+    "--budget.evaluations",
+    "2",
+    "--budget.finalists",
+    "1",
+    "--budget.final_seeds",
+    "1",
+    "--evaluator.epochs",
+    "1",
+    "--evaluator.final_epochs",
+    "1",
+    "--evaluator.workers",
+    "0",
+    "--cache",
+    "none",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,153 @@
+import os
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from nasenv.cache import Cache
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import DIVERGED, Measurement
+
+PROBLEM = ("space", "evaluator", 1.0)
+GOOD = Measurement(0.1 + 0.2, None, 1.5, 1.0, {"params": 3.0}, (2.0, 1e-300))
+WRITER = """
+import sys
+from nasenv.cache import Cache
+from nasenv.evaluators.evaluator import Measurement
+path, writer = sys.argv[1], int(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+with Cache(path) as cache:
+    for k in range(50):
+        cache.add("space", "evaluator", 1.0, {(writer, k): Measurement(writer / 10), (9, k): Measurement(writer / 10)})
+"""
+
+
+@pytest.fixture
+def cache(tmp_path):
+    with Cache(tmp_path / "deep" / "down" / "cache.db") as cache:
+        yield cache
+
+
+def test_what_is_added_is_found_exactly_also_by_the_next(cache):
+    diverged = Measurement(None, error=f"{DIVERGED}: the training loss is nan")
+    cache.add(*PROBLEM, {(1, 2): GOOD, (12,): diverged})
+    for reader in (cache, Cache(cache.path)):
+        assert reader.find(*PROBLEM, [(1, 2), (12,), (1, 2, 0), (2, 1), ()]) == {(1, 2): GOOD, (12,): diverged}
+
+
+def test_the_first_measurement_stays(cache):
+    cache.add(*PROBLEM, {(1,): GOOD})
+    cache.add(*PROBLEM, {(1,): Measurement(0.9), (2,): Measurement(0.8)})
+    assert cache.find(*PROBLEM, [(1,), (2,)]) == {(1,): GOOD, (2,): Measurement(0.8)}
+
+
+@pytest.mark.parametrize("other", [("other", "evaluator", 1.0), ("space", "other", 1.0), ("space", "evaluator", 0.5)])
+def test_nothing_is_taken_for_a_measurement_of_another_problem(cache, other):
+    cache.add(*PROBLEM, {(1,): GOOD})
+    assert cache.find(*other, [(1,)]) == {}
+    cache.add(*other, {(1,): Measurement(0.9)})
+    assert cache.find(*PROBLEM, [(1,)]) == {(1,): GOOD}
+    assert len(cache) == 2
+
+
+@pytest.mark.parametrize(
+    "error", ["timeout: the training took more than 1 s", "out of memory: 3 GiB", "ValueError: no"]
+)
+def test_what_may_end_otherwise_is_not_kept(cache, error):
+    cache.add(*PROBLEM, {(1,): Measurement(None, error=error)})
+    assert len(cache) == 0
+
+
+def test_an_empty_batch(cache):
+    cache.add(*PROBLEM, {})
+    assert cache.find(*PROBLEM, []) == {}
+
+
+def test_in_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Cache(":memory:") as cache:
+        cache.add(*PROBLEM, {(1,): GOOD})
+        assert cache.find(*PROBLEM, [(1,)]) == {(1,): GOOD}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_write_one_file_lose_nothing(tmp_path):
+    path = tmp_path / "cache.db"
+    command = [sys.executable, "-c", WRITER, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen([*command, str(writer)], **pipes) for writer in range(4)]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:  # all at once, the making of the file included
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate()
+    assert [writer.returncode for writer in writers] == [0] * 4
+    with Cache(path) as cache:
+        own = [(writer, k) for writer in range(4) for k in range(50)]
+        shared = [(9, k) for k in range(50)]
+        found = cache.find(*PROBLEM, own + shared)
+        assert len(cache) == len(found) == 250
+    assert all(found[design].val_accuracy == design[0] / 10 for design in own)
+    assert {found[design].val_accuracy for design in shared} <= {0.0, 0.1, 0.2, 0.3}
+
+
+def refused(path):
+    with pytest.raises(InputError) as refusal:
+        Cache(path)
+    assert "\n" not in str(refusal.value)
+    assert str(path) in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    path = tmp_path / "cache.db"
+    path.write_text("these are my notes, please keep them" * 100)
+    assert "not a database" in refused(path)
+    assert path.read_text().startswith("these are my notes")
+
+
+def test_the_database_of_another_program(tmp_path):
+    path = tmp_path / "cache.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE customers (name TEXT)")
+    database.close()
+    assert "another program" in refused(path)
+
+
+def test_a_newer_one(tmp_path):
+    path = tmp_path / "cache.db"
+    Cache(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version=2")
+    database.close()
+    assert "newer nasenv" in refused(path)
+
+
+def test_a_folder_in_its_place(tmp_path):
+    assert "--cache none" in refused(tmp_path)
+
+
+def test_a_file_where_a_folder_has_to_be(tmp_path):
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file" / "cache.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_one_that_may_only_be_read_is_refused_before_anything_is_trained(tmp_path):
+    path = tmp_path / "cache.db"
+    Cache(path).close()
+    path.chmod(0o444)
+    refused(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"curve": []}', '{"val_accuracy": 2, "curve": []}'])
+def test_a_damaged_measurement(tmp_path, text):
+    with Cache(tmp_path / "cache.db") as cache:
+        cache.add(*PROBLEM, {(1,): GOOD})
+        cache._db.execute("UPDATE measurements SET measurement=?", (text,))
+        with pytest.raises(InputError, match="give another file with --cache"):
+            cache.find(*PROBLEM, [(1,)])
