@@ -52,9 +52,8 @@ class Cache:
     def _prepare(self) -> None:
         self._use_wal()
         self._db.execute("PRAGMA synchronous=NORMAL")
-        if self._version() != _SCHEMA:
-            with self._transaction():  # one process makes the table, and the others find it whole
-                self._make_table()
+        with self._transaction():  # one process makes the table; a file that may only be read is refused here
+            self._make_table()
 
     def _use_wal(self) -> None:
         """Switch to WAL. SQLite waits for other processes wherever it may, but not here, so this does."""
