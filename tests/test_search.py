@@ -445,7 +445,6 @@ def test_replay_of_another_proposal_is_one_clear_error(tmp_path):
         pytest.raises(InputError, match=r"evaluation 3 was .*, now it is .*give another run_dir") as refusal,
     ):
         search.run()
-        assert search.replayed >= 1
     assert not isinstance(refusal.value, AgentError)
     assert "\n" not in str(refusal.value)
     assert SPACE.to_text(DESIGNS[9]) in str(refusal.value)
