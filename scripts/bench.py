@@ -14,6 +14,7 @@ import torch
 
 from nasenv import InputError
 
+_QUIET = 0.5  # load, the mean of the last minute
 _PACKAGES = ("nasenv", "torch", "numpy", "stable_baselines3", "gymnasium")
 
 
@@ -31,6 +32,8 @@ def run(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace],
             arguments.json.write_text("")  # a path that cannot be written is told now, not after minutes
         described = setting()
         print(*(f"{name}: {value}" for name, value in described.items()), sep="\n", flush=True)
+        if os.getloadavg()[0] > _QUIET:
+            print("warning: the machine is not idle; other work slows loops of several threads most", flush=True)
         figures = measure(arguments)
     except (InputError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

@@ -417,7 +417,7 @@ def run_again(which, folder, **options):
     return evaluator
 
 
-@pytest.mark.parametrize("k", [0, 1, 18, 39, 40])
+@pytest.mark.parametrize("k", [1, 18, 40])
 def test_replay_ends_with_the_same_journal(whole, k, tmp_path):
     which, folder = whole
     lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)

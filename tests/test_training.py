@@ -1,173 +1,392 @@
+import copy
+import importlib
+import json
 import os
+import signal
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from nasenv.datasets import load_dataset
+from nasenv.agents import RandomSearch
+from nasenv.cache import Cache
+from nasenv.datasets import Split, load_dataset
 from nasenv.errors import InputError
-from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_cycle
+from nasenv.evaluators import workers
+from nasenv.evaluators.training import TrainingEvaluator, count
+from nasenv.fitting import accuracy
+from nasenv.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.spaces.choice_space import ChoiceSpace
 
 DIGITS = load_dataset("digits")
+SPACE = ChainCNN(max_layers=2, widths=(8,))
+DESIGNS = SPACE.sample(3, np.random.default_rng(3))
+
+USERS_SPACE = """
+import os, sys, time
+import torch
+from torch import nn
+from nasenv.spaces.space import Decision, SearchSpace
+
+KINDS = ("linear", "raises", "nan", "slow", "exits", "shapeless", "memory", "dropout", "dies", "hangs")
 
 
-def build(input_shape, num_classes, what):
-    if what == "raises":
-        raise RuntimeError("two\nlines")
-    if what == "dies":
-        os._exit(3)
-    if what == "sleeps":
-        time.sleep(1.5)
-    linear = nn.Linear(int(np.prod(input_shape)), num_classes)
-    if what == "nan":
-        nn.init.constant_(linear.weight, float("nan"))
-    return nn.Sequential(nn.Flatten(), linear)
+class Sleepy(nn.Module):
+    def forward(self, x):
+        time.sleep(0.3)
+        return x
 
 
-def faulty():
-    return ChoiceSpace({"what": ("works", "raises", "nan", "dies", "sleeps")}, build=build)
+class Moody(SearchSpace):
+    def __init__(self):
+        super().__init__([Decision("kind", KINDS)], (1, 8, 8), 10)
+
+    def build(self, architecture):
+        kind = KINDS[architecture[0]]
+        network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5 if kind == "dropout" else 0.0), nn.Linear(64, 10))
+        if kind == "raises":
+            raise KeyError("two\\nlines")
+        if kind == "nan":
+            network[2].weight.data.fill_(torch.nan)
+        if kind == "slow":
+            return nn.Sequential(Sleepy(), network)
+        if kind == "exits":
+            sys.exit(3)
+        if kind == "shapeless":
+            return nn.Flatten()
+        if kind == "memory":
+            raise MemoryError("no more")
+        if kind == "dies":
+            os._exit(7)
+        if kind == "hangs":
+            time.sleep(60)
+        return network
+"""
+REASONS = {
+    "raises": "KeyError: 'two",
+    "nan": "diverged: the training loss is nan in epoch 1 of 1",
+    "slow": "timeout: the training took more than 2 s",
+    "exits": "SystemExit: 3",
+    "shapeless": "ValueError: optimizer got",
+    "memory": "out of memory: no more",
+    "dies": "the worker process ended with exit code 7",
+    "hangs": "timeout: the worker hung and was ended",
+}
 
 
-def test_a_network_that_fails_costs_its_own_evaluation_only():
-    with TrainingEvaluator(faulty(), DIGITS, epochs=1, workers=2) as evaluator:
-        works, raises, nan, dies, again = evaluator.evaluate([(0,), (1,), (2,), (3,), (0,)])
-        after = evaluator.evaluate([(0,)])
-    assert raises.error == "RuntimeError: two lines"
-    assert nan.error.startswith("diverged")
-    assert "exit code" in dies.error
-    assert works.val_accuracy == again.val_accuracy == after[0].val_accuracy > 0.5
+@pytest.fixture(scope="module")
+def moody(tmp_path_factory):
+    """A user's module of a space whose networks go wrong in every way; importable in workers too."""
+    folder = tmp_path_factory.mktemp("users")
+    (folder / "moody_space.py").write_text(USERS_SPACE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield importlib.import_module("moody_space")
 
 
-def test_a_training_that_takes_too_long_is_a_failed_measurement():
-    evaluator = TrainingEvaluator(faulty(), DIGITS, epochs=50, workers=0, timeout_seconds=1e-4)
-    (measurement,) = evaluator.evaluate([(0,)])
-    assert measurement.error.startswith("timeout")
-    assert not measurement.repeatable
+@pytest.fixture(scope="module")
+def in_process():
+    return TrainingEvaluator(SPACE, DIGITS, epochs=1, final_epochs=2, workers=0, device="cpu")
 
 
-def test_measurements_depend_on_neither_processes_nor_order_nor_the_global_state():
-    space = ChainCNN()
-    designs = space.sample(4, np.random.default_rng(5))
-    state = torch.random.get_rng_state()
-    alone = TrainingEvaluator(space, DIGITS, epochs=1, workers=0)
-    here = alone.evaluate(designs)
-    assert torch.equal(state, torch.random.get_rng_state())
-    with TrainingEvaluator(space, DIGITS, epochs=1, workers=2) as evaluator:
-        there = evaluator.evaluate(designs[::-1])[::-1]
-    assert [replace(m, train_seconds=0.0) for m in here] == [replace(m, train_seconds=0.0) for m in there]
-    other = TrainingEvaluator(space, DIGITS, epochs=1, workers=0, seed=1).evaluate(designs)
-    assert [m.curve for m in other] != [m.curve for m in here]
+@pytest.fixture(scope="module")
+def pooled():
+    evaluator = TrainingEvaluator(SPACE, DIGITS, epochs=1, final_epochs=2, workers=2, device="cpu")
+    yield evaluator
+    evaluator.close()
 
 
-def test_params_and_flops_are_counted():
-    space = ChainCNN()
-    (measurement,) = TrainingEvaluator(space, DIGITS, epochs=1).evaluate([space.from_text("conv3x8")])
-    assert measurement.metrics["params"] == 9 * 8 + 2 * 8 + 8 * 10 + 10
+def timeless(measurements):
+    return [replace(m, train_seconds=0.0) for m in measurements]
+
+
+# What a measurement is
+
+
+def test_measurements_repeat_and_depend_neither_on_order_nor_on_process(in_process, pooled):
+    first = in_process.evaluate(DESIGNS)
+    assert all(m.error is None and m.train_seconds > 0 and len(m.curve) == 1 for m in first)
+    assert timeless(in_process.evaluate(DESIGNS[::-1])[::-1]) == timeless(first)
+    assert timeless(pooled.evaluate(DESIGNS)) == timeless(first)
+    assert timeless(in_process.evaluate(DESIGNS[1:2])) == timeless(first[1:2])
+
+
+def test_it_learns(in_process):
+    (measurement,) = TrainingEvaluator(SPACE, DIGITS, epochs=5, workers=0, device="cpu").evaluate(
+        [SPACE.from_text("conv3x8|max_pool3")]
+    )
+    assert measurement.val_accuracy > 0.2  # guessing is 0.1, with a standard error of 0.018
+    assert measurement.curve[-1] < measurement.curve[0]
+
+
+def test_parameters_and_flops_by_hand():
+    space = ChainCNN(max_layers=1, widths=(8,))
+    evaluator = TrainingEvaluator(space, DIGITS, epochs=1, workers=0, device="cpu")
+    (measurement,) = evaluator.evaluate([space.from_text("conv3x8")])
+    model = space.build(space.from_text("conv3x8"))
+    bias = 0 if next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).bias is None else 8
+    assert measurement.metrics["params"] == 9 * 8 + bias + 2 * 8 + 8 * 10 + 10
     assert measurement.metrics["flops"] == 2 * (64 * 9 * 8 + 8 * 10)
 
 
-def test_the_final_test_trains_on_training_and_validation_data_and_is_scored_on_test():
-    space = ChainCNN()
-    design = space.reference()
-    swapped = replace(DIGITS, test=replace(DIGITS.test, labels=(DIGITS.test.labels + 1) % 10))
-    evaluator = TrainingEvaluator(space, swapped, epochs=1, final_epochs=4, workers=0)
-    ((first, second),) = evaluator.test([design], [0, 1])
-    ((confirmed,),) = evaluator.confirm([design], [0])
-    assert first.test_accuracy < 0.3 < confirmed.val_accuracy  # the labels of test are wrong, the others right
-    assert len(first.curve) == 4
-    assert first.curve != second.curve
-    assert accuracy(first.model, swapped.test) == first.test_accuracy
+def test_count_of_a_linear_network():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+    assert count(model, (3, 2, 2), torch.device("cpu")) == {"params": 65, "flops": 120}
+
+
+def test_seed_and_fidelity_change_it(in_process):
+    other = TrainingEvaluator(SPACE, DIGITS, epochs=1, workers=0, device="cpu", seed=1)
+    assert timeless(other.evaluate(DESIGNS)) != timeless(in_process.evaluate(DESIGNS))
+    four = TrainingEvaluator(SPACE, DIGITS, epochs=4, workers=0, device="cpu")
+    for fidelity, epochs in ((0.5, 2), (0.01, 1), (1.0, 4)):
+        (measurement,) = four.evaluate(DESIGNS[:1], fidelity)
+        assert (len(measurement.curve), measurement.fidelity) == (epochs, fidelity)
+
+
+def test_nothing_global_is_changed(in_process):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.manual_seed(11)
+    np.random.seed(11)  # noqa: NPY002, the global state is what is looked at
+    before = torch.get_rng_state(), copy.deepcopy(np.random.get_state()[1])  # noqa: NPY002
+    try:
+        in_process.evaluate(DESIGNS[:1])
+        in_process.confirm(DESIGNS[:1], [0])
+        in_process.test(DESIGNS[:1], [0])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    torch.manual_seed(12)
+    assert timeless(in_process.evaluate(DESIGNS[:1])) == timeless(in_process.evaluate(DESIGNS[:1]))
+
+
+# The end of a search
+
+
+def test_confirm_answers_each_design_and_seed(in_process, pooled):
+    measured = in_process.confirm(DESIGNS[:2], [0, 5])
+    assert [len(row) for row in measured] == [2, 2]
+    assert all(len(m.curve) == 2 for row in measured for m in row)
+    assert measured[0][0].curve != measured[0][1].curve
+    assert [timeless(row) for row in pooled.confirm(DESIGNS[:2], [0, 5])] == [timeless(row) for row in measured]
+    assert timeless(in_process.confirm(DESIGNS[1:2], [5])[0]) == timeless(measured[1][1:])
+    assert in_process.confirm([], [0]) == []
+
+
+def test_test_gives_the_network_whose_accuracy_it_says(in_process, pooled):
+    for evaluator in (in_process, pooled):
+        ((first, second), (third, _)) = evaluator.test(DESIGNS[:2], [0, 1])
+        for result in (first, second, third):
+            assert result.error is None
+            assert accuracy(result.model, DIGITS.test) == pytest.approx(
+                result.test_accuracy, abs=1.5 / len(DIGITS.test)
+            )
+            assert not result.model.training
+            assert result.metrics.keys() == {"params", "flops"}
+        assert first.curve != second.curve
+
+
+def test_which_data_are_used_for_what():
+    """Labels of one split are made useless: only what uses the split may notice."""
+    rng = torch.Generator().manual_seed(0)
+
+    def spoilt(name):
+        split = getattr(DIGITS, name)
+        labels = split.labels[torch.randperm(len(split), generator=rng)]
+        return replace(DIGITS, **{name: Split(split.images, labels)})
+
+    def measured(data):
+        evaluator = TrainingEvaluator(SPACE, data, epochs=1, final_epochs=1, workers=0, device="cpu")
+        design = DESIGNS[:1]
+        searched, confirmed = evaluator.evaluate(design)[0], evaluator.confirm(design, [0])[0][0]
+        tested = evaluator.test(design, [0])[0][0]
+        return {
+            "search training": searched.curve, "search score": searched.val_accuracy,
+            "confirm training": confirmed.curve, "confirm score": confirmed.val_accuracy,
+            "test training": tested.curve, "test score": tested.test_accuracy,
+        }  # fmt: skip
+
+    plain = measured(DIGITS)
+    changed = {
+        name: {k for k, v in measured(spoilt(name)).items() if v != plain[k]}
+        for name in ("train", "validation", "test")
+    }
+    assert changed["train"] >= {"search training", "confirm training", "test training"}
+    assert {"search score", "confirm score", "test training"} <= changed["validation"]
+    assert not {"search training", "confirm training"} & changed["validation"]
+    assert changed["test"] == {"test score"}
+
+
+# What goes wrong
+
+
+def batch(moody, kinds):
+    return [(moody.KINDS.index(kind),) for kind in kinds]
+
+
+def check_failures(kinds, measurements):
+    for kind, measurement in zip(kinds, measurements, strict=True):
+        if kind in ("linear", "dropout"):
+            assert measurement.error is None
+        else:
+            assert measurement.error.startswith(REASONS[kind])
+            assert measurement.val_accuracy is None
+            assert "\n" not in measurement.error
+
+
+def test_failures_are_measurements_in_this_process(moody):
+    evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, workers=0, device="cpu", timeout_seconds=2)
+    kinds = ["linear", "raises", "nan", "slow", "exits", "shapeless", "memory", "dropout"]
+    check_failures(kinds, evaluator.evaluate(batch(moody, kinds)))
+    (tested,) = evaluator.test(batch(moody, ["raises"]), [0, 1])
+    assert [t.error[:8] for t in tested] == ["KeyError", "KeyError"]
+    assert [t.model for t in tested] == [None, None]
+
+
+def test_a_worker_that_dies_or_hangs_costs_its_own_job_only(moody, monkeypatch):
+    monkeypatch.setattr(workers, "_GRACE_SECONDS", 4)  # a busy machine may need two for a first training
+    evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, workers=2, device="cpu", timeout_seconds=2)
+    kinds = ["linear", "dies", "dropout", "raises", "exits", "hangs", "linear"]
+    try:
+        measurements = evaluator.evaluate(batch(moody, kinds))
+        check_failures(kinds, measurements)
+        again = evaluator.evaluate(batch(moody, ["dropout", "linear"]))
+    finally:
+        evaluator.close()
+    assert timeless(again) == timeless([measurements[2], measurements[0]])
+
+
+def test_a_space_that_workers_cannot_get_is_refused_in_one_line():
+    class Local(ChainCNN):
+        pass
+
+    evaluator = TrainingEvaluator(Local(max_layers=1), DIGITS, epochs=1, workers=1, device="cpu")
+    with pytest.raises(InputError, match="workers=0") as refusal:
+        evaluator.start()
+    assert "\n" not in str(refusal.value)
+
+
+# Fingerprints
+
+
+def test_what_changes_a_measurement_changes_the_fingerprint():
+    def fingerprint(**changes):
+        return TrainingEvaluator(SPACE, **{"dataset": DIGITS, "epochs": 1, "device": "cpu", **changes}).fingerprint()
+
+    other_data = replace(DIGITS, fingerprint="other")
+    matter = [
+        {"epochs": 2}, {"batch_size": 32}, {"optimizer": "sgd"}, {"learning_rate": 0.02}, {"weight_decay": 0.1},
+        {"label_smoothing": 0.1}, {"augment": "crop"}, {"augment": "crop_flip"}, {"seed": 1}, {"dataset": other_data},
+        {"dataset": "digits", "split_seed": 1},
+    ]  # fmt: skip
+    assert len({fingerprint(), *(fingerprint(**change) for change in matter)}) == len(matter) + 1
+    for change in ({"workers": 0}, {"workers": 3}, {"timeout_seconds": 1}, {"final_epochs": 9}, {"dataset": "digits"},
+                   {"epochs": np.int64(1)}, {"learning_rate": np.float64(0.01)}):  # fmt: skip
+        assert fingerprint(**change) == fingerprint()
+
+
+def test_a_subclass_that_measures_otherwise_has_another_fingerprint(in_process):
+    class Halved(TrainingEvaluator):
+        def evaluate(self, architectures, fidelity=1.0):
+            return super().evaluate(architectures, fidelity / 2)
+
+    assert Halved(SPACE, DIGITS, epochs=1, workers=0, device="cpu").fingerprint() != in_process.fingerprint()
+
+
+# What is refused
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [{"epochs": 2}, {"batch_size": 32}, {"optimizer": "sgd"}, {"learning_rate": 0.1}, {"weight_decay": 0.1},
-     {"label_smoothing": 0.1}, {"augment": "crop"}, {"seed": 1}, {"split_seed": 1}],
+    ("bad", "said"),
+    [
+        ({"epochs": 0}, "epochs"), ({"epochs": 1.5}, "epochs"), ({"final_epochs": 0}, "epochs"),
+        ({"batch_size": 1}, "batch_size"), ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"optimizer": "adam"}, "optimizer"), ({"augment": "flip"}, "augment"),
+        ({"timeout_seconds": 0}, "timeout_seconds"), ({"timeout_seconds": float("nan")}, "timeout_seconds"),
+        ({"timeout_seconds": "1"}, "timeout_seconds"),
+        ({"workers": -1}, "workers"), ({"workers": "many"}, "workers"), ({"workers": 1.5}, "workers"),
+        ({"workers": True}, "workers"), ({"device": "tpu"}, "device must be"), ({"device": "cuda:"}, "device must be"),
+        ({"device": "cuda:x"}, "device must be"), ({"device": "cuda:99"}, "CUDA devices here"),
+        ({"device": ""}, "device must be"), ({"device": None}, "device must be"),
+        ({"device": "cpu:1"}, "device must be"),
+        ({"dataset": "digit"}, "digits"), ({"seed": "x"}, "seed"), ({"seed": 1.5}, "seed"),
+    ],
+    ids=str,
 )  # fmt: skip
-def test_the_fingerprint_tells_what_changes_a_measurement(changed):
-    space = ChainCNN()
-    plain = TrainingEvaluator(space).fingerprint()
-    assert TrainingEvaluator(space, workers=0, timeout_seconds=9.0, final_epochs=3).fingerprint() == plain
-    assert TrainingEvaluator(space, **changed).fingerprint() != plain
+def test_bad_settings(bad, said):
+    with pytest.raises(InputError, match=said) as refusal:
+        TrainingEvaluator(SPACE, **{"dataset": DIGITS, "device": "cpu", **bad})
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there():
+    with pytest.raises(InputError, match=r"sees 0 CUDA devices here; give --evaluator\.device cpu"):
+        TrainingEvaluator(SPACE, DIGITS, device="cuda")
+    assert TrainingEvaluator(SPACE, DIGITS, device="auto").device == "cpu"
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
-    [({"device": "gpu"}, "device must be"), ({"device": "cuda:77"}, "CUDA devices here"), ({"workers": -1}, "workers"),
-     ({"epochs": 0}, "epochs"), ({"learning_rate": 0.0}, "learning_rate"), ({"timeout_seconds": 0}, "timeout_seconds"),
-     ({"dataset": "mnist"}, "mnist5k")],
-)  # fmt: skip
-def test_settings_that_cannot_be_used_are_refused(wrong, said):
-    with pytest.raises(InputError, match=said):
-        TrainingEvaluator(ChainCNN(), **wrong)
+    "options", [{"input_shape": (3, 8, 8)}, {"input_shape": (1, 9, 8)}, {"num_classes": 3}], ids=str
+)
+def test_data_that_do_not_fit_the_space(options):
+    with pytest.raises(InputError, match=r"make the space with input_shape=\(1, 8, 8\), num_classes=10"):
+        TrainingEvaluator(ChainCNN(**options), DIGITS, device="cpu")
 
 
-def test_a_space_made_for_other_data_is_refused():
-    with pytest.raises(InputError, match=r"make the space with input_shape=\(1, 8, 8\)"):
-        TrainingEvaluator(ChainCNN(input_shape=(3, 32, 32)), DIGITS)
+# Whole searches
 
 
-def test_one_cycle_rises_in_a_line_and_falls_in_a_cosine():
-    rates = list(one_cycle(100, 2.0))
-    assert len(rates) == 100
-    assert rates[24] == max(rates) == 2.0
-    np.testing.assert_allclose(rates[:25], 2.0 * np.arange(1, 26) / 25)
-    np.testing.assert_allclose(rates[25:], 1 + np.cos(np.pi * np.arange(1, 76) / 75), atol=1e-12)
+def run(folder, evaluator, cache=None):
+    with Search(SPACE, evaluator, RandomSearch(2), Budget(4), seed=2, run_dir=folder, cache=cache) as search:
+        search.run()
+    entries = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()][1:]
+    return [{k: v for k, v in e.items() if k not in ("train_seconds", "seconds")} for e in entries]
 
 
-def test_batch_statistics_are_those_of_the_final_weights():
-    torch.random.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(10))
-    model(DIGITS.train.images[:2])
-    recipe = Recipe(epochs=1, batch_size=len(DIGITS.train))  # one batch is all of the data
-    fit(model, DIGITS.train, recipe, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        activations = model[0](DIGITS.train.images)
-    torch.testing.assert_close(model[1].running_mean, activations.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    assert model[1].momentum == 0.1
+def test_the_same_seed_gives_the_same_journal_with_and_without_workers_and_cache(in_process, pooled, tmp_path):
+    first = run(tmp_path / "first", in_process)
+    assert len(first) == 4
+    assert run(tmp_path / "workers", pooled) == first
+    with Cache(tmp_path / "cache.db") as cache:
+        assert run(tmp_path / "cold", in_process, cache) == first
+        warm = run(tmp_path / "warm", in_process, cache)
+    assert all(entry["cached"] for entry in warm)
+    assert [{**e, "cached": None} for e in warm] == [{**e, "cached": None} for e in first]
 
 
-def test_a_loss_that_is_not_finite_is_said():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(Diverged, match="epoch 1 of 2"), torch.no_grad():
-        model[1].weight.fill_(float("inf"))
-        with torch.enable_grad():
-            fit(model, DIGITS.train, Recipe(epochs=2), torch.Generator().manual_seed(0))
+def test_a_configuration_can_be_written(in_process, pooled):
+    for evaluator in (in_process, pooled):
+        json.dumps(evaluator.config())
 
 
-@pytest.mark.parametrize("augment", ["crop", "crop_flip"])
-def test_augmented_images_are_shifts_and_mirrors(augment):
-    from nasenv.fitting import _Batches
+# Last, since they end the workers
 
-    images, labels = next(iter(_Batches(DIGITS.train, Recipe(1, 64, augment=augment), torch.Generator())))
-    originals = nn.functional.pad(DIGITS.train.images, (1, 1, 1, 1))
-    order = torch.randperm(len(DIGITS.train), generator=torch.Generator())[:64]
-    assert torch.equal(labels, DIGITS.train.labels[order])
-    mirrored = 0
-    for image, row in zip(images, order, strict=True):
-        shifts = [originals[row, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
-        plain = any(torch.equal(image, s) for s in shifts)
-        mirror = any(torch.equal(image, s.flip(2)) for s in shifts)
-        assert plain or (mirror and augment == "crop_flip")
-        mirrored += mirror and not plain
-    assert mirrored > 0 if augment == "crop_flip" else mirrored == 0
+
+def test_a_pool_whose_idle_worker_is_killed_goes_on(pooled):
+    expected = timeless(pooled.evaluate(DESIGNS))
+    os.kill(next(iter(pooled._pool._pool._pool_manager.worker_manager.workers)), signal.SIGKILL)
+    time.sleep(1)
+    measured = pooled.evaluate(DESIGNS)
+    assert timeless(measured) == expected
+
+
+def test_close_twice_and_again(pooled):
+    pooled.close()
+    pooled.close()
+    assert pooled._pool is None
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_on_a_gpu_is_as_accurate_as_on_the_cpu():
     space = ChainCNN()
-    designs = [space.reference()]
-    seeds = range(4)
-    means = [
-        np.mean([TrainingEvaluator(space, DIGITS, device=d, workers=0, seed=s).evaluate(designs)[0].val_accuracy
-                 for s in seeds])
-        for d in ("cpu", "cuda")
-    ]  # fmt: skip
+    means = []
+    for device in ("cpu", "cuda"):
+        made = [TrainingEvaluator(space, DIGITS, device=device, workers=0, seed=s) for s in range(4)]
+        means.append(np.mean([e.evaluate([space.reference()])[0].val_accuracy for e in made]))
     assert abs(means[0] - means[1]) < 0.02

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
@@ -174,11 +176,13 @@ class TrainingEvaluator(Evaluator):
         if final_epochs is None:
             final_epochs = _FINAL_EPOCHS.get(data.name, _FINAL_LENGTH * self.recipe.epochs)
         self.final_recipe = Recipe(**{**asdict(self.recipe), "epochs": final_epochs})
-        self.seed = seed
+        if not isinstance(seed, int | np.integer):
+            raise InputError(f"the evaluator's seed must be an integer, got {seed!r}")
+        self.seed = int(seed)
         self.device = resolve_device(device)
         self.workers = _resolve_workers(workers, self.device)
-        if not timeout_seconds > 0:
-            raise InputError(f"timeout_seconds must be positive, got {timeout_seconds}")
+        if not isinstance(timeout_seconds, int | float | np.number) or not timeout_seconds > 0:
+            raise InputError(f"timeout_seconds must be a positive number, got {timeout_seconds!r}")
         self._trainer = Trainer(space, data, self.device, timeout_seconds)
         self._pool: WorkerPool[Job, Trained] | None = None
 
@@ -242,14 +246,14 @@ def resolve_device(device: str) -> str:
     """Return the device meant by auto, cpu, cuda or cuda:N; raise InputError for one that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    name, _, index = device.partition(":")
-    if name not in ("cpu", "cuda") or (index and not index.isdigit()):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
         raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    name, _, index = str(device).partition(":")
     if name == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give --evaluator.device cpu"
         )
-    return device
+    return str(device)
 
 
 def count(model: torch.nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> dict[str, float]:
@@ -263,9 +267,9 @@ def count(model: torch.nn.Module, input_shape: tuple[int, int, int], device: tor
 def _resolve_workers(workers: int | str, device: str) -> int:
     if workers == "auto":
         return len(os.sched_getaffinity(0)) if device == "cpu" else 0
-    if not isinstance(workers, int) or workers < 0:
+    if isinstance(workers, bool) or not isinstance(workers, int | np.integer) or workers < 0:
         raise InputError(f"workers must be auto or a number from 0, got {workers!r}")
-    return workers
+    return int(workers)
 
 
 def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
