@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ class Episodes:
         step: number of decisions taken.
         mask: (n, C) bool, what is valid next; all of it after the last decision.
         observations: (n, `observation_size`) float32: one-hot of each decision taken, in order (zeros where open),
-            then one-hot of the decision to be taken next (zeros after the last).
+            then one-hot of the decision to be taken next (zeros after the last). Written to in place.
     """
 
     def __init__(self, space: SearchSpace, n: int) -> None:
@@ -56,7 +57,6 @@ class Episodes:
         t = self.step
         chosen = redirected(self.mask, actions)
         self.choices[:, t] = chosen
-        self.observations = self.observations.copy()  # callers keep those of earlier steps
         self.observations[self._rows, self._offsets[t] + chosen] = 1.0
         self.observations[:, self._offsets[-1] + t] = 0.0
         self.step = t + 1
@@ -84,10 +84,10 @@ def single_spaces(space: SearchSpace) -> tuple[spaces.Space[NDArray[np.float32]]
 
 
 def describe(outcome: Outcome) -> dict[str, Any]:
-    """Return what an environment's info says of a finished design."""
+    """Return what an environment's info says of a finished design; an accuracy of nan where its evaluation failed."""
     return {
         "architecture": outcome.architecture,
-        "val_accuracy": outcome.measurement.val_accuracy,
+        "val_accuracy": math.nan if outcome.measurement.val_accuracy is None else outcome.measurement.val_accuracy,
         "error": outcome.measurement.error,
         "evaluation": outcome.evaluation,
         "repeat": outcome.repeat,
@@ -147,7 +147,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Begin a design; nothing about it is random, so a seed changes nothing."""
         super().reset(seed=seed)
         self._episode.restart()
-        return self._episode.observations[0], self._info()
+        return self._episode.observations[0].copy(), self._info()
 
     def step(self, action: np.int64 | int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one decision; the last one evaluates the design."""
@@ -159,11 +159,11 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             (outcome,) = self.search.evaluate(to_architectures(self._episode.choices))
             reward = outcome.reward
             info |= describe(outcome)
-        return self._episode.observations[0], reward, done, False, info
+        return self._episode.observations[0].copy(), reward, done, False, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions are valid now, (C,)."""
-        mask: NDArray[np.bool_] = self._episode.mask[0]
+        mask: NDArray[np.bool_] = self._episode.mask[0].copy()
         return mask
 
     def render(self) -> Any:

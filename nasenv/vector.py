@@ -10,9 +10,10 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from nasenv.env import Episodes, decisions_as_text, describe, make_search, picture, single_spaces
+from nasenv.errors import InputError
 from nasenv.history import Outcome
 from nasenv.search import Search
-from nasenv.spaces.space import SearchSpace, to_architectures
+from nasenv.spaces.space import SearchSpace, is_positive_integer, to_architectures
 
 _Array = NDArray[Any]
 
@@ -21,7 +22,8 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
     """``num_envs`` copies of `ArchitectureEnv` in step: all T decisions are taken together, then all are evaluated.
 
     Spaces and rewards are those of `ArchitectureEnv`, batched. Autoreset is SAME_STEP: the step that ends the episodes
-    returns the first observations of the next ones, and in its info ``final_obs``, (num_envs, ...), and ``final_info``.
+    returns the first observations of the next ones, and in its info ``final_obs``, an array of num_envs observations,
+    and ``final_info``. All is as `gymnasium.vector.SyncVectorEnv` would return it.
 
     Args:
         search: evaluates the designs; its budget ends a step with `BudgetExhausted`.
@@ -30,6 +32,9 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
 
     Attributes:
         outcomes: those of the last designs that were finished, one an environment.
+
+    Raises:
+        InputError: a number of designs that is not positive, or actions that are not one for each.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012, as Gymnasium declares it
@@ -39,13 +44,14 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
     }
 
     def __init__(self, search: Search, num_envs: int, render_mode: str | None = None) -> None:
-        self.search, self.num_envs, self.render_mode = search, num_envs, render_mode
+        if not is_positive_integer(num_envs):
+            raise InputError(f"num_envs must be an integer of 1 or more, got {num_envs!r}")
+        self.search, self.num_envs, self.render_mode = search, int(num_envs), render_mode
         self.single_observation_space, self.single_action_space = single_spaces(search.space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.outcomes: list[Outcome] = []
         self._episodes = Episodes(search.space, num_envs)
-        self._true = np.ones(num_envs, dtype=np.bool_)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -53,24 +59,26 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         """Begin ``num_envs`` designs; nothing about them is random, so a seed changes nothing."""
         super().reset(seed=seed if isinstance(seed, int) else None)
         self._episodes.restart()
-        return self._episodes.observations, self._info()
+        return self._episodes.observations.copy(), self._info()
 
     def step(self, actions: _Array) -> tuple[_Array, _Array, _Array, _Array, dict[str, Any]]:
         """Take one decision for each design; the last one evaluates them all and begins the next ones."""
-        done = self._episodes.take(np.asarray(actions, dtype=np.int64))
-        if not done:
-            zeros = np.zeros(self.num_envs)
-            return self._episodes.observations, zeros, ~self._true, ~self._true, self._info()
-        self.outcomes = self.search.evaluate(to_architectures(self._episodes.choices))
-        final = {"final_obs": self._episodes.observations, "final_info": self._final_info()}
-        self._episodes.restart()
-        info = self._info() | final | {f"_{key}": self._true for key in final}
-        rewards = np.array([o.reward for o in self.outcomes], dtype=np.float64)
-        return self._episodes.observations, rewards, self._true.copy(), ~self._true, info
+        actions = np.asarray(actions, dtype=np.int64)
+        if actions.shape != (self.num_envs,):
+            raise InputError(f"expected {self.num_envs} actions, one a design, got an array of shape {actions.shape}")
+        done = self._episodes.take(actions)
+        rewards, final = np.zeros(self.num_envs), {}
+        if done:
+            self.outcomes = self.search.evaluate(to_architectures(self._episodes.choices))
+            rewards = np.array([o.reward for o in self.outcomes], dtype=np.float64)
+            final = self._final_info()
+            self._episodes.restart()
+        ends = np.full(self.num_envs, done)
+        return self._episodes.observations.copy(), rewards, ends, np.zeros_like(ends), self._info() | final
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions are valid now, (num_envs, C)."""
-        return self._episodes.mask
+        return self._episodes.mask.copy()
 
     def render(self) -> tuple[Any, ...] | None:
         """Return the designs so far, one an environment, as pictures or text."""
@@ -87,15 +95,14 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         self.search.close()
 
     def _info(self) -> dict[str, Any]:
-        return {"action_mask": self._episodes.mask.astype(np.int8), "_action_mask": self._true}
+        return {"action_mask": self._episodes.mask.astype(np.int8), "_action_mask": np.ones(self.num_envs, np.bool_)}
 
     def _final_info(self) -> dict[str, Any]:
-        said = [describe(o) for o in self.outcomes]
         info: dict[str, Any] = {}
-        for key in said[0]:
-            values = np.empty(self.num_envs, dtype=object)
-            values[:] = [s[key] for s in said]
-            info |= {key: values, f"_{key}": self._true}
+        masks = self._episodes.mask.astype(np.int8)
+        for i, outcome in enumerate(self.outcomes):
+            said = {"action_mask": masks[i]} | describe(outcome)
+            info = self._add_info(info, {"final_obs": self._episodes.observations[i], "final_info": said}, i)
         return info
 
 
