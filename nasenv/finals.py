@@ -64,8 +64,10 @@ class Result:
     train_seconds: float
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write it as JSON, whole or not at all: the file says that the run is finished."""
+        unfinished = path.with_name(f"{path.name}.tmp")
+        unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -81,21 +83,22 @@ class Result:
 def conclude(search: Search) -> Result:
     """Choose and test the winner of a finished search, and write it into the run directory, if there is one.
 
-    The best designs by reward (``budget.finalists``) are trained ``budget.final_seeds`` times for the evaluator's
-    final length on the training split; the best mean reward wins. Then the winner, and what it is held against, are
-    trained on training + validation data and tested: test data have no part in any choice.
+    The best designs by reward (``budget.finalists``; of those that are the same network, one) are trained
+    ``budget.final_seeds`` times for the evaluator's final length on the training split; the best mean reward wins. Then
+    the winner, and what it is held against, are trained on training + validation data and tested: test data have no
+    part in any choice.
 
     Raises:
         InputError: no design was measured, or none could be trained to the end.
     """
     evaluator, seeds = search.evaluator, range(search.budget.final_seeds)
-    finalists = [o.architecture for o in search.history.top(search.budget.finalists)]
-    if not finalists:
-        raise InputError(f"no design could be evaluated; the first failed with: {search.history[0].measurement.error}")
-    rivals = _rivals(search)
+    finalists, rivals = _finalists(search), _rivals(search)
     designs = list(dict.fromkeys([*finalists, *rivals.values()]))
     confirmed = dict(zip(designs, evaluator.confirm(designs, seeds), strict=True))
-    winner = max(finalists, key=lambda a: _mean_reward(search, confirmed[a]))
+    trained = [a for a in finalists if any(m.error is None for m in confirmed[a])]
+    if not trained:
+        raise InputError(f"every final training failed, the best design's with: {confirmed[finalists[0]][0].error}")
+    winner = max(trained, key=lambda a: _mean_reward(search, confirmed[a]))
     roles = {"winner": winner, **rivals}
     tested_designs = list(dict.fromkeys(roles.values()))
     tested = dict(zip(tested_designs, evaluator.test(tested_designs, seeds), strict=True))
@@ -132,6 +135,17 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
+def _finalists(search: Search) -> list[Architecture]:
+    """Return the best designs, each as the network that was measured for it, without repeats."""
+    history = search.history
+    ranked = (search.evaluator.representative(o.architecture) for o in history.top(len(history)))
+    finalists = list(dict.fromkeys(ranked))[: search.budget.finalists]
+    if not finalists:
+        first = f"; the first failed with: {history[0].measurement.error}" if len(history) else f": {search.ended}"
+        raise InputError(f"no design could be evaluated{first}")
+    return finalists
+
+
 def _rivals(search: Search) -> dict[str, Architecture]:
     """Return what the winner is held against, by role."""
     rivals: dict[str, Architecture] = {}
@@ -141,7 +155,7 @@ def _rivals(search: Search) -> dict[str, Architecture]:
     early = [o for o in search.history[:_EARLY] if o.measurement.error is None]
     if early:
         rivals[f"best of the first {len(search.history[:_EARLY])}"] = max(early, key=lambda o: o.reward).architecture
-    return rivals
+    return {role: search.evaluator.representative(design) for role, design in rivals.items()}
 
 
 def _mean_reward(search: Search, measurements: Sequence[Measurement]) -> float:

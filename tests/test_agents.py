@@ -12,10 +12,9 @@ from nasenv.evaluators.evaluator import Measurement
 from nasenv.history import Outcome
 from nasenv.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed, HiddenDesign
+from tests.cheap_evaluators import Hashed
 
 SPACE = ChainCNN(max_layers=2)
-HIDDEN = SPACE.from_text("conv5x32|sep_conv5x16+skip")
 SMALL_BUFFER = {"buffer_size": 500, "learning_starts": 20, "exploration_final_eps": 0.5}
 AGENTS = {
     "RandomSearch": lambda: RandomSearch(batch_size=5),
@@ -50,18 +49,6 @@ def test_every_agent_ends_in_a_space_smaller_than_its_budget(name):
     search = Search(space, Hashed(space), AGENTS[name](), Budget(100, repeats_per_evaluation=2))
     search.run()
     assert search.ended.startswith(("all 10 designs", "the agent proposes what it proposed before"))
-
-
-@pytest.mark.parametrize("agent", [PPO, MaskablePPO])
-def test_ppo_does_better_than_random_search(agent):
-    """Mean reward of the last half of 200 evaluations: the lowest of 3 seeds is above the highest of random search."""
-    means = {}
-    for made in (agent(), RandomSearch()):
-        for seed in range(3):
-            search = Search(SPACE, HiddenDesign(SPACE, HIDDEN), made, Budget(200), seed=seed)
-            search.run()
-            means.setdefault(type(made), []).append(np.mean([o.reward for o in search.history[100:]]))
-    assert min(means[agent]) > max(means[RandomSearch])
 
 
 def test_rank_rewards_are_mid_ranks_among_the_distinct_designs():

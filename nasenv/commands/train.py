@@ -22,6 +22,8 @@ from nasenv.objectives import Objective
 from nasenv.search import Budget, Search
 from nasenv.spaces.space import SearchSpace
 
+_LONGEST_DATA = 40  # characters of the data set's name in that of a run
+
 
 def train(
     space: SearchSpace,
@@ -62,14 +64,15 @@ def train(
 
 def run_name(config: Mapping[str, Any]) -> str:
     """Return the name of a run that follows from its configuration, so that the same command finds it again."""
+    data = str(config["evaluator"]["init_args"].get("dataset", config["evaluator"]["class_path"].rpartition(".")[2]))
     parts = [
         config["space"]["class_path"].rpartition(".")[2],
-        str(config["evaluator"]["init_args"].get("dataset", config["evaluator"]["class_path"].rpartition(".")[2])),
+        data.rstrip("/")[-_LONGEST_DATA:],  # the end of a path says most, and a file's name has 255 bytes at most
         config["agent"]["class_path"].rpartition(".")[2],
         f"s{config['seed']}",
         digest(config)[:6],
     ]
-    return re.sub(r"[^\w.-]+", "-", "-".join(parts)).lower()
+    return re.sub(r"[^a-z0-9_.-]+", "-", "-".join(parts).lower())
 
 
 def coverage(space: SearchSpace, budget: Budget) -> str:
