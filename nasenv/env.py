@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nasenv.cache import Cache
-from nasenv.datasets import load_dataset
+from nasenv.datasets import Dataset, load_dataset
+from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.history import Outcome
@@ -52,10 +55,17 @@ class Episodes:
         self.observations[:, self._offsets[-1]] = 1.0
         self.mask = self.space.mask(self.choices[:, :0])
 
-    def take(self, actions: NDArray[np.int64]) -> bool:
-        """Take one decision for each design, (n,), invalid ones redirected; return whether it was the last."""
+    def take(self, actions: ArrayLike) -> bool:
+        """Take one decision for each design, (n,), invalid ones redirected; return whether it was the last.
+
+        Raises:
+            gymnasium.error.ResetNeeded: the last decision has been taken.
+            InputError: not one whole number for each design.
+        """
         t = self.step
-        chosen = redirected(self.mask, actions)
+        if t == self.space.num_decisions:
+            raise gymnasium.error.ResetNeeded("the design is complete; call reset() for the next")
+        chosen = redirected(self.mask, self._checked(actions))
         self.choices[:, t] = chosen
         self.observations[self._rows, self._offsets[t] + chosen] = 1.0
         self.observations[:, self._offsets[-1] + t] = 0.0
@@ -71,6 +81,15 @@ class Episodes:
         """Return the choices taken for design i."""
         return tuple(self.choices[i, : self.step].tolist())
 
+    def _checked(self, actions: ArrayLike) -> NDArray[np.int64]:
+        given = np.asarray(actions)
+        if given.shape != (self.n,) or not np.issubdtype(given.dtype, np.integer):
+            raise InputError(
+                f"expected {self.n} actions, a whole number for each design, "
+                f"got an array of shape {given.shape} and type {given.dtype}"
+            )
+        return given.astype(np.int64)
+
 
 def observation_size(space: SearchSpace) -> int:
     """Return the length of one observation: one for each choice of each decision, and one for each decision."""
@@ -81,6 +100,14 @@ def single_spaces(space: SearchSpace) -> tuple[spaces.Space[NDArray[np.float32]]
     """Return the observation and the action space of one design."""
     box = spaces.Box(0.0, 1.0, (observation_size(space),), np.float32)
     return cast(spaces.Space[NDArray[np.float32]], box), spaces.Discrete(space.max_choices)
+
+
+def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> str | None:
+    """Return the render mode; raise InputError for one that the environment does not have."""
+    known = metadata["render_modes"]
+    if render_mode is not None and render_mode not in known:
+        raise InputError(f"render_mode must be {' or '.join(known)}, or None, got {render_mode!r}")
+    return render_mode
 
 
 def describe(outcome: Outcome) -> dict[str, Any]:
@@ -137,7 +164,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def __init__(self, search: Search, render_mode: str | None = None) -> None:
         self.search = search
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode, self.metadata)
         self.observation_space, self.action_space = single_spaces(search.space)
         self._episode = Episodes(search.space, 1)
 
@@ -151,9 +178,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def step(self, action: np.int64 | int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one decision; the last one evaluates the design."""
-        if self._episode.step == self.search.space.num_decisions:
-            raise gymnasium.error.ResetNeeded("the design is complete; call reset() for the next")
-        done = self._episode.take(np.array([action], dtype=np.int64))
+        done = self._episode.take(np.asarray([action]))
         reward, info = 0.0, self._info()
         if done:
             (outcome,) = self.search.evaluate(to_architectures(self._episode.choices))
@@ -185,7 +210,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 def make_search(
     space: type[SearchSpace] | SearchSpace,
-    dataset: str = "digits",
+    dataset: str | Dataset | None = None,
     evaluator: Evaluator | None = None,
     objective: Objective | None = None,
     budget: Budget | None = None,
@@ -196,24 +221,58 @@ def make_search(
 
     Args:
         space: a space, or the class of one, made for the data set's shape with ``space_options``.
-        dataset: what the default evaluator trains on.
-        evaluator: instead of training on ``dataset``; made for the space given.
+        dataset: what the default evaluator trains on; digits by default.
+        evaluator: instead of training on ``dataset``; it brings the space that it was made for.
         objective: measurement -> reward; validation accuracy by default.
         budget: unlimited by default.
         cache: measurements shared with other searches; this search's own alone by default.
         space_options: such as ``max_layers=4``.
+
+    Raises:
+        InputError: a part of the wrong type, an unknown option, or an argument that another one makes void.
     """
-    if isinstance(space, type):
-        if evaluator is not None:
-            space = evaluator.space
-        else:
-            data = load_dataset(dataset)
-            space = space(input_shape=data.input_shape, num_classes=data.num_classes, **space_options)
+    for kind, part in {Evaluator: evaluator, Objective: objective, Budget: budget, Cache: cache}.items():
+        if part is not None and not isinstance(part, kind):
+            raise InputError(f"{kind.__name__.lower()} must be a nasenv.{kind.__name__}, got {part!r}")
     if evaluator is None:
-        evaluator = TrainingEvaluator(space, dataset)
+        evaluator = _training_evaluator(space, "digits" if dataset is None else dataset, space_options)
+        space = evaluator.space
+    else:
+        void = (["dataset"] if dataset is not None else []) + list(space_options)
+        if void:
+            raise InputError(f"the evaluator brings its data and its space; leave out {', '.join(void)}")
+        if isinstance(space, type):
+            space = _space_of(evaluator, space)
     return Search(space, evaluator, None, budget or Budget(evaluations=None), objective, cache)
 
 
-def make_env(space: type[SearchSpace], render_mode: str | None = None, **parts: Any) -> ArchitectureEnv:
+def make_env(space: type[SearchSpace] | SearchSpace, render_mode: str | None = None, **parts: Any) -> ArchitectureEnv:
     """Return the environment of a registered id; ``parts`` are the arguments of `make_search`."""
     return ArchitectureEnv(make_search(space, **parts), render_mode)
+
+
+def _training_evaluator(
+    space: type[SearchSpace] | SearchSpace, dataset: str | Dataset, options: Mapping[str, Any]
+) -> TrainingEvaluator:
+    if isinstance(space, type):
+        _check_options(space, options)
+        data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+        space = space(input_shape=data.input_shape, num_classes=data.num_classes, **options)
+    elif options:
+        raise InputError(f"the space is made already; leave out {', '.join(options)}")
+    return TrainingEvaluator(space, dataset)
+
+
+def _check_options(space: type[SearchSpace], options: Mapping[str, Any]) -> None:
+    known = [n for f in (space, make_env, make_search) for n in inspect.signature(f).parameters]
+    known = [n for n in known if n not in ("input_shape", "num_classes", "parts", "space_options")]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known) or dict.fromkeys(known)
+            raise InputError(f"{space.__name__} has no option {name!r}; the nearest: {', '.join(near)}")
+
+
+def _space_of(evaluator: Evaluator, space: type[SearchSpace]) -> SearchSpace:
+    if not isinstance(evaluator.space, space):
+        raise InputError(f"the evaluator was made for {type(evaluator.space).__name__}, not for {space.__name__}")
+    return evaluator.space

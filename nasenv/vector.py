@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from nasenv.env import Episodes, decisions_as_text, describe, make_search, picture, single_spaces
+from nasenv.env import Episodes, check_render_mode, decisions_as_text, describe, make_search, picture, single_spaces
 from nasenv.errors import InputError
 from nasenv.history import Outcome
 from nasenv.search import Search
@@ -34,7 +34,8 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         outcomes: those of the last designs that were finished, one an environment.
 
     Raises:
-        InputError: a number of designs that is not positive, or actions that are not one for each.
+        InputError: a number of designs that is not positive, an unknown render mode, or actions that are not one
+            whole number for each.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012, as Gymnasium declares it
@@ -46,7 +47,8 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
     def __init__(self, search: Search, num_envs: int, render_mode: str | None = None) -> None:
         if not is_positive_integer(num_envs):
             raise InputError(f"num_envs must be an integer of 1 or more, got {num_envs!r}")
-        self.search, self.num_envs, self.render_mode = search, int(num_envs), render_mode
+        self.search, self.num_envs = search, int(num_envs)
+        self.render_mode = check_render_mode(render_mode, self.metadata)
         self.single_observation_space, self.single_action_space = single_spaces(search.space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -63,9 +65,6 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
 
     def step(self, actions: _Array) -> tuple[_Array, _Array, _Array, _Array, dict[str, Any]]:
         """Take one decision for each design; the last one evaluates them all and begins the next ones."""
-        actions = np.asarray(actions, dtype=np.int64)
-        if actions.shape != (self.num_envs,):
-            raise InputError(f"expected {self.num_envs} actions, one a design, got an array of shape {actions.shape}")
         done = self._episodes.take(actions)
         rewards, final = np.zeros(self.num_envs), {}
         if done:
@@ -107,7 +106,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
 
 
 def make_vec_env(
-    space: type[SearchSpace], num_envs: int = 1, render_mode: str | None = None, **parts: Any
+    space: type[SearchSpace] | SearchSpace, num_envs: int = 1, render_mode: str | None = None, **parts: Any
 ) -> ArchitectureVectorEnv:
     """Return the vector environment of a registered id; ``parts`` are the arguments of `nasenv.env.make_search`."""
     return ArchitectureVectorEnv(make_search(space, **parts), num_envs, render_mode)

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from bench import at_least, cores, goal, run, shown, spread, table
 
+from nasenv import InputError
+
 GOAL_ACCURACY = 0.95
 GOAL_LEARNT = 0.8  # of the seeds
 GOAL_OVERHEAD = 0.1
@@ -37,7 +39,11 @@ class Run:
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         started = time.perf_counter()
         with (folder.with_suffix(".log")).open("w") as log:
-            subprocess.run([sys.executable, _COMMAND, *words, *extra], cwd=folder.parent, stdout=log, check=True)
+            done = subprocess.run(
+                [sys.executable, _COMMAND, *words, *extra], cwd=folder.parent, stdout=log, check=False
+            )
+        if done.returncode:
+            raise InputError(f"the run {folder.name} ended with exit code {done.returncode}; its reason is above")
         self.whole_seconds = time.perf_counter() - started
         _, *lines = (folder / "journal.jsonl").read_text().splitlines()
         self.journal: list[dict[str, Any]] = [json.loads(line) for line in lines]

@@ -118,7 +118,7 @@ def _become_worker(work: Callable[[Any], Any], parent: int) -> None:
         if os.getppid() != parent:  # it was gone before the call
             os._exit(1)
     torch.set_num_threads(1)
-    torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports for seconds, which would be the first job's
+    torch.optim.SGD([torch.zeros(1)])  # imports for seconds, which the first job would have to wait for
 
 
 def _work(job: Any) -> Any:
