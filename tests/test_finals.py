@@ -221,7 +221,7 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"winner": {}, "others": []}', '{"winner": 3, "others": []}'])
 def test_a_damaged_result_is_one_line(tmp_path, text):
     (tmp_path / RESULT).write_text(text)
-    with pytest.raises(InputError, match="is damaged .* delete it"):
+    with pytest.raises(InputError, match=r"is damaged .* delete it"):
         Result.read(tmp_path / RESULT)
 
 
