@@ -6,6 +6,7 @@ import pytest
 
 from nasenv.agents import PPO, Agent, MaskablePPO, RandomSearch
 from nasenv.cache import Cache
+from nasenv.commands.cli import main
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.objectives import Accuracy, AccuracyWithinCost
@@ -538,3 +539,58 @@ def test_measurements_are_taken_from_the_journal_and_not_made_again(tmp_path):
         search.run()
     assert trained(evaluator) == [DESIGNS[2]]
     assert [o.measurement for o in agent.answers[0]] == [Hashed(SPACE).measure(d) for d in (a, b)]
+
+
+# nasenv train, run again
+
+OPTIONS = (
+    "--agent RandomSearch --space.max_layers 2 --space.widths [4] --evaluator.dataset digits --evaluator.epochs 1 "
+    "--evaluator.final_epochs 1 --evaluator.workers 0 --evaluator.device cpu --budget.evaluations 4 "
+    "--budget.finalists 1 --budget.final_seeds 1 --cache none --run_dir run"
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", *OPTIONS.split()]) == 0
+    return folder / "run"
+
+
+def contents(folder):
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_finished_run_shows_its_result_without_working(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished.parent)
+    before = contents(finished)
+    monkeypatch.setattr("nasenv.evaluators.training.fit", lambda *_: pytest.fail("it trains"))
+    assert main(["train", *OPTIONS.split()]) == 0
+    out = capsys.readouterr().out
+    assert "run is finished; this is its result" in out
+    assert f"{json.loads((finished / 'result.json').read_text())['test_accuracy']:.4f}" in out
+    assert contents(finished) == before
+
+
+def test_a_finished_run_of_another_configuration_is_refused(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished.parent)
+    before = contents(finished)
+    assert main(["train", *OPTIONS.split(), "--seed", "5"]) == 2
+    err = capsys.readouterr().err
+    assert "belongs to another configuration: seed is 0 there, 5 here" in err
+    assert err.count("\n") == 1
+    assert contents(finished) == before
+
+
+def test_a_run_interrupted_at_its_end_comes_to_the_same_result(finished, monkeypatch, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *OPTIONS.split()]) == 0
+    assert "holds 4 evaluations" in capsys.readouterr().out
+    again, first = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "run", finished))
+    assert again == first
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
