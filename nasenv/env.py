@@ -85,7 +85,7 @@ class Episodes:
         given = np.asarray(actions)
         if given.shape != (self.n,) or not np.issubdtype(given.dtype, np.integer):
             raise InputError(
-                f"expected {self.n} actions, a whole number for each design, "
+                f"expected whole numbers, one for each of {self.n} designs, "
                 f"got an array of shape {given.shape} and type {given.dtype}"
             )
         return given.astype(np.int64)
@@ -254,6 +254,8 @@ def make_env(space: type[SearchSpace] | SearchSpace, render_mode: str | None = N
 def _training_evaluator(
     space: type[SearchSpace] | SearchSpace, dataset: str | Dataset, options: Mapping[str, Any]
 ) -> TrainingEvaluator:
+    if not isinstance(dataset, str | Dataset):
+        raise InputError(f"dataset must be a name, such as digits or npz:FILE, or a nasenv.Dataset, got {dataset!r}")
     if isinstance(space, type):
         _check_options(space, options)
         data = load_dataset(dataset) if isinstance(dataset, str) else dataset

@@ -14,7 +14,7 @@ from torch import nn
 
 import nasenv
 from nasenv.env import ArchitectureEnv
-from nasenv.errors import BudgetExhausted
+from nasenv.errors import BudgetExhausted, InputError
 from nasenv.objectives import AccuracyWithinCost
 from nasenv.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -144,6 +144,37 @@ def test_data_set_and_space_options_are_passed_on(tmp_path):
     assert space.num_decisions == ChainCNN(input_shape=(3, 6, 6), num_classes=3, max_layers=2).num_decisions
 
 
+def test_space_made_already_and_data_in_memory_replace_the_defaults():
+    space = NASBench201(channels=4, cells=1, input_shape=(1, 8, 8), num_classes=10)
+    env = gymnasium.make("nasenv/NASBench201-v0", space=space, dataset=nasenv.load_dataset("digits"))
+    assert env.unwrapped.search.space is space
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_layer": 2}, "no option 'max_layer'; the nearest: max_layers"),
+        ({"evaluater": 2}, "no option 'evaluater'; the nearest: evaluator"),
+        ({"dataset": "digit"}, "did you mean digits"),
+        ({"dataset": 3}, "dataset must be a name"),
+        ({"budget": 200}, "budget must be a nasenv.Budget, got 200"),
+        ({"evaluator": Hashed}, "evaluator must be a nasenv.Evaluator"),
+        ({"evaluator": Hashed(ChainCNN()), "max_layers": 2}, "leave out max_layers"),
+        ({"evaluator": Hashed(ChainCNN()), "dataset": "digits"}, "leave out dataset"),
+        ({"evaluator": Hashed(NASBench201())}, "made for NASBench201, not for ChainCNN"),
+        ({"space": ChainCNN(max_layers=2), "evaluator": Hashed(ChainCNN())}, "made for another space"),
+        ({"space": ChainCNN(), "max_layers": 2}, "leave out max_layers"),
+        ({"render_mode": "human"}, "render_mode must be ansi or rgb_array, or None, got 'human'"),
+    ],
+)
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+def test_keyword_argument_that_cannot_be_followed_is_one_line(make, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        make("nasenv/ChainCNN-v0", **options)
+    assert "\n" not in str(caught.value)
+
+
 # An episode
 
 
@@ -209,6 +240,14 @@ def test_actions_outside_the_action_space_are_redirected():
     assert PAIRS.check(info["architecture"])
 
 
+@pytest.mark.parametrize("action", [1.5, True, "1", None, [0], np.array([0])])
+def test_action_is_one_whole_number(action):
+    env = env_of(pairs())
+    env.reset()
+    with pytest.raises(InputError, match="whole numbers, one for each of 1 designs"):
+        env.step(action)
+
+
 def test_step_after_the_end_wants_a_reset():
     env = env_of(pairs())
     env.reset()
@@ -230,6 +269,8 @@ def test_budget_ends_a_step():
     env.step(1)
     env.step(1)
     with pytest.raises(BudgetExhausted, match="budget of 1 evaluations"):
+        env.step(1)
+    with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(1)
     assert len(env.search.history) == 1
 

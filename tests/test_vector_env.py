@@ -127,6 +127,22 @@ def test_budget_ends_a_step():
     with pytest.raises(BudgetExhausted, match="budget of 4 evaluations"):
         env.step(rng.integers(0, SPACE.max_choices, N))
     assert len(env.search.history) == 4
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(np.zeros(N, dtype=np.int64))
+
+
+def test_wrapper_of_gymnasium_counts_episodes():
+    env = gymnasium.wrappers.vector.RecordEpisodeStatistics(ArchitectureVectorEnv(search(), N))
+    env.reset()
+    rng = np.random.default_rng(0)
+    paid = []
+    for _ in range(2):
+        for _ in range(SPACE.num_decisions):
+            _, rewards, _, _, info = env.step(rng.integers(0, SPACE.max_choices, N))
+        np.testing.assert_array_equal(info["episode"]["r"], rewards)
+        np.testing.assert_array_equal(info["episode"]["l"], [SPACE.num_decisions] * N)
+        paid += rewards.tolist()
+    assert list(env.return_queue) == paid
 
 
 @pytest.mark.parametrize("num_envs", [0, -1, 1.5, "3"])
@@ -138,10 +154,9 @@ def test_number_of_designs_is_checked(num_envs):
 def test_number_of_actions_is_checked():
     env = ArchitectureVectorEnv(search(), N)
     env.reset()
-    with pytest.raises(InputError, match=r"3 actions"):
-        env.step(np.zeros(N + 1, dtype=np.int64))
-    with pytest.raises(InputError, match=r"3 actions"):
-        env.step(np.zeros((N, 1), dtype=np.int64))
+    for wrong in (np.zeros(N + 1, dtype=np.int64), np.zeros((N, 1), dtype=np.int64), np.zeros(N), 0):
+        with pytest.raises(InputError, match="one for each of 3 designs"):
+            env.step(wrong)
 
 
 def test_make_vec_gives_one_evaluation_for_all():
@@ -163,9 +178,7 @@ def test_frames_have_one_size():
 
 
 def test_make_vec_can_make_plain_copies():
-    env = gymnasium.make_vec(
-        "nasenv/ChainCNN-v0", num_envs=2, vectorization_mode="sync", evaluator=Hashed(SPACE), max_layers=2
-    )
+    env = gymnasium.make_vec("nasenv/ChainCNN-v0", num_envs=2, vectorization_mode="sync", evaluator=Hashed(SPACE))
     assert isinstance(env.unwrapped, SyncVectorEnv)
     env.reset()
     total = sum(env.step(np.array([1, 1]))[1] for _ in range(SPACE.num_decisions))
