@@ -10,7 +10,7 @@ from nasenv.configuration import Configurable
 from nasenv.errors import AgentError, InputError
 from nasenv.history import Outcome
 from nasenv.search import Search
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
 
 
 class Agent(Configurable):
@@ -34,8 +34,11 @@ class Agent(Configurable):
     """
 
     def __init__(self, batch_size: int = 16) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size must be 1 or more, got {batch_size}")
+        if not is_positive_integer(batch_size):
+            name = type(self).__name__
+            raise InputError(
+                f"{name}: the number of designs at a time must be an integer of 1 or more, got {batch_size!r}"
+            )
         self.batch_size = batch_size
 
     def run(self, search: Search) -> None:

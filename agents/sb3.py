@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -69,6 +70,9 @@ class StableBaselines(Agent):
         reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
         repeat_penalty: what a design that was proposed before is paid less.
 
+    Raises:
+        InputError: settings that the algorithm does not take, or a reward that is neither rank nor raw.
+
     References: Raffin et al. 2021, https://jmlr.org/papers/v22/20-1364.html
     """
 
@@ -82,6 +86,12 @@ class StableBaselines(Agent):
         repeat_penalty: float = 1.0,
     ) -> None:
         super().__init__(batch_size=num_envs)
+        if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
+            raise InputError(f"algorithm must be a class of Stable-Baselines3 or sb3-contrib, got {algorithm!r}")
+        if reward not in ("rank", "raw"):
+            raise InputError(f"reward must be rank or raw, got {reward!r}")
+        if not 0.0 <= repeat_penalty < math.inf:
+            raise InputError(f"repeat_penalty must be a number of 0 or more, got {repeat_penalty!r}")
         self.algorithm, self.policy, self.settings = algorithm, policy, settings or {}
         self.reward, self.repeat_penalty = reward, repeat_penalty
 
@@ -106,8 +116,10 @@ class StableBaselines(Agent):
         settings = self.settings_for(search)
         try:
             return self.algorithm(self.policy, env, seed=search.seed, device="cpu", **settings)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{self.algorithm.__name__} cannot be made with {settings}: {error}") from error
+        except (AssertionError, TypeError, ValueError) as error:  # Stable-Baselines3 asserts what it was given
+            raise InputError(
+                f"{self.algorithm.__name__} cannot be made with {settings}: {' '.join(str(error).split())}"
+            ) from error
 
 
 class PPO(StableBaselines):
