@@ -47,14 +47,15 @@ def train(
         run_dir: folder for everything that the run leaves; by default under runs, named after the configuration.
         cache: file of measurements shared by searches; none for no cache.
     """
-    console = Console()
+    console = Console(markup=False, highlight=False)  # a folder's or choice's name in brackets is no markup
     with contextlib.ExitStack() as stack:
         store = None if cache == "none" else stack.enter_context(Cache(cache))
         plan = Search(space, evaluator, agent, budget, objective, None, seed)
         folder = Path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.config())
         if (folder / RESULT).exists():
             Journal(folder / "journal.jsonl", plan.identity()).close()  # refuses the result of another configuration
-            console.print(f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run.")
+            said = f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run."
+            console.print(said, soft_wrap=True)
             result = Result.read(folder / RESULT)
         else:
             search = stack.enter_context(Search(space, evaluator, agent, budget, objective, store, seed, folder))
@@ -93,14 +94,16 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
 
 
 def _run(search: Search, console: Console) -> Result:
-    console.print(coverage(search.space, search.budget), highlight=False, soft_wrap=True)
+    console.print(coverage(search.space, search.budget), soft_wrap=True)
     if search.replayed:
-        console.print(f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations")
+        said = f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations"
+        console.print(said, soft_wrap=True)
     search.prepare()
     with SearchProgress(console, search.budget.evaluations) as progress:
         search.listeners.append(progress)
         search.run()
-    console.print(f"{search.ended}; {search.seconds:.0f} s, {search.history.cached} evaluations from the cache")
+    said = f"{search.ended}; {search.seconds:.0f} s, {search.history.cached} evaluations from the cache"
+    console.print(said, soft_wrap=True)
     finalists = min(search.budget.finalists, len(search.history))
     with console.status(f"training the {finalists} best again, for longer, and testing the winner"):
         return conclude(search)
@@ -119,4 +122,4 @@ def _show(result: Result, folder: Path, console: Console) -> None:
         f"classify new images:  nasenv predict {folder} npz:FILE",
         f"look at the search:   tensorboard --logdir {folder.parent}",
     ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)
