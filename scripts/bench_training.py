@@ -13,8 +13,8 @@ the mix.
 Speed: pairs of (plain, ours) on the same designs, the order changing from pair to pair; the ratio is taken within
 pairs. The plain loop on one thread runs beside them: networks as small as these may be faster so, and torch's threads
 wait by spinning, so that any other work on the machine slows two of them many times. Ours is the whole of
-``TrainingEvaluator.evaluate``: also batch normalisation's statistics taken again, FLOPs
-counted, and the way to the workers and back.
+``TrainingEvaluator.evaluate``: also batch normalisation's statistics taken again, FLOPs counted, and the way to the
+workers and back.
 
 Accuracy: both are scored on validation data, with the same number of seeds.
 """
@@ -285,7 +285,7 @@ def _ablation(contest: Contest, designs: Sequence[Architecture], rounds: Sequenc
             rates[name].append(len(designs) / (time.perf_counter() - started))
             accuracies[name].append(accuracy)
     first = np.array(rates[next(iter(steps))])
-    figures = [
+    figures: list[dict[str, Any]] = [
         {"step": name, "rate": spread(rates[name]), "times_plain": spread(rates[name] / first),
          "accuracy": float(np.mean(accuracies[name]))}
         for name in steps
