@@ -6,6 +6,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,15 @@ def test_other_commands_name_what_exists():
         elif program.startswith("scripts/"):
             assert (ROOT / program).stat().st_mode & 0o100, line
         else:
-            assert program in ("pip", "tensorboard", "git"), line
+            assert program in ("pip", "tensorboard"), line
+
+
+def test_installation_names_what_exists():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (line,) = [line for line in COMMAND_LINES if line.startswith("pip install")]
+    assert {extra for listed in re.findall(r"\[(.+?)\]", line) for extra in listed.split(",")} <= extras.keys()
+    for file in re.findall(r"/path/to/nasenv/(\S+)", line):
+        assert (ROOT / file).exists()
 
 
 @pytest.mark.parametrize("kind", ["space", "evaluator", "agent", "objective"])
@@ -154,7 +163,8 @@ def test_general_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]):
     for command in COMMANDS:
         assert exit_code([command, "--help"]) == 0
     known = set(re.findall(r"--([\w.]+)", capsys.readouterr().out)) | {"logdir"}
-    named = {o for o in re.findall(r"--([\w.]+)", README) if not re.match(r"(space|evaluator|agent|objective)\.", o)}
+    text = re.sub(r"^pip .*$", "", README, flags=re.MULTILINE)
+    named = {o for o in re.findall(r"--([\w.]+)", text) if not re.match(r"(space|evaluator|agent|objective)\.", o)}
     assert named - known == set()
 
 
