@@ -98,10 +98,8 @@ def test_every_agent_ends_in_a_space_smaller_than_its_budget(name):
 @pytest.mark.parametrize("agent", [PPO, MaskablePPO])
 def test_ppo_does_better_than_random_search(agent):
     """Each of 2 seeds' mean reward is above random search's by 4 standard errors of a mean of its evaluations."""
-    random, *ours = (
-        run_on_hidden_design(made, seed)
-        for made, seed in ((RandomSearch(), 0), (agent(), 0), (agent(), 1), (agent(), 2))
-    )
+    random = run_on_hidden_design(RandomSearch(), 0)
+    ours = [run_on_hidden_design(agent(), seed) for seed in range(2)]
     for rewards in ours:
         assert rewards.mean() - random.mean() > 4 * np.sqrt(rewards.var() / rewards.size + random.var() / random.size)
 

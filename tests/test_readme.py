@@ -84,8 +84,8 @@ def exit_code(words: list[str]) -> int:
 
 def test_quick_start(quick_start: str, folder: Path):
     text, accuracy = quick_start.split()
-    assert nasenv.ChainCNN(max_layers=4).from_text(text)
-    assert 0.0 <= float(accuracy) <= 1.0
+    assert nasenv.ChainCNN().from_text(text)
+    assert 0.8 < float(accuracy) <= 1.0
     assert (folder / "runs/quick/result.json").exists()
 
 
