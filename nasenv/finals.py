@@ -179,7 +179,7 @@ def _write(search: Search, result: Result, exported: TestResult, confirmed: Sequ
     record.choice_shares(space, search.history)
     record.figure("architecture", figure)
     record.text("result", "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    record.text("architecture", result.winner.text)
+    record.text("winner", result.winner.text)
     for seed, measurement in enumerate(confirmed):
         record.curve(f"winner/train_loss_seed_{seed}", measurement.curve)
     if exported.model is not None:
