@@ -17,7 +17,7 @@ ORDER = [
 BASES = {  # what the other files of a folder may import of it
     "spaces": {"space"},
     "sources": {"source"},
-    "evaluators": {"evaluator", "workers"},
+    "evaluators": {"evaluator", "cost", "workers"},
     "agents": {"agent"},
     "commands": {"parser", "arguments", "progress"},
     "scripts": set(),

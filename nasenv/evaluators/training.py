@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasenv.configuration import digest
 from nasenv.datasets import Dataset, load_dataset
 from nasenv.errors import InputError
+from nasenv.evaluators.cost import TrainingCost
 from nasenv.evaluators.evaluator import DIVERGED, Evaluator, Measurement, TestResult
 from nasenv.evaluators.workers import WorkerPool
 from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_thread, seeded
@@ -186,6 +187,7 @@ class TrainingEvaluator(Evaluator):
         if not isinstance(timeout_seconds, int | float | np.number) or not timeout_seconds > 0:
             raise InputError(f"timeout_seconds must be a positive number, got {timeout_seconds!r}")
         self._trainer = Trainer(space, data, self.device, timeout_seconds)
+        self._cost = TrainingCost(space)
         self._pool: WorkerPool[Job, Trained] | None = None
 
     def fingerprint(self) -> str:
@@ -230,7 +232,13 @@ class TrainingEvaluator(Evaluator):
             self.start()
         if self._pool is None:
             return [self._trainer.run(job) for job in jobs]
-        return self._pool.map(jobs, lambda reason, seconds: Trained(None, reason, seconds, {}))
+        order = self._cost.longest_first([job.architecture for job in jobs])
+        trained = self._pool.map([jobs[i] for i in order], lambda reason, seconds: Trained(None, reason, seconds, {}))
+        done = dict(zip(order, trained, strict=True))
+        for i, job in enumerate(jobs):
+            if done[i].error is None:
+                self._cost.add(job.architecture, done[i].train_seconds / job.recipe.epochs)
+        return [done[i] for i in range(len(jobs))]
 
     def _seed(self, architecture: Architecture, purpose: str, seed: int = 0) -> int:
         return int(digest([self.seed, architecture, purpose, seed]), 16) % 2**63
