@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from nasenv.datasets import Dataset, normalised
@@ -80,7 +80,7 @@ def save_model(
     directory.mkdir(parents=True, exist_ok=True)
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     with _replacing(directory / WEIGHTS) as path:
-        save_file({name: tensor.detach().clone() for name, tensor in model.state_dict().items()}, path)
+        path.write_bytes(save({name: tensor.detach().clone() for name, tensor in model.state_dict().items()}))
     description = {
         "format": FORMAT,
         "nasenv": version("nasenv"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,8 +108,10 @@ def _run(search: Search, console: Console) -> Result:
     said = f"{search.ended}; {search.seconds:.0f} s, {search.history.cached} evaluations from the cache"
     console.print(said, soft_wrap=True)
     finalists = min(search.budget.finalists, len(search.history))
-    with console.status(f"training the {finalists} best again, for longer, and testing the winner"):
-        return conclude(search)
+    times = search.budget.final_seeds
+    said = f"training the {finalists} best again, {times} times each and for longer, and testing the winner ..."
+    console.print(said, soft_wrap=True)
+    return conclude(search)
 
 
 def _show(result: Result, folder: Path, console: Console) -> None:
@@ -119,7 +124,13 @@ def _show(result: Result, folder: Path, console: Console) -> None:
         f"winner: {result.winner.text}",
         f"test accuracy of the exported network: {result.test_accuracy:.4f}",
         f"everything is in {folder}: model/, architecture.png, result.json, journal.jsonl",
-        f"classify new images:  nasenv predict {folder} npz:FILE",
-        f"look at the search:   tensorboard --logdir {folder.parent}",
+        f"classify new images:  {_program('nasenv')} predict {folder} npz:FILE",
+        f"look at the search:   {_program('tensorboard')} --logdir {folder.parent}",
     ]
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def _program(name: str) -> str:
+    """Return what to type for a program of this environment: its path where the shell does not find it by its name."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
