@@ -23,6 +23,7 @@ from nasenv.errors import InputError
 from nasenv.fitting import one_thread
 from nasenv.history import Outcome
 from nasenv.search import Search
+from nasenv.spaces.space import is_positive_integer
 from nasenv.vector import ArchitectureVectorEnv
 
 _Shaping = Callable[[Sequence[Outcome]], NDArray[np.float64]]
@@ -155,6 +156,10 @@ class PPO(StableBaselines):
         reward: Literal["rank", "raw"] = "rank",
         repeat_penalty: float = 1.0,
     ) -> None:
+        if not is_positive_integer(n_epochs) or not 0.0 < learning_rate < math.inf:
+            raise InputError(
+                f"n_epochs must be 1 or more and learning_rate positive, got {n_epochs!r} and {learning_rate!r}"
+            )
         settings = {
             "learning_rate": learning_rate,
             "n_epochs": n_epochs,

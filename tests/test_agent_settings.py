@@ -51,3 +51,9 @@ def test_settings_that_an_algorithm_does_not_take_are_said_in_one_line(settings)
     with pytest.raises(InputError, match=r"^PPO cannot be made with .*: .*$") as caught:
         search_of(StableBaselines(stable_baselines3.PPO, settings=settings, num_envs=1), evaluations=5)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"n_epochs": -1}, {"n_epochs": 0}, {"learning_rate": 0.0}])
+def test_ppo_that_could_not_learn_is_refused(wrong):
+    with pytest.raises(InputError, match="n_epochs must be 1 or more and learning_rate positive"):
+        PPO(**wrong)
