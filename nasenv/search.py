@@ -47,6 +47,10 @@ class Budget:
 
     Args:
         evaluations: distinct designs that may be evaluated; None is no limit.
+        charged_seconds: training time that may be charged: what each distinct design's training took, also where a
+            cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
+        charge_repeats: whether a design proposed again is charged again, as an evaluation and in seconds, as the
+            protocols of most tabular benchmarks do; else repeats are free.
         repeats_per_evaluation: proposals of designs seen before are free, but after so many for each evaluation of
             the budget the agent is taken to have collapsed onto a few designs, and the search ends.
         finalists: number of best designs that are trained again, for longer, to choose the winner.
@@ -54,6 +58,8 @@ class Budget:
     """
 
     evaluations: int | None = 200
+    charged_seconds: float | None = None
+    charge_repeats: bool = False
     repeats_per_evaluation: int = 50
     finalists: int = 10
     final_seeds: int = 3

@@ -103,9 +103,11 @@ class Evaluator(Configurable, ABC):
 
     Attributes:
         dataset: the data that it trains on; None where it does not train.
+        trains: whether a measurement costs a training; where it does not (a table, say) asking again is free.
     """
 
     dataset: Dataset | None = None
+    trains: bool = True
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -129,6 +131,10 @@ class Evaluator(Configurable, ABC):
     def representative(self, architecture: Architecture) -> Architecture:
         """Return the design that is measured for this one, and by which the cache goes: the canonical one."""
         return self.space.canonical(architecture)
+
+    def all_measurements(self) -> Sequence[Measurement] | None:
+        """Return the measurements of all designs of the space where they are known without training, else None."""
+        return None
 
     def start(self) -> None:
         """Get ready (start workers, say), so that the first evaluation takes no longer than the others."""
