@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 import gymnasium
 
+from nasenv.budget import Budget
 from nasenv.cache import Cache
 from nasenv.datasets import Dataset, Split, load_dataset
 from nasenv.env import ArchitectureEnv
@@ -14,10 +15,12 @@ from nasenv.export import Exported, load_model, predict
 from nasenv.finals import Contender, Result, conclude
 from nasenv.history import History, Outcome
 from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
-from nasenv.search import Budget, Search
+from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
+from nasenv.spaces.nas_bench_graph import NASBenchGraph
+from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.spaces.space import Architecture, Decision, SearchSpace
 from nasenv.vector import ArchitectureVectorEnv
 
@@ -44,6 +47,8 @@ __all__ = [
     "InputError",
     "Measurement",
     "NASBench201",
+    "NASBenchGraph",
+    "NASBenchMacro",
     "Objective",
     "Outcome",
     "Result",
@@ -58,7 +63,7 @@ __all__ = [
     "predict",
 ]
 
-for _space in (ChainCNN, NASBench201):
+for _space in (ChainCNN, NASBench201, NASBenchMacro):
     gymnasium.register(
         f"nasenv/{_space.__name__}-v0",
         entry_point="nasenv.env:make_env",

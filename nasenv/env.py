@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -13,14 +12,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from nasenv.budget import Budget
 from nasenv.cache import Cache
 from nasenv.datasets import Dataset, load_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.history import Outcome
+from nasenv.history import Answers
 from nasenv.objectives import Objective
-from nasenv.search import Budget, Search
+from nasenv.search import Search
 from nasenv.spaces.space import SearchSpace, redirected, to_architectures
 
 _FRAME_INCHES = (6.0, 6.0)  # of every picture, so that the frames of an episode make a film
@@ -51,7 +51,7 @@ class Episodes:
         """Begin n new designs."""
         self.step = 0
         self.choices = np.zeros((self.n, self.space.num_decisions), dtype=np.int64)
-        self.observations = np.zeros((self.n, observation_size(self.space)), dtype=np.float32)
+        self.observations = np.zeros((self.n, self._offsets[-1] + self.space.num_decisions), dtype=np.float32)
         self.observations[:, self._offsets[-1]] = 1.0
         self.mask = self.space.mask(self.choices[:, :0])
 
@@ -110,14 +110,18 @@ def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> s
     return render_mode
 
 
-def describe(outcome: Outcome) -> dict[str, Any]:
-    """Return what an environment's info says of a finished design; an accuracy of nan where its evaluation failed."""
+def describe(answers: Answers) -> dict[str, NDArray[Any]]:
+    """Return what an environment's info says of n finished designs, by key, each (n,).
+
+    An accuracy is nan where the evaluation failed.
+    """
+    n = len(answers)
     return {
-        "architecture": outcome.architecture,
-        "val_accuracy": math.nan if outcome.measurement.val_accuracy is None else outcome.measurement.val_accuracy,
-        "error": outcome.measurement.error,
-        "evaluation": outcome.evaluation,
-        "repeat": outcome.repeat,
+        "architecture": np.fromiter(answers.architectures, dtype=object, count=n),
+        "val_accuracy": answers.val_accuracies,
+        "error": np.fromiter(answers.errors, dtype=object, count=n),
+        "evaluation": answers.evaluations,
+        "repeat": answers.repeats,
     }
 
 
@@ -181,9 +185,9 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         done = self._episode.take(np.asarray([action]))
         reward, info = 0.0, self._info()
         if done:
-            (outcome,) = self.search.evaluate(to_architectures(self._episode.choices))
-            reward = outcome.reward
-            info |= describe(outcome)
+            answers = self.search.evaluate(to_architectures(self._episode.choices))
+            reward = float(answers.rewards[0])
+            info |= {key: value.tolist()[0] for key, value in describe(answers).items()}
         return self._episode.observations[0].copy(), reward, done, False, info
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.spaces.space import Architecture
@@ -21,7 +25,7 @@ class Outcome:
         reward: the objective's view of the measurement.
         evaluation: number, from 1, of the distinct evaluation that measured this design in this search.
         proposal: number, from 1, of the proposal answered; repeats count.
-        repeat: whether this search had been answered on this very design before; a repeat costs no budget.
+        repeat: whether this search had been answered on this very design before.
         cached: whether the measurement was known (from the cache, or from an equivalent design) and cost nothing.
     """
 
@@ -34,32 +38,104 @@ class Outcome:
     cached: bool = False
 
 
+class Finding(NamedTuple):
+    """What was found out about a design that is new to the search: measurement, its reward, whether it was free."""
+
+    measurement: Measurement
+    reward: float
+    cached: bool = False
+
+
 class History(Sequence[Outcome]):
-    """The distinct evaluations of a search, in order, and how often it was asked."""
+    """The distinct evaluations of a search, in order, and how often it was asked.
+
+    It is kept in columns, and an `Outcome` is made when it is asked for: on a table, an agent's thousands of
+    proposals a second would else be spent on making objects.
+    """
 
     def __init__(self) -> None:
         self.proposals = 0  # all that were answered, repeats among them
         self.train_seconds = 0.0  # paid by this search: cached measurements cost nothing
+        self.charged_seconds = 0.0  # what the budget counts: cached measurements too, repeats where they are charged
         self.cached = 0  # distinct evaluations that cost nothing
-        self._outcomes: list[Outcome] = []
-        self._by_architecture: dict[Architecture, Outcome] = {}
-        self._best: Outcome | None = None
+        self._index: dict[Architecture, int] = {}
+        self._architectures: list[Architecture] = []
+        self._findings: list[Finding] = []
+        self._proposals: list[int] = []
+        self._best: int | None = None
 
-    def add(self, outcome: Outcome) -> None:
-        """Take in an answer; a repeat is counted and not kept."""
-        self.proposals += 1
-        if outcome.repeat:
-            return
-        self._outcomes.append(outcome)
-        self._by_architecture[outcome.architecture] = outcome
-        self.cached += outcome.cached
-        self.train_seconds += 0.0 if outcome.cached else outcome.measurement.train_seconds
-        if outcome.measurement.error is None and (self._best is None or outcome.reward > self._best.reward):
-            self._best = outcome
+    def take(
+        self,
+        designs: Sequence[Architecture],
+        found: Mapping[Architecture, Finding],
+        charge_repeats: bool = False,
+        hear: Callable[[Outcome], None] | None = None,
+    ) -> Answers:
+        """Take in n proposals and return the answers to them.
+
+        Args:
+            designs: the proposals, in order.
+            found: what is known of those among them that are new.
+            charge_repeats: whether proposals of known designs are charged again.
+            hear: told of each answer when it has been taken in, before the next is.
+        """
+        first = self.proposals + 1
+        indices: list[int | None] = [self._index.get(design) for design in designs]
+        if hear is None and not charge_repeats and None not in indices:
+            self.proposals += len(designs)
+            return Answers(self, indices, first, [True] * len(designs))
+        repeats = []
+        for i, design in enumerate(designs):
+            self.proposals += 1
+            index = self._index.get(design)
+            repeats.append(index is not None)
+            if index is None:
+                index = self._add(design, found[design])
+            elif charge_repeats:
+                self.charged_seconds += self._findings[index].measurement.train_seconds
+            indices[i] = index
+            if hear is not None:
+                hear(self.outcome(index, self.proposals, repeats[-1]))
+        return Answers(self, indices, first, repeats)
+
+    def _add(self, design: Architecture, finding: Finding) -> int:
+        index = self._index[design] = len(self._findings)
+        self._architectures.append(design)
+        self._findings.append(finding)
+        self._proposals.append(self.proposals)
+        measurement, reward, cached = finding
+        self.charged_seconds += measurement.train_seconds
+        if cached:
+            self.cached += 1
+        else:
+            self.train_seconds += measurement.train_seconds
+        if measurement.error is None and (self._best is None or reward > self._findings[self._best].reward):
+            self._best = index
+        return index
+
+    def outcome(self, index: int, proposal: int | None = None, repeat: bool = False) -> Outcome:
+        """Return the answer on evaluation ``index``, from 0, to its first proposal or a later one."""
+        measurement, reward, cached = self._findings[index]
+        number = self._proposals[index] if proposal is None else proposal
+        return Outcome(self._architectures[index], measurement, reward, index + 1, number, repeat, cached)
+
+    def findings(self, indices: Sequence[int]) -> list[Finding]:
+        """Return what was found by the evaluations of these indices, from 0."""
+        return [self._findings[i] for i in indices]
 
     def find(self, architecture: Architecture) -> Outcome | None:
         """Return the first answer on this design, None where it has not been proposed."""
-        return self._by_architecture.get(architecture)
+        index = self._index.get(architecture)
+        return None if index is None else self.outcome(index)
+
+    def knows(self, architecture: Architecture) -> bool:
+        """Return whether this design has been proposed."""
+        return architecture in self._index
+
+    @property
+    def architectures(self) -> Sequence[Architecture]:
+        """The distinct designs evaluated, in order; not to be changed."""
+        return self._architectures
 
     @property
     def repeats(self) -> int:
@@ -69,27 +145,88 @@ class History(Sequence[Outcome]):
     @property
     def best(self) -> Outcome | None:
         """The outcome with the highest reward, the earliest among equals; None before the first success."""
-        return self._best
+        return None if self._best is None else self.outcome(self._best)
 
     def top(self, k: int) -> list[Outcome]:
         """Return the k successful outcomes with the highest rewards, best first, the earlier among equals."""
-        measured = (o for o in self._outcomes if o.measurement.error is None)
-        return heapq.nsmallest(k, measured, key=lambda o: (-o.reward, o.evaluation))
+        measured = (i for i, finding in enumerate(self._findings) if finding.measurement.error is None)
+        return [self.outcome(i) for i in heapq.nsmallest(k, measured, key=lambda i: (-self._findings[i].reward, i))]
 
     def mean_reward(self, last: int) -> float:
         """Return the mean reward of the last so many distinct evaluations, of fewer where there are fewer."""
-        recent = self._outcomes[-last:]
-        return sum(o.reward for o in recent) / len(recent)
+        recent = self._findings[-last:]
+        return sum(finding.reward for finding in recent) / len(recent)
 
     @overload
     def __getitem__(self, index: int) -> Outcome: ...
     @overload
     def __getitem__(self, index: slice) -> list[Outcome]: ...
     def __getitem__(self, index: int | slice) -> Outcome | list[Outcome]:
-        return self._outcomes[index]
+        numbers = range(len(self))[index]
+        return self.outcome(numbers) if isinstance(numbers, int) else [self.outcome(i) for i in numbers]
 
     def __len__(self) -> int:
-        return len(self._outcomes)
+        return len(self._findings)
 
     def __iter__(self) -> Iterator[Outcome]:
-        return iter(self._outcomes)
+        return (self.outcome(i) for i in range(len(self)))
+
+
+class Answers(Sequence[Outcome]):
+    """The answers to n proposals, in order: a sequence of `Outcome`, and the same in arrays.
+
+    Args:
+        history: holds what was measured.
+        indices: of the evaluations that the proposals led to, n of them, from 0.
+        first: number of the first proposal.
+        repeats: whether each had been proposed before.
+    """
+
+    def __init__(self, history: History, indices: Sequence[int | None], first: int, repeats: Sequence[bool]) -> None:
+        self._history, self._first, self._repeats = history, first, repeats
+        self._indices: list[int] = [i for i in indices if i is not None]
+        self._findings = history.findings(self._indices)
+
+    @property
+    def architectures(self) -> list[Architecture]:
+        """The n designs proposed."""
+        return [self._history.architectures[i] for i in self._indices]
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """(n,)."""
+        return np.array([finding.reward for finding in self._findings], dtype=np.float64)
+
+    @property
+    def val_accuracies(self) -> NDArray[np.float64]:
+        """(n,), in [0, 1], nan where the evaluation failed."""
+        values = [finding.measurement.val_accuracy for finding in self._findings]
+        return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+
+    @property
+    def errors(self) -> list[str | None]:
+        """The n reasons of failed evaluations, None for those that did not fail."""
+        return [finding.measurement.error for finding in self._findings]
+
+    @property
+    def evaluations(self) -> NDArray[np.int64]:
+        """(n,), numbers, from 1, of the distinct evaluations."""
+        return np.array(self._indices, dtype=np.int64) + 1
+
+    @property
+    def repeats(self) -> NDArray[np.bool_]:
+        """(n,), whether each design had been proposed before."""
+        return np.array(self._repeats, dtype=np.bool_)
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Outcome]: ...
+    def __getitem__(self, index: int | slice) -> Outcome | list[Outcome]:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, int):
+            return self._history.outcome(self._indices[numbers], self._first + numbers, self._repeats[numbers])
+        return [self[i] for i in numbers]
+
+    def __len__(self) -> int:
+        return len(self._indices)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import operator
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from nasenv.budget import Budget, integer
 from nasenv.cache import Cache
 from nasenv.configuration import without_derived
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement
-from nasenv.history import History, Outcome
-from nasenv.journal import Journal, read_measurement
+from nasenv.history import Answers, Finding, History, Outcome
+from nasenv.journal import Journal
 from nasenv.objectives import Accuracy, Objective
+from nasenv.replay import Replay
 from nasenv.spaces.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
@@ -41,35 +43,6 @@ class Runs(Protocol):
         """Return how the agent was made."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """When a search is over, and what is spent on its end.
-
-    Args:
-        evaluations: distinct designs that may be evaluated; None is no limit.
-        charged_seconds: training time that may be charged: what each distinct design's training took, also where a
-            cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
-        charge_repeats: whether a design proposed again is charged again, as an evaluation and in seconds, as the
-            protocols of most tabular benchmarks do; else repeats are free.
-        repeats_per_evaluation: proposals of designs seen before are free, but after so many for each evaluation of
-            the budget the agent is taken to have collapsed onto a few designs, and the search ends.
-        finalists: number of best designs that are trained again, for longer, to choose the winner.
-        final_seeds: number of times that each of them is.
-    """
-
-    evaluations: int | None = 200
-    charged_seconds: float | None = None
-    charge_repeats: bool = False
-    repeats_per_evaluation: int = 50
-    finalists: int = 10
-    final_seeds: int = 3
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value is not None or name != "evaluations":
-                object.__setattr__(self, name, _integer(f"budget.{name}", value, least=1))
-
-
 class Search:
     """One run of one agent on one problem.
 
@@ -87,9 +60,11 @@ class Search:
         seed: seeds the agent; 0 or more.
         run_dir: folder for configuration, journal and TensorBoard; None writes nothing.
         listeners: called as ``listener(search, outcome)`` on every answer, repeats too.
+        start: designs that ``run`` evaluates before the agent proposes its first; the agent finds them in ``history``.
 
     Raises:
-        InputError: a run directory of another configuration, in use, damaged, or not writable.
+        InputError: a start that is no design of the space; a run directory of another configuration, in use, damaged,
+            or not writable.
     """
 
     def __init__(
@@ -103,16 +78,18 @@ class Search:
         seed: int = 0,
         run_dir: str | Path | None = None,
         listeners: Iterable[Listener] = (),
+        start: Sequence[Architecture] = (),
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
             raise InputError("the evaluator was made for another space than the search's; make it with this one")
-        self.space, self.agent, self.seed = space, agent, _integer("seed", seed, least=0)
+        self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
         self.budget = budget or Budget()
         self.objective = objective or Accuracy()
         self.history = History()
         self.ended: str | None = None  # why the search is over; None while it is not
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.listeners = list(listeners)
+        self.start = space.check_all(start)
         self._evaluator, self._cache = evaluator, cache
         self._known: dict[Architecture, Measurement] = {}  # by representative
         self._problem = (space.fingerprint(), evaluator.fingerprint(), _FIDELITY)
@@ -121,7 +98,7 @@ class Search:
         self._started: float | None = None
         self._journal: Journal | None = None
         self._record: Record | None = None
-        self._replay: deque[Mapping[str, Any]] = deque()
+        self._replay = Replay((), space, self.objective, None)
         if self.run_dir is not None:
             self._open(self.run_dir)
 
@@ -134,7 +111,7 @@ class Search:
         except OSError as error:
             raise InputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from error
         self._journal = Journal(run_dir / "journal.jsonl", self.identity())
-        self._replay.extend(self._journal.entries)
+        self._replay = Replay(self._journal.entries, self.space, self.objective, run_dir)
         text = yaml.safe_dump(without_derived(config), sort_keys=False)
         try:
             (run_dir / "config.yaml").write_text(text, encoding="utf-8")
@@ -147,6 +124,7 @@ class Search:
     def config(self) -> dict[str, Any]:
         """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
         agent = {"agent": self.agent.config()} if self.agent is not None else {}
+        start = {"start_from": [self.space.to_text(design) for design in self.start]} if self.start else {}
         return {
             "space": self.space.config(),
             "evaluator": self._evaluator.config(),
@@ -154,6 +132,7 @@ class Search:
             "objective": self.objective.config(),
             "budget": asdict(self.budget),
             "seed": self.seed,
+            **start,
         }
 
     def identity(self) -> dict[str, Any]:
@@ -171,7 +150,7 @@ class Search:
     @property
     def remaining(self) -> int | None:
         """Number of evaluations left in the budget; None where there is no limit."""
-        return None if self.budget.evaluations is None else self.budget.evaluations - len(self.history)
+        return self.budget.remaining(self.history)
 
     @property
     def replayed(self) -> int:
@@ -192,6 +171,8 @@ class Search:
             raise InputError("this search has no agent to run; give it one, or call evaluate")
         name = type(self.agent).__name__
         try:
+            if self.start:
+                self.evaluate(self.start)
             self.agent.run(self)
         except BudgetExhausted:
             pass
@@ -208,14 +189,14 @@ class Search:
         if self.ended is None:
             self.ended = f"agent {name} stopped by itself"
 
-    def evaluate(self, architectures: Sequence[Architecture]) -> list[Outcome]:
+    def evaluate(self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]) -> Answers:
         """Measure, reward and record designs, and return the outcomes in their order.
 
-        A design that this search has seen before costs nothing and is a repeat. Where the budget does not reach for
-        all, those before the first that does not fit are still measured and recorded.
+        A design that this search has seen before is a repeat, free unless the budget says otherwise. Where the budget
+        does not reach for all, those before the first that does not fit are still measured and recorded.
 
         Args:
-            architectures: n valid designs of the space.
+            architectures: n valid designs of the space: a sequence of tuples, or an integer array (n, T).
 
         Raises:
             BudgetExhausted: the search is over.
@@ -224,11 +205,20 @@ class Search:
         designs = self._checked(architectures)
         try:
             self._end_if_over()
-            measured = self._measure(self._affordable(designs))
-            outcomes = self._take(designs, measured)
-            if len(outcomes) < len(designs):
+            if self._started is None:
+                self._started = time.monotonic()
+            payable = self._within_evaluations(designs)
+            new = self._new(payable)
+            replayed = self._replayed(new)
+            measured: dict[Architecture, Finding] = {}
+            within = self._within_seconds(payable, replayed)
+            if within is None:
+                measured = self._measured(new[len(replayed) :])
+                within = self._within_seconds(payable, {**replayed, **measured})
+            answers = self._take(within or payable, replayed, measured)
+            if len(answers) < len(designs):
                 self._end_if_over()
-            return outcomes
+            return answers
         except BudgetExhausted:
             raise
         except Exception as error:  # ours, not the agent's, though it passes through the agent
@@ -258,48 +248,73 @@ class Search:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _checked(self, architectures: Sequence[Architecture]) -> list[Architecture]:
-        if not isinstance(architectures, Sequence) or not len(architectures):
+    def _checked(self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]) -> list[Architecture]:
+        """Return the designs as tuples of ints, those that are new to the search checked."""
+        if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
             raise AgentError(f"proposed {architectures!r:.80}, expected one or more designs of the space")
-        known = self.history.find
+        designs = architectures.tolist() if isinstance(architectures, np.ndarray) else architectures
         try:
-            return [a if type(a) is tuple and known(a) else self.space.check(a) for a in architectures]
+            given = [tuple(design) for design in designs]
+            new = [design for design in given if not self.history.knows(design)]
+            checked = dict(zip(new, self.space.check_all(new), strict=True))
+            return [checked.get(design, design) for design in given]
         except InputError as error:
             raise AgentError(f"proposed a design that is not one of the space: {error}") from error
         except (TypeError, ValueError) as error:
             raise AgentError(f"proposed something that is not a design: {error}") from error
 
-    def _affordable(self, designs: Sequence[Architecture]) -> list[Architecture]:
-        """Return the distinct designs not seen before, in order, as far as the budget reaches."""
-        fresh = dict.fromkeys(d for d in designs if self.history.find(d) is None)
-        return list(fresh)[: self.remaining]
-
     def _end_if_over(self) -> None:
-        budget, history = self.budget, self.history
         if self.ended is None:
-            if self.remaining is not None and self.remaining <= 0:
-                self.ended = f"the budget of {budget.evaluations} evaluations is used up"
-            elif len(history) == self._space_size:
-                self.ended = f"all {self._space_size} designs of the space are evaluated"
-            elif history.repeats >= budget.repeats_per_evaluation * (budget.evaluations or max(1, len(history))):
-                self.ended = (
-                    f"the agent proposes what it proposed before: {history.repeats} repeats beside "
-                    f"{len(history)} distinct evaluations; its policy has collapsed"
-                )
+            self.ended = self.budget.spent(self.history)
+        if self.ended is None and len(self.history) == self._space_size:
+            self.ended = f"all {self._space_size} designs of the space are evaluated"
         if self.ended is not None:
             raise BudgetExhausted(self.ended)
 
-    def _measure(self, designs: Sequence[Architecture]) -> dict[Architecture, tuple[Measurement, bool, bool]]:
-        """Return (measurement, cached, replayed) of each design: from the journal, what is known, or the evaluator."""
-        if self._started is None:
-            self._started = time.monotonic()
-        found: dict[Architecture, tuple[Measurement, bool, bool]] = {}
-        for design in designs[: len(self._replay)]:
-            entry = self._replayed_entry(design)
-            measurement = self._replayed_measurement(entry)
-            found[design] = (measurement, bool(entry["cached"]), True)
-            self._known[self._evaluator.representative(design)] = measurement
-        representatives = {d: self._evaluator.representative(d) for d in designs if d not in found}
+    def _within_evaluations(self, designs: list[Architecture]) -> list[Architecture]:
+        """Return the designs before the first for which the budget has no evaluation left."""
+        left = self.remaining
+        if left is None:
+            return designs
+        if self.budget.charge_repeats:
+            return designs[:left]
+        beyond = self._new(designs)[left:]
+        return designs[: designs.index(beyond[0])] if beyond else designs
+
+    def _within_seconds(
+        self, designs: list[Architecture], found: Mapping[Architecture, Finding]
+    ) -> list[Architecture] | None:
+        """Return the designs up to and with the one that uses the charged seconds up; None where none of them does."""
+        limit, charged = self.budget.charged_seconds, self.history.charged_seconds
+        if limit is None:
+            return None
+        new = set(self._new(designs))
+        for number, design in enumerate(designs, 1):
+            if design in new:
+                if design not in found:
+                    return None
+                charged += found[design].measurement.train_seconds
+                new.discard(design)
+            elif self.budget.charge_repeats:
+                seen = found[design] if design in found else self.history.find(design)
+                charged += seen.measurement.train_seconds if seen else 0.0
+            if charged >= limit:
+                return designs[:number]
+        return None
+
+    def _new(self, designs: Sequence[Architecture]) -> list[Architecture]:
+        """Return the distinct designs not seen before, in order."""
+        return list(dict.fromkeys(design for design in designs if not self.history.knows(design)))
+
+    def _replayed(self, designs: Sequence[Architecture]) -> dict[Architecture, Finding]:
+        """Return what the journal still has to say, of the first of the designs."""
+        found = {design: self._replay.answer(design) for design in designs[: len(self._replay)]}
+        self._known |= {self._evaluator.representative(d): f.measurement for d, f in found.items()}
+        return found
+
+    def _measured(self, designs: Sequence[Architecture]) -> dict[Architecture, Finding]:
+        """Return what is known of the designs, or what the evaluator says."""
+        representatives = {design: self._evaluator.representative(design) for design in designs}
         wanted = [r for r in dict.fromkeys(representatives.values()) if r not in self._known]
         if self._cache is not None:
             self._known |= self._cache.find(*self._problem, wanted)
@@ -310,57 +325,31 @@ class Search:
                 self._cache.add(*self._problem, fresh)
             self._known |= fresh
         paid = set(missing)
+        found = {}
         for design, representative in representatives.items():
-            found[design] = (self._known[representative], representative not in paid, False)
+            measurement = self._known[representative]
+            found[design] = Finding(measurement, self.objective.reward(measurement), representative not in paid)
             paid.discard(representative)  # an equivalent design in the same batch is free
         return found
 
-    def _replayed_entry(self, design: Architecture) -> Mapping[str, Any]:
-        entry = self._replay.popleft()
-        if tuple(entry["architecture"]) != design:
-            raise InputError(
-                f"{self.run_dir}: the agent does not repeat what the journal holds: evaluation {entry['evaluation']} "
-                f"was {entry['text']}, now it is {self.space.to_text(design)}; other library versions may be the "
-                "cause; give another run_dir (measurements are in the cache)"
-            )
-        return entry
-
-    def _replayed_measurement(self, entry: Mapping[str, Any]) -> Measurement:
-        measurement = read_measurement(entry)
-        reward = self.objective.reward(measurement)
-        if reward != entry["reward"]:
-            raise InputError(
-                f"{self.run_dir}: the objective has changed since the journal was written: evaluation "
-                f"{entry['evaluation']} was paid {entry['reward']}, now it would be {reward}; give another run_dir"
-            )
-        return measurement
-
     def _take(
-        self, designs: Sequence[Architecture], measured: Mapping[Architecture, tuple[Measurement, bool, bool]]
-    ) -> list[Outcome]:
-        """Return the outcomes of the designs, up to the first that was not measured, journaled and recorded."""
-        outcomes: list[Outcome] = []
-        paid = False
-        for design in designs:
-            seen = self.history.find(design)
-            proposal = self.history.proposals + 1
-            if seen is not None:
-                outcome = replace(seen, proposal=proposal, repeat=True)
-            elif design in measured:
-                measurement, cached, replayed = measured[design]
-                reward = self.objective.reward(measurement)
-                outcome = Outcome(design, measurement, reward, len(self.history) + 1, proposal, cached=cached)
-                if self._journal is not None and not replayed:
-                    self._journal.add(outcome, self.space.to_text(design), self.seconds)
-                    paid |= not cached
-            else:
-                break
-            self.history.add(outcome)
-            outcomes.append(outcome)
+        self,
+        designs: Sequence[Architecture],
+        replayed: Mapping[Architecture, Finding],
+        measured: Mapping[Architecture, Finding],
+    ) -> Answers:
+        """Return the answers to the designs, journaled and recorded."""
+
+        def hear(outcome: Outcome) -> None:
+            if self._journal is not None and not outcome.repeat and outcome.architecture not in replayed:
+                self._journal.add(outcome, self.space.to_text(outcome.architecture), self.seconds)
             self._tell(outcome)
-        if paid and self._journal is not None:
+
+        heard = hear if self._journal is not None or self.listeners else None
+        answers = self.history.take(designs, {**replayed, **measured}, self.budget.charge_repeats, heard)
+        if self._journal is not None and self._evaluator.trains and not all(f.cached for f in measured.values()):
             self._journal.sync()
-        return outcomes
+        return answers
 
     def _tell(self, outcome: Outcome) -> None:
         if self._record is not None and not outcome.repeat:
@@ -375,14 +364,3 @@ class Search:
     def seconds(self) -> float:
         """Wall time since the first proposal, in seconds."""
         return 0.0 if self._started is None else time.monotonic() - self._started
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    """Return the number as an int, numpy's too; raise InputError where it is none, or below the least."""
-    try:
-        number: int = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} must be an integer of {least} or more, got {value!r}") from None
-    if number < least:
-        raise InputError(f"{name} must be {least} or more, got {number}")
-    return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from nasenv.env import Episodes, check_render_mode, decisions_as_text, describe, make_search, picture, single_spaces
 from nasenv.errors import InputError
-from nasenv.history import Outcome
+from nasenv.history import Answers, Outcome
 from nasenv.search import Search
 from nasenv.spaces.space import SearchSpace, is_positive_integer, to_architectures
 
@@ -52,7 +53,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         self.single_observation_space, self.single_action_space = single_spaces(search.space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.outcomes: list[Outcome] = []
+        self.outcomes: Sequence[Outcome] = ()
         self._episodes = Episodes(search.space, num_envs)
 
     def reset(
@@ -68,9 +69,8 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         done = self._episodes.take(actions)
         rewards, final = np.zeros(self.num_envs), {}
         if done:
-            self.outcomes = self.search.evaluate(to_architectures(self._episodes.choices))
-            rewards = np.array([o.reward for o in self.outcomes], dtype=np.float64)
-            final = self._final_info()
+            answers = self.search.evaluate(to_architectures(self._episodes.choices))
+            self.outcomes, rewards, final = answers, answers.rewards, self._final_info(answers)
             self._episodes.restart()
         ends = np.full(self.num_envs, done)
         return self._episodes.observations.copy(), rewards, ends, np.zeros_like(ends), self._info() | final
@@ -94,15 +94,16 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         self.search.close()
 
     def _info(self) -> dict[str, Any]:
-        return {"action_mask": self._episodes.mask.astype(np.int8), "_action_mask": np.ones(self.num_envs, np.bool_)}
+        return self._with_flags({"action_mask": self._episodes.mask.astype(np.int8)})
 
-    def _final_info(self) -> dict[str, Any]:
-        info: dict[str, Any] = {}
-        masks = self._episodes.mask.astype(np.int8)
-        for i, outcome in enumerate(self.outcomes):
-            said = {"action_mask": masks[i]} | describe(outcome)
-            info = self._add_info(info, {"final_obs": self._episodes.observations[i], "final_info": said}, i)
-        return info
+    def _final_info(self, answers: Answers) -> dict[str, Any]:
+        said = {"action_mask": self._episodes.mask.astype(np.int8)} | describe(answers)
+        observations = np.fromiter(self._episodes.observations, dtype=object, count=self.num_envs)
+        return self._with_flags({"final_obs": observations, "final_info": self._with_flags(said)})
+
+    def _with_flags(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return the info with, for each key, that all environments have it, as Gymnasium's vector infos say it."""
+        return info | {f"_{key}": np.ones(self.num_envs, dtype=np.bool_) for key in info}
 
 
 def make_vec_env(

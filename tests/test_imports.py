@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = [
     *("errors", "configuration", "spaces", "tables", "benchmarks", "sources", "datasets", "plots", "fitting"),
-    *("evaluators", "history", "cache", "objectives", "journal", "record", "search", "env", "vector", "agents"),
+    *("evaluators", "history", "budget", "cache", "objectives", "journal", "replay", "record", "search", "env"),
+    *("vector", "agents"),
     *("export", "finals", "comparison"),
     *("commands", "scripts"),
 ]

@@ -13,7 +13,7 @@ from torch import nn
 
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
-from nasenv.history import History, Outcome
+from nasenv.history import Finding, History
 from nasenv.plots import draw_diagram
 from nasenv.record import Record, flat_config
 from nasenv.spaces.space import Decision, SearchSpace
@@ -28,19 +28,19 @@ class Stack(SearchSpace):
         return nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
 
 
-def outcome_of(k, val_accuracy, history, **more):
+def outcome_of(k, val_accuracy, history, cached=False):
+    """Return the answer to design k, taken into the history."""
     error = "out of memory" if val_accuracy is None else None
     measurement = Measurement(val_accuracy, error, train_seconds=2.0, metrics={"params": 10.0 * k, "device": "cpu"})
-    return Outcome((k % 2, k % 3), measurement, val_accuracy or -1.0, k, history.proposals + 1, **more)
+    design = (k % 2, k % 3, k)  # the space has two decisions; the last tells designs apart
+    return history.take([design], {design: Finding(measurement, val_accuracy or -1.0, cached)})[0]
 
 
 def record_search(directory, accuracies, cached=()):
     history = History()
     record = Record(directory)
     for k, accuracy in enumerate(accuracies, start=1):
-        outcome = outcome_of(k, accuracy, history, cached=k in cached)
-        history.add(outcome)
-        record.evaluation(history, outcome)
+        record.evaluation(history, outcome_of(k, accuracy, history, cached=k in cached))
     return record, history
 
 
@@ -55,9 +55,8 @@ def series(accumulator, tag):
 
 def test_each_evaluation_is_one_event_with_all_its_scalars(tmp_path):
     record, history = record_search(tmp_path, [0.5, None, 0.75, 0.25], cached=(3,))
-    history.add(outcome_of(1, 0.5, history, repeat=True))
-    history.add(fifth := outcome_of(5, 0.5, history))
-    record.evaluation(history, fifth)
+    assert outcome_of(1, 0.5, history).repeat
+    record.evaluation(history, outcome_of(5, 0.5, history))
     (path,) = tmp_path.iterdir()
     events = [e for e in EventFileLoader(str(path)).Load() if e.HasField("summary")]
     assert [e.step for e in events] == [1, 2, 3, 4, 5]
@@ -182,7 +181,7 @@ def test_costs_of_an_evaluation_do_not_grow(tmp_path):
     record, history = record_search(Path(tmp_path), [0.5])
     seconds = []
     for k in range(2, 1002):
-        history.add(outcome := outcome_of(k, 0.5, history))
+        outcome = outcome_of(k, 0.5, history)
         start = time.perf_counter()
         record.evaluation(history, outcome)
         seconds.append(time.perf_counter() - start)

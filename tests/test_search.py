@@ -63,11 +63,11 @@ def test_outcomes_come_in_order_and_repeats_are_free_and_counted(tmp_path):
         second = search.evaluate([a, c])
     assert [(o.architecture, o.repeat) for o in first] == [(b, False), (a, False), (b, True)]
     assert [(o.architecture, o.repeat) for o in second] == [(a, True), (c, False)]
-    assert [o.proposal for o in first + second] == [1, 2, 3, 4, 5]
-    assert [o.evaluation for o in first + second] == [1, 2, 1, 2, 3]
+    assert [o.proposal for o in [*first, *second]] == [1, 2, 3, 4, 5]
+    assert [o.evaluation for o in [*first, *second]] == [1, 2, 1, 2, 3]
     assert (len(search.history), search.history.repeats, search.remaining) == (3, 2, 97)
     assert [tuple(e["architecture"]) for e in journal(tmp_path)] == [b, a, c]
-    for outcome in first + second:
+    for outcome in [*first, *second]:
         measurement = Hashed(SPACE).measure(outcome.architecture)
         assert outcome.measurement == measurement
         assert outcome.reward == (measurement.val_accuracy or 0.0)
@@ -162,7 +162,7 @@ def test_listeners_hear_every_answer_in_order():
     heard = []
     search = make(listeners=[lambda s, o: heard.append((len(s.history), o))])
     answers = search.evaluate([DESIGNS[0], DESIGNS[0], DESIGNS[1]])
-    assert [o for _, o in heard] == answers
+    assert [o for _, o in heard] == list(answers)
     assert [n for n, _ in heard] == [1, 1, 2]
 
 

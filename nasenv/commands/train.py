@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nasenv.agents.agent import Agent
+from nasenv.budget import Budget
 from nasenv.cache import Cache
 from nasenv.commands.progress import SearchProgress
 from nasenv.configuration import digest
@@ -22,7 +23,7 @@ from nasenv.evaluators.evaluator import Evaluator
 from nasenv.finals import RESULT, Result, conclude, table
 from nasenv.journal import Journal
 from nasenv.objectives import Objective
-from nasenv.search import Budget, Search
+from nasenv.search import Search
 from nasenv.spaces.space import SearchSpace
 
 _LONGEST_DATA = 40  # characters of the data set's name in that of a run

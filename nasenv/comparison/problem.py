@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nasenv.budget import Budget
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Accuracy, Objective
-from nasenv.search import Budget
 from nasenv.spaces.space import SearchSpace
 
 

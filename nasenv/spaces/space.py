@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +20,8 @@ from nasenv.errors import InputError
 
 Architecture: TypeAlias = tuple[int, ...]
 """A complete design: the index of the choice taken at each decision, in order; its length is T."""
+
+_MOST_DESIGNS = 10_000_000  # that are listed in memory
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class SearchSpace(Configurable, ABC):
         self.input_shape = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
         self.num_classes = int(num_classes)
         self.num_choices: NDArray[np.int64] = np.array([len(d.choices) for d in decisions])  # (T,)
+        self.is_product = type(self).mask is SearchSpace.mask  # every choice is always valid
 
     @property
     def num_decisions(self) -> int:
@@ -87,13 +92,10 @@ class SearchSpace(Configurable, ABC):
     @property
     def size(self) -> int | None:
         """Number of valid designs; None where it is above ten million and the space has no formula for it."""
-        prefixes = np.zeros((1, 0), dtype=np.int64)
-        for _ in range(self.num_decisions):
-            rows, choices = np.nonzero(self.mask(prefixes))
-            if len(rows) > 10_000_000:
-                return None
-            prefixes = np.column_stack([prefixes[rows], choices])
-        return len(prefixes)
+        if self.is_product:
+            return math.prod(map(len, self._ranges))
+        rows = self._enumerated()
+        return None if rows is None else len(rows)
 
     # What a subclass says
 
@@ -103,7 +105,8 @@ class SearchSpace(Configurable, ABC):
         At least one choice is valid after every valid prefix; exactly choice 0 where the decision no longer matters.
         """
         n, t = prefixes.shape
-        return np.tile(np.arange(self.max_choices) < self.num_choices[t], (n, 1))
+        row = np.arange(self.max_choices) < self.num_choices[t]
+        return np.broadcast_to(row, (n, self.max_choices)).copy()
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the representative of the designs equivalent to this one; it is the one that is trained."""
@@ -140,43 +143,65 @@ class SearchSpace(Configurable, ABC):
         """
         return redirected(self.mask(prefixes), actions)
 
-    def complete(self, choices: ArrayLike) -> list[Architecture]:
-        """Return n valid designs from n rows of T choices, (n, T), each choice redirected where it is invalid."""
+    def complete(self, choices: ArrayLike, taken: int = 0) -> list[Architecture]:
+        """Return n valid designs from n rows of T choices, (n, T), each choice redirected where it is invalid.
+
+        Args:
+            choices: the rows.
+            taken: number of decisions, from the first, that are known to be valid.
+        """
         rows = np.array(choices, dtype=np.int64, ndmin=2)
-        for t in range(self.num_decisions):
+        if self.is_product:
+            return to_architectures(np.where((rows >= 0) & (rows < self.num_choices), rows, rows % self.num_choices))
+        for t in range(taken, self.num_decisions):
             rows[:, t] = self.redirect(rows[:, :t], rows[:, t])
         return to_architectures(rows)
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Architecture]:
         """Return n random designs: at each decision, every valid choice is equally likely."""
+        if self.is_product:
+            return to_architectures(rng.integers(self.num_choices, size=(n, self.num_decisions)))
         rows = np.zeros((n, self.num_decisions), dtype=np.int64)
         for t in range(self.num_decisions):
             keys = np.where(self.mask(rows[:, :t]), rng.random((n, self.max_choices)), -1.0)
             rows[:, t] = keys.argmax(axis=1)
         return to_architectures(rows)
 
+    def designs(self) -> NDArray[np.int64]:
+        """Return all valid designs, (size, T), in the order of their choices.
+
+        Raises:
+            InputError: there are more than ten million.
+        """
+        rows = self._enumerated()
+        if rows is None:
+            raise InputError(f"{type(self).__name__} has more than {_MOST_DESIGNS:,} designs; too many to list")
+        return rows
+
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
         """Return the designs that differ by one decision, without repeats.
 
         Later choices that the change makes invalid are redirected.
         """
-        rows = []
-        for t, valid in enumerate(self._masks_along(architecture)):
-            for choice in np.flatnonzero(valid):
-                if choice != architecture[t]:
-                    rows.append((*architecture[:t], int(choice), *architecture[t + 1 :]))
+        rows = [
+            (*architecture[:t], choice, *architecture[t + 1 :])
+            for t, others in enumerate(self._others_along(architecture))
+            for choice in others
+        ]
+        if self.is_product:
+            return rows
         return [a for a in dict.fromkeys(self.complete(rows) if rows else ()) if a != architecture]
 
     def mutate(self, architecture: Architecture, rng: np.random.Generator) -> Architecture:
         """Return a random neighbour: one of the decisions that can change, changed to one of its other choices."""
-        masks = list(self._masks_along(architecture))
-        open_decisions = [t for t, valid in enumerate(masks) if valid.sum() > 1]
+        others = self._others_along(architecture)
+        open_decisions = [t for t, choices in enumerate(others) if choices]
         if not open_decisions:
             return architecture
-        t = int(rng.choice(open_decisions))
-        others = [int(c) for c in np.flatnonzero(masks[t]) if c != architecture[t]]
-        row = (*architecture[:t], int(rng.choice(others)), *architecture[t + 1 :])
-        return self.complete(row)[0]
+        t = open_decisions[rng.integers(len(open_decisions))]
+        choice = others[t][rng.integers(len(others[t]))]
+        row = (*architecture[:t], choice, *architecture[t + 1 :])
+        return row if self.is_product else self.complete(row, taken=t + 1)[0]
 
     def check(self, architecture: Sequence[int]) -> Architecture:
         """Return the design as a tuple of ints; raise InputError where it is not a valid one of this space."""
@@ -189,6 +214,8 @@ class SearchSpace(Configurable, ABC):
             ) from None
         if len(row) != self.num_decisions:
             raise InputError(f"a design of {type(self).__name__} has {self.num_decisions} decisions, got {len(row)}")
+        if self.is_product and all(map(operator.contains, self._ranges, row)):
+            return row
         for t, valid in enumerate(self._masks_along(row)):
             if not (0 <= row[t] < self.max_choices and valid[row[t]]):
                 allowed = [self.decisions[t].choices[c] for c in np.flatnonzero(valid)]
@@ -198,6 +225,22 @@ class SearchSpace(Configurable, ABC):
                     f"(indices {np.flatnonzero(valid).tolist()})"
                 )
         return row
+
+    def check_all(self, architectures: Sequence[Sequence[int]] | NDArray[np.integer[Any]]) -> list[Architecture]:
+        """Return the designs as tuples of ints; raise InputError, as `check` does, for the first that is not valid.
+
+        Many at once take hardly longer than one.
+        """
+        if len(architectures) < 2:
+            return [self.check(architecture) for architecture in architectures]
+        try:
+            rows = np.asarray(architectures)
+        except ValueError:  # of several lengths
+            rows = np.zeros(0)
+        regular = rows.ndim == 2 and rows.shape[1] == self.num_decisions and np.issubdtype(rows.dtype, np.integer)
+        if regular and self._are_valid(rows.astype(np.int64)):
+            return to_architectures(rows)
+        return [self.check(architecture) for architecture in architectures]
 
     def to_text(self, architecture: Architecture) -> str:
         """Return ``name=choice,name=choice``, leaving out decisions that had one valid choice."""
@@ -229,6 +272,41 @@ class SearchSpace(Configurable, ABC):
         pairs = zip(self.decisions, prefix, masks, strict=False)
         return [(d.name, d.choices[c]) for d, c, valid in pairs if valid.sum() > 1]
 
+    def _enumerated(self) -> NDArray[np.int64] | None:
+        """Return all valid designs, (size, T); None where there are too many."""
+        rows = np.zeros((1, 0), dtype=np.int64)
+        for _ in range(self.num_decisions):
+            parents, choices = np.nonzero(self.mask(rows))
+            if len(parents) > _MOST_DESIGNS:
+                return None
+            rows = np.column_stack([rows[parents], choices])
+        return rows
+
+    @cached_property
+    def _ranges(self) -> list[range]:
+        return [range(k) for k in self.num_choices.tolist()]
+
+    @cached_property
+    def _other_choices(self) -> list[list[list[int]]]:
+        """The other choices of decision t where c is taken, as [t][c], in a space without constraints."""
+        return [[[c for c in choices if c != taken] for taken in choices] for choices in self._ranges]
+
+    def _others_along(self, architecture: Architecture) -> list[list[int]]:
+        """Return the valid choices, other than the one taken, at each decision of a design."""
+        if self.is_product:
+            return [others[c] for others, c in zip(self._other_choices, architecture, strict=True)]
+        masks = self._masks_along(architecture)
+        pairs = zip(masks, architecture, strict=True)
+        return [[c for c in np.flatnonzero(valid).tolist() if c != taken] for valid, taken in pairs]
+
+    def _are_valid(self, rows: NDArray[np.int64]) -> bool:
+        """Return whether all rows, (n, T), are valid designs."""
+        if not ((rows >= 0) & (rows < self.num_choices)).all():
+            return False
+        steps = range(0 if self.is_product else self.num_decisions)
+        every = np.arange(len(rows))
+        return all(self.mask(rows[:, :t])[every, rows[:, t]].all() for t in steps)
+
     def _masks_along(self, prefix: Sequence[int]) -> Iterator[NDArray[np.bool_]]:
         """Yield the mask, (C,), at each of the decisions taken so far; none is computed before it is asked for."""
         for t in range(len(prefix)):
@@ -240,15 +318,19 @@ def redirected(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[n
     actions = np.asarray(actions, dtype=np.int64)
     n, c = mask.shape
     inside = (actions >= 0) & (actions < c)
-    valid = inside & mask[np.arange(n), np.where(inside, actions, 0)]
-    wanted = actions % mask.sum(axis=1)
-    order = np.argsort(~mask, axis=1, kind="stable")  # valid choices first, in order
-    return np.where(valid, actions, order[np.arange(n), wanted])
+    wrong = np.flatnonzero(~(inside & mask[np.arange(n), np.where(inside, actions, 0)]))
+    if not len(wrong):
+        return actions
+    masks = mask[wrong]
+    order = np.argsort(~masks, axis=1, kind="stable")  # valid choices first, in order
+    meant = actions.copy()
+    meant[wrong] = order[np.arange(len(wrong)), actions[wrong] % masks.sum(axis=1)]
+    return meant
 
 
 def to_architectures(rows: NDArray[np.int64]) -> list[Architecture]:
     """Return the rows, (n, T), as tuples of ints."""
-    return [tuple(row) for row in rows.tolist()]
+    return list(map(tuple, rows.tolist()))
 
 
 def is_positive_integer(value: object) -> bool:
