@@ -1,0 +1,100 @@
+"""Anytime curves: how good the incumbent of an agent is, over its runs, as the search goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasenv.comparison.digest import Digest, digested, final_known
+from nasenv.comparison.findings import Metric
+from nasenv.comparison.run import Run
+from nasenv.comparison.statistics import at, interquartile_interval, interquartile_mean
+from nasenv.errors import InputError
+
+Against = Literal["evaluations", "seconds"]
+"""What a search has spent so far: distinct evaluations, or charged seconds."""
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The incumbents of one agent on one problem over its runs, at each of g points.
+
+    A run that has ended keeps its last incumbent. A run counts from its first evaluation on; for accuracies, from
+    its first that did not fail. Where the incumbent of a run that counts is not known (of a search that trains, only
+    the last one is tested), everything is nan: a mean of the known ones alone would favour the quick.
+
+    Args:
+        grid: (g,), distinct evaluations or charged seconds.
+        mean, iqm: (g,), mean and interquartile mean; nan where no run counts.
+        low, high: (g,), 95 % bootstrap interval of the interquartile mean, for each point by itself.
+        runs: (g,), number of runs that count.
+    """
+
+    grid: _Floats
+    mean: _Floats
+    iqm: _Floats
+    low: _Floats
+    high: _Floats
+    runs: NDArray[np.int64]
+
+
+def curve(runs: Iterable[Run | Digest], metric: Metric, against: Against, points: int = 300, seed: int = 0) -> Curve:
+    """Return the curve of one agent's runs on one problem, without the faulty ones.
+
+    Args:
+        runs: the runs, or their digests.
+        metric: what of the incumbent; ``val_accuracy`` is the one after the final training where that is known of
+            every incumbent, else the one measured in the search.
+        against: what the grid counts.
+        points: at most so many points of the grid, evenly spaced.
+        seed: the bootstrap's.
+
+    Raises:
+        InputError: no run that came to its end, another metric or axis, fewer than 2 points.
+    """
+    if metric not in get_args(Metric) or against not in get_args(Against) or points < 2:
+        raise InputError(
+            f"a curve takes one of {', '.join(get_args(Metric))} against one of {', '.join(get_args(Against))} at 2 or "
+            f"more points, got {metric!r} against {against!r} at {points!r}"
+        )
+    sound = [digest for digest in digested(runs) if digest.fault is None]
+    if not sound:
+        raise InputError("a curve needs one or more runs that came to their end, got none")
+    grid = _grid(sound, against, points)
+    table, counts = _table(sound, metric, against, grid)
+    mean, iqm, low, high = (np.full(len(grid), np.nan) for _ in range(4))
+    for n in np.unique(counts[counts > 0]):
+        columns = counts == n
+        values = table[:n, columns]
+        mean[columns], iqm[columns] = values.mean(axis=0), interquartile_mean(values)
+        low[columns], high[columns] = interquartile_interval(values, seed)
+    return Curve(grid, mean, iqm, low, high, counts)
+
+
+def _grid(sound: Sequence[Digest], against: Against, points: int) -> _Floats:
+    if against == "seconds":
+        return np.linspace(min(d.seconds[0] for d in sound), max(d.charged_seconds for d in sound), points)
+    most = max(d.evaluations for d in sound)
+    return np.unique(np.rint(np.linspace(1, most, min(points, most))))
+
+
+def _table(
+    sound: Sequence[Digest], metric: Metric, against: Against, grid: _Floats
+) -> tuple[_Floats, NDArray[np.int64]]:
+    """Return the incumbents' values, (runs, g), each column ascending, and how many of them count, (g,)."""
+    final = final_known(sound)
+    table = np.full((len(sound), len(grid)), np.nan)
+    started = np.zeros(table.shape, dtype=bool)
+    for i, digest in enumerate(sound):
+        counts = np.isfinite(digest.reward if metric == "reward" else digest.val_accuracy)
+        x = (digest.seconds if against == "seconds" else digest.evaluation)[counts].astype(np.float64)
+        table[i] = at(x, digest.values(metric, final)[counts], grid)
+        started[i] = np.isfinite(at(x, x, grid))
+    unknown = (started & np.isnan(table)).any(axis=0)
+    return np.sort(table, axis=0), np.where(unknown, 0, started.sum(axis=0))  # nan is sorted to the end

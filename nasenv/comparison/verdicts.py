@@ -1,0 +1,184 @@
+"""What may be concluded from a comparison and what may not, in plain words."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from nasenv.comparison.findings import LEVEL, Metric, Pair, Standing
+from nasenv.comparison.statistics import fewest_seeds
+
+_MANY_SEEDS = 100_000  # more are not told apart
+_MANY_FAULTS = 3  # of an agent; more are only counted
+
+
+def verdicts(
+    standings: Sequence[Standing],
+    pairs: Sequence[Pair],
+    optimum: float | None,
+    metric: Metric,
+    final: bool,
+    random: str | None,
+) -> tuple[str, ...]:
+    """Return the sentences, one thought each.
+
+    Args:
+        standings: the agents.
+        pairs: every two of them that were tested.
+        optimum: the best reward of the space, None where not known.
+        metric: what agents are ranked by.
+        final: whether validation accuracies are those after the final training.
+        random: the name of the agent that is random search, None where there is none.
+    """
+    return (
+        *_method(pairs, metric, final),
+        *_separated(standings, pairs, metric),
+        *_open(pairs, metric),
+        *_against_random(standings, pairs, random),
+        *_success(standings, optimum),
+        *_left_out(standings, pairs, metric),
+        "All this holds for this problem, this budget and these settings of the agents, and for no others.",
+    )
+
+
+def _method(pairs: Sequence[Pair], metric: Metric, final: bool) -> Iterator[str]:
+    yield f"Agents are ranked by the {_words(metric, final)} of their best design (by reward) at the end of a run."
+    if not pairs:
+        yield "There are no two agents that can be compared."
+        return
+    least, most = (pick(p.seeds for p in pairs) for pick in (min, max))
+    seeds = _seeds(most) if least == most else f"{least:,} to {_seeds(most)}"
+    correction = f", with Holm's correction for {len(pairs)} pairs" if len(pairs) > 1 else ""
+    yield (
+        f"Two agents are told apart over the {seeds} that both have, by Wilcoxon's signed-rank test at the {LEVEL:.0%} "
+        f"level{correction}; differences given are means over these seeds."
+    )
+
+
+def _separated(standings: Sequence[Standing], pairs: Sequence[Pair], metric: Metric) -> Iterator[str]:
+    gains = {(p.better, p.worse): _amount(p.difference, metric) for p in _apart(pairs)}
+    for s in standings:
+        if worse := [f"{o.agent} (by {gains[s.agent, o.agent]})" for o in standings if (s.agent, o.agent) in gains]:
+            yield f"{s.agent} is better than {_list(worse)}."
+    if pairs and not gains:
+        yield "No agent may be called better than another."
+
+
+def _open(pairs: Sequence[Pair], metric: Metric) -> Iterator[str]:
+    """Yield what is to be said of the pairs that are not separated."""
+    left = [p for p in pairs if not p.separated]
+    if not left:
+        return
+    least = fewest_seeds(LEVEL / len(left))
+    if few := [p for p in left if p.seeds < least and p.equal < p.seeds]:
+        correction = f" (of {len(left)} pairs not yet told apart)" if len(left) > 1 else ""
+        yield (
+            f"{_list(_both(p) for p in few)}: {_seeds(max(p.seeds for p in few))} can show no difference, however "
+            f"large it is; the test needs at least {least}{correction}."
+        )
+    if same := [p for p in left if p.equal == p.seeds]:
+        yield f"{_list(_both(p) for p in same)}: equal on every seed, so there is no difference to be seen."
+    if torn := [p for p in left if p.seeds_needed is None and p.equal < p.seeds]:
+        yield (
+            f"{_list(_both(p) for p in torn)}: the mean and the ranks do not speak for the same agent, so neither may "
+            "be called better."
+        )
+    if unsure := [p for p in left if p.seeds_needed is not None]:
+        pairs_told = [
+            f"{_both(p)} ({_amount(p.difference, metric)} in favour of {p.better}; {_needed(p.seeds_needed)})"
+            for p in unsure
+        ]
+        yield (
+            "Not told apart (in brackets: the mean difference, and about how many seeds would show it with a power of "
+            f"80 % if it is the true one): {_list(pairs_told)}."
+        )
+
+
+def _against_random(standings: Sequence[Standing], pairs: Sequence[Pair], random: str | None) -> Iterator[str]:
+    if random is None:
+        yield "No random search was among the agents: whether any of them beats it cannot be said."
+        return
+    others = [s.agent for s in standings if s.agent != random]
+    beaten = {p.better for p in _apart(pairs) if p.worse == random}
+    losing = {p.worse for p in _apart(pairs) if p.better == random}
+    tested = {agent for p in pairs for agent in (p.better, p.worse) if random in (p.better, p.worse)}
+    answers = {
+        "beat random search": beaten,
+        "did worse than random search": losing,
+        "cannot be said to beat random search": tested - beaten - losing,
+        "could not be held against random search": set(others) - tested,
+    }
+    for answer, agents in answers.items():
+        if named := [agent for agent in others if agent in agents]:
+            yield f"{_list(named)} {answer} ({random})."
+
+
+def _success(standings: Sequence[Standing], optimum: float | None) -> Iterator[str]:
+    if optimum is None:
+        yield "The best reward of the space is not known: neither regret nor success can be given."
+        return
+    known = [(s, s.success) for s in standings if s.success is not None]
+    if always := [s.agent for s, success in known if success.rate.value == 1.0]:
+        yield f"Every run of {_list(always)} met the best reward of the space."
+    if never := [s.agent for s, success in known if success.rate.value == 0.0]:
+        yield f"No run of {_list(never)} met the best reward of the space: how long that takes cannot be said."
+    if partly := [(s, success) for s, success in known if 0.0 < success.rate.value < 1.0]:
+        missed = [f"{s.agent} ({round(s.seeds * (1 - x.rate.value)):,} of {s.seeds:,})" for s, x in partly]
+        yield (
+            f"Not every run met the best reward of the space; those that did not of {_list(missed)} count as censored "
+            "at their last evaluation, so the mean number of evaluations is a lower bound."
+        )
+    if open_ended := [s.agent for s, success in partly if success.median_evaluations is None]:
+        yield f"Fewer than half of the runs of {_list(open_ended)} met it: the median cannot be given."
+
+
+def _left_out(standings: Sequence[Standing], pairs: Sequence[Pair], metric: Metric) -> Iterator[str]:
+    for s in standings:
+        if s.faults:
+            named = [f"seed {seed}: {fault}" for seed, fault in list(s.faults.items())[:_MANY_FAULTS]]
+            more = f"; and {len(s.faults) - _MANY_FAULTS} more" if len(s.faults) > _MANY_FAULTS else ""
+            yield (
+                f"{s.agent}: {len(s.faults)} of {s.seeds + len(s.faults)} runs did not come to their end and count "
+                f"nowhere ({'; '.join(named)}{more})."
+            )
+    ranked = [s for s in standings if getattr(s, metric) is not None]
+    for s in standings:
+        if s.seeds and s not in ranked:
+            yield f"{s.agent}: the {_words(metric)} of a run or more is not known, so it is neither ranked nor tested."
+    tested = {frozenset((p.better, p.worse)) for p in pairs}
+    for one, other in itertools.combinations(ranked, 2):
+        if frozenset((one.agent, other.agent)) not in tested:
+            yield f"{one.agent} and {other.agent}: no seeds in common, so they are not tested."
+    if ranked and all(s.mean_rank is None for s in ranked):
+        yield "No seed is common to all agents: there are no mean ranks."
+
+
+def _apart(pairs: Sequence[Pair]) -> list[Pair]:
+    return [p for p in pairs if p.separated]
+
+
+def _both(pair: Pair) -> str:
+    return f"{pair.better} and {pair.worse}"
+
+
+def _list(texts: Iterable[str]) -> str:
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _seeds(n: int) -> str:
+    return f"{n:,} seed{'s' * (n != 1)}"
+
+
+def _needed(n: int | None) -> str:
+    return f"more than {_MANY_SEEDS:,} seeds" if n is None or n > _MANY_SEEDS else _seeds(n)
+
+
+def _words(metric: Metric, final: bool | None = None) -> str:
+    if metric == "val_accuracy" and final is not None:
+        return "validation accuracy " + ("after the final training" if final else "measured in the search")
+    return {"reward": "reward", "val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}[metric]
+
+
+def _amount(difference: float, metric: Metric) -> str:
+    return f"{difference:.3g}" if metric == "reward" else f"{100 * difference:.2g} points"
