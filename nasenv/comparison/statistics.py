@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 RESAMPLES = 2_000
 COVERAGE = 0.95
-_EXACT = 50  # up to so many differences the signed-rank test counts all signs; above, the normal curve is as good
+_EXACT = 100  # up to so many differences, p is found by all their signs; above, by the normal curve
 
 _Floats = NDArray[np.float64]
 _Counts = NDArray[np.int16]  # how often each run is drawn
@@ -114,7 +114,7 @@ def signed_rank(differences: _Floats) -> tuple[float, float]:
 
     share is that of the rank sum which is the positive differences': 1 where all are positive, 0.5 where neither
     sign prevails. Differences of nought are dropped, as Wilcoxon did (scipy's default, ``zero_method="wilcox"``);
-    (0.5, 1.0) where all are. Up to 50 others, p is exact with ties too, by the distribution over all signs: few
+    (0.5, 1.0) where all are. Up to 100 others, p is exact with ties too, by the distribution over all signs: few
     seeds cannot feign significance. Above, it is the normal approximation with ties, without continuity correction.
     """
     moved = differences[differences != 0.0]
