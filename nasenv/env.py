@@ -115,11 +115,10 @@ def describe(answers: Answers) -> dict[str, NDArray[Any]]:
 
     An accuracy is nan where the evaluation failed.
     """
-    n = len(answers)
     return {
-        "architecture": np.fromiter(answers.architectures, dtype=object, count=n),
+        "architecture": np.fromiter(answers.architectures, dtype=object, count=len(answers)),
         "val_accuracy": answers.val_accuracies,
-        "error": np.fromiter(answers.errors, dtype=object, count=n),
+        "error": answers.errors,
         "evaluation": answers.evaluations,
         "repeat": answers.repeats,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
 
@@ -62,6 +63,7 @@ class History(Sequence[Outcome]):
         self._architectures: list[Architecture] = []
         self._findings: list[Finding] = []
         self._proposals: list[int] = []
+        self._rewards, self._val_accuracies = array("d"), array("d")
         self._best: int | None = None
 
     def take(
@@ -80,12 +82,11 @@ class History(Sequence[Outcome]):
             hear: told of each answer when it has been taken in, before the next is.
         """
         first = self.proposals + 1
-        indices: list[int | None] = [self._index.get(design) for design in designs]
-        if hear is None and not charge_repeats and None not in indices:
+        if hear is None and not charge_repeats and not self.unknown(designs):
             self.proposals += len(designs)
-            return Answers(self, indices, first, [True] * len(designs))
-        repeats = []
-        for i, design in enumerate(designs):
+            return Answers(self, [self._index[design] for design in designs], first, [True] * len(designs))
+        indices, repeats = [], []
+        for design in designs:
             self.proposals += 1
             index = self._index.get(design)
             repeats.append(index is not None)
@@ -93,7 +94,7 @@ class History(Sequence[Outcome]):
                 index = self._add(design, found[design])
             elif charge_repeats:
                 self.charged_seconds += self._findings[index].measurement.train_seconds
-            indices[i] = index
+            indices.append(index)
             if hear is not None:
                 hear(self.outcome(index, self.proposals, repeats[-1]))
         return Answers(self, indices, first, repeats)
@@ -104,12 +105,14 @@ class History(Sequence[Outcome]):
         self._findings.append(finding)
         self._proposals.append(self.proposals)
         measurement, reward, cached = finding
+        self._rewards.append(reward)
+        self._val_accuracies.append(math.nan if measurement.val_accuracy is None else measurement.val_accuracy)
         self.charged_seconds += measurement.train_seconds
         if cached:
             self.cached += 1
         else:
             self.train_seconds += measurement.train_seconds
-        if measurement.error is None and (self._best is None or reward > self._findings[self._best].reward):
+        if measurement.error is None and (self._best is None or reward > self._rewards[self._best]):
             self._best = index
         return index
 
@@ -119,18 +122,25 @@ class History(Sequence[Outcome]):
         number = self._proposals[index] if proposal is None else proposal
         return Outcome(self._architectures[index], measurement, reward, index + 1, number, repeat, cached)
 
-    def findings(self, indices: Sequence[int]) -> list[Finding]:
-        """Return what was found by the evaluations of these indices, from 0."""
-        return [self._findings[i] for i in indices]
+    def rewards(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the rewards of the evaluations of n indices, from 0; (n,)."""
+        return np.frombuffer(self._rewards, dtype=np.float64)[indices]
+
+    def val_accuracies(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the validation accuracies in [0, 1] of evaluations, (n,), nan where they failed."""
+        return np.frombuffer(self._val_accuracies, dtype=np.float64)[indices]
 
     def find(self, architecture: Architecture) -> Outcome | None:
         """Return the first answer on this design, None where it has not been proposed."""
         index = self._index.get(architecture)
         return None if index is None else self.outcome(index)
 
-    def knows(self, architecture: Architecture) -> bool:
-        """Return whether this design has been proposed."""
-        return architecture in self._index
+    def unknown(self, designs: Iterable[Architecture]) -> list[Architecture]:
+        """Return those of the designs that have not been proposed, each once, in their order."""
+        distinct = dict.fromkeys(designs)
+        if distinct.keys() <= self._index.keys():
+            return []
+        return [design for design in distinct if design not in self._index]
 
     @property
     def architectures(self) -> Sequence[Architecture]:
@@ -150,12 +160,12 @@ class History(Sequence[Outcome]):
     def top(self, k: int) -> list[Outcome]:
         """Return the k successful outcomes with the highest rewards, best first, the earlier among equals."""
         measured = (i for i, finding in enumerate(self._findings) if finding.measurement.error is None)
-        return [self.outcome(i) for i in heapq.nsmallest(k, measured, key=lambda i: (-self._findings[i].reward, i))]
+        return [self.outcome(i) for i in heapq.nsmallest(k, measured, key=lambda i: (-self._rewards[i], i))]
 
     def mean_reward(self, last: int) -> float:
         """Return the mean reward of the last so many distinct evaluations, of fewer where there are fewer."""
-        recent = self._findings[-last:]
-        return sum(finding.reward for finding in recent) / len(recent)
+        recent = self._rewards[-last:]
+        return sum(recent) / len(recent)
 
     @overload
     def __getitem__(self, index: int) -> Outcome: ...
@@ -182,36 +192,38 @@ class Answers(Sequence[Outcome]):
         repeats: whether each had been proposed before.
     """
 
-    def __init__(self, history: History, indices: Sequence[int | None], first: int, repeats: Sequence[bool]) -> None:
+    def __init__(self, history: History, indices: Sequence[int], first: int, repeats: Sequence[bool]) -> None:
         self._history, self._first, self._repeats = history, first, repeats
-        self._indices: list[int] = [i for i in indices if i is not None]
-        self._findings = history.findings(self._indices)
+        self._indices = np.array(indices, dtype=np.int64)
 
     @property
     def architectures(self) -> list[Architecture]:
         """The n designs proposed."""
-        return [self._history.architectures[i] for i in self._indices]
+        designs = self._history.architectures
+        return [designs[i] for i in self._indices.tolist()]
 
     @property
     def rewards(self) -> NDArray[np.float64]:
         """(n,)."""
-        return np.array([finding.reward for finding in self._findings], dtype=np.float64)
+        return self._history.rewards(self._indices)
 
     @property
     def val_accuracies(self) -> NDArray[np.float64]:
         """(n,), in [0, 1], nan where the evaluation failed."""
-        values = [finding.measurement.val_accuracy for finding in self._findings]
-        return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+        return self._history.val_accuracies(self._indices)
 
     @property
-    def errors(self) -> list[str | None]:
-        """The n reasons of failed evaluations, None for those that did not fail."""
-        return [finding.measurement.error for finding in self._findings]
+    def errors(self) -> NDArray[np.object_]:
+        """(n,), why evaluations failed, None for those that did not."""
+        errors = np.full(len(self), None, dtype=object)
+        for i in np.flatnonzero(np.isnan(self.val_accuracies)).tolist():
+            errors[i] = self[i].measurement.error
+        return errors
 
     @property
     def evaluations(self) -> NDArray[np.int64]:
         """(n,), numbers, from 1, of the distinct evaluations."""
-        return np.array(self._indices, dtype=np.int64) + 1
+        return self._indices + 1
 
     @property
     def repeats(self) -> NDArray[np.bool_]:
@@ -225,7 +237,7 @@ class Answers(Sequence[Outcome]):
     def __getitem__(self, index: int | slice) -> Outcome | list[Outcome]:
         numbers = range(len(self))[index]
         if isinstance(numbers, int):
-            return self._history.outcome(self._indices[numbers], self._first + numbers, self._repeats[numbers])
+            return self._history.outcome(int(self._indices[numbers]), self._first + numbers, self._repeats[numbers])
         return [self[i] for i in numbers]
 
     def __len__(self) -> int:

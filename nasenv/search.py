@@ -208,7 +208,7 @@ class Search:
             if self._started is None:
                 self._started = time.monotonic()
             payable = self._within_evaluations(designs)
-            new = self._new(payable)
+            new = self.history.unknown(payable)
             replayed = self._replayed(new)
             measured: dict[Architecture, Finding] = {}
             within = self._within_seconds(payable, replayed)
@@ -254,8 +254,10 @@ class Search:
             raise AgentError(f"proposed {architectures!r:.80}, expected one or more designs of the space")
         designs = architectures.tolist() if isinstance(architectures, np.ndarray) else architectures
         try:
-            given = [tuple(design) for design in designs]
-            new = [design for design in given if not self.history.knows(design)]
+            given = list(map(tuple, designs))
+            new = self.history.unknown(given)
+            if not new:
+                return given
             checked = dict(zip(new, self.space.check_all(new), strict=True))
             return [checked.get(design, design) for design in given]
         except InputError as error:
@@ -278,7 +280,7 @@ class Search:
             return designs
         if self.budget.charge_repeats:
             return designs[:left]
-        beyond = self._new(designs)[left:]
+        beyond = self.history.unknown(designs)[left:]
         return designs[: designs.index(beyond[0])] if beyond else designs
 
     def _within_seconds(
@@ -288,7 +290,7 @@ class Search:
         limit, charged = self.budget.charged_seconds, self.history.charged_seconds
         if limit is None:
             return None
-        new = set(self._new(designs))
+        new = set(self.history.unknown(designs))
         for number, design in enumerate(designs, 1):
             if design in new:
                 if design not in found:
@@ -301,10 +303,6 @@ class Search:
             if charged >= limit:
                 return designs[:number]
         return None
-
-    def _new(self, designs: Sequence[Architecture]) -> list[Architecture]:
-        """Return the distinct designs not seen before, in order."""
-        return list(dict.fromkeys(design for design in designs if not self.history.knows(design)))
 
     def _replayed(self, designs: Sequence[Architecture]) -> dict[Architecture, Finding]:
         """Return what the journal still has to say, of the first of the designs."""
