@@ -189,6 +189,13 @@ def test_signed_rank_is_the_same_on_both_sides_of_its_change_of_method():
     assert asymptotic == pytest.approx(exact, rel=0.1)
 
 
+def test_rounding_does_not_break_ties():
+    percent = np.array([10, 20, 10, -10, 30, -20, 10]) + 0.0
+    fractions = np.array([0.3 - 0.2, 0.5 - 0.3, 0.8 - 0.7, 0.1 - 0.2, 0.9 - 0.6, 0.7 - 0.9, 0.2 - 0.1])
+    assert len(set(np.abs(fractions))) > 3
+    assert signed_rank(fractions) == signed_rank(percent)
+
+
 def test_five_seeds_cannot_feign_significance():
     assert signed_rank(np.ones(5)) == (1.0, 0.0625)
     assert signed_rank(np.zeros(5)) == (0.5, 1.0)

@@ -228,6 +228,8 @@ def test_censored_runs_are_counted_and_named():
     assert said(summary, "No run of none met")
     assert said(summary, "some (1 of 3)", "few (2 of 3)", "lower bound")
     assert said(summary, "Fewer than half of the runs of few met it")
+    assert not said(summary, "may not be compared")
+    assert said(summarise("p", [*runs, make_run("long", 0, [0.1] * 5)], 0.9), "some 2", "long 5", "may not be compared")
 
 
 def test_a_fault_in_every_run_leaves_the_others_to_be_compared(tmp_path):
@@ -323,6 +325,8 @@ def test_the_grid_goes_from_the_first_evaluation_to_what_was_spent():
     assert curve(runs, "reward", "evaluations").grid.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert curve(runs, "reward", "evaluations", points=3).grid.tolist() == [1, 4, 7]
     assert curve(runs, "reward", "seconds", points=3).grid.tolist() == [10, 50, 90]
+    free = make_run("a", 0, [0.5, 0.6], seconds=np.zeros(2), charged_seconds=0.0)
+    assert curve([free], "reward", "seconds").grid.tolist() == [0]
 
 
 def test_a_run_counts_from_its_first_evaluation_on_and_keeps_its_last_incumbent():

@@ -79,7 +79,8 @@ def curve(runs: Iterable[Run | Digest], metric: Metric, against: Against, points
 
 def _grid(sound: Sequence[Digest], against: Against, points: int) -> _Floats:
     if against == "seconds":
-        return np.linspace(min(d.seconds[0] for d in sound), max(d.charged_seconds for d in sound), points)
+        first, last = min(d.seconds[0] for d in sound), max(d.charged_seconds for d in sound)
+        return np.unique(np.linspace(first, last, points))  # one point where nothing was charged
     most = max(d.evaluations for d in sound)
     return np.unique(np.rint(np.linspace(1, most, min(points, most))))
 

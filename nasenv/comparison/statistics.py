@@ -7,6 +7,7 @@ very same value, and then the acceleration of the BCa interval is nought divided
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.stats import rankdata
 
 RESAMPLES = 2_000
 COVERAGE = 0.95
+_BLOCK = 250_000  # numbers worked on at a time: small enough for the processor's cache
 _EXACT = 100  # up to so many differences, p is found by all their signs; above, by the normal curve
 
 _Floats = NDArray[np.float64]
@@ -50,9 +52,13 @@ def interquartile_interval(values: _Floats, seed: int) -> _Interval:
     cut = n // 4
     ascending = np.sort(values, axis=0)
     lowest = ascending[0]
-    drawn = np.cumsum(_resamples(n, seed), axis=1, dtype=np.float64)
-    kept = np.diff(np.clip(drawn, cut, n - cut), axis=1, prepend=float(cut))  # (RESAMPLES, n)
-    low, high = _interval(kept @ (ascending - lowest) / (n - 2 * cut))
+
+    def middle(weights: _Counts) -> _Floats:  # (R, n) -> (R, ...)
+        drawn = np.cumsum(weights, axis=1, dtype=np.float64)
+        kept = np.diff(np.clip(drawn, cut, n - cut), axis=1, prepend=float(cut))  # (R, n)
+        return np.asarray(kept @ (ascending - lowest) / (n - 2 * cut))
+
+    low, high = _interval(middle, _resamples(n, seed))
     return lowest + low, lowest + high
 
 
@@ -87,7 +93,7 @@ def mean_time(times: _Floats, met: NDArray[np.bool_], seed: int) -> tuple[float,
         before = np.column_stack([np.ones(len(weights)), surviving[:, :-1]])
         return np.asarray(before @ np.diff(distinct, prepend=0.0))
 
-    low, high = _interval(area(_resamples(len(times), seed)))
+    low, high = _interval(area, _resamples(len(times), seed))
     return float(area(_once(len(times)))[0]), float(low), float(high)
 
 
@@ -105,7 +111,7 @@ def improvement(x: _Floats, y: _Floats, seed: int) -> tuple[float, float, float]
         twice = 2 * len(x) - drawn[:, below] - drawn[:, up_to]
         return np.asarray(np.einsum("rm,rm->r", twice, y_weights, dtype=np.float64) / (2 * len(x) * len(y)))
 
-    low, high = _interval(share(_resamples(len(x), seed), _resamples(len(y), seed, stream=1)))
+    low, high = _interval(share, _resamples(len(x), seed), _resamples(len(y), seed, stream=1))
     return float(share(_once(len(x)), _once(len(y)))[0]), float(low), float(high)
 
 
@@ -117,9 +123,11 @@ def signed_rank(differences: _Floats) -> tuple[float, float]:
     (0.5, 1.0) where all are. Up to 100 others, p is exact with ties too, by the distribution over all signs: few
     seeds cannot feign significance. Above, it is the normal approximation with ties, without continuity correction.
     """
-    moved = differences[differences != 0.0]
-    if not len(moved):
+    largest = np.abs(differences).max()
+    if largest == 0.0:
         return 0.5, 1.0
+    digits = np.round(differences / largest, 9)  # 0.3 - 0.2 and 0.2 - 0.1 are ties
+    moved = digits[digits != 0.0]
     ranks = rankdata(np.abs(moved))
     positive = float(ranks[moved > 0].sum())
     share = positive / float(ranks.sum())
@@ -171,7 +179,7 @@ def _resamples(n: int, seed: int, stream: int = 0) -> _Counts:
     """Return how often each of n runs is drawn in each of the resamples with replacement, (RESAMPLES, n)."""
     rng = np.random.default_rng([seed, stream])
     counts = np.empty((RESAMPLES, n), dtype=np.int16)
-    rows = max(1, 250_000 // n)  # at a time: small enough for the processor's cache
+    rows = max(1, _BLOCK // n)
     for start in range(0, RESAMPLES, rows):
         block = counts[start : start + rows]
         drawn = rng.integers(n, size=block.shape) + n * np.arange(len(block))[:, None]
@@ -185,8 +193,12 @@ def _once(n: int) -> _Counts:
     return np.ones((1, n), dtype=np.int16)
 
 
-def _interval(statistics: _Floats) -> _Interval:
-    low, high = np.quantile(statistics, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
+def _interval(statistic: Callable[..., _Floats], *resamples: _Counts) -> _Interval:
+    """Return (low, high) of a statistic, (R, n), ... -> (R, ...), of resamples, taken in blocks that are small."""
+    blocks = 1 + sum(counts.size for counts in resamples) // _BLOCK
+    parts = zip(*(np.array_split(counts, blocks) for counts in resamples), strict=True)
+    values = np.concatenate([statistic(*part) for part in parts])
+    low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
     return low, high
 
 

@@ -128,6 +128,12 @@ def _success(standings: Sequence[Standing], optimum: float | None) -> Iterator[s
             f"Not every run met the best reward of the space; those that did not of {_list(missed)} count as censored "
             "at their last evaluation, so the mean number of evaluations is a lower bound."
         )
+    if partly and len({success.limit for _, success in known}) > 1:
+        limits = [f"{s.agent} {success.limit:,}" for s, success in known]
+        yield (
+            f"The longest runs differ in length (evaluations: {_list(limits)}): bounds from runs of different "
+            "length may not be compared."
+        )
     if open_ended := [s.agent for s, success in partly if success.median_evaluations is None]:
         yield f"Fewer than half of the runs of {_list(open_ended)} met it: the median cannot be given."
 
