@@ -153,7 +153,7 @@ def _text(path: Path) -> str:
 
 def _parse(path: Path, text: str) -> tuple[list[str], tuple[int, ...], list[list[str]]]:
     """Return the header, and the line number and the cells of every other line that is not empty."""
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines, rows = [], []
     try:
         names = [name.strip() for name in next(reader, [])]

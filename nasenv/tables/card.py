@@ -1,0 +1,174 @@
+"""The card of a table that ``nasenv build_table`` made: how it was computed, and how far its numbers can be trusted."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+_PACKAGES = ("nasenv", "torch", "numpy")
+_TOP_SHARE = 0.01
+
+_CARD = """\
+# {name}: every {space} on {data}
+
+Computed by `nasenv build_table`, which also wrote this card and every number in it.
+
+## What was computed
+
+{designs:,} designs, which are {networks:,} different networks: designs that the space declares equivalent share their
+trainings and have equal rows. Every network was trained from {seeds} seeds on the training data and scored on the
+validation data (`val_accuracy_seed0`, ...), and trained anew, from {seeds} seeds, on training and validation data
+together and scored on the test data (`test_accuracy_seed0`, ...). Each of these trainings lasted `final_epochs`.
+
+- `val_accuracy`, `test_accuracy`: the means over the seeds, in [0, 1]; empty where one of them failed.
+- `train_seconds`: the median over the seeds of the wall-clock time of one training on the training data. Other work on
+  the machine lengthened some; `flops` orders designs by their cost without that noise.
+- `params`, `flops`, where they are there: parameters, and operations of one forward pass of one input (a multiplication
+  and an addition are two).
+
+Examples: {examples}.
+
+The options, a file for `nasenv build_table --config FILE --output {name}`:
+
+```yaml
+{options}```
+
+Computed on: {setting}.
+
+## How hard it is, and how far to trust it
+
+Each network is counted once. Correlations are Spearman's.
+
+{figures}
+"""
+
+Columns = Mapping[str, NDArray[np.float64]]
+
+
+def card(name: str, config: Mapping[str, Any], designs: int, sizes: Mapping[str, int], columns: Columns) -> str:
+    """Return the card as Markdown; every number in it is computed here.
+
+    Args:
+        name: of the table's file.
+        config: the options of the command that built it: space, evaluator, seeds.
+        designs: number of rows, equivalent designs counted each.
+        sizes: examples in each split of the data; empty where the evaluator has none.
+        columns: the table's, (n,), each network once.
+    """
+    evaluator = config["evaluator"]
+    return _CARD.format(
+        name=name,
+        space=_class_name(config["space"]),
+        data=evaluator["init_args"].get("dataset", _class_name(evaluator)),
+        designs=designs,
+        networks=len(columns["val_accuracy"]),
+        seeds=config["seeds"],
+        examples="; ".join(f"{count:,} for {use}" for use, count in sizes.items()) or "unknown",
+        options=yaml.safe_dump(dict(config), sort_keys=False),
+        setting=_setting(),
+        figures=_markdown(figures(columns)),
+    )
+
+
+def _class_name(part: Mapping[str, Any]) -> str:
+    return str(part["class_path"]).rpartition(".")[2]
+
+
+def figures(columns: Columns) -> list[tuple[str, str]]:
+    """Return what a user should know of the table's numbers, as (what, figure)."""
+    whole = ~(np.isnan(columns["val_accuracy"]) | np.isnan(columns["test_accuracy"]))
+    rows = [("networks of which a training failed, so that a mean is empty", f"{int((~whole).sum()):,}")]
+    if not whole.any():
+        return rows
+    found = {name: column[whole] for name, column in columns.items()}
+    by_worth = np.argsort(-found["val_accuracy"], kind="stable")
+    top = by_worth[: max(1, round(_TOP_SHARE * len(by_worth)))]
+    return [*rows, *_difficulty(found, top), *_noise(found, top), *_cost(found)]
+
+
+def _difficulty(columns: Columns, top: NDArray[np.int64]) -> list[tuple[str, str]]:
+    val, test = columns["val_accuracy"], columns["test_accuracy"]
+    best = val.max()
+    return [
+        ("validation accuracy: best", f"{best:.4f}"),
+        ("validation accuracy: median", f"{np.median(val):.4f}"),
+        ("validation accuracy: best above median", f"{best - np.median(val):.4f}"),
+        ("validation accuracy: quartiles", " and ".join(f"{q:.4f}" for q in np.quantile(val, [0.25, 0.75]))),
+        (f"top 1 % ({len(top):,} networks): lowest validation accuracy", f"{val[top].min():.4f}"),
+        ("top 1 %: standard deviation of the validation accuracies", f"{val[top].std():.4f}"),
+        ("top 1 %: distinct validation accuracies", f"{len(np.unique(val[top])):,}"),
+        ("networks that have the best validation accuracy", f"{int((val == best).sum()):,}"),
+        ("test accuracy: best", f"{test.max():.4f}"),
+        ("test accuracy: of the best on validation data", f"{test[val == best].mean():.4f}"),
+    ]
+
+
+def _noise(columns: Columns, top: NDArray[np.int64]) -> list[tuple[str, str]]:
+    """Return how much a mean depends on its seeds; nothing where there is one seed."""
+    seeds = [name for name in columns if name.startswith("val_accuracy_seed")]
+    if len(seeds) < 2 or len(columns["val_accuracy"]) < 3:
+        return []
+    val = np.stack([columns[name] for name in seeds])  # (seeds, n)
+    deviations = val.std(axis=0, ddof=1)
+    error = deviations[top].mean() / np.sqrt(len(seeds))
+    near = int((columns["val_accuracy"] >= columns["val_accuracy"].max() - error).sum())
+    pairs = [_correlation(a, b) for a, b in combinations(val, 2)]
+    return [
+        ("standard deviation between seeds: mean", f"{deviations.mean():.4f}"),
+        ("standard deviation between seeds: mean over the top 1 %", f"{deviations[top].mean():.4f}"),
+        (f"networks within a standard error of the mean, {error:.4f} in the top 1 %, of the best", f"{near:,}"),
+        ("correlation of the validation accuracies of two seeds", f"{np.mean(pairs):.3f}"),
+        (
+            "correlation of the mean validation and test accuracies",
+            f"{_correlation(columns['val_accuracy'], columns['test_accuracy']):.3f}",
+        ),
+    ]
+
+
+def _cost(columns: Columns) -> list[tuple[str, str]]:
+    seconds = columns["train_seconds"]
+    spread = f"{np.median(seconds):.3f} ({seconds.min():.3f} to {seconds.max():.3f})"
+    rows = [
+        ("train_seconds: median (least to most)", spread),
+        ("train_seconds: sum, hours", f"{seconds.sum() / 3600:.2f}"),
+    ]
+    if "flops" in columns and len(seconds) > 2:
+        rows.append(("train_seconds: correlation with flops", f"{_correlation(seconds, columns['flops']):.3f}"))
+    return rows
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Return Spearman's rank correlation, nan where one of them is constant."""
+    constant = np.ptp(a) == 0 or np.ptp(b) == 0
+    return math.nan if constant else float(spearmanr(a, b).statistic)
+
+
+def _setting() -> str:
+    """Return processor, cores, versions and day."""
+    versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+    cores = len(os.sched_getaffinity(0))
+    return f"{_processor()}, {cores} cores, Python {platform.python_version()}, {versions}, {date.today()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _markdown(rows: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {what} | {figure} |" for what, figure in rows)])
