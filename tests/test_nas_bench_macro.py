@@ -111,7 +111,7 @@ def test_pictures_show_what_each_layer_does():
     assert len(space.diagram((1, 2)).nodes) == 4
 
 
-@pytest.mark.parametrize("text", ["0201210", "020121000", "0201210３", "3" * 8, "0,2,0,1,2,1,0,0"])
+@pytest.mark.parametrize("text", ["0201210", "020121000", "0201210\uff13", "3" * 8, "0,2,0,1,2,1,0,0"])
 def test_text_of_another_form_is_refused(text):
     with pytest.raises(InputError, match="expected 8 digits, such as 02012100"):
         NASBenchMacro().from_text(text)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import permutations
+from operator import itemgetter
 from typing import NoReturn
 
 import numpy as np
@@ -25,8 +26,6 @@ LINKS = (  # the node that nodes 1 to 4 read, 0 being the input: all trees of fo
     (0, 1, 2, 3),
 )
 OPERATIONS = ("gat", "gcn", "gin", "cheb", "sage", "arma", "graph", "fc", "skip")
-_LINKS_INDEX = {links: i for i, links in enumerate(LINKS)}
-_SKIP = OPERATIONS.index("skip")
 
 
 class NASBenchGraph(SearchSpace):
@@ -86,23 +85,21 @@ class NASBenchGraph(SearchSpace):
         links = Decision("links", tuple("".join(map(str, row)) for row in LINKS))
         super().__init__([links, *(Decision(f"node{i}", chosen) for i in range(1, 5))], input_shape, num_classes)
         self.operations = chosen
-        self._names = [OPERATIONS.index(name) for name in chosen]  # choice -> index into OPERATIONS
-        self._choices = {index: choice for choice, index in enumerate(self._names)}
+        self._skip = chosen.index("skip") if "skip" in chosen else None
 
     def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which choices are valid next, (n, C), for n prefixes of t decisions, (n, t)."""
         valid = super().mask(prefixes)
-        if prefixes.shape[1] == 4 and _SKIP in self._choices:
-            skip = self._choices[_SKIP]
+        if prefixes.shape[1] == 4 and self._skip is not None:
             valid = valid.copy()
-            valid[(prefixes[:, 1:] == skip).all(axis=1), skip] = False
+            valid[(prefixes[:, 1:] == self._skip).all(axis=1), self._skip] = False
         return valid
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the design of the published row that this one belongs to."""
-        links, *nodes = architecture
-        links, *operations = _representative(links, *(self._names[c] for c in nodes))
-        return (links, *(self._choices[o] for o in operations))
+        nodes = architecture[1:]
+        links, orders = _orders(architecture[0], tuple(choice == self._skip for choice in nodes))
+        return (links, *min([order(nodes) for order in orders]))
 
     def build(self, architecture: Architecture) -> NoReturn:
         """Raise InputError: these networks work on graphs."""
@@ -146,29 +143,33 @@ class NASBenchGraph(SearchSpace):
 
 
 @cache
-def _representative(links: int, *operations: int) -> Architecture:
-    """Return (links, four operations) of the published row: idle skips in front, then the order that comes first."""
+def _orders(links: int, skips: tuple[bool, ...]) -> tuple[int, list[Callable[[Architecture], Architecture]]]:
+    """Return the links with the idle skips in front, and the ways to pick the four nodes' operations in their order.
+
+    What is idle depends on the links and on which nodes skip, and on nothing else.
+    """
     sources = list(LINKS[links])
-    idle: list[int] = []
-    for node, operation in enumerate(operations, start=1):
+    idle = []
+    for node in (n for n in range(1, 5) if skips[n - 1]):
         source = sources[node - 1]
-        if operation == _SKIP and (source == 0 or node in sources or sources.count(source) == 1):
+        if source == 0 or node in sources or sources.count(source) == 1:
             idle.append(node)
             sources = [source if s == node else s for s in sources]  # who reads it reads what it reads
             sources[node - 1] = -1
-    order = idle + [node for node in range(1, 5) if node not in idle]
-    place = {0: len(idle)} | {old: new for new, old in enumerate(order, start=1)}
-    chained = (*range(len(idle)), *(place[sources[node - 1]] for node in order[len(idle) :]))
-    return min((i, *(operations[order[n - 1] - 1] for n in nodes)) for i, nodes in _orders(chained))
+    front = idle + [node for node in range(1, 5) if node not in idle]
+    place = {0: len(idle)} | {node: i for i, node in enumerate(front, start=1)}
+    chained = [*range(len(idle)), *(place[sources[node - 1]] for node in front[len(idle) :])]
+    listed = [(i, itemgetter(*(front[n - 1] - 1 for n in order))) for i, order in _listed(chained)]
+    return listed[0][0], [order for _, order in listed]
 
 
-@cache
-def _orders(sources: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
-    """Return (index into LINKS, nodes in order) for every order of the four nodes that LINKS lists."""
-    orders = []
-    for nodes in permutations(range(1, 5)):
-        place = {0: 0} | {node: i for i, node in enumerate(nodes, start=1)}
-        links = _LINKS_INDEX.get(tuple(place[sources[node - 1]] for node in nodes))
-        if links is not None:
-            orders.append((links, nodes))
-    return orders
+def _listed(sources: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield (index into LINKS, nodes in order) for every order of the four nodes that LINKS lists.
+
+    The index is the same for all: no two of LINKS are the same tree.
+    """
+    for order in permutations(range(1, 5)):
+        place = {0: 0} | {node: i for i, node in enumerate(order, start=1)}
+        links = tuple(place[sources[node - 1]] for node in order)
+        if links in LINKS:
+            yield LINKS.index(links), order
