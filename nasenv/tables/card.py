@@ -33,8 +33,7 @@ validation data (`val_accuracy_seed0`, ...), and trained anew, from {seeds} seed
 together and scored on the test data (`test_accuracy_seed0`, ...). Each of these trainings lasted `final_epochs`.
 
 - `val_accuracy`, `test_accuracy`: the means over the seeds, in [0, 1]; empty where one of them failed.
-- `train_seconds`: the median over the seeds of the wall-clock time of one training on the training data. Other work on
-  the machine lengthened some; `flops` orders designs by their cost without that noise.
+- `train_seconds`: the median over the seeds of what the evaluator says that one training on the training data took.
 - `params`, `flops`, where they are there: parameters, and operations of one forward pass of one input (a multiplication
   and an addition are two).
 
@@ -46,7 +45,7 @@ The options, a file for `nasenv build_table --config FILE --output {name}`:
 {options}```
 
 Computed on: {setting}.
-
+{note}
 ## How hard it is, and how far to trust it
 
 Each network is counted once. Correlations are Spearman's.
@@ -57,7 +56,14 @@ Each network is counted once. Correlations are Spearman's.
 Columns = Mapping[str, NDArray[np.float64]]
 
 
-def card(name: str, config: Mapping[str, Any], designs: int, sizes: Mapping[str, int], columns: Columns) -> str:
+def card(
+    name: str,
+    config: Mapping[str, Any],
+    designs: int,
+    sizes: Mapping[str, int],
+    columns: Columns,
+    note: str = "",
+) -> str:
     """Return the card as Markdown; every number in it is computed here.
 
     Args:
@@ -66,6 +72,7 @@ def card(name: str, config: Mapping[str, Any], designs: int, sizes: Mapping[str,
         designs: number of rows, equivalent designs counted each.
         sizes: examples in each split of the data; empty where the evaluator has none.
         columns: the table's, (n,), each network once.
+        note: a paragraph of the user's.
     """
     evaluator = config["evaluator"]
     return _CARD.format(
@@ -78,6 +85,7 @@ def card(name: str, config: Mapping[str, Any], designs: int, sizes: Mapping[str,
         examples="; ".join(f"{count:,} for {use}" for use, count in sizes.items()) or "unknown",
         options=yaml.safe_dump(dict(config), sort_keys=False),
         setting=_setting(),
+        note=f"\n{note}\n" if note else "",
         figures=_markdown(figures(columns)),
     )
 

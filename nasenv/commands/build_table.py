@@ -1,0 +1,250 @@
+"""``nasenv build_table``: train every design of a space, and leave a table that searches are answered from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nasenv.configuration import without_derived
+from nasenv.datasets import Dataset
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Evaluator, Measurement
+from nasenv.journal import JSONLines
+from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer, to_architectures
+from nasenv.tables import write_table
+from nasenv.tables.card import card
+
+_CHUNK_SECONDS = 15.0  # what a kill costs at most, where a design takes no longer
+_LINES = 20  # printed in the course of it where there is no terminal to draw a bar on
+
+Entry = Mapping[str, Any]
+
+
+def build_table(
+    space: SearchSpace, evaluator: Evaluator, output: str, seeds: int = 3, limit: int = 50_000, note: str = ""
+) -> None:
+    """Train every design of a space, several times, and write a table and its card; started again, it goes on.
+
+    Each design is trained as the winner of a search is: for evaluator.final_epochs. Validation accuracy is that of a
+    training on the training split, test accuracy that of another one, on training and validation data. What is done is
+    kept in OUTPUT.jsonl. Designs that are the same network share one training and have equal rows.
+
+    Args:
+        space: whose designs are trained.
+        evaluator: how they are trained.
+        output: the table, a CSV file, gzipped where it ends in .gz; its card goes beside it, as .md.
+        seeds: number of trainings of each design for each of the two accuracies.
+        limit: a space of more designs is refused.
+        note: what else the card is to say, on the machine or the data, say.
+    """
+    console = Console(markup=False, highlight=False)
+    designs = every_design(space, seeds, limit)
+    representatives = {design: evaluator.representative(design) for design in designs}
+    path = Path(output)
+    log = _open_log(path, _identity(space, evaluator, seeds))
+    try:
+        done: dict[str, Entry] = {entry["architecture"]: entry for entry in log.entries}
+        wanted = [r for r in dict.fromkeys(representatives.values()) if space.to_text(r) not in done]
+        said = f"{type(space).__name__}: {len(designs):,} designs, {len(set(representatives.values())):,} networks"
+        console.print(f"{said}; {len(wanted):,} are to be trained, {2 * seeds} times each", soft_wrap=True)
+        if wanted:
+            with evaluator:
+                done |= _train(space, evaluator, wanted, range(seeds), log, console)
+    finally:
+        log.close()
+    _write(path, space, evaluator, seeds, representatives, done, note)
+    said = f"the table is {path}, its card {_card_path(path)}; {log.path} may be deleted"
+    console.print(said, soft_wrap=True)
+
+
+def every_design(space: SearchSpace, seeds: int, limit: int) -> list[Architecture]:
+    """Return all valid designs of the space; raise InputError where there are more than the limit."""
+    for name, value in (("seeds", seeds), ("limit", limit)):
+        if not is_positive_integer(value):
+            raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
+    size = space.size
+    if size is None or size > limit:
+        count = "more than 10,000,000" if size is None else f"{size:,}"
+        hours = 2 * seeds * (size or 10**7) / 3600
+        raise InputError(
+            f"{type(space).__name__} has {count} designs, above the limit of {limit:,}: {2 * seeds} trainings of each, "
+            f"of one second, would take {hours:,.0f} hours of a core; make the space smaller, or give a higher --limit"
+        )
+    return to_architectures(space.designs())
+
+
+class BuildLog(JSONLines):
+    """What was trained so far: every entry is one design, all its seeds. See `JSONLines` for arguments and errors."""
+
+    user = "build"
+    remedy = "give another output"
+
+    @property
+    def place(self) -> str:
+        """The file itself."""
+        return str(self.path)
+
+    def is_whole(self, entry: Entry, number: int) -> bool:
+        """Return whether an entry says all that the table needs of its design."""
+        try:
+            measured = [Measurement.from_json(m) for m in entry["validation"]]
+            tested = [t["test_accuracy"] is None or 0 <= t["test_accuracy"] <= 1 for t in entry["test"]]
+            return isinstance(entry["architecture"], str) and len(measured) == len(tested) > 0 and all(tested)
+        except (KeyError, TypeError, ValueError):
+            return False
+
+
+def _open_log(output: Path, identity: Mapping[str, Any]) -> BuildLog:
+    path = output.with_name(f"{output.name}.jsonl")
+    if output.exists() and not path.exists():
+        raise InputError(f"output {output} exists, and {path.name}, which it would go on from, does not; give another")
+    return BuildLog(path, identity)
+
+
+def _identity(space: SearchSpace, evaluator: Evaluator, seeds: int) -> dict[str, Any]:
+    """Return what a table follows from; workers are left out, as the same comes out of any number of them."""
+    config = evaluator.config()
+    options = {k: v for k, v in config["init_args"].items() if k not in ("space", "workers")}
+    return {
+        "space": space.config(),
+        "evaluator": {"class_path": config["class_path"], "init_args": options},
+        "seeds": seeds,
+        "fingerprint": {"space": space.fingerprint(), "evaluator": evaluator.fingerprint()},
+    }
+
+
+def _train(
+    space: SearchSpace,
+    evaluator: Evaluator,
+    wanted: Sequence[Architecture],
+    seeds: Sequence[int],
+    log: BuildLog,
+    console: Console,
+) -> dict[str, Entry]:
+    """Return the entries of designs by their texts; each is in the log as soon as its chunk is trained."""
+    order = np.random.default_rng(0).permutation(len(wanted))  # so that the time left can be told from the time gone
+    done: dict[str, Entry] = {}
+    size, said = 2, 0
+    with _bar(console) as bar:
+        task = bar.add_task("build", total=len(wanted))
+        while len(done) < len(wanted):
+            chunk = [wanted[i] for i in order[len(done) : len(done) + size]]
+            started = time.monotonic()
+            entries = {
+                space.to_text(d): e for d, e in zip(chunk, _entries(space, evaluator, chunk, seeds), strict=True)
+            }
+            for entry in entries.values():
+                log.write(entry)
+            log.sync()
+            done |= entries
+            bar.update(task, completed=len(done))
+            share = _CHUNK_SECONDS / max(time.monotonic() - started, 1e-3)
+            size = max(1, min(2 * size, round(len(chunk) * share)))
+            if not console.is_terminal and len(done) * _LINES // len(wanted) > said:
+                said = len(done) * _LINES // len(wanted)
+                console.print(f"{len(done):,} of {len(wanted):,} trained, {_left(bar, len(done))}")
+    return done
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("training"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        speed_estimate_period=600,
+    )
+
+
+def _left(bar: Progress, done: int) -> str:
+    """Return the time gone and left, in words."""
+    (task,) = bar.tasks
+    gone = task.elapsed or 0.0
+    return f"{gone / 60:.1f} minutes gone, {gone / 60 * ((task.total or 0) / done - 1):.1f} left"
+
+
+def _entries(
+    space: SearchSpace, evaluator: Evaluator, designs: Sequence[Architecture], seeds: Sequence[int]
+) -> list[Entry]:
+    measured, tested = evaluator.confirm(designs, seeds), evaluator.test(designs, seeds)
+    return [
+        {
+            "architecture": space.to_text(design),
+            "validation": [m.to_json() for m in ms],
+            "test": [
+                {"test_accuracy": t.test_accuracy, "error": t.error, "train_seconds": t.train_seconds} for t in ts
+            ],
+        }
+        for design, ms, ts in zip(designs, measured, tested, strict=True)
+    ]
+
+
+def _write(
+    path: Path,
+    space: SearchSpace,
+    evaluator: Evaluator,
+    seeds: int,
+    representatives: Mapping[Architecture, Architecture],
+    done: Mapping[str, Entry],
+    note: str,
+) -> None:
+    """Write the table, a row for each design, and the card, whose figures count each network once."""
+    networks = {r: done[space.to_text(r)] for r in dict.fromkeys(representatives.values())}
+    columns = _columns([networks[r] for r in representatives.values()], seeds)
+    write_table(path, [space.to_text(d) for d in representatives], columns)
+    config = without_derived({"space": space.config(), "evaluator": evaluator.config(), "seeds": seeds})
+    counted = {
+        name: np.array(column, dtype=np.float64) for name, column in _columns([*networks.values()], seeds).items()
+    }
+    text = card(path.name, config, len(representatives), _sizes(evaluator.dataset), counted, note)
+    try:
+        _card_path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"card {_card_path(path)} cannot be written: {error.strerror}") from error
+
+
+def _sizes(dataset: Dataset | None) -> dict[str, int]:
+    """Return the number of examples by what they are for; nothing without data."""
+    if dataset is None:
+        return {}
+    return {"training": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)}
+
+
+def _card_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".md")
+
+
+def _columns(entries: Sequence[Entry], seeds: int) -> dict[str, list[float | None]]:
+    """Return the columns of the table; a mean is empty where one of its seeds failed."""
+    columns: dict[str, list[float | None]] = {}
+    for name, part, key in (("val_accuracy", "validation", "val_accuracy"), ("test_accuracy", "test", "test_accuracy")):
+        values = [[_rounded(answer[key]) for answer in entry[part]] for entry in entries]
+        columns[name] = [_mean(row) for row in values]
+        for s in range(seeds):
+            columns[f"{name}_seed{s}"] = [row[s] for row in values]
+    times = [[answer["train_seconds"] for answer in entry["validation"]] for entry in entries]
+    columns["train_seconds"] = [round(float(np.median(row)), 4) for row in times]
+    metrics = [{k: v for answer in entry["validation"] for k, v in answer["metrics"].items()} for entry in entries]
+    for name in dict.fromkeys(name for row in metrics for name in row):
+        columns[name] = [row.get(name) for row in metrics]
+    return columns
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return _rounded(sum(known) / len(known)) if len(known) == len(values) else None
+
+
+def _rounded(value: float | None) -> float | None:
+    """Return the value to nine decimals, so that equal counts of correct answers are equal means."""
+    return None if value is None else round(value, 9)
