@@ -63,7 +63,7 @@ class History(Sequence[Outcome]):
         self._architectures: list[Architecture] = []
         self._findings: list[Finding] = []
         self._proposals: list[int] = []
-        self._rewards, self._val_accuracies = array("d"), array("d")
+        self._rewards, self._val_accuracies, self._charged = array("d"), array("d"), array("d")
         self._best: int | None = None
 
     def take(
@@ -108,6 +108,7 @@ class History(Sequence[Outcome]):
         self._rewards.append(reward)
         self._val_accuracies.append(math.nan if measurement.val_accuracy is None else measurement.val_accuracy)
         self.charged_seconds += measurement.train_seconds
+        self._charged.append(self.charged_seconds)
         if cached:
             self.cached += 1
         else:
@@ -146,6 +147,21 @@ class History(Sequence[Outcome]):
     def architectures(self) -> Sequence[Architecture]:
         """The distinct designs evaluated, in order; not to be changed."""
         return self._architectures
+
+    @property
+    def proposal_numbers(self) -> NDArray[np.int64]:
+        """Numbers, from 1, of the proposals that led to each distinct evaluation."""
+        return np.array(self._proposals, dtype=np.int64)
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Charged up to and with each distinct evaluation."""
+        return np.array(self._charged)
+
+    @property
+    def answers(self) -> Answers:
+        """The answers to the first proposal of each distinct design, in arrays too."""
+        return Answers(self, range(len(self)), 1, [False] * len(self))
 
     @property
     def repeats(self) -> int:

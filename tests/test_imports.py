@@ -22,7 +22,10 @@ BASES = {  # what the other files of a folder may import of it
     "benchmarks": {"benchmark"},
     "evaluators": {"evaluator", "cost", "workers"},
     "agents": {"agent"},
-    "comparison": {"run", "problem", "statistics", "summary", "figures", "runner"},
+    "comparison": {
+        *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),
+        "figures",
+    },
     "commands": {"parser", "arguments", "progress"},
     "scripts": set(),
 }

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import Namespace
 
@@ -24,6 +24,8 @@ from nasenv.datasets import load_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.spaces.space import SearchSpace
+
+_Made = TypeVar("_Made")
 
 DEFAULTS = {
     "space": "nasenv.spaces.chain_cnn.ChainCNN",
@@ -45,19 +47,39 @@ def call(function: Callable[..., None], prog: str, argv: Sequence[str]) -> None:
         InputError: a class that cannot be made from its arguments.
         SystemExit: code 2 after one line on stderr where the command line is wrong, 0 after ``--help``.
     """
+    parser = _parser(function, prog)
+    arguments = instantiate(parser, parser.parse_args(argv))
+    function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+
+
+def make(kind: Callable[..., _Made], prog: str, values: Mapping[str, Any]) -> _Made:
+    """Return what a class or function makes of the options that a configuration file gives; it fails as ``call`` does.
+
+    Args:
+        kind: what is called.
+        prog: stands before an error's line.
+        values: option -> value, nested.
+    """
+    parser = _parser(kind, prog)
+    arguments = instantiate(parser, parser.parse_object(dict(values)))
+    return kind(**{name: arguments[name] for name in inspect.signature(kind).parameters})
+
+
+def _parser(function: Callable[..., Any], prog: str) -> Parser:
+    """Return the parser of a function's arguments; those that are parts of a search, and needed, have defaults."""
     for package in (nasenv.spaces, nasenv.evaluators, nasenv.agents):
         for module in pkgutil.iter_modules(package.__path__):
             import_module(f"{package.__name__}.{module.name}")  # a class is known by its short name once imported
+    parameters = inspect.signature(function).parameters
+    parts = {name for name in DEFAULTS.keys() & parameters if parameters[name].default is inspect.Parameter.empty}
     parser = Parser(prog=prog, description=(inspect.getdoc(function) or "").partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of options; those on the command line win.")
-    parts = DEFAULTS.keys() & inspect.signature(function).parameters
     parser.add_function_arguments(function, skip=DERIVED, sub_configs=False, as_positional=not parts)
     for action in parser._actions:
         if action.dest in parts:
             action.required = False
             parser.set_defaults({action.dest: {"class_path": DEFAULTS[action.dest]}})
-    arguments = instantiate(parser, parser.parse_args(argv))
-    function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+    return parser
 
 
 def instantiate(parser: Parser, config: Namespace) -> Namespace:

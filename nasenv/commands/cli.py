@@ -11,6 +11,9 @@ from importlib.metadata import version
 
 COMMANDS = {  # name, which is the module's and the function's too: what it does
     "train": "search for an architecture, and train and test the best one",
+    "compare": "compare agents over many seeds: statistics, figures and a report",
+    "build_table": "train every design of a space, for comparisons that cost nothing",
+    "import_benchmark": "turn a published benchmark into a table for searches and comparisons",
     "predict": "classify new data with the network that a search found",
 }
 

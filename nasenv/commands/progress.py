@@ -1,4 +1,4 @@
-"""The progress of a search in the terminal."""
+"""The progress of a search, and of a comparison, in the terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,25 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nasenv.comparison.run import Run
 from nasenv.history import Outcome
 from nasenv.search import Search
 
 _LINES = 10  # printed in the course of a search where there is no terminal to draw a bar on
+
+
+def _bar(console: Console, doing: str) -> Progress:
+    return Progress(
+        TextColumn(doing),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 class SearchProgress:
@@ -24,17 +39,7 @@ class SearchProgress:
 
     def __init__(self, console: Console, evaluations: int | None) -> None:
         self._console, self._evaluations = console, evaluations
-        self._bar = Progress(
-            TextColumn("searching"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._bar = _bar(console, "searching")
         self._task = self._bar.add_task("search", total=evaluations, said="")
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
@@ -47,6 +52,39 @@ class SearchProgress:
         if not self._console.is_terminal and not outcome.repeat and len(history) % every == 0:
             of = f" of {self._evaluations}" if self._evaluations else ""
             self._console.print(f"{len(history)}{of} evaluations  {said}  {search.seconds:.0f} s", highlight=False)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+class ComparisonProgress:
+    """A bar with the runs done, the last one, faults and time left; lines where there is no terminal.
+
+    Args:
+        console: where to draw.
+        runs: length of the bar.
+    """
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self._console, self._runs, self._faults, self._done = console, runs, 0, 0
+        self._bar = _bar(console, "comparing")
+        self._task = self._bar.add_task("comparison", total=runs, said="")
+
+    def __call__(self, run: Run) -> None:
+        """Take in a run that is done."""
+        self._done += 1
+        self._faults += run.error is not None
+        faults = f"  faults {self._faults}" if self._faults else ""
+        said = f"{run.agent} on {run.problem}, seed {run.seed}{faults}"
+        self._bar.update(self._task, completed=self._done, said=said)
+        if not self._console.is_terminal and self._done % max(1, self._runs // _LINES) == 0:
+            self._console.print(f"{self._done} of {self._runs} runs{faults}", highlight=False)
 
     def __enter__(self) -> Self:
         self._bar.start()

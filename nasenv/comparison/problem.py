@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from nasenv.budget import Budget
 from nasenv.errors import InputError
@@ -20,12 +21,19 @@ class Problem:
         evaluator: what measures a design; made for this space.
         objective: measurement -> reward.
         budget: when a search is over.
+
+    Raises:
+        InputError: a budget without a limit.
     """
 
     space: SearchSpace
     evaluator: Evaluator
     objective: Objective = field(default_factory=Accuracy)
     budget: Budget = field(default_factory=lambda: Budget(evaluations=300))
+
+    def __post_init__(self) -> None:
+        if self.budget.evaluations is None and self.budget.charged_seconds is None:
+            raise InputError("the budget of a comparison needs a limit; give evaluations or charged_seconds")
 
     @property
     def optimum(self) -> float | None:
@@ -34,7 +42,12 @@ class Problem:
         rewards = [self.objective.reward(m) for m in known or () if m.error is None]
         return max(rewards, default=None)
 
-    def check(self, name: str) -> None:
-        """Raise InputError where a search of this problem could not be repeated or would never end."""
-        if self.budget.evaluations is None and self.budget.charged_seconds is None:
-            raise InputError(f"problem {name}: the budget has no limit; give evaluations or charged_seconds")
+    def config(self) -> dict[str, Any]:
+        """Return how it was made, in plain values."""
+        parts = {"space": self.space, "evaluator": self.evaluator, "objective": self.objective}
+        return {**{name: part.config() for name, part in parts.items()}, "budget": asdict(self.budget)}
+
+    def identity(self) -> dict[str, Any]:
+        """Return how it was made and the fingerprints of what that led to, data included."""
+        fingerprint = {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()}
+        return {**self.config(), "fingerprint": fingerprint}

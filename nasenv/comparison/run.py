@@ -62,37 +62,45 @@ class Run:
         return np.maximum.accumulate(np.where(risen, np.arange(len(best)), 0))
 
     def write(self, path: Path, identity: str) -> None:
-        """Write it as JSON, whole or not at all: the file says that this run is done.
+        """Write two lines of JSON, whole or not at all: the file says that this run is done.
 
         Args:
             path: the file.
-            identity: hash of everything that the run follows from; given back to ``read``, it must be the same.
+            identity: hash of everything that the run follows from, for ``is_of``.
         """
         values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         unfinished = path.with_name(f"{path.name}.tmp")
-        text = json.dumps({"identity": identity, **values}, separators=(",", ":"))
-        unfinished.write_text(text + "\n", encoding="utf-8")
+        lines = [json.dumps(line, separators=(",", ":")) for line in ({"identity": identity}, values)]
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
         unfinished.replace(path)
 
-    @classmethod
-    def read(cls, path: Path, identity: str | None = None) -> Self:
-        """Return what ``write`` wrote.
-
-        Raises:
-            InputError: a damaged file, or one of another identity.
-        """
+    @staticmethod
+    def is_of(path: Path, identity: str) -> bool:
+        """Return True where the file is of this identity; raise InputError where it is of another, or damaged."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            theirs = values.pop("identity")
-            run = cls(**{f.name: _array(f.name, values[f.name]) for f in fields(cls)})
+            with path.open(encoding="utf-8") as file:
+                theirs = json.loads(file.readline())["identity"]
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} is damaged ({error}); delete it to have this run again") from error
-        if identity is not None and theirs != identity:
+            raise _damaged(path, error) from error
+        if theirs != identity:
             raise InputError(
-                f"{path} is of another configuration than the run {run.agent} on {run.problem}, seed {run.seed}, now "
-                "asked for; give another folder, or another name to what has changed"
+                f"{path} is of another configuration than the one now asked for; give another folder, or another name "
+                "to the agent or problem that has changed"
             )
-        return run
+        return True
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return what ``write`` wrote; raise InputError where the file is damaged."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8").partition("\n")[2])
+            return cls(**{f.name: _array(f.name, values[f.name]) for f in fields(cls)})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is damaged ({error}); delete it to have this run again")
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import re
 import time
@@ -217,8 +218,8 @@ class TrainingEvaluator(Evaluator):
         return [tested[i : i + len(seeds)] for i in range(0, len(tested), len(seeds))]
 
     def start(self) -> None:
-        """Start the worker processes, where there are to be any."""
-        if self.workers and self._pool is None:
+        """Start the worker processes, where there are to be any; a worker process itself trains alone."""
+        if self.workers and self._pool is None and not multiprocessing.current_process().daemon:
             self._pool = WorkerPool(self._trainer.run, self.workers, self._trainer.timeout_seconds)
 
     def close(self) -> None:
@@ -233,7 +234,8 @@ class TrainingEvaluator(Evaluator):
         if self._pool is None:
             return [self._trainer.run(job) for job in jobs]
         order = self._cost.longest_first([job.architecture for job in jobs])
-        trained = self._pool.map([jobs[i] for i in order], lambda reason, seconds: Trained(None, reason, seconds, {}))
+        ordered = [jobs[i] for i in order]
+        trained = self._pool.map(ordered, lambda _, reason, seconds: Trained(None, reason, seconds, {}))
         done = dict(zip(order, trained, strict=True))
         for i, job in enumerate(jobs):
             if done[i].error is None:

@@ -8,8 +8,8 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Generic, TypeVar
@@ -36,15 +36,15 @@ class WorkerPool(Generic[Job, Answer]):
     Args:
         work: the function, or bound method, that answers a job; pickled once a worker.
         workers: number of processes, 1 or more.
-        timeout_seconds: a job that takes longer, by ten seconds, costs its worker.
+        timeout_seconds: a job that takes longer, by ten seconds, costs its worker; None is no limit.
 
     Raises:
         InputError: ``work`` cannot be pickled, or the processes end before they are ready.
     """
 
-    def __init__(self, work: Callable[[Job], Answer], workers: int, timeout_seconds: float) -> None:
+    def __init__(self, work: Callable[[Job], Answer], workers: int, timeout_seconds: float | None) -> None:
         self._work, self._workers = work, workers
-        self._timeout = timeout_seconds + _GRACE_SECONDS
+        self._timeout = None if timeout_seconds is None else timeout_seconds + _GRACE_SECONDS
         self._pool = self._start()
 
     def _start(self) -> pebble.ProcessPool:
@@ -71,20 +71,29 @@ class WorkerPool(Generic[Job, Answer]):
             ) from error
         return pool
 
-    def map(self, jobs: Sequence[Job], failed: Callable[[str, float], Answer]) -> list[Answer]:
-        """Return the answer of each job, in order; ``failed(reason, seconds)`` stands in for one that has none."""
+    def map(self, jobs: Sequence[Job], failed: Callable[[Job, str, float], Answer]) -> list[Answer]:
+        """Return the answer of each job, in order; ``failed(job, reason, seconds)`` stands in for one that has none."""
         started = time.perf_counter()
         futures = [self._schedule(job) for job in jobs]
-        answers = []
-        for job, future in zip(jobs, futures, strict=True):
-            try:
-                answers.append(self._result(job, future))
-            except FutureTimeout:
-                answers.append(failed("timeout: the worker hung and was ended", self._timeout))
-            except pebble.ProcessExpired as error:
-                reason = f"the worker process ended with exit code {error.exitcode}"
-                answers.append(failed(reason, time.perf_counter() - started))
-        return answers
+        return [self._awaited(job, future, failed, started) for job, future in zip(jobs, futures, strict=True)]
+
+    def stream(self, jobs: Sequence[Job], failed: Callable[[Job, str, float], Answer]) -> Iterator[Answer]:
+        """Yield the answers as they come."""
+        started = time.perf_counter()
+        scheduled = {self._schedule(job): job for job in jobs}
+        for future in as_completed(scheduled):
+            yield self._awaited(scheduled.pop(future), future, failed, started)
+
+    def _awaited(
+        self, job: Job, future: Future[Answer], failed: Callable[[Job, str, float], Answer], started: float
+    ) -> Answer:
+        try:
+            return self._result(job, future)
+        except FutureTimeout:
+            return failed(job, "timeout: the worker hung and was ended", self._timeout or 0.0)
+        except pebble.ProcessExpired as error:
+            reason = f"the worker process ended with exit code {error.exitcode}"
+            return failed(job, reason, time.perf_counter() - started)
 
     def _schedule(self, job: Job) -> Future[Answer]:
         try:

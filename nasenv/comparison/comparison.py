@@ -1,0 +1,121 @@
+"""Runs of several agents on several problems from many seeds, in worker processes; those done already are kept."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from nasenv.agents.agent import Agent
+from nasenv.comparison.problem import Problem
+from nasenv.comparison.run import Run
+from nasenv.comparison.runner import Job, Runner
+from nasenv.errors import InputError
+from nasenv.evaluators.workers import WorkerPool
+
+_COLUMNS = (
+    *("problem", "agent", "seed", "evaluation", "proposal", "seconds", "architecture"),
+    *("reward", "val_accuracy", "final_val_accuracy", "test_accuracy"),
+)
+
+
+class Comparison:
+    """Every agent on every problem, once a seed.
+
+    A run leaves its own folder below ``folder/runs``, and a comparison made again on the same folder does only what is
+    not there yet: after it was killed, or with more seeds, agents or problems.
+
+    Args:
+        problems: by name.
+        agents: by name.
+        seeds: of the searches.
+        folder: where everything is written.
+        cache: file of measurements for the problems that train; None for no cache.
+
+    Raises:
+        InputError: nothing to compare, a folder that cannot be written, or one that holds runs of the same names and
+            another configuration.
+    """
+
+    def __init__(
+        self,
+        problems: Mapping[str, Problem],
+        agents: Mapping[str, Agent],
+        seeds: range,
+        folder: Path,
+        cache: str | None = None,
+    ) -> None:
+        if not (problems and agents and len(seeds)):
+            raise InputError("a comparison needs one or more problems, agents and seeds")
+        self.problems, self.agents, self.seeds, self.folder = problems, agents, seeds, folder
+        self._runner = Runner(problems, agents, folder / "runs", cache)
+        self.jobs = [Job(p, a, s) for s in seeds for p in problems for a in agents]
+        self.pending = [job for job in self.jobs if not self._is_done(job)]
+
+    def _is_done(self, job: Job) -> bool:
+        path = self._runner.path(job)
+        return path.exists() and Run.is_of(path, self._runner.identity(job))
+
+    def run(self, done: Callable[[Run], None], workers: int, timeout_seconds: float | None) -> None:
+        """Do what is not yet done.
+
+        Args:
+            done: told of each run when it is written.
+            workers: processes that search side by side; 0 searches in this process, where no search can be timed out.
+            timeout_seconds: wall time after which a search is taken to have stalled, and its agent is named; None is no
+                limit.
+
+        Raises:
+            InputError: an evaluator that fails (an agent that does is named in the run), or the folder is in use.
+        """
+        with _locked(self.folder):
+            if workers == 0 or not self.pending:
+                for job in self.pending:
+                    done(self._runner(job))
+                return
+            pool: WorkerPool[Job, Run] = WorkerPool(self._runner, min(workers, len(self.pending)), timeout_seconds)
+            try:
+                for run in pool.stream(self.pending, self._runner.give_up):
+                    done(run)
+            finally:
+                pool.close()
+
+    def runs(self, problem: str) -> Iterator[Run]:
+        """Yield the runs of a problem, read one at a time."""
+        for job in self.jobs:
+            if job.problem == problem:
+                yield Run.read(self._runner.path(job))
+
+    def write_results(self, path: Path) -> None:
+        """Write one CSV row for each evaluation of each run; what is not known stays empty."""
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            for problem in self.problems:
+                for run in self.runs(problem):
+                    writer.writerows(_rows(run))
+
+
+def _rows(run: Run) -> Iterator[list[object]]:
+    columns = [run.proposal.tolist(), run.seconds.tolist(), run.architectures]
+    for values in (run.reward, run.val_accuracy, run.final_val_accuracy, run.test_accuracy):
+        columns.append([None if v != v else v for v in values.tolist()])
+    for evaluation, row in enumerate(zip(*columns, strict=True), 1):
+        yield [run.problem, run.agent, run.seed, evaluation, *row]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[IO[str]]:
+    """Hold the folder, until the end or a crash."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "w", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file
+    except BlockingIOError:
+        raise InputError(f"{folder} is in use by another comparison; wait for it or give another folder") from None
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error

@@ -1,0 +1,175 @@
+"""Does one run of a comparison: the search, what its designs are worth at last, and the files that it leaves."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasenv.agents.agent import Agent
+from nasenv.cache import Cache
+from nasenv.comparison.problem import Problem
+from nasenv.comparison.run import Run
+from nasenv.configuration import digest
+from nasenv.errors import AgentError
+from nasenv.evaluators.evaluator import Evaluator
+from nasenv.search import Search
+
+_POINTS = 200  # of a curve in TensorBoard
+_DONE = "run.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: which agent, on which problem, from which seed."""
+
+    problem: str
+    agent: str
+    seed: int
+
+
+class Runner:
+    """Does the runs of a comparison, one at a time; every worker process has one.
+
+    Args:
+        problems: by name.
+        agents: by name; each run is given a copy.
+        folder: where a run's own folder is made: ``<problem>/<agent>/seed-<seed>``.
+        cache: file of measurements for the problems that train; None for no cache.
+    """
+
+    def __init__(
+        self, problems: Mapping[str, Problem], agents: Mapping[str, Agent], folder: Path, cache: str | None = None
+    ) -> None:
+        self._problems, self._agents, self._folder, self._cache = problems, agents, folder, cache
+        self._identities = {
+            (p, a): digest([problem.identity(), agent.config(), agent.source_digest()])
+            for p, problem in problems.items()
+            for a, agent in agents.items()
+        }
+
+    def path(self, job: Job) -> Path:
+        """Return the file that says, when it is there, that this run is done."""
+        names = [quote(name, safe=" ") for name in (job.problem, job.agent)]
+        return self._folder.joinpath(*names, f"seed-{job.seed}", _DONE)
+
+    def identity(self, job: Job) -> str:
+        """Return a hash of all that the run follows from, but for its seed."""
+        return self._identities[job.problem, job.agent]
+
+    def __call__(self, job: Job) -> Run:
+        """Do a run, write what is left of it, and return it."""
+        problem, path = self._problems[job.problem], self.path(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trains = problem.evaluator.trains
+        opened = closing(Cache(self._cache)) if trains and self._cache is not None else nullcontext(None)
+        with opened as cache:
+            agent = copy.deepcopy(self._agents[job.agent])
+            run_dir = path.parent if trains else None
+            parts = (problem.space, problem.evaluator, agent, problem.budget, problem.objective)
+            with Search(*parts, cache=cache, seed=job.seed, run_dir=run_dir) as search:
+                run = self._searched(search, job)
+                if not trains:
+                    _write_curves(run, search, path.parent)
+        run.write(path, self.identity(job))
+        return run
+
+    def _searched(self, search: Search, job: Job) -> Run:
+        started, fault = time.perf_counter(), None
+        try:
+            search.run()
+        except AgentError as error:
+            fault = search.ended = str(error)
+        wall_seconds = time.perf_counter() - started
+        history = search.history
+        answers = history.answers
+        final_val, test = _final(search)
+        return Run(
+            problem=job.problem,
+            agent=job.agent,
+            seed=job.seed,
+            ended=str(search.ended),
+            error=fault,
+            wall_seconds=wall_seconds,
+            proposals=history.proposals,
+            charged_seconds=history.charged_seconds,
+            architectures=tuple(map(search.space.to_text, history.architectures)),
+            proposal=history.proposal_numbers,
+            seconds=history.seconds,
+            reward=answers.rewards,
+            val_accuracy=answers.val_accuracies,
+            final_val_accuracy=final_val,
+            test_accuracy=test,
+        )
+
+    def give_up(self, job: Job, reason: str, wall_seconds: float) -> Run:
+        """Write and return a run that did not come to its end, and of which nothing else is known."""
+        nothing = np.zeros(0)
+        run = Run(
+            *(job.problem, job.agent, job.seed, reason, reason, wall_seconds, 0, 0.0, ()),
+            *(np.zeros(0, dtype=np.int64), nothing, nothing, nothing, nothing, nothing),
+        )
+        self.path(job).parent.mkdir(parents=True, exist_ok=True)
+        run.write(self.path(job), self.identity(job))
+        return run
+
+
+def _final(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return validation and test accuracy, (n,) each, after the final training; nan where that is not known.
+
+    Of a table they are known for all designs; where they cost trainings, the incumbent alone is trained again.
+    """
+    evaluator, history = search.evaluator, search.history
+    final_val, test = np.full(len(history), np.nan), np.full(len(history), np.nan)
+    indices = range(len(history))
+    if evaluator.trains:
+        indices = range(history.best.evaluation - 1, history.best.evaluation) if history.best else range(0)
+    seeds = range(search.budget.final_seeds if evaluator.trains else 1)
+    designs = [evaluator.representative(history.architectures[i]) for i in indices]
+    if designs:
+        final_val[indices], test[indices] = _trained_again(evaluator, designs, seeds)
+    return final_val, test
+
+
+def _trained_again(
+    evaluator: Evaluator, designs: list[tuple[int, ...]], seeds: range
+) -> tuple[list[float], list[float]]:
+    confirmed = [[m.val_accuracy for m in measured] for measured in evaluator.confirm(designs, seeds)]
+    tested = [[t.test_accuracy for t in results] for results in evaluator.test(designs, seeds)]
+    return [_mean(values) for values in confirmed], [_mean(values) for values in tested]
+
+
+def _mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else np.nan
+
+
+def _write_curves(run: Run, search: Search, directory: Path) -> None:
+    """Write the run's TensorBoard, after the run: some points of each curve, so that it costs less than the search."""
+    from nasenv.record import Record  # TensorBoard takes a second to import
+
+    with closing(Record(directory)) as record:
+        record.start_hparams(search.config())
+        n = len(run.reward)
+        best = run.incumbents
+        columns = {
+            "search/reward": run.reward,
+            "search/val_accuracy": run.val_accuracy,
+            "search/charged_seconds": run.seconds,
+            "incumbent/reward": run.reward[best],
+            "incumbent/final_val_accuracy": run.final_val_accuracy[best],
+            "incumbent/test_accuracy": run.test_accuracy[best],
+        }
+        for i in np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int)) if n else ():
+            values = {tag: float(column[i]) for tag, column in columns.items()}
+            record.scalars({tag: value for tag, value in values.items() if value == value}, int(i) + 1)
+        if n and run.error is None:
+            finals = {f"final/{tag.partition('/')[2]}": float(columns[tag][-1]) for tag in list(columns)[3:]}
+            record.finish_hparams({tag: value for tag, value in finals.items() if value == value})
