@@ -157,8 +157,8 @@ def test_improvement_counts_all_pairs_and_ties_half(x, y):
 
 def test_improvement_interval_is_that_of_plain_resampling():
     rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 9, size=30) + 1.0, rng.integers(0, 9, size=20).astype(float)
-    one, other = rng.choice(x, size=(RESAMPLES, 30, 1)), rng.choice(y, size=(RESAMPLES, 1, 20))
+    x, y = rng.integers(0, 9, size=30) + 1.0, rng.integers(0, 9, size=30).astype(float)
+    one, other = rng.choice(x, size=(RESAMPLES, 30, 1)), rng.choice(y, size=(RESAMPLES, 1, 30))
     drawn = ((one > other) + (one == other) / 2).mean(axis=(1, 2))
     assert_same_interval(improvement(x, y, 0)[1:], tuple(np.quantile(drawn, [0.025, 0.975])))
 
@@ -224,16 +224,16 @@ def test_mean_ranks_share_ties():
 
 
 @pytest.mark.parametrize("noughts", [0.0, 0.6])
-@pytest.mark.parametrize("shift", [0.45, 0.8])
-def test_that_many_seeds_have_the_power(shift, noughts):
+@pytest.mark.parametrize(("shift", "most"), [(0.25, 0.82), (0.8, 0.93)])
+def test_that_many_seeds_have_the_power(shift, most, noughts):
     def draw(n: int) -> np.ndarray:
         return np.where(rng.random(n) < noughts, 0.0, rng.normal(shift, 1.0, n))
 
-    rng, alpha, trials = np.random.default_rng(0), 0.01, 600
-    needed = seeds_needed(draw(20_000), alpha)
+    rng, alpha, trials = np.random.default_rng(0), 0.01, 1000
+    needed = seeds_needed(draw(200_000), alpha)
     power = np.mean([signed_rank(draw(needed))[1] < alpha for _ in range(trials)])
-    # The formula is for many seeds; for large differences it is on the safe side, since it takes the null's variance.
-    assert 0.8 - 3 * math.sqrt(0.16 / trials) - 0.02 < power < 0.95
+    # The formula is for small differences; for large ones it is on the safe side: it takes the null's variance.
+    assert abs(power - np.clip(power, 0.79, most)) < 3 * math.sqrt(0.16 / trials)
 
 
 def test_seeds_needed_is_at_least_what_the_test_needs_and_none_without_a_direction():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nasenv.comparison.curves import curve
 from nasenv.comparison.digest import Digest, digested
 from nasenv.comparison.run import Run
+from nasenv.comparison.statistics import seeds_needed
 from nasenv.comparison.summary import Summary, summarise, write_summary
 from nasenv.errors import InputError
 
@@ -185,15 +186,18 @@ def test_the_same_difference_is_seen_alone_and_not_among_many_that_are_not():
     two = ends(a=values, b=values + gains)
     far = {name: values - 0.5 * (i + 1) for i, name in enumerate("cdef")}
     near = {name: spread_out(12, 0.9, seed=i + 5) for i, name in enumerate("cdef")}
+    summaries = [summarise("p", two + ends(**others), None) for others in ({}, far, near)]
     alone, among_separated, among_open = (
-        next(p for p in summarise("p", two + ends(**others), None).pairs if (p.better, p.worse) == ("b", "a"))
-        for others in ({}, far, near)
+        next(p for p in summary.pairs if (p.better, p.worse) == ("b", "a")) for summary in summaries
     )
     assert 0.05 / 15 < alone.p_value < 0.05
     assert alone.separated
     assert among_separated.separated  # Holm's last step
     assert not among_open.separated
     assert among_open.p_value == alone.p_value < among_open.p_holm
+    still_open = sum(not p.separated for p in summaries[2].pairs)
+    assert still_open > 1
+    assert among_open.seeds_needed == seeds_needed(gains, 0.05 / still_open) > seeds_needed(gains, 0.05)
 
 
 def test_equal_on_every_seed():
