@@ -127,8 +127,8 @@ def test_what_a_spreadsheet_leaves_is_read(tmp_path):
     [
         ("", "no column|expected a header"),
         ("architecture,val_accuracy\n", "expected a header and a line for each design"),
-        ("design,val_accuracy\na,1\n", r"has no column 'architecture'; did you mean design, val_accuracy\?"),
-        ("architecture,val_acuracy,b\na,1,2\n", r"has no column 'val_accuracy'; did you mean val_acuracy\?"),
+        ("design,val_accuracy\na,1\n", "has no column 'architecture'; it has design, val_accuracy$"),
+        ("architecture,val_acuracy,b\na,1,2\n", "has no column 'val_accuracy'; it has val_acuracy$"),
         ("architecture,val_accuracy,val_accuracy\na,1,1\n", "line 1: a column is named twice"),
         ("architecture,val_accuracy\na,1\nb\n", "line 3: expected 2 cells as in the header, got 1"),
         ("architecture,val_accuracy\na,1\n\nb,1,2\n", "line 4: expected 2 cells as in the header, got 3"),
@@ -257,7 +257,7 @@ def test_an_agent_is_not_told_what_it_must_not_know(tmp_path):
     assert TableEvaluator(SPACE, path).evaluate([(0, 2)])[0].metrics == {"params": 2}
     assert TableEvaluator(SPACE, path, metric_columns=["energy"]).evaluate([(0, 0)])[0].metrics == {"energy": 3.5}
     assert TableEvaluator(SPACE, path, metric_columns=[]).evaluate([(0, 0)])[0].metrics == {}
-    with pytest.raises(InputError, match=r"has no column 'enrgy'; did you mean energy\?"):
+    with pytest.raises(InputError, match="has no column 'enrgy'; it has energy"):
         TableEvaluator(SPACE, path, metric_columns=["enrgy"])
 
 

@@ -176,7 +176,7 @@ def _parse(path: Path, text: str) -> tuple[list[str], tuple[int, ...], list[list
 def _require(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
     for name in wanted:
         if name not in names:
-            raise InputError(f"table {path} has no column {name!r}; did you mean {nearest(name, names)}?")
+            raise InputError(f"table {path} has no column {name!r}; it has {nearest(name, names)}")
 
 
 def _check_distinct(table: Table) -> None:
