@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from nasenv.budget import Budget
 from nasenv.cache import Cache
 from nasenv.commands.progress import SearchProgress
 from nasenv.configuration import digest
+from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.finals import RESULT, Result, conclude, table
 from nasenv.journal import Journal
 from nasenv.objectives import Objective
 from nasenv.search import Search
-from nasenv.spaces.space import SearchSpace
+from nasenv.spaces.space import Architecture, SearchSpace
 
 _LONGEST_DATA = 40  # characters of the data set's name in that of a run
 
@@ -38,6 +39,7 @@ def train(
     seed: int = 0,
     run_dir: str | None = None,
     cache: str = "runs/cache.db",
+    start_from: list[str] | str | None = None,
 ) -> None:
     """Search for an architecture, then train, test and export the best one.
 
@@ -50,11 +52,14 @@ def train(
         seed: seeds the agent.
         run_dir: folder for everything that the run leaves; by default under runs, named after the configuration.
         cache: file of measurements shared by searches; none for no cache.
+        start_from: designs that are evaluated first, for the agent to go on from: a file of one design a line, as
+            runs print them, or in a --config file a list of them.
     """
     console = Console(markup=False, highlight=False)  # a folder's or choice's name in brackets is no markup
     with contextlib.ExitStack() as stack:
         store = None if cache == "none" else stack.enter_context(Cache(cache))
-        plan = Search(space, evaluator, agent, budget, objective, None, seed)
+        start = starting_designs(space, start_from)
+        plan = Search(space, evaluator, agent, budget, objective, None, seed, start=start)
         folder = Path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.config())
         if (folder / RESULT).exists():
             Journal(folder / "journal.jsonl", plan.identity()).close()  # refuses the result of another configuration
@@ -62,8 +67,8 @@ def train(
             console.print(said, soft_wrap=True)
             result = Result.read(folder / RESULT)
         else:
-            search = stack.enter_context(Search(space, evaluator, agent, budget, objective, store, seed, folder))
-            result = _run(search, console)
+            search = Search(space, evaluator, agent, budget, objective, store, seed, folder, start=start)
+            result = _run(stack.enter_context(search), console)
     _show(result, folder, console)
 
 
@@ -80,6 +85,32 @@ def run_name(config: Mapping[str, Any]) -> str:
     return re.sub(r"[^a-z0-9_.-]+", "-", "-".join(parts).lower())
 
 
+def starting_designs(space: SearchSpace, start_from: Sequence[str] | str | None) -> list[Architecture]:
+    """Return the designs of a list, or of a file of one design a line; empty lines and those after # do not count.
+
+    Raises:
+        InputError: no such file, a text that is no design of the space, with its line, or no design at all.
+    """
+    if start_from is None:
+        return []
+    lines, where = start_from, "start_from"
+    if isinstance(start_from, str):
+        try:
+            lines, where = Path(start_from).read_text(encoding="utf-8").splitlines(), start_from
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"start_from {start_from} cannot be read: {error}") from error
+    designs = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            try:
+                designs.append(space.from_text(line.strip()))
+            except InputError as error:
+                raise InputError(f"{where}, line {number}: {error}") from error
+    if not designs:
+        raise InputError(f"{where}: expected one or more designs, one a line, got none")
+    return designs
+
+
 def coverage(space: SearchSpace, budget: Budget) -> str:
     """Return what the budget can be expected to find in a space of this size, in words."""
     size = space.size
@@ -87,7 +118,8 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
     known = f"{size:,}" if size is not None else "more than 10,000,000"
     text = f"{type(space).__name__}: {known} designs of {space.num_decisions} decisions"
     if n is None:
-        return f"{text}; the budget has no limit"
+        limit = f"is {budget.charged_seconds:g} charged seconds" if budget.charged_seconds else "has no limit"
+        return f"{text}; the budget {limit}"
     if size is not None and n >= size:
         return f"{text}; the budget of {n} covers them all, so any agent that does not repeat itself finds the best"
     share = f"{n / size:.2g} of them" if size is not None else "a small part of them"
@@ -110,8 +142,9 @@ def _run(search: Search, console: Console) -> Result:
     console.print(said, soft_wrap=True)
     finalists = min(search.budget.finalists, len(search.history))
     times = search.budget.final_seeds
-    said = f"training the {finalists} best again, {times} times each and for longer, and testing the winner ..."
-    console.print(said, soft_wrap=True)
+    if search.evaluator.trains:
+        said = f"training the {finalists} best again, {times} times each and for longer, and testing the winner ..."
+        console.print(said, soft_wrap=True)
     return conclude(search)
 
 
@@ -123,12 +156,18 @@ def _show(result: Result, folder: Path, console: Console) -> None:
     console.print(shown)
     lines = [
         f"winner: {result.winner.text}",
-        f"test accuracy of the exported network: {result.test_accuracy:.4f}",
-        f"everything is in {folder}: model/, architecture.png, result.json, journal.jsonl",
-        f"classify new images:  {_program('nasenv')} predict {folder} npz:FILE",
+        f"test accuracy of this network: {result.test_accuracy:.4f}",
+        f"everything is in {folder}: {', '.join(_left(folder))}",
         f"look at the search:   {_program('tensorboard')} --logdir {folder.parent}",
     ]
+    if (folder / "model").exists():  # an evaluator that does not train leaves none
+        lines.insert(-1, f"classify new images:  {_program('nasenv')} predict {folder} npz:FILE")
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def _left(folder: Path) -> list[str]:
+    known = ("model", "architecture.png", RESULT, "journal.jsonl")
+    return [f"{name}/" if (folder / name).is_dir() else name for name in known if (folder / name).exists()]
 
 
 def _program(name: str) -> str:
