@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.comparison.digest import Digest, digested, final_known
-from nasenv.comparison.findings import LEVEL, Estimate, Metric, Pair, Spread, Standing, Success, Summary
+from nasenv.comparison.findings import Estimate, Metric, Pair, Spread, Standing, Success, Summary
 from nasenv.comparison.pairs import paired
 from nasenv.comparison.run import Run
 from nasenv.comparison.statistics import (
@@ -28,7 +28,6 @@ from nasenv.comparison.verdicts import verdicts
 from nasenv.errors import InputError
 
 __all__ = [
-    "LEVEL",
     "Estimate",
     "Metric",
     "Pair",

@@ -50,8 +50,8 @@ def _method(pairs: Sequence[Pair], metric: Metric, final: bool) -> Iterator[str]
     seeds = _seeds(most) if least == most else f"{least:,} to {_seeds(most)}"
     correction = f", with Holm's correction for {len(pairs)} pairs" if len(pairs) > 1 else ""
     yield (
-        f"Two agents are told apart over the {seeds} that both have, by Wilcoxon's signed-rank test at the {LEVEL:.0%} "
-        f"level{correction}; differences given are means over these seeds."
+        f"Two agents are told apart over the {seeds} that both have, by Wilcoxon's signed-rank test at the "
+        f"{100 * LEVEL:.0f} % level{correction}; differences given are means over these seeds."
     )
 
 
