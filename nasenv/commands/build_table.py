@@ -44,7 +44,8 @@ def build_table(
         note: what else the card is to say, on the machine or the data, say.
     """
     console = Console(markup=False, highlight=False)
-    designs = every_design(space, seeds, limit)
+    _check_positive(seeds=seeds, limit=limit)
+    designs = every_design(space, 2 * seeds, limit)
     representatives = {design: evaluator.representative(design) for design in designs}
     path = Path(output)
     log = _open_log(path, _identity(space, evaluator, seeds))
@@ -63,17 +64,20 @@ def build_table(
     console.print(said, soft_wrap=True)
 
 
-def every_design(space: SearchSpace, seeds: int, limit: int) -> list[Architecture]:
-    """Return all valid designs of the space; raise InputError where there are more than the limit."""
-    for name, value in (("seeds", seeds), ("limit", limit)):
+def _check_positive(**options: object) -> None:
+    for name, value in options.items():
         if not is_positive_integer(value):
             raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
+
+
+def every_design(space: SearchSpace, trainings: int, limit: int) -> list[Architecture]:
+    """Return all valid designs of the space; raise InputError, with the time it would take, above the limit."""
     size = space.size
     if size is None or size > limit:
         count = "more than 10,000,000" if size is None else f"{size:,}"
-        hours = 2 * seeds * (size or 10**7) / 3600
+        hours = trainings * (size or 10**7) / 3600
         raise InputError(
-            f"{type(space).__name__} has {count} designs, above the limit of {limit:,}: {2 * seeds} trainings of each, "
+            f"{type(space).__name__} has {count} designs, above the limit of {limit:,}: {trainings} trainings of each, "
             f"of one second, would take {hours:,.0f} hours of a core; make the space smaller, or give a higher --limit"
         )
     return to_architectures(space.designs())
