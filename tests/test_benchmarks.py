@@ -64,6 +64,10 @@ def test_the_archive_gives_the_numbers_of_the_merged_table(archive, table_201, d
     ]:
         expected = [float(table_201[i][f"{dataset}_{theirs}"]) for i in INDICES]
         np.testing.assert_allclose(np.array(rows.columns[ours]) * scale, expected, atol=6e-6, rtol=0)
+    other = {"cifar10": "cifar100", "cifar100": "cifar10"}[dataset]
+    for column in ("val_accuracy_200_epochs", "test_accuracy_200_epochs"):
+        expected = [float(table_201[i][f"{other}_{column}_percent"]) for i in INDICES]
+        np.testing.assert_allclose(np.array(rows.columns[f"{other}_{column}"]) * 100, expected, atol=6e-6, rtol=0)
 
 
 def test_the_third_data_set_is_what_the_library_says_in_another_way(archive):

@@ -30,6 +30,8 @@ class NATSBenchArchive(Benchmark):
     - `train_seconds_N_epochs`: of the training that led to the validation accuracy, on the authors' machine.
     - `charged_seconds_N_epochs`: with one pass over the validation images, which published searches are charged too.
     - `params`, `flops`.
+    - `D_val_accuracy_200_epochs`, `D_test_accuracy_200_epochs`: of the same cell on each other data set D (cifar10,
+      cifar100, imagenet16_120), to report how a search's find transfers.
     """
 
     name = "nas-bench-201"
@@ -71,7 +73,7 @@ class NATSBenchArchive(Benchmark):
             rows = {}
             for index in indices:
                 runs = {epochs: api.query_meta_info_by_index(index, hp=str(epochs)) for epochs in _EPOCHS}
-                rows[str(api.arch(index))] = _numbers(dataset, runs)
+                rows[str(api.arch(index))] = _numbers(dataset, runs) | _transferred(dataset, runs[_EPOCHS[-1]])
                 del api.arch2infos_dict[index]  # else all 15,625 stay in memory
         except Exception as error:  # whatever a library raises that is given files of another kind
             raise InputError(
@@ -82,15 +84,35 @@ class NATSBenchArchive(Benchmark):
 
 def _numbers(dataset: str, runs: dict[int, Any]) -> dict[str, float]:
     """Return the columns of a design, of its results (`nats_bench.ArchResults`) by number of epochs."""
-    searched = "cifar10-valid" if dataset == "cifar10" else dataset
-    test_split = "ori-test" if dataset == "cifar10" else "x-test"
     numbers: dict[str, float] = {}
     for epochs, results in runs.items():
-        validation = results.get_metrics(searched, "x-valid")
-        seconds = results.get_metrics(searched, "train")["all_time"]
+        validation, test = _accuracies(dataset, results)
+        seconds = results.get_metrics(_searched(dataset), "train")["all_time"]
         numbers[f"val_accuracy_{epochs}_epochs"] = validation["accuracy"] / 100
-        numbers[f"test_accuracy_{epochs}_epochs"] = results.get_metrics(dataset, test_split)["accuracy"] / 100
+        numbers[f"test_accuracy_{epochs}_epochs"] = test["accuracy"] / 100
         numbers[f"train_seconds_{epochs}_epochs"] = seconds
         numbers[f"charged_seconds_{epochs}_epochs"] = seconds + validation["all_time"] / epochs
     costs = runs[_EPOCHS[-1]].get_compute_costs(dataset)  # both in millions
     return numbers | {"params": round(1e6 * costs["params"]), "flops": round(1e6 * costs["flops"])}
+
+
+def _transferred(dataset: str, results: Any) -> dict[str, float]:
+    """Return the columns of a design's converged training on the other data sets."""
+    numbers: dict[str, float] = {}
+    for other in _NETWORKS.keys() - {dataset}:
+        prefix = other.lower().replace("-", "_")
+        validation, test = _accuracies(other, results)
+        numbers[f"{prefix}_val_accuracy_{_EPOCHS[-1]}_epochs"] = validation["accuracy"] / 100
+        numbers[f"{prefix}_test_accuracy_{_EPOCHS[-1]}_epochs"] = test["accuracy"] / 100
+    return dict(sorted(numbers.items()))
+
+
+def _accuracies(dataset: str, results: Any) -> tuple[Any, Any]:
+    """Return what the results say of the validation and of the test split."""
+    test_split = "ori-test" if dataset == "cifar10" else "x-test"
+    return results.get_metrics(_searched(dataset), "x-valid"), results.get_metrics(dataset, test_split)
+
+
+def _searched(dataset: str) -> str:
+    """Return the data set whose training leaves a validation split."""
+    return "cifar10-valid" if dataset == "cifar10" else dataset
