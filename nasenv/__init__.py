@@ -10,6 +10,7 @@ from nasenv.datasets import Dataset, Split, load_dataset
 from nasenv.env import ArchitectureEnv
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
+from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.export import Exported, load_model, predict
 from nasenv.finals import Contender, Result, conclude
@@ -55,6 +56,7 @@ __all__ = [
     "Search",
     "SearchSpace",
     "Split",
+    "TableEvaluator",
     "TestResult",
     "TrainingEvaluator",
     "conclude",

@@ -21,6 +21,8 @@ class Budget:
             cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
         charge_repeats: whether a design proposed again is charged again, as an evaluation and in seconds, as the
             protocols of most tabular benchmarks do; else repeats are free.
+        target_reward: reward at which the search has found enough, and ends with the proposals that are being answered;
+            None goes on.
         repeats_per_evaluation: free repeats for each evaluation of the budget, after which the agent is taken to have
             collapsed onto a few designs, and the search ends.
         finalists: number of best designs that are trained again, for longer, to choose the winner.
@@ -33,6 +35,7 @@ class Budget:
     evaluations: int | None = 200
     charged_seconds: float | None = None
     charge_repeats: bool = False
+    target_reward: float | None = None
     repeats_per_evaluation: int = 50
     finalists: int = 10
     final_seeds: int = 3
@@ -45,6 +48,9 @@ class Budget:
         seconds = self.charged_seconds
         if seconds is not None and not (_is_number(seconds) and 0.0 < seconds < math.inf):
             raise InputError(f"budget.charged_seconds must be a positive number, got {seconds!r}")
+        target = self.target_reward
+        if target is not None and not (_is_number(target) and math.isfinite(target)):
+            raise InputError(f"budget.target_reward must be a finite number, got {target!r}")
         if not isinstance(self.charge_repeats, bool):
             raise InputError(f"budget.charge_repeats must be true or false, got {self.charge_repeats!r}")
 
@@ -61,6 +67,9 @@ class Budget:
             return f"the budget of {self.evaluations} {what} is used up"
         if self.charged_seconds is not None and history.charged_seconds >= self.charged_seconds:
             return f"the budget of {self.charged_seconds:g} charged seconds is used up"
+        best = history.best
+        if self.target_reward is not None and best is not None and best.reward >= self.target_reward:
+            return f"the target reward of {self.target_reward:g} is met"
         if history.repeats >= self.repeats_per_evaluation * (self.evaluations or max(1, len(history))):
             return (
                 f"the agent proposes what it proposed before: {history.repeats} repeats beside "
