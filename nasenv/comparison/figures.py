@@ -51,6 +51,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 _DASHES: tuple[Any, ...] = ("solid", (0, (6, 1.5, 1, 1.5)), (0, (1, 1)), (0, (8, 2)))
 _GREY, _INK, _PALE = "#767676", "#222222", "#e4e4e4"
 _FONT, _SMALL = 8.5, 7.5  # points
+_DPI = 200  # the layout is made for it: text is not equally wide at all
 _LABEL_LINE = 10.5  # points from one label at the lines' ends to the next
 _NORMAL_975 = 1.959964  # the normal distribution's 97.5 % quantile
 _MOST_POINTS = 150  # of a line: a panel is some 170 points wide
@@ -123,7 +124,7 @@ def save(figures: Mapping[str, Figure], folder: Path, problem: str) -> dict[str,
     for kind, figure in figures.items():
         name = f"{quote(problem, safe=' ')}-{kind}"
         (folder / f"{name}.svg").write_text(texts[kind], encoding="utf-8")
-        (folder / f"{name}.png").write_bytes(to_png(figure, dpi=200))
+        (folder / f"{name}.png").write_bytes(to_png(figure, dpi=_DPI))
     return texts
 
 
@@ -156,8 +157,9 @@ def _regret(groups: _Groups, optimum: float | None) -> list[list[_Panel]]:
         return []
     row = []
     for against, x_label in _budgets(groups):
-        lines = _lines(groups, "reward", against)
-        row.append(_Panel({a: _below(line, optimum) for a, line in lines.items()}, x_label, "regret (reward)", _log))
+        lines = {agent: _below(line, optimum) for agent, line in _lines(groups, "reward", against).items()}
+        if any((line.y > 0).any() for line in lines.values()):  # else there is nothing that a log axis could show
+            row.append(_Panel(lines, x_label, "regret (reward)", _log))
     return [row]
 
 
@@ -177,28 +179,27 @@ def _success(groups: _Groups, optimum: float | None) -> list[list[_Panel]]:
 def _met(group: Sequence[Digest], optimum: float) -> _Line:
     """Return the share of runs, in percent, that met the optimum, by evaluations: one minus the Kaplan-Meier estimate.
 
-    https://doi.org/10.1080/01621459.1958.10501452; the band is Greenwood's on the scale of log(-log), as in scipy.
+    https://doi.org/10.1080/01621459.1958.10501452. The band is Wilson's, of as many runs as were not censored before,
+    so that at the end it is the interval of the success rate.
     """
-    first = [digest.met(optimum) for digest in group]
-    times = np.array([met or digest.evaluations for met, digest in zip(first, group, strict=True)])
-    distinct = np.unique(times)
+    first = np.array([digest.met(optimum) or 0 for digest in group])
+    times = np.where(first, first, [digest.evaluations for digest in group])
+    distinct = np.unique(np.append(times, 1))
     at_risk = (times[:, None] >= distinct).sum(axis=0)
-    meeting = (np.array([met or 0 for met in first])[:, None] == distinct).sum(axis=0)
-    surviving = np.cumprod(1 - meeting / at_risk)
-    with np.errstate(divide="ignore", invalid="ignore"):  # 1 ** nan is 1, before the first; 0 at the last if all met it
-        deviation = np.sqrt(np.cumsum(meeting / (at_risk * (at_risk - meeting)))) / np.log(surviving)
-        low, high = (surviving ** np.exp(sign * _NORMAL_975 * deviation) for sign in (-1, 1))
-    if not surviving[-1]:  # when all have met it there is no interval; the share cannot be below what it was before
-        low[-1], high[-1] = 0.0, high[-2] if len(high) > 1 else 1.0
-    y, low, high = (100 - 100 * np.concatenate([[1.0], share]) for share in (surviving, high, low))
-    x = np.concatenate([[0.0], distinct, [max(digest.evaluations for digest in group)]])
-    return _Line(x, *(np.append(part, part[-1]) for part in (y, low, high)))
+    share = 1 - np.cumprod(1 - (first[:, None] == distinct).sum(axis=0) / at_risk)
+    n = len(group) - ((first == 0)[:, None] & (times[:, None] < distinct)).sum(axis=0)
+    scale = 1 + _NORMAL_975**2 / n
+    centre = (share + _NORMAL_975**2 / (2 * n)) / scale
+    half = _NORMAL_975 * np.sqrt(share * (1 - share) / n + (_NORMAL_975 / (2 * n)) ** 2) / scale
+    x = np.concatenate([[0], distinct, [max(digest.evaluations for digest in group)]])
+    parts = (np.clip(part, 0, 1) for part in (share, centre - half, centre + half))
+    return _Line(x, *(100 * np.concatenate([[0.0], part, part[-1:]]) for part in parts))
 
 
 def _lines(groups: _Groups, metric: Metric, against: Against) -> dict[str, _Line]:
-    """Return the interquartile mean of each agent whose incumbents are known at two points or more."""
+    """Return the interquartile mean of each agent whose incumbents are known over most of its budget."""
     lines = {agent: _line(curve(group, metric, against), _METRICS[metric][1]) for agent, group in groups.items()}
-    return {agent: line for agent, line in lines.items() if np.isfinite(line.y).sum() > 1}
+    return {agent: line for agent, line in lines.items() if np.isfinite(line.y).mean() > 0.5}
 
 
 def _line(values: Curve, factor: float) -> _Line:
@@ -243,7 +244,7 @@ def _panels(rows: Sequence[Sequence[_Panel]], looks: _Looks, title: str, note: s
         return None
     columns = max(len(row) for row in rows)
     height = max(2.3, _LABEL_LINE * len(looks) / 72)
-    figure = _figure((1.2 + 2.9 * columns, 0.7 + (height + 0.45) * len(rows)), title, note)
+    figure = _figure((1.2 + 3.3 * columns, 0.7 + (height + 0.45) * len(rows)), title, note)
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
             axes = figure.add_subplot(len(rows), columns, i * columns + j + 1)
@@ -252,6 +253,7 @@ def _panels(rows: Sequence[Sequence[_Panel]], looks: _Looks, title: str, note: s
                 colour = looks[agent]["color"]
                 axes.fill_between(line.x, line.low, line.high, step="post", color=colour, alpha=0.13, lw=0)
                 axes.plot(line.x, line.y, drawstyle="steps-post", **looks[agent])
+                axes.plot(line.x[line.after(1.0)], line.y[line.after(1.0)], "o", ms=2.5, color=colour)
             axes.set_xlim(0, max(line.x[-1] for line in panel.lines.values()))
             panel.limit(axes, panel.lines)
             _name_ends(axes, panel.lines, looks, height * 72)
@@ -281,18 +283,11 @@ def _name_ends(axes: Axes, lines: Mapping[str, _Line], looks: _Looks, points: fl
 
 
 def _focus(axes: Axes, lines: Mapping[str, _Line]) -> None:
-    """Show the lines after a tenth of the budget; an agent that ends far below the others does not set the scale."""
-    ends = {agent: line.y[line.after(1.0)] for agent, line in lines.items()}
-    fence = _fence(np.array(list(ends.values())))
-    near = [line for agent, line in lines.items() if ends[agent] >= fence]
-    low = min(*(float(line.low[line.after(1.0)]) for line in near), *(float(line.y[line.after(0.1)]) for line in near))
-    _set_limits(axes.set_ylim, low, max(float(np.nanmax(line.high)) for line in near))
-
-
-def _fence(values: NDArray[np.float64]) -> float:
-    """Return what a value has to reach not to be an outlier at the bottom: three times the quartiles' distance."""
-    quarter, half, three = np.quantile(values, [0.25, 0.5, 0.75])
-    return float(quarter - 3 * max(three - quarter, half - quarter)) if len(values) > 3 else -np.inf
+    """Show the lines after a tenth of the budget, without agents that end below where the median agent begins."""
+    begin = np.median([line.y[line.after(0.0)] for line in lines.values()])
+    shown = [line for line in lines.values() if line.y[line.after(1.0)] >= begin] or list(lines.values())
+    low = min(min(float(line.low[line.after(1.0)]), float(line.y[line.after(0.1)])) for line in shown)
+    _set_limits(axes.set_ylim, low, max(float(np.nanmax(line.high)) for line in shown))
 
 
 def _set_limits(setter: Callable[[float, float], Any], low: float, high: float) -> None:
@@ -302,12 +297,10 @@ def _set_limits(setter: Callable[[float, float], Any], low: float, high: float) 
 
 
 def _log(axes: Axes, lines: Mapping[str, _Line]) -> None:
-    """Make y logarithmic, from half the smallest regret to the largest after the first hundredth of the budget."""
-    axes.set_yscale("log", nonpositive="clip")
+    """Make y logarithmic, from half the smallest regret above nought to above the largest."""
     positive = np.concatenate([line.y[line.y > 0] for line in lines.values()])
-    if not len(positive):
-        positive = np.ones(1)
-    axes.set_ylim(positive.min() / 2, 1.5 * max(positive.max(), positive.min()))
+    axes.set_ylim(positive.min() / 2, 1.5 * positive.max())
+    axes.set_yscale("log", nonpositive="clip")
 
 
 def _shares(axes: Axes, lines: Mapping[str, _Line]) -> None:
@@ -400,11 +393,13 @@ def _improvement(summary: Summary, title: str) -> Figure | None:
 
 
 def _figure(inches: tuple[float, float], title: str, note: str) -> Figure:
-    figure = Figure(figsize=inches, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+    figure = Figure(figsize=inches, dpi=_DPI)
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", size=1.15 * _FONT, weight="bold", color=_INK, parse_math=False)
     per_line = int(inches[0] * 72 / (0.58 * _SMALL))
-    figure.supxlabel("\n".join(textwrap.wrap(note, per_line)), x=0.01, ha="left", size=_SMALL, color=_GREY)
+    figure.supxlabel(
+        "\n".join(textwrap.wrap(note, per_line, break_on_hyphens=False)), x=0.01, ha="left", size=_SMALL, color=_GREY
+    )
     return figure
 
 
@@ -421,10 +416,10 @@ def _dress(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def _settled(figure: Figure) -> Figure:
-    """Return the figure with its layout computed once, so that saving it changes nothing."""
-    for _ in range(2):  # constrained layout comes to rest at the second
-        figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    """Return the figure with its layout computed once and for all, so that saving it changes nothing."""
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
+    for _ in range(2):  # axes of equal aspect come to rest at the second
+        layout.execute(figure)
     return figure
 
 

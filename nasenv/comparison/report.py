@@ -124,7 +124,7 @@ def _quality(summary: Summary) -> Iterator[_Column]:
 def _effort() -> Iterator[_Column]:
     yield _Column("met the best, % [95 %]", lambda s: _rate(s.success), brief=True)
     yield _Column("evaluations to the best, mean [95 %]", lambda s: _evaluations(s.success), brief=True)
-    yield _Column("median", lambda s: _number(s.success.median_evaluations if s.success else None, ",.0f"))
+    yield _Column("median evaluations to the best", lambda s: _median_evaluations(s.success))
     yield _Column("evaluations a run", lambda s: _number(s.evaluations, ",.0f"))
     yield _Column("proposals a run", lambda s: _number(s.proposals, ",.0f"))
     yield _Column("charged seconds a run", lambda s: _number(s.charged_seconds or None, ",.0f"))
@@ -226,6 +226,10 @@ def _evaluations(success: Success | None) -> str:
     return "≥ " * (success.rate.value < 1.0) + _estimate(success.mean_evaluations, ",.0f")
 
 
+def _median_evaluations(success: Success | None) -> str:
+    return _NONE if success is None else _number(success.median_evaluations, ",.0f")
+
+
 def _amount(difference: float, metric: Metric) -> str:
     return f"{_UNITS[metric] * difference:{_DIGITS[metric]}}"
 
@@ -275,7 +279,7 @@ def _overview(summaries: Sequence[Summary]) -> Iterator[str]:
 def _making(description: Description) -> Iterator[str]:
     yield "<h2>How it was made</h2>"
     yield f"<p>To make it again:</p>\n<pre>{escape(description.command)}</pre>"
-    yield f"<p>Machine: {escape(description.hardware)}.</p>"
+    yield f"<p>Machine: {escape(description.hardware)}. The pictures are in the folder figures too, as PNG and SVG.</p>"
     if description.versions:
         yield _table((["software", "version"], [[name, version] for name, version in description.versions.items()]))
     yield f"<p>Configuration:</p>\n<pre>{escape(description.configuration)}</pre>"
