@@ -1,0 +1,217 @@
+"""The report of a comparison: one file that holds everything, says it in tables, and takes no text for HTML."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from nasenv.comparison.findings import Estimate, Pair, Spread, Standing, Success, Summary
+from nasenv.comparison.report import Description, Published, standings_table, write_report
+
+VOID = {"meta", "br", "path", "use", "rect", "image"}
+SVG = (
+    '<?xml version="1.0"?>\n<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/svg11.dtd">\n'
+    '<svg width="504pt" height="300pt" viewBox="0 0 504 300" xmlns="http://www.w3.org/2000/svg">\n'
+    '<metadata>made</metadata><defs><clipPath id="c1"><rect id="r" width="9"/></clipPath></defs>\n'
+    '<g id="axes_1" clip-path="url(#c1)"><use xlink:href="#r"/></g>\n</svg>\n'
+)
+
+
+class Page(HTMLParser):
+    """What a browser would find: text, tables by rows, targets, ids; every element has to be closed."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.tags, self.ids, self.targets, self.text = [], [], [], [], ""
+        self.tables: list[list[list[str]]] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.targets += [attrs[name] for name in ("src", "href", "xlink:href", "data", "action") if name in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] in (["th"], ["td"]):
+            self.tables[-1][-1][-1] += data.replace("\u00a0", " ")
+        elif self.open[-1:] != ["style"]:
+            self.text += data
+
+    def table(self, *heads: str) -> list[dict[str, str]]:
+        """Return the rows of the one table that has these heads, by head."""
+        found = [rows for rows in self.tables if set(heads) <= set(rows[0])]
+        assert len(found) == 1, [rows[0] for rows in self.tables]
+        return [dict(zip(found[0][0], row, strict=True)) for row in found[0][1:]]
+
+
+def spread(mean, std=0.01):
+    return Spread(mean, std, mean + 0.001, Estimate(mean, mean - 0.002, mean + 0.003), 30)
+
+
+def standing(agent="ppo", mean=0.9, **changes) -> Standing:
+    success = Success(Estimate(0.5, 0.33, 0.67), Estimate(1234.4, 1100.2, 1300.6), 1001.0, 2000)
+    plain = Standing(
+        agent, 30, {}, spread(mean), spread(mean), spread(mean + 0.02), spread(0.95 - mean), success,
+        1.5, 2000.0, 2100.0, 40000.0, 612.3,
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def summary(*standings, problem="cells", metric="reward", pairs=(), verdicts=("So it is.",)) -> Summary:
+    return Summary(problem, metric, 0.95, standings or (standing(),), tuple(pairs), tuple(verdicts))
+
+
+DESCRIPTION = Description("nasenv compare --config c.yaml", "agents:\n  ppo: PPO\n", "2 cores", {"torch": "2.9.1"})
+
+
+@pytest.fixture
+def page(tmp_path):
+    def write(*summaries, figures=None, description=DESCRIPTION, published=None, title="Agents"):
+        path = tmp_path / "report.html"
+        write_report(path, title, summaries, figures or {}, description, published)
+        return Page(path.read_text(encoding="utf-8"))
+
+    return write
+
+
+def test_standings_are_given_with_units_and_uncertainty(page):
+    failing = standing("dqn", 0.8, faults={3: "raised"}, seeds=29, success=None)
+    found = page(summary(standing(), failing))
+    quality = found.table("agent", "mean rank", "validation %, IQM [95 %]")
+    assert quality[0] == {
+        "agent": "ppo",
+        "seeds": "30",
+        "mean rank": "1.50",
+        "validation %, mean ± std": "90.00 ± 1.00",
+        "validation %, median": "90.10",
+        "validation %, IQM [95 %]": "90.00 [89.80, 90.30]",
+        "test %, mean ± std": "92.00 ± 1.00",
+        "regret, mean ± std": "0.0500 ± 0.0100",
+    }
+    assert quality[1]["seeds"] == "29 of 30"
+    effort = found.table("agent", "met the best, % [95 %]")
+    assert effort[0]["met the best, % [95 %]"] == "50 [33, 67]"
+    assert effort[0]["evaluations to the best, mean [95 %]"] == "≥ 1,234 [1,100, 1,301]"
+    assert effort[1]["evaluations to the best, mean [95 %]"] == "-"
+    assert "The best reward of the space is 0.95." in found.text
+
+
+def test_a_reward_that_is_no_accuracy_has_columns_of_its_own():
+    heads, rows = standings_table(summary(standing(reward=spread(-3.5, float("nan")))))
+    assert dict(zip(heads, rows[0], strict=True))["reward, mean ± std"] == "-3.5000"
+    assert "validation %, mean ± std" in heads
+    ranked_by_test, _ = standings_table(summary(metric="test_accuracy"))
+    assert ranked_by_test.index("test %, mean ± std") < ranked_by_test.index("validation %, mean ± std")
+
+
+def test_what_no_agent_has_has_no_column():
+    bare = standing(test_accuracy=None, regret=None, success=None, mean_rank=None)
+    heads, rows = standings_table(summary(bare))
+    assert heads == ["agent", "seeds", "validation %, mean ± std", "validation %, IQM [95 %]"]
+    assert len(rows[0]) == len(heads)
+
+
+@pytest.mark.parametrize(("rate", "text"), [(0.0, "> 2,000"), (0.9, "≥ 100 [90, 110]"), (1.0, "100 [90, 110]")])
+def test_a_mean_over_censored_runs_is_a_lower_bound(rate, text):
+    success = Success(Estimate(rate, 0, 1), Estimate(100, 90, 110), None, 2000)
+    assert text in standings_table(summary(standing(success=success)))[1][0]
+
+
+def test_pairs_say_whether_they_are_told_apart_and_how_many_seeds_it_takes(page):
+    told = Pair("ppo", "a", Estimate(0.9, 0.8, 0.95), 1e-7, 2e-7, True, None, 30, 1, 0.0123)
+    unsure = Pair("ppo", "b", Estimate(0.6, 0.4, 0.7), 0.03, 0.06, False, 1234, 30, 0, 0.001)
+    first, second = page(summary(pairs=[told, unsure])).table("better", "worse")
+    assert (first["p by Holm"], first["conclusion"], first["seeds needed"]) == ("< 0.0001", "better", "-")
+    assert (first["difference of means"], first["seeds (equal)"]) == ("1.23", "30 (1)")
+    assert first["probability of improvement [95 %]"] == "0.90 [0.80, 0.95]"
+    assert (second["p"], second["conclusion"], second["seeds needed"]) == ("0.0300", "not told apart", "1,234")
+
+
+def test_faults_are_named_with_seed_and_reason(page):
+    found = page(summary(standing(faults={7: "agent PPO raised ValueError: <nan>"})))
+    assert found.table("what was wrong") == [
+        {"agent": "ppo", "seed": "7", "what was wrong": "agent PPO raised ValueError: <nan>"}
+    ]
+
+
+def test_an_agent_without_a_sound_run_is_still_listed(page):
+    nothing = {name: None for name in ("reward", "val_accuracy", "test_accuracy", "regret", "success", "mean_rank")}
+    nan = {name: np.nan for name in ("evaluations", "proposals", "charged_seconds", "evaluations_per_second")}
+    lost = standing("dqn", seeds=0, faults={0: "boom"}, **nothing, **nan)
+    rows = page(summary(standing(), lost)).table("agent", "mean rank")
+    assert rows[1]["agent"] == "dqn"
+    assert rows[1]["seeds"] == "0 of 1"
+    assert set(list(rows[1].values())[2:]) == {"-"}
+    page(summary(lost))
+
+
+def test_published_numbers_stand_beside_ours(page):
+    values = {"ppo": {"test_accuracy": (0.9239, 0.003)}, "bohb": {"test_accuracy": (0.9, 0.005)}}
+    found = page(summary(), published={"cells": Published("Dong & Yang 2020", values)})
+    ours, theirs_alone = found.table("agent", "ours minus published")
+    assert (ours["published, mean ± std"], ours["ours, mean ± std"]) == ("92.39 ± 0.30", "92.00 ± 1.00")
+    assert ours["ours minus published"] == "-0.39"
+    assert theirs_alone["ours, mean ± std"] == "-"
+    assert "Dong & Yang 2020" in found.text
+
+
+def test_problems_are_set_side_by_side(page):
+    found = page(summary(), summary(standing("ppo", 0.7), standing("tpe", 0.6), problem="nets"))
+    glance = found.table("agent", "cells, validation %", "nets, validation %")
+    assert [row["nets, validation %"] for row in glance] == ["70.00 ± 1.00", "60.00 ± 1.00"]
+    assert glance[1]["cells, validation %"] == "-"
+    assert {target for target in found.targets if target != "#words"} <= {f"#{name}" for name in found.ids}
+
+
+def test_the_file_needs_nothing_else_and_says_how_it_was_made(page):
+    kinds = {"anytime": SVG, "final": SVG}
+    found = page(summary(), summary(problem="nets"), figures={"cells": kinds, "nets": kinds})
+    assert not {"script", "link", "iframe", "img", "object"} & set(found.tags)
+    assert all(target.startswith("#") for target in found.targets)
+    assert found.tags.count("svg") == 4
+    assert len(set(found.ids)) == len(found.ids)
+    assert {target[1:] for target in found.targets} <= set(found.ids)
+    for text in ("nasenv compare --config c.yaml", "ppo: PPO", "2 cores", "https://arxiv.org/abs/2108.13264"):
+        assert text in found.text
+    assert found.table("software") == [{"software": "torch", "version": "2.9.1"}]
+
+
+def test_nothing_that_a_user_wrote_becomes_html(page):
+    bad = "<script>alert('x')</script> & \"q\""
+    pair = Pair(bad, bad, Estimate(0.5, 0.4, 0.6), 1.0, 1.0, False, None)
+    hostile = summary(standing(bad, faults={0: bad}), problem=bad, pairs=[pair], verdicts=[bad])
+    published = {bad: Published(bad, {bad: {"reward": (0.1, 0.1)}})}
+    description = Description(bad, bad, bad, {bad: bad})
+    found = page(
+        hostile, replace(hostile, problem="b"), figures={bad: {bad: SVG}}, description=description,
+        published=published, title=bad,
+    )  # fmt: skip
+    assert "script" not in found.tags
+    assert found.text.count(bad) >= 8
+    assert sum(cell.count(bad) for rows in found.tables for row in rows for cell in row) >= 8
+
+
+def test_equal_arguments_give_equal_bytes(tmp_path):
+    for name in "ab":
+        write_report(tmp_path / name, "t", [summary()], {"cells": {"final": SVG}}, DESCRIPTION)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
