@@ -180,11 +180,11 @@ def _met(group: Sequence[Digest], optimum: float) -> _Line:
     """Return the share of runs, in percent, that met the optimum, by evaluations: one minus the Kaplan-Meier estimate.
 
     https://doi.org/10.1080/01621459.1958.10501452. The band is Wilson's, of as many runs as were not censored before,
-    so that at the end it is the interval of the success rate.
+    so that at the end it is the interval of the success rate; there is none before the first run has met it.
     """
     first = np.array([digest.met(optimum) or 0 for digest in group])
     times = np.where(first, first, [digest.evaluations for digest in group])
-    distinct = np.unique(np.append(times, 1))
+    distinct = np.unique(times)
     at_risk = (times[:, None] >= distinct).sum(axis=0)
     share = 1 - np.cumprod(1 - (first[:, None] == distinct).sum(axis=0) / at_risk)
     n = len(group) - ((first == 0)[:, None] & (times[:, None] < distinct)).sum(axis=0)
@@ -192,7 +192,7 @@ def _met(group: Sequence[Digest], optimum: float) -> _Line:
     centre = (share + _NORMAL_975**2 / (2 * n)) / scale
     half = _NORMAL_975 * np.sqrt(share * (1 - share) / n + (_NORMAL_975 / (2 * n)) ** 2) / scale
     x = np.concatenate([[0], distinct, [max(digest.evaluations for digest in group)]])
-    parts = (np.clip(part, 0, 1) for part in (share, centre - half, centre + half))
+    parts = (np.where(share > 0, np.clip(part, 0, 1), 0.0) for part in (share, centre - half, centre + half))
     return _Line(x, *(100 * np.concatenate([[0.0], part, part[-1:]]) for part in parts))
 
 
@@ -253,7 +253,6 @@ def _panels(rows: Sequence[Sequence[_Panel]], looks: _Looks, title: str, note: s
                 colour = looks[agent]["color"]
                 axes.fill_between(line.x, line.low, line.high, step="post", color=colour, alpha=0.13, lw=0)
                 axes.plot(line.x, line.y, drawstyle="steps-post", **looks[agent])
-                axes.plot(line.x[line.after(1.0)], line.y[line.after(1.0)], "o", ms=2.5, color=colour)
             axes.set_xlim(0, max(line.x[-1] for line in panel.lines.values()))
             panel.limit(axes, panel.lines)
             _name_ends(axes, panel.lines, looks, height * 72)
@@ -276,6 +275,9 @@ def _name_ends(axes: Axes, lines: Mapping[str, _Line], looks: _Looks, points: fl
     for k, place in zip(order, places, strict=True):
         look = looks[agents[k]]
         away = " ↓" if last[agents[k]] < bottom else ""
+        if not away:
+            end = lines[agents[k]].x[lines[agents[k]].after(1.0)]
+            axes.plot(end, last[agents[k]], "o", ms=2.5, color=look["color"], clip_on=False)
         axes.plot([1.0, 1.06], [ends[k], place], transform=axes.transAxes, clip_on=False, color=look["color"], lw=0.6)
         axes.plot([1.06, 1.15], [place] * 2, transform=axes.transAxes, clip_on=False, **look)
         name = _one_line(agents[k], 24) + away
@@ -371,15 +373,13 @@ def _improvement(summary: Summary, title: str) -> Figure | None:
         values[i, j], values[j, i] = pair.improvement.value, 1 - pair.improvement.value
         separated[i, j] = separated[j, i] = pair.separated
     figure = _figure((max(4.2, 1.4 + side * n), 1.7 + side * n), title, NOTES["improvement"])
-    axes = figure.add_subplot()
-    colours = colormaps["RdBu"](0.15 + 0.7 * values)  # (n, n, 4)
-    colours[np.isnan(values)] = 1.0
-    axes.imshow(colours)
+    axes = figure.add_subplot(aspect="equal", xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     for i, j in np.argwhere(np.isfinite(values)):
-        strong = bool(separated[i, j])
-        colour = "white" if colours[i, j, :3] @ (0.3, 0.59, 0.11) < 0.5 else _INK
-        text = f"{values[i, j]:.2f}" + "*" * strong
-        axes.text(j, i, text, ha="center", va="center", size=_SMALL, color=colour, weight="bold" if strong else None)
+        cell = colormaps["RdBu"](0.15 + 0.7 * values[i, j])  # blue and red, the darkest left out
+        axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fc=cell, ec="white", lw=0.8))
+        dark, strong = np.dot(cell[:3], (0.3, 0.59, 0.11)) < 0.5, bool(separated[i, j])
+        style: dict[str, Any] = {"color": "white" if dark else _INK, "weight": "bold" if strong else "normal"}
+        axes.text(j, i, f"{values[i, j]:.2f}" + "*" * strong, ha="center", va="center", size=_SMALL, **style)
     names = [_one_line(agent, 24) for agent in agents]
     axes.set_xticks(range(n), names, rotation=40, ha="left", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(range(n), names, parse_math=False)
