@@ -146,10 +146,12 @@ def to_svg(figure: Figure) -> str:
 def _anytime(groups: _Groups, metric: Metric) -> list[list[_Panel]]:
     """Return a row of panels for each way to count the budget, a panel for each metric."""
     return [
-        [_Panel(lines, x_label, _METRICS[shown][0], _focus) for shown in _shown(groups, metric)
-         if (lines := _lines(groups, shown, against))]
+        [
+            _Panel(_lines(groups, shown, against), x_label, _METRICS[shown][0], _focus)
+            for shown in _shown(groups, metric)
+        ]
         for against, x_label in _budgets(groups)
-    ]  # fmt: skip
+    ]
 
 
 def _regret(groups: _Groups, optimum: float | None) -> list[list[_Panel]]:
@@ -237,9 +239,8 @@ def _finals(groups: _Groups, metric: Metric) -> dict[str, NDArray[np.float64]]:
 
 
 def _panels(rows: Sequence[Sequence[_Panel]], looks: _Looks, title: str, note: str) -> Figure | None:
-    """Return a figure of rows of panels, the agents' names at the ends of each row's last lines."""
-    rows = [[panel for panel in row if panel.lines] for row in rows]
-    rows = [row for row in rows if row]
+    """Return a figure of rows of panels, the agents' names at the ends of their lines; None without any panel."""
+    rows = [kept for row in rows if (kept := [panel for panel in row if panel.lines])]
     if not rows:
         return None
     columns = max(len(row) for row in rows)
