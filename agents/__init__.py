@@ -1,7 +1,29 @@
 """Agents: the controllers of a search, one idea a file."""
 
 from nasenv.agents.agent import Agent
+from nasenv.agents.local_search import LocalSearch
+from nasenv.agents.lstm_reinforce import LSTMReinforce
+from nasenv.agents.q_learning import QLearning
 from nasenv.agents.random_search import RandomSearch
-from nasenv.agents.sb3 import PPO, MaskablePPO, StableBaselines
+from nasenv.agents.regularized_evolution import RegularizedEvolution
+from nasenv.agents.reinforce import Reinforce
+from nasenv.agents.sb3 import A2C, DQN, PPO, MaskablePPO, RecurrentPPO
+from nasenv.agents.stable_baselines import StableBaselines
+from nasenv.agents.tpe import TPE
 
-__all__ = ["PPO", "Agent", "MaskablePPO", "RandomSearch", "StableBaselines"]
+__all__ = [
+    "A2C",
+    "DQN",
+    "PPO",
+    "TPE",
+    "Agent",
+    "LSTMReinforce",
+    "LocalSearch",
+    "MaskablePPO",
+    "QLearning",
+    "RandomSearch",
+    "RecurrentPPO",
+    "RegularizedEvolution",
+    "Reinforce",
+    "StableBaselines",
+]

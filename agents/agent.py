@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nasenv.configuration import Configurable
 from nasenv.errors import AgentError, InputError
@@ -44,18 +46,20 @@ class Agent(Configurable):
     def run(self, search: Search) -> None:
         """Propose and learn until `BudgetExhausted` is raised; the search sees to it that it is."""
         self.begin(search.space, np.random.default_rng(search.seed))
+        if len(search.history):
+            self.tell(list(search.history))
         while True:
-            designs = self.ask(self.batch_size)
-            if not designs:
-                raise AgentError(f"ask({self.batch_size}) returned {designs!r}, expected that many designs")
-            self.tell(search.evaluate(designs))
+            self.tell(search.evaluate(self.ask(self.batch_size)))
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
         """Make the state of a new search."""
 
-    def ask(self, n: int) -> Sequence[Architecture]:
-        """Return n designs to be evaluated."""
+    def ask(self, n: int) -> Sequence[Architecture] | NDArray[np.integer[Any]]:
+        """Return n designs to be evaluated, one at least: tuples, or an integer array (n, T)."""
         raise AgentError(f"{type(self).__name__} has neither run nor ask; an agent writes one of them")
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Learn from the outcomes of the designs asked for, in their order."""
+        """Learn from the outcomes of the designs asked for, in their order.
+
+        It is called before the first ``ask`` too where the search was given designs to start from: with their outcomes.
+        """

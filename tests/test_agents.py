@@ -3,114 +3,211 @@ from importlib import import_module
 import numpy as np
 import pytest
 import sb3_contrib
-import stable_baselines3
 from scipy.stats import rankdata
 
 import nasenv.env
-from nasenv.agents import PPO, Agent, MaskablePPO, RandomSearch, StableBaselines
-from nasenv.agents.sb3 import RankReward
+from nasenv.agents import (
+    A2C,
+    DQN,
+    PPO,
+    TPE,
+    Agent,
+    LocalSearch,
+    LSTMReinforce,
+    MaskablePPO,
+    QLearning,
+    RandomSearch,
+    RecurrentPPO,
+    RegularizedEvolution,
+    Reinforce,
+    StableBaselines,
+)
+from nasenv.agents.sb3_env import RankReward
+from nasenv.agents.testing import AgentContract
+from nasenv.budget import Budget
 from nasenv.errors import AgentError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.history import Outcome
-from nasenv.search import Budget, Search
+from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.spaces.choice_space import ChoiceSpace
 from tests.cheap_evaluators import Hashed, HiddenDesign
 
 SPACE = ChainCNN(max_layers=2)
-SMALL_BUFFER = {"buffer_size": 500, "learning_starts": 20, "exploration_final_eps": 0.5}
-AGENTS = {
-    "RandomSearch": lambda: RandomSearch(batch_size=5),
-    "PPO": lambda: PPO(num_envs=5),
-    "MaskablePPO": lambda: MaskablePPO(num_envs=5),
-    "A2C": lambda: StableBaselines(stable_baselines3.A2C, settings={"n_steps": 9}, num_envs=5),
-    "TRPO": lambda: StableBaselines(sb3_contrib.TRPO, settings={"n_steps": 9, "batch_size": 45}, num_envs=5),
-    "DQN": lambda: StableBaselines(stable_baselines3.DQN, settings=SMALL_BUFFER, num_envs=5),
+LEARNERS = {
+    "RegularizedEvolution": RegularizedEvolution,
+    "LocalSearch": LocalSearch,
+    "LocalSearch, best": lambda: LocalSearch("best"),
+    "Reinforce": lambda: Reinforce(learning_rate=0.05),
+    "LSTMReinforce": LSTMReinforce,
+    "QLearning": lambda: QLearning(evaluations=50),
+    "TPE": TPE,
+    "PPO": PPO,
+    "MaskablePPO": MaskablePPO,
+    "RecurrentPPO": RecurrentPPO,
+    "A2C": A2C,
+    "DQN": DQN,
 }
+STARTED = {
+    "RegularizedEvolution": lambda: RegularizedEvolution(population_size=15),
+    "LocalSearch": LocalSearch,
+    "Reinforce": lambda: Reinforce(learning_rate=0.5),
+    "QLearning": lambda: QLearning(evaluations=10),
+    "TPE": TPE,
+    "PPO": PPO,
+    "MaskablePPO": MaskablePPO,
+    "RecurrentPPO": RecurrentPPO,
+    "A2C": A2C,
+    "DQN": lambda: DQN(exploration_fraction=0.01),
+}  # with settings that have it learn at once
 
 
-def build_nothing(input_shape, num_classes, **choices):
-    raise NotImplementedError
+class TestRandomSearch(AgentContract):
+    def make(self):
+        return RandomSearch(batch_size=5)
 
 
-class Spied(Search):
-    """Remembers how many designs each call of ``evaluate`` brought."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.batches = []
-
-    def evaluate(self, architectures):
-        self.batches.append(len(architectures))
-        return super().evaluate(architectures)
+class TestRegularizedEvolution(AgentContract):
+    def make(self):
+        return RegularizedEvolution(population_size=6, sample_size=2)
 
 
-def imported(path):
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
+class TestRegularizedEvolutionInBatches(AgentContract):
+    def make(self):
+        return RegularizedEvolution(population_size=6, sample_size=3, batch_size=5)
 
 
-def made_from(config):
-    """Return the agent that the configuration describes, a class among its arguments by its path."""
-    arguments = config["init_args"]
-    if "algorithm" in arguments:
-        arguments = arguments | {"algorithm": imported(arguments["algorithm"])}
-    return imported(config["class_path"])(**arguments)
+class TestLocalSearch(AgentContract):
+    def make(self):
+        return LocalSearch()
 
 
-def proposals(agent, seed, n=23):
-    """Return what an agent proposes in a search of n evaluations, having held it to its contract."""
-    search = Spied(SPACE, Hashed(SPACE), agent, Budget(n), seed=seed)
-    search.run()
-    assert len(search.history) == n
-    assert search.ended == f"the budget of {n} evaluations is used up"
-    assert set(search.batches) == {5}
-    return [o.architecture for o in search.history]
+class TestLocalSearchInBatches(AgentContract):
+    def make(self):
+        return LocalSearch("best", batch_size=5)
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_every_agent_keeps_the_budget_and_repeats_itself_by_its_seed_alone(name):
-    agent = AGENTS[name]()
-    first, second, other = (proposals(agent, seed) for seed in (0, 0, 1))
-    assert first == second == proposals(made_from(agent.config()), 0)
-    assert first != other
-    for n in (1, 4, 5, 10):  # smaller than a batch, equal to one, to two
-        assert proposals(agent, 0, n) == first[:n]
+class TestReinforce(AgentContract):
+    def make(self):
+        return Reinforce(batch_size=2)
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_every_agent_ends_in_a_space_of_one_design(name):
-    space = ChoiceSpace({"a": (1,), "b": (2,)}, build=build_nothing, input_shape=(1, 4, 4), num_classes=2)
-    search = Search(space, HiddenDesign(space, (0, 0)), AGENTS[name](), Budget(100))
-    search.run()
-    assert search.ended == "all 1 designs of the space are evaluated"
-    assert [o.architecture for o in search.history] == [(0, 0)]
+class TestLSTMReinforce(AgentContract):
+    def make(self):
+        return LSTMReinforce(batch_size=5, layers=2)
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_every_agent_ends_in_a_space_smaller_than_its_budget(name):
-    space = ChainCNN(max_layers=1, widths=(4,))
-    search = Search(space, Hashed(space), AGENTS[name](), Budget(100, repeats_per_evaluation=2))
-    search.run()
-    assert search.ended.startswith(("all 10 designs", "the agent proposes what it proposed before"))
+class TestQLearning(AgentContract):
+    def make(self):
+        return QLearning(replays=5, evaluations=20)
 
 
-@pytest.mark.parametrize("agent", [PPO, MaskablePPO])
-def test_ppo_does_better_than_random_search(agent):
-    """Each of 2 seeds' mean reward is above random search's by 4 standard errors of a mean of its evaluations."""
-    random = run_on_hidden_design(RandomSearch(), 0)
-    ours = [run_on_hidden_design(agent(), seed) for seed in range(2)]
-    for rewards in ours:
-        assert rewards.mean() - random.mean() > 4 * np.sqrt(rewards.var() / rewards.size + random.var() / random.size)
+class TestTPE(AgentContract):
+    def make(self):
+        pytest.importorskip("optuna")
+        return TPE(startup_trials=5, batch_size=2)
 
 
-def run_on_hidden_design(agent, seed):
-    """Return the rewards of up to 200 evaluations; an agent that has found the design may come to repeat itself."""
+class StableBaselinesContract(AgentContract):
+    touches_global_state = True  # Stable-Baselines3 seeds them itself
+
+
+class TestPPO(StableBaselinesContract):
+    def make(self):
+        return PPO(num_envs=5)
+
+
+class TestMaskablePPO(StableBaselinesContract):
+    def make(self):
+        return MaskablePPO(num_envs=5)
+
+
+class TestRecurrentPPO(StableBaselinesContract):
+    def make(self):
+        return RecurrentPPO(num_envs=5, n_epochs=2)
+
+
+class TestA2C(StableBaselinesContract):
+    def make(self):
+        return A2C(num_envs=5)
+
+
+class TestDQN(StableBaselinesContract):
+    def make(self):
+        return DQN(num_envs=2, random_designs=5, gradient_steps=2)
+
+    def test_goes_the_same_way_with_a_smaller_budget(self):
+        """Its exploration is planned by the budget."""
+
+
+class TestAnyOfStableBaselines(StableBaselinesContract):
+    def make(self):
+        return StableBaselines(sb3_contrib.TRPO, settings={"n_steps": 9, "batch_size": 45}, num_envs=5)
+
+    def make_again(self, config):
+        module, _, name = config["init_args"]["algorithm"].rpartition(".")
+        return StableBaselines(**config["init_args"] | {"algorithm": getattr(import_module(module), name)})
+
+
+class Broken(AgentContract):
+    """An agent that breaks what the contract says, to see that it is noticed."""
+
+    class Agent(RandomSearch):
+        def begin(self, space, rng):
+            self._space, self._rng = space, np.random  # the global one
+
+    def make(self):
+        return self.Agent(batch_size=5)
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ("test_repeats_itself_by_its_seed_alone", "not all randomness is seeded"),
+        ("test_leaves_the_global_generators_alone", "used the global random generator of NumPy"),
+        ("test_starts_fresh_in_a_second_search", "another way than its first"),
+    ],
+)
+def test_the_contract_notices_an_agent_that_uses_the_global_generators(test, message):
+    with pytest.raises(AssertionError, match=message):
+        getattr(Broken(), test)()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_agents_do_better_than_random_search(name):
+    """The mean reward of 2 seeds' evaluations is above random search's by 4 standard errors of the difference."""
+    if name == "TPE":
+        pytest.importorskip("optuna")
+    random = np.concatenate([run_on_hidden_design(RandomSearch(), seed) for seed in range(2)])
+    ours = np.concatenate([run_on_hidden_design(LEARNERS[name](), seed) for seed in range(2)])
+    assert ours.mean() - random.mean() > 4 * np.sqrt(ours.var() / ours.size + random.var() / random.size)
+
+
+def run_on_hidden_design(agent, seed, start=(), evaluations=200):
+    """Return the rewards of the evaluations; an agent that has found the design may come to repeat itself."""
     space = ChainCNN(max_layers=4)
     hidden = space.sample(1, np.random.default_rng(7))[0]
-    search = Search(space, HiddenDesign(space, hidden), agent, Budget(200, repeats_per_evaluation=2), seed=seed)
+    budget = Budget(evaluations, repeats_per_evaluation=2)
+    search = Search(space, HiddenDesign(space, hidden), agent, budget, seed=seed, start=start)
     search.run()
     return np.array([o.reward for o in search.history])
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_agents_learn_from_the_designs_that_a_search_starts_from(name):
+    """What follows good starting designs is better than random designs, by 4 standard errors of the difference."""
+    if name == "TPE":
+        pytest.importorskip("optuna")
+    space = ChainCNN(max_layers=4)
+    hidden = space.sample(1, np.random.default_rng(7))[0]
+    rng = np.random.default_rng(0)
+    followers = []
+    for seed in range(2):
+        start = list(dict.fromkeys(space.mutate(space.mutate(hidden, rng), rng) for _ in range(20)))
+        rewards = run_on_hidden_design(STARTED[name](), seed, start, evaluations=len(start) + 16)
+        followers += list(rewards[len(start) :])
+    random = run_on_hidden_design(RandomSearch(), 0)
+    margin = 4 * np.sqrt(np.var(followers) / len(followers) + np.var(random) / len(random))
+    assert np.mean(followers) > np.mean(random) + margin
 
 
 @pytest.mark.parametrize(("agent", "wasted"), [(PPO, True), (MaskablePPO, False)])
@@ -190,3 +287,26 @@ def test_an_agent_with_run_alone_brings_its_own_loop():
     search.run()
     assert len(search.history) == 3
     assert search.ended == "agent Once stopped by itself"
+
+
+def test_an_agent_may_propose_an_array():
+    class Rows(Agent):
+        def begin(self, space, rng):
+            self.space, self.rng = space, rng
+
+        def ask(self, n):
+            return np.array(self.space.sample(n, self.rng))
+
+    search = Search(SPACE, Hashed(SPACE), Rows(), Budget(20))
+    search.run()
+    assert len(search.history) == 20
+
+
+@pytest.mark.parametrize("nothing", [[], None, np.empty((0, 9), dtype=np.int64)])
+def test_an_agent_that_proposes_nothing_is_named(nothing):
+    class Silent(Agent):
+        def ask(self, n):
+            return nothing
+
+    with pytest.raises(AgentError, match=r"agent Silent: proposed .* expected one or more designs"):
+        Search(SPACE, Hashed(SPACE), Silent(), Budget(20)).run()

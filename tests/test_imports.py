@@ -21,7 +21,7 @@ BASES = {  # what the other files of a folder may import of it
     "sources": {"source"},
     "benchmarks": {"benchmark"},
     "evaluators": {"evaluator", "cost", "workers"},
-    "agents": {"agent"},
+    "agents": {"agent", "stable_baselines", "sb3_env", "sb3_start"},
     "comparison": {
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),
         "figures",
@@ -30,8 +30,8 @@ BASES = {  # what the other files of a folder may import of it
     "scripts": set(),
 }
 ONLY_IN = {
-    "stable_baselines3": {"agents/sb3.py"},
-    "sb3_contrib": {"agents/sb3.py"},
+    "stable_baselines3": {f"agents/{name}.py" for name in ("stable_baselines", "sb3", "sb3_env", "sb3_start")},
+    "sb3_contrib": {"agents/sb3.py", "agents/sb3_start.py"},
     "optuna": {"agents/tpe.py"},
     "matplotlib": {"nasenv/plots.py", "nasenv/comparison/figures.py"},
     "tensorboard": {"nasenv/record.py"},

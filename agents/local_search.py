@@ -1,0 +1,77 @@
+"""Local search: climb from a random design to a better neighbour until there is none, and start again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from nasenv.agents.agent import Agent
+from nasenv.errors import InputError
+from nasenv.history import Outcome
+from nasenv.spaces.space import Architecture, SearchSpace
+
+
+class LocalSearch(Agent):
+    """Hill climbing with restarts (White et al. 2021, https://arxiv.org/abs/2005.02960, algorithm 1).
+
+    Neighbours, the designs that differ in one decision, are asked for in random order. A design that was evaluated
+    before is not proposed again as a neighbour: its reward is remembered. Where the search was given designs to start
+    from, it first climbs from the best of them.
+
+    Args:
+        improvement: first moves as soon as a neighbour is better (the paper's "query until lower"); best looks at all
+            neighbours before it moves.
+        batch_size: number of neighbours, or of random designs to start from, at a time; a neighbourhood's last batch
+            can be smaller.
+
+    Raises:
+        InputError: an improvement that is neither first nor best.
+    """
+
+    def __init__(self, improvement: Literal["first", "best"] = "first", batch_size: int = 1) -> None:
+        super().__init__(batch_size)
+        if improvement not in ("first", "best"):
+            raise InputError(f"LocalSearch: improvement must be first or best, got {improvement!r}")
+        self.improvement = improvement
+
+    def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        """Stand nowhere."""
+        self._space, self._rng = space, rng
+        self._rewards: dict[Architecture, float] = {}
+        self._here: Architecture | None = None
+        self._neighbours: list[Architecture] = []  # of where it stands
+
+    def ask(self, n: int) -> list[Architecture]:
+        """Return up to n neighbours not seen before, or n random designs where it stands nowhere."""
+        return self._unknown()[:n] if self._here is not None else self._space.sample(n, self._rng)
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Remember the rewards and go uphill as far as they tell."""
+        self._rewards.update((o.architecture, o.reward) for o in outcomes)
+        if self._here is None:
+            self._stand_on(max(outcomes, key=lambda o: o.reward).architecture)
+        self._climb()
+
+    def _climb(self) -> None:
+        """Move to better neighbours until one has to be asked for; leave a local optimum for nowhere."""
+        while self._here is not None:
+            asked_for_all = not self._unknown()
+            higher = [a for a in self._neighbours if self._rewards.get(a, -np.inf) > self._rewards[self._here]]
+            if higher and self.improvement == "first":
+                self._stand_on(higher[0])
+            elif higher and asked_for_all:
+                self._stand_on(max(higher, key=self._rewards.__getitem__))
+            elif asked_for_all:
+                self._here = None
+            else:
+                return
+
+    def _unknown(self) -> list[Architecture]:
+        return [a for a in self._neighbours if a not in self._rewards]
+
+    def _stand_on(self, architecture: Architecture) -> None:
+        self._here = architecture
+        neighbours = self._space.neighbours(architecture)
+        self._neighbours = [neighbours[i] for i in self._rng.permutation(len(neighbours)).tolist()]

@@ -1,0 +1,149 @@
+"""MetaQNN: tabular Q-learning of the decisions, with replay of all designs seen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nasenv.agents.agent import Agent
+from nasenv.errors import InputError
+from nasenv.history import Outcome
+from nasenv.search import Search
+from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+
+# Table 2 of the paper: (epsilon, number of designs trained at it)
+SCHEDULE = (*[(1.0, 1500)], *[(e, 100) for e in (0.9, 0.8, 0.7)], *[(e / 10, 150) for e in range(6, 0, -1)])
+_DESIGNS = sum(designs for _, designs in SCHEDULE)
+_INITIAL_Q = 0.5
+
+_State = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One decision of a design: the state it was taken in, the choices valid there, and the one taken."""
+
+    state: _State
+    valid: tuple[int, ...]
+    choice: int
+
+
+class QLearning(Agent):
+    """MetaQNN (Baker et al. 2017, https://arxiv.org/abs/1611.02167): epsilon-greedy, tabular, with experience replay.
+
+    The state is all the choices before a decision, or the last ``memory`` of them and how many there were, as the
+    paper's is a layer and its depth. What a state forgets gets no credit, as values are passed on from state to state.
+    Each new design goes to the replay memory; then ``replays`` designs are drawn from that, and each of their steps,
+    the last first, moves ``Q(s, u)`` towards the best Q of the next state, or at the end towards the reward. The
+    paper's schedule of epsilon, from 1 to 0.1 over 2,700 designs, is scaled to the budget's evaluations. Designs that
+    the search was given to start from go to the replay memory.
+
+    Args:
+        learning_rate: in (0, 1], alpha in the paper, where it is 0.01 for thousands of designs.
+        discount: in [0, 1], gamma in the paper.
+        replays: number of designs drawn from the replay memory for each one proposed.
+        memory: number of earlier choices that a state holds; None for all.
+        evaluations: number of distinct evaluations that the schedule of epsilon takes; None for the budget, in seconds
+            where it is in seconds, and for the paper's 2,700 where it has no limit.
+        batch_size: number of designs at a time; they are evaluated side by side.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.1,
+        discount: float = 1.0,
+        replays: int = 100,
+        memory: int | None = None,
+        evaluations: int | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        super().__init__(batch_size)
+        if not (0.0 < learning_rate <= 1.0 and 0.0 <= discount <= 1.0):
+            raise InputError(
+                "QLearning: learning_rate must be in (0, 1] and discount in [0, 1], "
+                f"got {learning_rate!r} and {discount!r}"
+            )
+        for name, count in {"replays": replays, "memory": memory, "evaluations": evaluations}.items():
+            if not is_positive_integer(count) and (count is not None or name == "replays"):
+                raise InputError(f"QLearning: {name} must be an integer of 1 or more, got {count!r}")
+        self.learning_rate, self.discount = learning_rate, discount
+        self.replays, self.memory, self.evaluations = replays, memory, evaluations
+
+    def run(self, search: Search) -> None:
+        """Search with the schedule spread over the budget."""
+        self._search = search
+        super().run(search)
+
+    def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        """Start with equal Q values and nothing to replay."""
+        self._space, self._rng = space, rng
+        self._q: dict[_State, list[float]] = defaultdict(lambda: [_INITIAL_Q] * space.max_choices)
+        self._episodes: list[tuple[list[_Step], float]] = []  # with their rewards
+
+    def ask(self, n: int) -> list[Architecture]:
+        """Return n designs, each choice random with a probability of epsilon and the best known else."""
+        return [self._design(epsilon(self._share_spent())) for _ in range(n)]
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Replay designs drawn from all those seen, as often for each new one."""
+        for outcome in outcomes:
+            self._episodes.append((self._steps(outcome.architecture), outcome.reward))
+            for i in self._rng.integers(len(self._episodes), size=self.replays).tolist():
+                self._learn(*self._episodes[i])
+
+    def _share_spent(self) -> float:
+        """Return the share of what the schedule is spread over, above 1 where it is over."""
+        history, budget = self._search.history, self._search.budget
+        planned = self.evaluations or budget.evaluations
+        if planned is None and budget.charged_seconds is not None:
+            return history.charged_seconds / budget.charged_seconds
+        return len(history) / (planned or _DESIGNS)
+
+    def _design(self, exploration: float) -> Architecture:
+        row: Architecture = ()
+        explore = (self._rng.random(self._space.num_decisions) < exploration).tolist()
+        for random in explore:
+            valid, q = self._valid(row), self._q[self._state(row)]
+            best = max(q[c] for c in valid)
+            candidates = valid if random else [c for c in valid if q[c] == best]
+            row += (candidates[int(self._rng.integers(len(candidates)))],)
+        return row
+
+    def _learn(self, steps: Sequence[_Step], reward: float) -> None:
+        """Move the Q value of each step, the last first, towards what follows it."""
+        target = reward
+        for step in reversed(steps):
+            q = self._q[step.state]
+            q[step.choice] += self.learning_rate * (target - q[step.choice])
+            target = self.discount * max(q[c] for c in step.valid)
+
+    def _steps(self, row: Architecture) -> list[_Step]:
+        prefixes = [row[:t] for t in range(len(row))]
+        return [_Step(self._state(p), self._valid(p), c) for p, c in zip(prefixes, row, strict=True)]
+
+    def _state(self, prefix: Architecture) -> _State:
+        return (len(prefix), *prefix[-self.memory :]) if self.memory else prefix
+
+    def _valid(self, prefix: Architecture) -> tuple[int, ...]:
+        mask = self._space.mask(np.array([prefix], dtype=np.int64))[0]
+        return tuple(np.flatnonzero(mask).tolist())
+
+
+def epsilon(share: float) -> float:
+    """Return the paper's epsilon after this share of the search; its last one, 0.1, beyond the end.
+
+    >>> [epsilon(s) for s in (0.0, 0.5, 0.56, 0.7, 1.0)]
+    [1.0, 1.0, 0.9, 0.6, 0.1]
+    """
+    designs = share * _DESIGNS
+    for value, count in SCHEDULE:
+        if designs < count:
+            return value
+        designs -= count
+    return SCHEDULE[-1][0]

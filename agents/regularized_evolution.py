@@ -1,0 +1,63 @@
+"""Regularized evolution: tournaments in a population from which the oldest design dies."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from nasenv.agents.agent import Agent
+from nasenv.errors import InputError
+from nasenv.history import Outcome
+from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+
+
+class RegularizedEvolution(Agent):
+    """Aging evolution (Real et al. 2019, https://arxiv.org/abs/1802.01548, algorithm 1).
+
+    The population starts with random designs. Then, again and again: draw a sample of the population, mutate the best
+    of the sample in one decision, add the child to the population and let the oldest die. Designs that the search
+    was given to start from are its first members.
+
+    Args:
+        population_size: number of designs alive, P in the paper.
+        sample_size: number of designs in a tournament, S in the paper, drawn with replacement.
+        batch_size: number of children at a time; they are evaluated side by side, and none is the parent of another.
+
+    Raises:
+        InputError: a size that is not positive, or a sample larger than the population.
+    """
+
+    def __init__(self, population_size: int = 50, sample_size: int = 10, batch_size: int = 1) -> None:
+        super().__init__(batch_size)
+        sizes = (sample_size, population_size)
+        if not all(map(is_positive_integer, sizes)) or sample_size > population_size:
+            raise InputError(
+                "RegularizedEvolution: sample_size must be 1 or more and population_size no less than it, integers, "
+                f"got sample_size {sample_size!r} and population_size {population_size!r}"
+            )
+        self.population_size, self.sample_size = int(population_size), int(sample_size)
+
+    def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        """Start with nobody."""
+        self._space, self._rng = space, rng
+        self._population: deque[Outcome] = deque(maxlen=self.population_size)  # the oldest first
+
+    def ask(self, n: int) -> list[Architecture]:
+        """Return n random designs until the population is complete, then n children."""
+        if len(self._population) < self.population_size:
+            return self._space.sample(n, self._rng)
+        return [self._space.mutate(self._parent(), self._rng) for _ in range(n)]
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Take the newborn in; as many of the oldest die."""
+        self._population.extend(outcomes)
+
+    def _parent(self) -> Architecture:
+        members = self._rng.integers(self.population_size, size=self.sample_size).tolist()
+        return max((self._population[i] for i in members), key=_reward).architecture
+
+
+def _reward(outcome: Outcome) -> float:
+    return outcome.reward

@@ -1,0 +1,88 @@
+"""Stable-Baselines3 and sb3-contrib algorithms as agents, unmodified, on `ArchitectureVectorEnv`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from nasenv.agents.agent import Agent
+from nasenv.agents.sb3_env import RankReward, SearchVecEnv, SearchWriter, raw_reward
+from nasenv.agents.sb3_start import learn_from_start
+from nasenv.errors import InputError
+from nasenv.fitting import one_thread
+from nasenv.search import Search
+
+_ENDLESS = 1_000_000  # evaluations that an algorithm plans for where the budget has no limit
+
+
+class StableBaselines(Agent):
+    """Any algorithm of Stable-Baselines3 or sb3-contrib, by its class.
+
+    The algorithm is the unmodified class, on the CPU under one thread: its networks are too small for more, and a
+    search repeats exactly. A reward is paid at the end of an episode. Where the search was given designs to start from,
+    an on-policy algorithm first imitates the best of them, and an off-policy one replays them.
+
+    Args:
+        algorithm: the class, such as sb3_contrib.TRPO.
+        policy: the policy's name as the algorithm knows it.
+        settings: further arguments of the algorithm, such as {gamma: 1.0}.
+        num_envs: number of designs made at a time; they are evaluated side by side.
+        reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
+        repeat_penalty: what a design that was proposed before is paid less.
+
+    Raises:
+        InputError: settings that the algorithm does not take, or a reward that is neither rank nor raw.
+
+    References: Raffin et al. 2021, https://jmlr.org/papers/v22/20-1364.html
+    """
+
+    def __init__(
+        self,
+        algorithm: type[BaseAlgorithm],
+        policy: str = "MlpPolicy",
+        settings: dict[str, Any] | None = None,
+        num_envs: int = 16,
+        reward: Literal["rank", "raw"] = "rank",
+        repeat_penalty: float = 1.0,
+    ) -> None:
+        super().__init__(batch_size=num_envs)
+        if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
+            raise InputError(f"algorithm must be a class of Stable-Baselines3 or sb3-contrib, got {algorithm!r}")
+        if reward not in ("rank", "raw"):
+            raise InputError(f"reward must be rank or raw, got {reward!r}")
+        if not 0.0 <= repeat_penalty < math.inf:
+            raise InputError(f"repeat_penalty must be a number of 0 or more, got {repeat_penalty!r}")
+        self.algorithm, self.policy, self.settings = algorithm, policy, settings or {}
+        self.reward, self.repeat_penalty = reward, repeat_penalty
+
+    def run(self, search: Search) -> None:
+        """Let the algorithm learn until the budget is used up."""
+        shape = RankReward() if self.reward == "rank" else raw_reward
+        env = SearchVecEnv(search, self.batch_size, shape, self.repeat_penalty)
+        steps = (search.remaining or _ENDLESS) * search.space.num_decisions
+        with one_thread(torch.device("cpu")):
+            model = self._make(env, search)
+            model.set_logger(Logger(None, [SearchWriter(search)]))
+            if len(search.history):
+                learn_from_start(model, search, env.pay(list(search.history)))
+            model.learn(steps)
+            while True:  # repeats are free, so there may be more episodes than evaluations in the budget
+                model.learn(steps, reset_num_timesteps=False)
+
+    def settings_for(self, search: Search) -> dict[str, Any]:
+        """Return the arguments of the algorithm for one search."""
+        return self.settings
+
+    def _make(self, env: VecEnv, search: Search) -> BaseAlgorithm:
+        settings = self.settings_for(search)
+        try:
+            return self.algorithm(self.policy, env, seed=search.seed, device="cpu", **settings)
+        except (AssertionError, TypeError, ValueError) as error:  # Stable-Baselines3 asserts what it was given
+            raise InputError(
+                f"{self.algorithm.__name__} cannot be made with {settings}: {' '.join(str(error).split())}"
+            ) from error

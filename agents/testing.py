@@ -1,0 +1,216 @@
+"""The contract of an agent as tests: a class to inherit from, for agents of one's own too."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nasenv.agents.agent import Agent
+from nasenv.budget import Budget
+from nasenv.configuration import digest
+from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
+from nasenv.history import Answers
+from nasenv.search import Search
+from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.spaces.choice_space import ChoiceSpace
+from nasenv.spaces.space import Architecture, SearchSpace
+
+_EVALUATIONS = 23  # of a search, so that no batch of 2 or more ends with it
+
+
+class Formula(Evaluator):
+    """Trains nothing: a design's accuracy is a figure of its own, drawn by a hash, and some designs fail.
+
+    Args:
+        space: the space whose designs it measures.
+        failing: share of the designs whose evaluation fails.
+        accuracy: of all other designs; None for each its own.
+    """
+
+    trains = False
+
+    def __init__(self, space: SearchSpace, failing: float = 0.1, accuracy: float | None = None) -> None:
+        super().__init__(space)
+        self.failing, self.accuracy = failing, accuracy
+
+    def fingerprint(self) -> str:
+        """Return a hash of what the figures follow from."""
+        return digest([type(self).__name__, self.failing, self.accuracy])
+
+    def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
+        """Return the figure of each design."""
+        return [self._measure(a) for a in architectures]
+
+    def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[Measurement]]:
+        """Return the same figures for each seed."""
+        return [[self._measure(a) for _ in seeds] for a in architectures]
+
+    def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
+        """Return the same figures for each seed."""
+        measured = [self._measure(a) for a in architectures]
+        return [[TestResult(m.val_accuracy, m.error) for _ in seeds] for m in measured]
+
+    def _measure(self, architecture: Architecture) -> Measurement:
+        value, chance = (int(digest([word, architecture]), 16) / 16**16 for word in ("accuracy", "failure"))
+        if chance < self.failing:
+            return Measurement(None, error="diverged")
+        return Measurement(value if self.accuracy is None else self.accuracy)
+
+
+class AgentContract:
+    """What holds for every agent, as tests that pytest runs on any class that inherits from this one.
+
+    In ``test_my_agent.py``, for pytest to collect it, a class whose name starts with Test::
+
+        from my_agent import MyAgent
+        from nasenv.agents.testing import AgentContract
+
+        class TestMyAgent(AgentContract):
+            def make(self):
+                return MyAgent()
+
+    Attributes:
+        touches_global_state: set it to True for an agent that seeds or uses the global random generators of Python,
+            NumPy or PyTorch, as Stable-Baselines3 does. Two of its searches in one process then disturb each other.
+    """
+
+    touches_global_state = False
+
+    def make(self) -> Agent:
+        """Return a new agent; every test makes its own."""
+        raise NotImplementedError(f"{type(self).__name__} has no method make that returns an agent")
+
+    def make_again(self, config: dict[str, Any]) -> Agent:
+        """Return an agent from what ``config()`` returned; to be overridden where an argument has no plain form."""
+        return type(self.make())(**config["init_args"])
+
+    def test_keeps_the_budget_exactly_and_proposes_valid_designs(self) -> None:
+        """Also where the budget is smaller than a batch; masks of the space forbid some choices."""
+        for evaluations in (1, 2, _EVALUATIONS):
+            search = self._searched(evaluations=evaluations)
+            assert search.ended == f"the budget of {evaluations} evaluations is used up", search.ended
+            assert len(search.history) == evaluations
+            assert all(search.space.check(o.architecture) for o in search.history)
+
+    def test_goes_the_same_way_with_a_smaller_budget(self) -> None:
+        """What it proposes first does not depend on how long it may go on, unless it plans by the budget."""
+        assert self._proposed(evaluations=5) == self._proposed()[:5]
+
+    def test_repeats_itself_by_its_seed_alone(self) -> None:
+        """Whatever the state of the global generators; another seed leads elsewhere."""
+        first = self._proposed(seed=1)
+        _disturb_global_generators()
+        assert first == self._proposed(seed=1), "the same seed led to other designs: not all randomness is seeded"
+        assert first != self._proposed(seed=2), "another seed led to the same designs"
+
+    def test_starts_fresh_in_a_second_search(self) -> None:
+        """The same object forgets its first search."""
+        agent = self.make()
+        searches = [self._searched(agent=agent) for _ in range(2)]
+        first, second = ([o.architecture for o in s.history] for s in searches)
+        assert first == second, "the second search of one agent went another way than its first"
+
+    def test_made_again_from_its_config_it_does_the_same(self) -> None:
+        """`Configurable` keeps the arguments of the constructor, and they say everything."""
+        config = self.make().config()
+        again = self.make_again(config)
+        assert again.config() == config
+        assert self._proposed(agent=again) == self._proposed()
+
+    def test_leaves_the_global_generators_alone(self) -> None:
+        """Those of Python, NumPy and PyTorch are as they were before the search."""
+        if self.touches_global_state:
+            return
+        before = _global_state()
+        self._searched()
+        changed = [name for name, state in _global_state().items() if state != before[name]]
+        assert not changed, f"the search used the global random generator of {', '.join(changed)}"
+
+    def test_survives_failures(self) -> None:
+        """Some evaluations fail, or all do."""
+        for failing in (0.5, 1.0):
+            space = _masked_space()
+            assert len(self._searched(space, Formula(space, failing)).history) == _EVALUATIONS
+
+    def test_survives_equal_rewards(self) -> None:
+        """Nothing is to be learnt where all designs are worth the same."""
+        space = _masked_space()
+        assert len(self._searched(space, Formula(space, 0.0, 0.5)).history) == _EVALUATIONS
+
+    def test_ends_in_a_space_of_one_design(self) -> None:
+        """There is nothing to choose."""
+        search = self._searched(ChoiceSpace({"a": (1,), "b": (2,)}, _no_network))
+        assert search.ended == "all 1 designs of the space are evaluated", search.ended
+
+    def test_ends_in_a_space_smaller_than_its_budget(self) -> None:
+        """It has seen all designs, or comes to repeat itself; then the search ends."""
+        search = self._searched(ChoiceSpace({"a": (1, 2), "b": (3, 4, 5)}, _no_network))
+        assert search.ended is not None
+        assert search.ended.startswith(("all 6 designs", "the agent proposes what it proposed before")), search.ended
+
+    def test_goes_on_from_starting_designs(self) -> None:
+        """They are in the history before its first proposal and count as evaluations, be it one, some, or failures."""
+        space = _masked_space()
+        for n, failing in ((1, 0.0), (9, 0.1), (3, 1.0)):
+            start = list(dict.fromkeys(space.sample(3 * n, np.random.default_rng(n))))[:n]
+            ways = [self._searched(space, Formula(space, failing), start=start) for _ in range(2)]
+            first, second = ([o.architecture for o in search.history] for search in ways)
+            assert first == second, "the same starting designs and seed led to other designs"
+            assert first[:n] == start
+            assert len(first) == _EVALUATIONS
+
+    def _searched(
+        self,
+        space: SearchSpace | None = None,
+        evaluator: Evaluator | None = None,
+        agent: Agent | None = None,
+        seed: int = 0,
+        evaluations: int = _EVALUATIONS,
+        start: Sequence[Architecture] = (),
+    ) -> Search:
+        space = space or _masked_space()
+        budget = Budget(evaluations, repeats_per_evaluation=20)
+        search = _Watched(space, evaluator or Formula(space), agent or self.make(), budget, seed=seed, start=start)
+        search.run()
+        return search
+
+    def _proposed(self, **options: Any) -> list[Architecture]:
+        return [o.architecture for o in self._searched(**options).history]
+
+
+class _Watched(Search):
+    """Holds an agent to proposing no more than it is to at a time."""
+
+    def evaluate(self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]) -> Answers:
+        most = max(getattr(self.agent, "batch_size", len(architectures)), len(self.start))
+        assert len(architectures) <= most, f"{len(architectures)} designs at a time, the batch_size is {most}"
+        return super().evaluate(architectures)
+
+
+def _masked_space() -> SearchSpace:
+    return ChainCNN(max_layers=2)
+
+
+def _no_network(input_shape: Sequence[int], num_classes: int, **choices: int) -> nn.Module:
+    raise NotImplementedError("designs of this space are not to be trained")
+
+
+def _global_state() -> dict[str, str]:
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002, the global generator is what is looked at
+    return {
+        "Python": repr(random.getstate()),
+        "NumPy": repr([numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]]),
+        "PyTorch": repr(torch.get_rng_state().tolist()),
+    }
+
+
+def _disturb_global_generators() -> None:
+    random.random()
+    np.random.random()  # noqa: NPY002, the global generator is what is disturbed
+    torch.rand(1)

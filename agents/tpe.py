@@ -1,0 +1,128 @@
+"""Tree-structured Parzen estimator, by Optuna."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nasenv.agents.agent import Agent
+from nasenv.errors import InputError
+from nasenv.history import Outcome
+from nasenv.search import Search
+from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+_MUTATIONS = 100  # tries to find a design that is new
+
+
+class TPE(Agent):
+    """Tree-structured Parzen estimator (Bergstra et al. 2011, https://papers.nips.cc/paper/4443) by Optuna.
+
+    Needs the extra ``tpe``: ``pip install 'nasenv[tpe]'``. A decision is a categorical parameter of the choices that
+    are valid: where masks leave it others, it is another parameter, so the tree is that of the masks. The
+    estimator soon suggests the same few designs over and over: one that was asked for before is mutated, in one random
+    decision after another, until it is new. Designs that the search was given to start from are trials like others.
+
+    Args:
+        startup_trials: number of random designs, or designs to start from, before the estimator is used.
+        candidates: number of choices drawn from the good designs' density, of which the one that is likeliest there
+            and not among the others is taken.
+        multivariate: whether the choices of a design are drawn together, from a joint density.
+        batch_size: number of designs at a time; they are evaluated side by side.
+
+    Raises:
+        InputError: a number that is not positive; Optuna is not installed.
+    """
+
+    def __init__(
+        self, startup_trials: int = 10, candidates: int = 24, multivariate: bool = False, batch_size: int = 1
+    ) -> None:
+        super().__init__(batch_size)
+        for name, number in {"startup_trials": startup_trials, "candidates": candidates}.items():
+            if not is_positive_integer(number):
+                raise InputError(f"TPE: {name} must be an integer of 1 or more, got {number!r}")
+        self.startup_trials, self.candidates, self.multivariate = startup_trials, candidates, multivariate
+
+    def run(self, search: Search) -> None:
+        """Search without Optuna's own messages, such as a line for each study."""
+        try:
+            from optuna import logging
+        except ImportError as error:
+            raise InputError(f"TPE needs Optuna ({error}): pip install 'nasenv[tpe]'") from error
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)
+        try:
+            super().run(search)
+        finally:
+            logging.set_verbosity(verbosity)
+
+    def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        """Start a study in memory."""
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate
+            sampler = optuna.samplers.TPESampler(
+                n_startup_trials=self.startup_trials,
+                n_ei_candidates=self.candidates,
+                multivariate=self.multivariate,
+                seed=int(rng.integers(2**32)),
+            )
+        self._space, self._rng = space, rng
+        self._study = optuna.create_study(sampler=sampler, direction="maximize")
+        self._seen: set[Architecture] = set()
+
+    def ask(self, n: int) -> list[Architecture]:
+        """Return n designs, none of which was asked for before as far as that can be."""
+        return [self._new(self._suggested()) for _ in range(n)]
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Add a trial for each design that is new."""
+        for outcome in outcomes:
+            self._seen.add(outcome.architecture)
+            if not outcome.repeat:
+                self._study.add_trial(self._trial(outcome))
+
+    def _suggested(self) -> Architecture:
+        """Return the estimator's design; the trial that it takes is given up, as what is evaluated may be another."""
+        from optuna.trial import TrialState
+
+        trial = self._study.ask()
+        row: Architecture = ()
+        while len(row) < self._space.num_decisions:
+            name, valid = self._parameter(row)
+            row += (valid[0] if len(valid) == 1 else trial.suggest_categorical(name, valid),)
+        self._study.tell(trial, state=TrialState.FAIL)
+        return row
+
+    def _new(self, design: Architecture) -> Architecture:
+        """Return the design, mutated until it is one that was not asked for before."""
+        for _ in range(_MUTATIONS):
+            if design not in self._seen:
+                break
+            design = self._space.mutate(design, self._rng)
+        self._seen.add(design)
+        return design
+
+    def _trial(self, outcome: Outcome) -> FrozenTrial:
+        """Return a finished trial of a design that was not asked for."""
+        from optuna.distributions import CategoricalDistribution
+        from optuna.trial import create_trial
+
+        row = outcome.architecture
+        taken = [(*self._parameter(row[:t]), choice) for t, choice in enumerate(row)]
+        return create_trial(
+            params={name: choice for name, valid, choice in taken if len(valid) > 1},
+            distributions={name: CategoricalDistribution(valid) for name, valid, _ in taken if len(valid) > 1},
+            value=outcome.reward,
+        )
+
+    def _parameter(self, prefix: Architecture) -> tuple[str, tuple[int, ...]]:
+        """Return the name and the values of the parameter that stands for the next decision."""
+        valid = tuple(np.flatnonzero(self._space.mask(np.array([prefix], dtype=np.int64))[0]).tolist())
+        return f"{self._space.decisions[len(prefix)].name} of {valid}", valid
