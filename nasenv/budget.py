@@ -60,8 +60,8 @@ class Budget:
             return None
         return max(0, self.evaluations - (history.proposals if self.charge_repeats else len(history)))
 
-    def spent(self, history: History) -> str | None:
-        """Return why a search that has come so far is over, None where it is not."""
+    def reached(self, history: History) -> str | None:
+        """Return which of its limits a search has come to, None where it has come to none."""
         if self.remaining(history) == 0:
             what = "proposals" if self.charge_repeats else "evaluations"
             return f"the budget of {self.evaluations} {what} is used up"
@@ -70,12 +70,19 @@ class Budget:
         best = history.best
         if self.target_reward is not None and best is not None and best.reward >= self.target_reward:
             return f"the target reward of {self.target_reward:g} is met"
-        if history.repeats >= self.repeats_per_evaluation * (self.evaluations or max(1, len(history))):
+        return None
+
+    def spent(self, history: History) -> str | None:
+        """Return why a search that has come so far is over, None where it is not: a limit, or an agent collapsed."""
+        limit = self.reached(history)
+        if limit is None and history.repeats >= self.repeats_per_evaluation * (
+            self.evaluations or max(1, len(history))
+        ):
             return (
                 f"the agent proposes what it proposed before: {history.repeats} repeats beside "
                 f"{len(history)} distinct evaluations; its policy has collapsed"
             )
-        return None
+        return limit
 
 
 def integer(name: str, value: Any, least: int) -> int:

@@ -176,13 +176,11 @@ class Search:
             self.agent.run(self)
         except BudgetExhausted:
             pass
-        except AgentError as error:
-            raise AgentError(f"agent {name}: {error}; after {len(self.history)} evaluations") from error
         except Exception as error:
             if self._fault is not None:  # the agent may have wrapped it
                 raise self._fault from None
             if isinstance(error, InputError):
-                raise
+                raise AgentError(f"agent {name}: {error}; after {len(self.history)} evaluations") from error
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
             raise AgentError(f"agent {name} raised {reason} after {len(self.history)} evaluations") from error

@@ -26,7 +26,7 @@ BASES = {  # what the other files of a folder may import of it
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),
         "figures",
     },
-    "commands": {"parser", "arguments", "progress"},
+    "commands": {"parser", "arguments", "progress", "compared"},
     "scripts": set(),
 }
 ONLY_IN = {

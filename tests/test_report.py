@@ -118,20 +118,20 @@ def test_standings_are_given_with_units_and_uncertainty(page):
 
 def test_a_reward_that_is_no_accuracy_has_columns_of_its_own():
     heads, rows = standings_table(summary(standing(reward=spread(-3.5, float("nan")))))
-    assert dict(zip(heads, rows[0], strict=True))["reward, mean ± std"] == "-3.5000"
-    assert "validation %, mean ± std" in heads
+    assert dict(zip(heads, rows[0], strict=True))["reward"] == "-3.5000"
+    assert "test %" in heads
     ranked_by_test, _ = standings_table(summary(metric="test_accuracy"))
-    assert ranked_by_test.index("test %, mean ± std") < ranked_by_test.index("validation %, mean ± std")
+    assert ranked_by_test.index("test %") < ranked_by_test.index("validation %")
 
 
 def test_what_no_agent_has_has_no_column():
     bare = standing(test_accuracy=None, regret=None, success=None, mean_rank=None)
     heads, rows = standings_table(summary(bare))
-    assert heads == ["agent", "seeds", "validation %, mean ± std", "validation %, IQM [95 %]"]
+    assert heads == ["agent", "seeds", "validation %"]
     assert len(rows[0]) == len(heads)
 
 
-@pytest.mark.parametrize(("rate", "text"), [(0.0, "> 2,000"), (0.9, "≥ 100 [90, 110]"), (1.0, "100 [90, 110]")])
+@pytest.mark.parametrize(("rate", "text"), [(0.0, "> 2,000"), (0.9, "≥ 100"), (1.0, "100")])
 def test_a_mean_over_censored_runs_is_a_lower_bound(rate, text):
     success = Success(Estimate(rate, 0, 1), Estimate(100, 90, 110), None, 2000)
     assert text in standings_table(summary(standing(success=success)))[1][0]

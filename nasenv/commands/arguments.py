@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from jsonargparse import Namespace
 
@@ -19,7 +19,7 @@ import nasenv.evaluators
 import nasenv.objectives
 import nasenv.spaces
 from nasenv.commands.parser import Parser
-from nasenv.configuration import DERIVED
+from nasenv.configuration import DERIVED, Configurable
 from nasenv.datasets import load_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
@@ -75,11 +75,27 @@ def _parser(function: Callable[..., Any], prog: str) -> Parser:
     parser = Parser(prog=prog, description=(inspect.getdoc(function) or "").partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of options; those on the command line win.")
     parser.add_function_arguments(function, skip=DERIVED, sub_configs=False, as_positional=not parts)
+    action: Any
     for action in parser._actions:
         if action.dest in parts:
             action.required = False
             parser.set_defaults({action.dest: {"class_path": DEFAULTS[action.dest]}})
+        elif (kind := _without_null(action)) is not None:
+            action._typehint = kind
     return parser
+
+
+def _without_null(action: Any) -> Any:
+    """Return the type of an option that is a part of a search, or a mapping, and may be left out; None for others.
+
+    Of a union with null, jsonargparse would say no more than that none of its types fits. Mappings of mappings are
+    left as they are in the file: it would make objects of those that it finds in ``Any``, without their space or data.
+    """
+    kind, *others = get_args(getattr(action, "_typehint", None)) or (None,)
+    if others == [type(None)] and get_origin(kind) is dict:
+        _, of = get_args(kind)
+        return dict if get_origin(of) is dict else kind
+    return kind if others == [type(None)] and inspect.isclass(kind) and issubclass(kind, Configurable) else None
 
 
 def instantiate(parser: Parser, config: Namespace) -> Namespace:

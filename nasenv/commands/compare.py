@@ -5,32 +5,27 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from nasenv.agents.agent import Agent
-from nasenv.agents.local_search import LocalSearch
 from nasenv.agents.random_search import RandomSearch
-from nasenv.agents.regularized_evolution import RegularizedEvolution
-from nasenv.agents.reinforce import Reinforce
-from nasenv.agents.sb3 import PPO
 from nasenv.budget import Budget, integer
-from nasenv.commands.arguments import make
+from nasenv.commands.compared import config_of, default_agents, problems_of, published_of
 from nasenv.commands.progress import ComparisonProgress
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.digest import digested
 from nasenv.comparison.figures import draw, save
 from nasenv.comparison.findings import Metric, Summary
-from nasenv.comparison.problem import Problem
-from nasenv.comparison.report import Description, Published, standings_table, write_report
+from nasenv.comparison.report import Description, standings_table, write_report
 from nasenv.comparison.summary import summarise, write_summary
-from nasenv.configuration import digest, without_derived
+from nasenv.configuration import digest
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Accuracy, Objective
@@ -38,13 +33,6 @@ from nasenv.spaces.space import SearchSpace
 
 _STALLED_SECONDS = 600.0  # a search on a table takes seconds
 _PACKAGES = ("nasenv", "stable_baselines3", "sb3_contrib", "torch", "numpy", "scipy")
-
-SHIPPED = {  # what is compared on where nothing is said
-    "chain_cnn_digits": {
-        "space": {"class_path": "ChainCNN", "init_args": {"max_layers": 3, "widths": [16]}},
-        "evaluator": {"class_path": "TableEvaluator", "init_args": {"table": "chain_cnn_digits"}},
-    }
-}
 
 
 def compare(
@@ -88,93 +76,26 @@ def compare(
         cache: file of measurements for problems that train; none for no cache.
     """
     console = Console(markup=False, highlight=False)
-    contenders = agents or _default_agents()
-    made = _problems(space, evaluator, objective, budget, problems)
-    others = _published(published or {}, made)
     numbers = range(first_seed, integer("first_seed", first_seed, least=0) + integer("seeds", seeds, least=1))
-    config = _config(contenders, made, metric, published)
+    contenders = default_agents() if agents is None else agents
+    made = problems_of(space, evaluator, objective or Accuracy(), budget, problems)
+    others = published_of(published or {}, made)
+    config = config_of(contenders, made, metric, published)
     folder = Path(output) if output is not None else Path("runs") / f"compare-{digest(config)[:6]}"
     comparison = Comparison(made, contenders, numbers, folder, None if cache == "none" else cache)
-    text = _write_config(folder, {**config, "seeds": seeds, "first_seed": first_seed})
-    _run(comparison, workers, timeout_seconds, console)
-    summaries, figures = _conclude(comparison, metric, console)
-    description = Description(f"nasenv compare --config {folder / 'config.yaml'}", text, _hardware(), _versions())
-    title = f"{len(contenders)} agents, {len(numbers)} seeds: {', '.join(made)}"
-    write_report(folder / "report.html", title, summaries, figures, description, others)
+    with comparison.held():
+        text = _write_config(folder, {**config, "seeds": seeds, "first_seed": first_seed})
+        _run(comparison, workers, timeout_seconds, console)
+        summaries, figures = _conclude(comparison, metric, console)
+        description = Description(f"nasenv compare --config {folder / 'config.yaml'}", text, _hardware(), _versions())
+        title = f"{len(contenders)} agents, {len(numbers)} seeds: {', '.join(made)}"
+        write_report(folder / "report.html", title, summaries, figures, description, others)
     _say(folder, console)
-
-
-def _default_agents() -> dict[str, Agent]:
-    return {
-        "random": RandomSearch(),
-        "evolution": RegularizedEvolution(),
-        "local_search": LocalSearch(),
-        "reinforce": Reinforce(),
-        "ppo": PPO(),
-    }
-
-
-def _problems(
-    space: SearchSpace | None,
-    evaluator: Evaluator | None,
-    objective: Objective | None,
-    budget: Budget,
-    problems: Mapping[str, Mapping[str, Any]] | None,
-) -> dict[str, Problem]:
-    """Return the problems by name: the one of the options, those of the file, or the shipped one."""
-    if (space is None) != (evaluator is None):
-        raise InputError("give both --space and --evaluator, or neither: an evaluator is made for a space")
-    if space is not None and evaluator is not None:
-        if problems:
-            raise InputError("give either --space and --evaluator or problems, not both")
-        name = f"{type(space).__name__}-{evaluator.dataset.name if evaluator.dataset else type(evaluator).__name__}"
-        return {name: Problem(space, evaluator, objective or Accuracy(), budget)}
-    common = {"objective": (objective or Accuracy()).config(), "budget": asdict(budget)}
-    made = {}
-    for name, values in (problems or SHIPPED).items():
-        options = {**common, **values, "budget": {**common["budget"], **values.get("budget", {})}}
-        try:
-            made[name] = make(Problem, f"nasenv compare: problem {name}", options)
-        except InputError as error:
-            raise InputError(f"problem {name}: {error}") from error
-    return made
-
-
-def _published(published: Mapping[str, Mapping[str, Any]], problems: Mapping[str, Problem]) -> dict[str, Published]:
-    """Return what others published, by problem."""
-    found = {}
-    for problem, values in published.items():
-        if problem not in problems:
-            raise InputError(f"published: there is no problem {problem!r}; there are {', '.join(problems)}")
-        by_agent: dict[str, dict[Metric, tuple[float, float]]] = {}
-        try:
-            for metric in ("reward", "val_accuracy", "test_accuracy"):
-                for agent, (mean, std) in values.get(metric, {}).items():
-                    by_agent.setdefault(agent, {})[metric] = (float(mean), float(std))
-            found[problem] = Published(str(values["source"]), by_agent)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise InputError(
-                f"published: expected `source` and, for a metric, agent: [mean, standard deviation], got {values}"
-            ) from None
-    return found
-
-
-def _config(
-    agents: Mapping[str, Agent], problems: Mapping[str, Problem], metric: Metric, published: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Return what is compared, as ``--config`` reads it."""
-    return {
-        "agents": {name: agent.config() for name, agent in agents.items()},
-        "problems": {name: without_derived(problem.config()) for name, problem in problems.items()},
-        "metric": metric,
-        **({"published": dict(published)} if published else {}),
-    }
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> str:
     text = yaml.safe_dump(dict(config), sort_keys=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"output {folder} cannot be written: {error.strerror}") from error
@@ -212,7 +133,8 @@ def _conclude(
 
 def _show(summary: Summary, console: Console) -> None:
     heads, rows = standings_table(summary)
-    shown = Table(*heads, title=summary.problem)
+    title = f"{summary.problem}: mean ± standard deviation over the seeds"
+    shown = Table(*heads, title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
         shown.add_row(*row)
     console.print(shown)

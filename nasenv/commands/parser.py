@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 import jsonargparse
 import yaml
@@ -21,6 +21,8 @@ class Parser(jsonargparse.ArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:  # type: ignore[override]
         """Parse a command line; whatever a user's own module raises when it is imported becomes one line too."""
+        if self.exit_on_error:
+            self._refuse_name_given_twice(args[0] if args else sys.argv[1:])
         try:
             return super().parse_args(*args, **kwargs)
         except Exception as error:
@@ -29,6 +31,14 @@ class Parser(jsonargparse.ArgumentParser):
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = "" if isinstance(error, SyntaxError) else f" ({last.filename}, line {last.lineno})"
             self.error(f"{type(error).__name__}: {error}{where}")
+
+    def _refuse_name_given_twice(self, line: Sequence[str]) -> None:
+        """Exit where a command line names one of several things twice, as `--agents.p PPO --agents.p A2C`."""
+        kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
+        mappings = tuple(f"--{dest}." for dest, kind in kinds.items() if dict in (kind, get_origin(kind)))
+        given = [text.partition("=")[0] for text in line if mappings and text.startswith(mappings)]
+        if twice := [option for i, option in enumerate(given) if option in given[:i]]:
+            self.error(f"{twice[0]} is given twice; give each a name of its own")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message as one line and exit with 2; the parser of a class's arguments raises it instead."""
@@ -83,6 +93,7 @@ _PLAIN = {  # what jsonargparse says -> what we say
     ),
     r"Type \S+ expects a function or a callable class: (.*)\. Got value: Namespace.*": r"\1",
     r"Expected an? ([\w.]+)\. Got value: (.*)": r"expected \1, got \2",
+    r"expected dict, got (.*)": r"expected names, each with what it stands for, got \1",
     r"Expected an? (?:typing\.)?Literal\[(.*)\]\. Got value: (.*)": r"expected one of \1, got \2",
     r"No module named '(.+)'": r"no module \1 in the current folder or among the installed packages",
     r"Problems parsing config": "config file",

@@ -7,7 +7,7 @@ import fcntl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from urllib.parse import quote
 
 from nasenv.agents.agent import Agent
 from nasenv.comparison.problem import Problem
@@ -16,6 +16,7 @@ from nasenv.comparison.runner import Job, Runner
 from nasenv.errors import InputError
 from nasenv.evaluators.workers import WorkerPool
 
+_LONGEST_NAME = 200  # as written in a file's name, of 255 bytes, where an umlaut takes six
 _COLUMNS = (
     *("problem", "agent", "seed", "evaluation", "proposal", "seconds", "architecture"),
     *("reward", "val_accuracy", "final_val_accuracy", "test_accuracy"),
@@ -50,6 +51,8 @@ class Comparison:
     ) -> None:
         if not (problems and agents and len(seeds)):
             raise InputError("a comparison needs one or more problems, agents and seeds")
+        for name in (*problems, *agents):
+            _check_name(name)
         self.problems, self.agents, self.seeds, self.folder = problems, agents, seeds, folder
         self._runner = Runner(problems, agents, folder / "runs", cache)
         self.jobs = [Job(p, a, s) for s in seeds for p in problems for a in agents]
@@ -60,7 +63,7 @@ class Comparison:
         return path.exists() and Run.is_of(path, self._runner.identity(job))
 
     def run(self, done: Callable[[Run], None], workers: int, timeout_seconds: float | None) -> None:
-        """Do what is not yet done.
+        """Do what is not yet done; to be called while the folder is ``held``.
 
         Args:
             done: told of each run when it is written.
@@ -69,19 +72,38 @@ class Comparison:
                 limit.
 
         Raises:
-            InputError: an evaluator that fails (an agent that does is named in the run), or the folder is in use.
+            InputError: an evaluator that fails; an agent that does is named in the run.
         """
-        with _locked(self.folder):
-            if workers == 0 or not self.pending:
-                for job in self.pending:
-                    done(self._runner(job))
-                return
-            pool: WorkerPool[Job, Run] = WorkerPool(self._runner, min(workers, len(self.pending)), timeout_seconds)
+        if workers == 0 or not self.pending:
+            for job in self.pending:
+                done(self._runner(job))
+            return
+        pool: WorkerPool[Job, Run] = WorkerPool(self._runner, min(workers, len(self.pending)), timeout_seconds)
+        try:
+            for run in pool.stream(self.pending, self._runner.give_up):
+                done(run)
+        finally:
+            pool.close()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other comparisons from the folder, until the end or a crash.
+
+        Raises:
+            InputError: another one has it, or it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / "lock", "w", encoding="utf-8")  # noqa: SIM115, closed below
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written: {error.strerror}") from error
+        with lock:
             try:
-                for run in pool.stream(self.pending, self._runner.give_up):
-                    done(run)
-            finally:
-                pool.close()
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                said = f"{self.folder} is in use by another comparison; wait for it or give another folder"
+                raise InputError(said) from None
+            yield
 
     def runs(self, problem: str) -> Iterator[Run]:
         """Yield the runs of a problem, read one at a time."""
@@ -107,15 +129,9 @@ def _rows(run: Run) -> Iterator[list[object]]:
         yield [run.problem, run.agent, run.seed, evaluation, *row]
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[IO[str]]:
-    """Hold the folder, until the end or a crash."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "lock", "w", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield file
-    except BlockingIOError:
-        raise InputError(f"{folder} is in use by another comparison; wait for it or give another folder") from None
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+def _check_name(name: str) -> None:
+    """Raise InputError where folders and files cannot bear the name of a problem or agent."""
+    if not isinstance(name, str) or not name.isprintable() or not name.strip(". "):
+        raise InputError(f"a problem or agent has a name of letters and digits, got {name!r}")
+    if len(quote(name)) > _LONGEST_NAME:
+        raise InputError(f"the name of a problem or agent is too long to be a file's: {name:.40}...")

@@ -22,6 +22,7 @@ class Digest:
     Args:
         problem, agent, seed, wall_seconds, proposals, charged_seconds: the run's.
         fault: what was wrong with it; None where it came to its end.
+        early: why it ended before a limit of its budget; None where it did not, or has a fault.
         evaluations: number of its distinct evaluations.
         evaluation: (k,), the number, from 1, of each evaluation that became the incumbent.
         seconds, reward, val_accuracy, final_val_accuracy, test_accuracy: (k,), the run's at these.
@@ -41,6 +42,7 @@ class Digest:
     val_accuracy: _Floats
     final_val_accuracy: _Floats
     test_accuracy: _Floats
+    early: str | None = None
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -62,6 +64,7 @@ class Digest:
             val_accuracy=run.val_accuracy[rises],
             final_val_accuracy=run.final_val_accuracy[rises],
             test_accuracy=run.test_accuracy[rises],
+            early=run.ended if run.early and run.error is None and evaluations else None,
         )
 
     def values(self, metric: Metric, final: bool) -> _Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Metric = Literal["reward", "val_accuracy", "test_accuracy"]
@@ -70,6 +70,7 @@ class Standing:
         mean_rank: of the chosen metric over the seeds that all agents have, 1 is best; ties share.
         evaluations, proposals, charged_seconds: means a run; nan where no run counts.
         evaluations_per_second: of the wall time of all its runs.
+        early: why, by seed, those of its runs that count ended before a limit of the budget.
     """
 
     agent: str
@@ -85,6 +86,7 @@ class Standing:
     proposals: float
     charged_seconds: float
     evaluations_per_second: float
+    early: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,8 @@ def write_report(
 
 
 def standings_table(summary: Summary) -> _Table:
-    """Return heads and rows of the table that a terminal has room for: the agents of one problem, the best first."""
-    return _standings(summary, (column for column in (*_quality(summary), *_effort()) if column.brief))
+    """Return heads and rows of the table that 80 columns have room for: the agents of one problem, the best first."""
+    return _standings(summary, _brief(summary))
 
 
 # Tables of plain text
@@ -94,11 +94,10 @@ def standings_table(summary: Summary) -> _Table:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of the standings; the brief ones are printed in the terminal too."""
+    """A column of the standings."""
 
     head: str
     text: Callable[[Standing], str]
-    brief: bool = False
 
 
 def _standings(summary: Summary, columns: Iterable[_Column]) -> _Table:
@@ -108,22 +107,33 @@ def _standings(summary: Summary, columns: Iterable[_Column]) -> _Table:
     return list(filled), [list(row) for row in zip(*filled.values(), strict=True)]
 
 
+def _brief(summary: Summary) -> Iterator[_Column]:
+    ranked, *others = _metrics(summary)
+    yield _Column("agent", lambda s: s.agent)
+    yield _Column("seeds", _seeds)
+    yield _Column("rank", lambda s: _number(s.mean_rank, ".2f"))
+    for metric in (ranked, *others[-1:]):
+        yield _Column(_WORDS[metric], partial(_mean, name=metric))
+    yield _Column("met best", lambda s: _NONE if s.success is None else f"{100 * s.success.rate.value:.0f} %")
+    yield _Column("evaluations", lambda s: _evaluations(s.success).partition(" [")[0])
+
+
 def _quality(summary: Summary) -> Iterator[_Column]:
     ranked, *others = _metrics(summary)
-    yield _Column("agent", lambda s: s.agent, brief=True)
-    yield _Column("seeds", _seeds, brief=True)
-    yield _Column("mean rank", lambda s: _number(s.mean_rank, ".2f"), brief=True)
-    yield _Column(f"{_WORDS[ranked]}, mean ± std", lambda s: _mean(s, ranked), brief=True)
+    yield _Column("agent", lambda s: s.agent)
+    yield _Column("seeds", _seeds)
+    yield _Column("mean rank", lambda s: _number(s.mean_rank, ".2f"))
+    yield _Column(f"{_WORDS[ranked]}, mean ± std", lambda s: _mean(s, ranked))
     yield _Column(f"{_WORDS[ranked]}, median", lambda s: _median(s, ranked))
-    yield _Column(f"{_WORDS[ranked]}, IQM [95 %]", lambda s: _interquartile(s, ranked), brief=True)
+    yield _Column(f"{_WORDS[ranked]}, IQM [95 %]", lambda s: _interquartile(s, ranked))
     for other in others:
-        yield _Column(f"{_WORDS[other]}, mean ± std", partial(_mean, name=other), brief=True)
+        yield _Column(f"{_WORDS[other]}, mean ± std", partial(_mean, name=other))
     yield _Column("regret, mean ± std", lambda s: _mean(s, "regret"))
 
 
 def _effort() -> Iterator[_Column]:
-    yield _Column("met the best, % [95 %]", lambda s: _rate(s.success), brief=True)
-    yield _Column("evaluations to the best, mean [95 %]", lambda s: _evaluations(s.success), brief=True)
+    yield _Column("met the best, % [95 %]", lambda s: _rate(s.success))
+    yield _Column("evaluations to the best, mean [95 %]", lambda s: _evaluations(s.success))
     yield _Column("median evaluations to the best", lambda s: _median_evaluations(s.success))
     yield _Column("evaluations a run", lambda s: _number(s.evaluations, ",.0f"))
     yield _Column("proposals a run", lambda s: _number(s.proposals, ",.0f"))

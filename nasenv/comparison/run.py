@@ -36,6 +36,7 @@ class Run:
         final_val_accuracy: (n,), in [0, 1], after the final training; nan where unknown.
         test_accuracy: (n,), in [0, 1], after the final training; nan where unknown. Where finding it out costs a
             training, only the last incumbent's is known.
+        early: whether it ended before a limit of its budget: the agent stopped by itself, or only repeated itself.
     """
 
     problem: str
@@ -53,6 +54,7 @@ class Run:
     val_accuracy: _Floats
     final_val_accuracy: _Floats
     test_accuracy: _Floats
+    early: bool = False
 
     @property
     def incumbents(self) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -21,6 +22,9 @@ from nasenv.configuration import digest
 from nasenv.errors import AgentError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.search import Search
+
+if TYPE_CHECKING:
+    from nasenv.record import Record
 
 _POINTS = 200  # of a curve in TensorBoard
 _DONE = "run.json"
@@ -76,10 +80,21 @@ class Runner:
             parts = (problem.space, problem.evaluator, agent, problem.budget, problem.objective)
             with Search(*parts, cache=cache, seed=job.seed, run_dir=run_dir) as search:
                 run = self._searched(search, job)
-                if not trains:
-                    _write_curves(run, search, path.parent)
+                self._record(run, search, path.parent)
         run.write(path, self.identity(job))
         return run
+
+    def _record(self, run: Run, search: Search, directory: Path) -> None:
+        """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
+        from nasenv.record import Record  # TensorBoard takes a second to import
+
+        if search.record is not None:
+            _write_finals(run, search.record)
+            return
+        with closing(Record(directory)) as record:
+            record.start_hparams(search.config())
+            _write_curves(run, record)
+            _write_finals(run, record)
 
     def _searched(self, search: Search, job: Job) -> Run:
         started, fault = time.perf_counter(), None
@@ -107,6 +122,7 @@ class Runner:
             val_accuracy=answers.val_accuracies,
             final_val_accuracy=final_val,
             test_accuracy=test,
+            early=fault is None and not search.budget.reached(history) and len(history) != search.space.size,
         )
 
     def give_up(self, job: Job, reason: str, wall_seconds: float) -> Run:
@@ -151,25 +167,34 @@ def _mean(values: list[float | None]) -> float:
     return sum(known) / len(known) if known else np.nan
 
 
-def _write_curves(run: Run, search: Search, directory: Path) -> None:
-    """Write the run's TensorBoard, after the run: some points of each curve, so that it costs less than the search."""
-    from nasenv.record import Record  # TensorBoard takes a second to import
+def _curves(run: Run) -> dict[str, NDArray[np.float64]]:
+    """Return what TensorBoard shows of each evaluation, (n,) each, by tag; nan where unknown."""
+    best = run.incumbents
+    return {
+        "search/reward": run.reward,
+        "search/val_accuracy": run.val_accuracy,
+        "search/charged_seconds": run.seconds,
+        "incumbent/reward": run.reward[best],
+        "incumbent/final_val_accuracy": run.final_val_accuracy[best],
+        "incumbent/test_accuracy": run.test_accuracy[best],
+    }
 
-    with closing(Record(directory)) as record:
-        record.start_hparams(search.config())
-        n = len(run.reward)
-        best = run.incumbents
-        columns = {
-            "search/reward": run.reward,
-            "search/val_accuracy": run.val_accuracy,
-            "search/charged_seconds": run.seconds,
-            "incumbent/reward": run.reward[best],
-            "incumbent/final_val_accuracy": run.final_val_accuracy[best],
-            "incumbent/test_accuracy": run.test_accuracy[best],
-        }
-        for i in np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int)) if n else ():
-            values = {tag: float(column[i]) for tag, column in columns.items()}
-            record.scalars({tag: value for tag, value in values.items() if value == value}, int(i) + 1)
-        if n and run.error is None:
-            finals = {f"final/{tag.partition('/')[2]}": float(columns[tag][-1]) for tag in list(columns)[3:]}
-            record.finish_hparams({tag: value for tag, value in finals.items() if value == value})
+
+def _write_curves(run: Run, record: Record) -> None:
+    """Write some points of each curve, so that it costs less than the search."""
+    curves, n = _curves(run), len(run.reward)
+    for i in np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int)) if n else ():
+        record.scalars(_known({tag: curve[i] for tag, curve in curves.items()}), int(i) + 1)
+
+
+def _write_finals(run: Run, record: Record) -> None:
+    """Write what was found, for the table of the HPARAMS tab; a run with a fault stays unfinished there."""
+    if len(run.reward) and run.error is None:
+        ends = {tag.partition("/"): curve[-1] for tag, curve in _curves(run).items()}
+        record.finish_hparams(
+            _known({f"final/{name}": end for (of, _, name), end in ends.items() if of == "incumbent"})
+        )
+
+
+def _known(values: Mapping[str, np.float64]) -> dict[str, float]:
+    return {tag: float(value) for tag, value in values.items() if value == value}

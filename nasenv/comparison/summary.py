@@ -41,7 +41,7 @@ __all__ = [
 
 _ESTIMATE = ("value", "low", "high")
 _COLUMNS = (
-    *("problem", "metric", "optimum", "agent", "seeds", "faults", "mean_rank"),
+    *("problem", "metric", "optimum", "agent", "seeds", "faults", "early", "mean_rank"),
     *(
         f"{spread}_{figure}"
         for spread in ("reward", "val_accuracy", "test_accuracy", "regret")
@@ -134,6 +134,7 @@ def _standing(
         proposals=_mean(sound, "proposals"),
         charged_seconds=_mean(sound, "charged_seconds"),
         evaluations_per_second=evaluations / wall if wall > 0 else math.nan,
+        early={d.seed: d.early for d in sound if d.early is not None},
     )
 
 
@@ -182,7 +183,7 @@ def write_summary(path: Path, summaries: Iterable[Summary]) -> None:
         for summary in summaries:
             problem = {"problem": summary.problem, "metric": summary.metric, "optimum": summary.optimum}
             for standing in summary.standings:
-                values = {**asdict(standing), "faults": len(standing.faults)}
+                values = {**asdict(standing), "faults": len(standing.faults), "early": len(standing.early)}
                 writer.writerow({**problem, **dict(_flat(values))})
 
 

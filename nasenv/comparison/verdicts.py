@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nasenv.comparison.findings import LEVEL, Metric, Pair, Standing
 from nasenv.comparison.statistics import fewest_seeds
@@ -138,15 +138,21 @@ def _success(standings: Sequence[Standing], optimum: float | None) -> Iterator[s
         yield f"Fewer than half of the runs of {_list(open_ended)} met it: the median cannot be given."
 
 
+def _by_seed(reasons: Mapping[int, str]) -> str:
+    named = [f"seed {seed}: {reason}" for seed, reason in list(reasons.items())[:_MANY_FAULTS]]
+    more = f"; and {len(reasons) - _MANY_FAULTS} more" if len(reasons) > _MANY_FAULTS else ""
+    return f"{'; '.join(named)}{more}"
+
+
 def _left_out(standings: Sequence[Standing], pairs: Sequence[Pair], metric: Metric) -> Iterator[str]:
     for s in standings:
+        runs = s.seeds + len(s.faults)
         if s.faults:
-            named = [f"seed {seed}: {fault}" for seed, fault in list(s.faults.items())[:_MANY_FAULTS]]
-            more = f"; and {len(s.faults) - _MANY_FAULTS} more" if len(s.faults) > _MANY_FAULTS else ""
-            yield (
-                f"{s.agent}: {len(s.faults)} of {s.seeds + len(s.faults)} runs did not come to their end and count "
-                f"nowhere ({'; '.join(named)}{more})."
-            )
+            named = _by_seed(s.faults)
+            yield f"{s.agent}: {len(s.faults)} of {runs} runs did not come to their end and count nowhere ({named})."
+        if s.early:
+            named = _by_seed(s.early)
+            yield f"{s.agent}: {len(s.early)} of {runs} runs ended before their budget and count as they are ({named})."
     ranked = [s for s in standings if getattr(s, metric) is not None]
     for s in standings:
         if s.seeds and s not in ranked:
