@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,3 +64,26 @@ class Agent(Configurable):
 
         It is called before the first ``ask`` too where the search was given designs to start from: with their outcomes.
         """
+
+
+def number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> float:
+    """Return the argument as a float; raise InputError, "name must be expected", where it is not a valid number."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and valid(float(value))):
+        raise InputError(f"{name} must be {expected}, got {value!r}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Return the argument as a float; raise InputError where it is not a positive number."""
+    return number(name, value, lambda v: v > 0.0, "a positive number")
+
+
+def share(name: str, value: Any) -> float:
+    """Return the argument as a float; raise InputError where it is not a number in [0, 1]."""
+    return number(name, value, lambda v: 0.0 <= v <= 1.0, "a number in [0, 1]")
+
+
+def weight(name: str, value: Any) -> float:
+    """Return the argument as a float; raise InputError where it is not a number of 0 or more."""
+    return number(name, value, lambda v: v >= 0.0, "a number of 0 or more")

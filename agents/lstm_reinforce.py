@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nasenv.agents.agent import Agent
+from nasenv.agents.agent import Agent, positive, share, weight
 from nasenv.errors import InputError
 from nasenv.fitting import one_thread, seeded
 from nasenv.history import Outcome
@@ -36,11 +35,11 @@ class LSTMReinforce(Agent):
         layers: of the LSTM.
         entropy_weight: weight of the policy's entropy, summed over the decisions, in the loss.
         repeat_penalty: what a design that was proposed before is paid less, in standard deviations of the rewards.
-        baseline_decay: in [0, 1), how much of mean and variance is kept a batch.
+        baseline_decay: in [0, 1], how much of mean and variance is kept a batch.
         batch_size: number of designs an update; they are evaluated side by side.
 
     Raises:
-        InputError: a size or learning rate that is not positive, a decay outside [0, 1), a negative
+        InputError: a size or learning rate that is not positive, a decay outside [0, 1], a negative
             weight or penalty.
     """
 
@@ -49,7 +48,7 @@ class LSTMReinforce(Agent):
         learning_rate: float = 1e-2,
         hidden_size: int = 64,
         layers: int = 1,
-        entropy_weight: float = 0.02,
+        entropy_weight: float = 0.05,
         repeat_penalty: float = 1.0,
         baseline_decay: float = 0.9,
         batch_size: int = 8,
@@ -59,19 +58,11 @@ class LSTMReinforce(Agent):
             raise InputError(
                 f"LSTMReinforce: hidden_size and layers must be 1 or more, got {hidden_size!r} and {layers!r}"
             )
-        if not (0.0 < learning_rate < math.inf and 0.0 <= baseline_decay < 1.0):
-            raise InputError(
-                "LSTMReinforce: learning_rate must be positive and baseline_decay in [0, 1), "
-                f"got {learning_rate!r} and {baseline_decay!r}"
-            )
-        if not (0.0 <= entropy_weight < math.inf and 0.0 <= repeat_penalty < math.inf):
-            raise InputError(
-                "LSTMReinforce: entropy_weight and repeat_penalty must be 0 or more, "
-                f"got {entropy_weight!r} and {repeat_penalty!r}"
-            )
-        self.learning_rate, self.hidden_size, self.layers = learning_rate, hidden_size, layers
-        self.entropy_weight, self.baseline_decay = entropy_weight, baseline_decay
-        self.repeat_penalty = repeat_penalty
+        self.hidden_size, self.layers = hidden_size, layers
+        self.learning_rate = positive("LSTMReinforce: learning_rate", learning_rate)
+        self.entropy_weight = weight("LSTMReinforce: entropy_weight", entropy_weight)
+        self.repeat_penalty = weight("LSTMReinforce: repeat_penalty", repeat_penalty)
+        self.baseline_decay = share("LSTMReinforce: baseline_decay", baseline_decay)
 
     def run(self, search: Search) -> None:
         """Search on one thread: the network is too small for more, and a search repeats exactly."""

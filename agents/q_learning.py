@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nasenv.agents.agent import Agent
+from nasenv.agents.agent import Agent, number, share
 from nasenv.errors import InputError
 from nasenv.history import Outcome
 from nasenv.search import Search
@@ -64,15 +64,13 @@ class QLearning(Agent):
         batch_size: int = 1,
     ) -> None:
         super().__init__(batch_size)
-        if not (0.0 < learning_rate <= 1.0 and 0.0 <= discount <= 1.0):
-            raise InputError(
-                "QLearning: learning_rate must be in (0, 1] and discount in [0, 1], "
-                f"got {learning_rate!r} and {discount!r}"
-            )
+        self.learning_rate = number(
+            "QLearning: learning_rate", learning_rate, lambda v: 0.0 < v <= 1.0, "a number in (0, 1]"
+        )
+        self.discount = share("QLearning: discount", discount)
         for name, count in {"replays": replays, "memory": memory, "evaluations": evaluations}.items():
             if not is_positive_integer(count) and (count is not None or name == "replays"):
                 raise InputError(f"QLearning: {name} must be an integer of 1 or more, got {count!r}")
-        self.learning_rate, self.discount = learning_rate, discount
         self.replays, self.memory, self.evaluations = replays, memory, evaluations
 
     def run(self, search: Search) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.agents.agent import Agent
-from nasenv.errors import InputError
+from nasenv.agents.agent import Agent, positive, share
 from nasenv.history import Outcome
 from nasenv.spaces.space import Architecture, SearchSpace, to_architectures
 
@@ -26,21 +24,17 @@ class Reinforce(Agent):
 
     Args:
         learning_rate: of Adam; 0.01 as in NATS-Bench, 0.5 as in NAS-Bench-201.
-        baseline_decay: in [0, 1), how much of the baseline is kept a design.
+        baseline_decay: in [0, 1], how much of the baseline is kept a design.
         batch_size: number of designs drawn between updates; they are evaluated side by side.
 
     Raises:
-        InputError: a learning rate that is not positive, a decay outside [0, 1).
+        InputError: a learning rate that is not positive, a decay outside [0, 1].
     """
 
     def __init__(self, learning_rate: float = 0.01, baseline_decay: float = 0.9, batch_size: int = 1) -> None:
         super().__init__(batch_size)
-        if not (0.0 < learning_rate < math.inf and 0.0 <= baseline_decay < 1.0):
-            raise InputError(
-                "Reinforce: learning_rate must be positive and baseline_decay in [0, 1), "
-                f"got {learning_rate!r} and {baseline_decay!r}"
-            )
-        self.learning_rate, self.baseline_decay = learning_rate, baseline_decay
+        self.learning_rate = positive("Reinforce: learning_rate", learning_rate)
+        self.baseline_decay = share("Reinforce: baseline_decay", baseline_decay)
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
         """Start from logits that are hardly different."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +9,7 @@ import sb3_contrib
 import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from nasenv.agents.agent import positive, share, weight
 from nasenv.agents.stable_baselines import StableBaselines
 from nasenv.errors import InputError
 from nasenv.search import Search
@@ -52,17 +52,13 @@ class PPO(StableBaselines):
         reward: Literal["rank", "raw"] = "rank",
         repeat_penalty: float = 1.0,
     ) -> None:
-        if not is_positive_integer(n_epochs) or not 0.0 < learning_rate < math.inf:
-            raise InputError(
-                f"n_epochs must be 1 or more and learning_rate positive, got {n_epochs!r} and {learning_rate!r}"
-            )
         settings = {
-            "learning_rate": learning_rate,
-            "n_epochs": n_epochs,
-            "ent_coef": ent_coef,
-            "clip_range": clip_range,
-            "gamma": gamma,
-            "gae_lambda": gae_lambda,
+            "learning_rate": positive("learning_rate", learning_rate),
+            "n_epochs": _count("n_epochs", n_epochs),
+            "ent_coef": weight("ent_coef", ent_coef),
+            "clip_range": positive("clip_range", clip_range),
+            "gamma": share("gamma", gamma),
+            "gae_lambda": share("gae_lambda", gae_lambda),
             "policy_kwargs": {"net_arch": list(net_arch)},
         }
         algorithm, policy = type(self).implementation, type(self).policy_name
@@ -122,9 +118,7 @@ class RecurrentPPO(PPO):
             reward,
             repeat_penalty,
         )
-        if not is_positive_integer(lstm_hidden_size):
-            raise InputError(f"lstm_hidden_size must be an integer of 1 or more, got {lstm_hidden_size!r}")
-        self.settings["policy_kwargs"]["lstm_hidden_size"] = lstm_hidden_size
+        self.settings["policy_kwargs"]["lstm_hidden_size"] = _count("lstm_hidden_size", lstm_hidden_size)
 
 
 class A2C(StableBaselines):
@@ -154,13 +148,11 @@ class A2C(StableBaselines):
         reward: Literal["rank", "raw"] = "rank",
         repeat_penalty: float = 1.0,
     ) -> None:
-        if not 0.0 < learning_rate < math.inf:
-            raise InputError(f"learning_rate must be positive, got {learning_rate!r}")
         settings = {
-            "learning_rate": learning_rate,
-            "ent_coef": ent_coef,
-            "gamma": gamma,
-            "gae_lambda": gae_lambda,
+            "learning_rate": positive("learning_rate", learning_rate),
+            "ent_coef": weight("ent_coef", ent_coef),
+            "gamma": share("gamma", gamma),
+            "gae_lambda": share("gae_lambda", gae_lambda),
             "normalize_advantage": True,
             "use_rms_prop": False,
             "policy_kwargs": {"net_arch": list(net_arch)},
@@ -205,23 +197,17 @@ class DQN(StableBaselines):
         reward: Literal["rank", "raw"] = "rank",
         repeat_penalty: float = 1.0,
     ) -> None:
-        counts = {"gradient_steps": gradient_steps, "batch_size": batch_size, "random_designs": random_designs}
-        if not all(map(is_positive_integer, counts.values())) or not 0.0 < learning_rate < math.inf:
-            raise InputError(
-                "gradient_steps, batch_size and random_designs must be 1 or more and learning_rate positive, got "
-                f"{gradient_steps!r}, {batch_size!r}, {random_designs!r} and {learning_rate!r}"
-            )
         settings = {
-            "learning_rate": learning_rate,
-            "gradient_steps": gradient_steps,
-            "batch_size": batch_size,
-            "exploration_fraction": exploration_fraction,
-            "exploration_final_eps": exploration_final_eps,
+            "learning_rate": positive("learning_rate", learning_rate),
+            "gradient_steps": _count("gradient_steps", gradient_steps),
+            "batch_size": _count("batch_size", batch_size),
+            "exploration_fraction": share("exploration_fraction", exploration_fraction),
+            "exploration_final_eps": share("exploration_final_eps", exploration_final_eps),
             "gamma": 1.0,
             "policy_kwargs": {"net_arch": list(net_arch)},
         }
         super().__init__(stable_baselines3.DQN, "MlpPolicy", settings, num_envs, reward, repeat_penalty)
-        self.random_designs = random_designs
+        self.random_designs = _count("random_designs", random_designs)
 
     def settings_for(self, search: Search) -> dict[str, Any]:
         """Return the arguments of the algorithm, its steps counted in episodes."""
@@ -234,3 +220,9 @@ class DQN(StableBaselines):
             "target_update_interval": episode * self.batch_size,
             "buffer_size": _REPLAYED * episode,
         }
+
+
+def _count(name: str, value: int) -> int:
+    if not is_positive_integer(value):
+        raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
+    return int(value)

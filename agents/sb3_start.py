@@ -24,7 +24,7 @@ from nasenv.vector import ArchitectureVectorEnv
 
 _IMITATED = 8  # the best of the designs
 _CLONING_STEPS = 100  # at most
-_CLONED = 0.6  # probability of their actions, a geometric mean, at which designs are imitated well enough
+_CLONED = 0.6  # mean probability of their actions at which designs are imitated: above, there would be no others
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,12 @@ def _episodes(search: Search, designs: Sequence[Architecture]) -> _Episodes:
 
 
 def _imitate(policy: ActorCriticPolicy, episodes: _Episodes) -> None:
-    """Raise the log-probability of the actions: behaviour cloning."""
+    """Raise the log-probability of the actions where there was something to choose: behaviour cloning."""
     observations, actions, masks = (  # one episode after the other
         np.concatenate(list(steps.swapaxes(0, 1)))
         for steps in (episodes.observations, episodes.actions, episodes.masks)
     )
+    chosen = torch.from_numpy(masks.sum(axis=1) > 1)
     more: dict[str, Any] = {}
     if isinstance(policy, MaskableActorCriticPolicy):
         more["action_masks"] = masks
@@ -92,10 +93,11 @@ def _imitate(policy: ActorCriticPolicy, episodes: _Episodes) -> None:
     policy.set_training_mode(True)
     for _ in range(_CLONING_STEPS):
         _, log_probs, _ = policy.evaluate_actions(torch.from_numpy(observations), torch.from_numpy(actions), **more)
-        if log_probs.mean() > np.log(_CLONED):  # more would have it propose nothing else
+        loss = -log_probs[chosen].mean()
+        if not loss > -np.log(_CLONED):  # also where there is nothing to choose, and the loss is nan
             break
         policy.optimizer.zero_grad()
-        (-log_probs.mean()).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         policy.optimizer.step()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -10,7 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from nasenv.agents.agent import Agent
+from nasenv.agents.agent import Agent, weight
 from nasenv.agents.sb3_env import RankReward, SearchVecEnv, SearchWriter, raw_reward
 from nasenv.agents.sb3_start import learn_from_start
 from nasenv.errors import InputError
@@ -55,10 +54,8 @@ class StableBaselines(Agent):
             raise InputError(f"algorithm must be a class of Stable-Baselines3 or sb3-contrib, got {algorithm!r}")
         if reward not in ("rank", "raw"):
             raise InputError(f"reward must be rank or raw, got {reward!r}")
-        if not 0.0 <= repeat_penalty < math.inf:
-            raise InputError(f"repeat_penalty must be a number of 0 or more, got {repeat_penalty!r}")
         self.algorithm, self.policy, self.settings = algorithm, policy, settings or {}
-        self.reward, self.repeat_penalty = reward, repeat_penalty
+        self.reward, self.repeat_penalty = reward, weight("repeat_penalty", repeat_penalty)
 
     def run(self, search: Search) -> None:
         """Let the algorithm learn until the budget is used up."""
