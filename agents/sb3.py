@@ -141,7 +141,7 @@ class A2C(StableBaselines):
         self,
         learning_rate: float = 7e-3,
         num_envs: int = 4,
-        ent_coef: float = 0.01,
+        ent_coef: float = 0.05,
         gamma: float = 1.0,
         gae_lambda: float = 1.0,
         net_arch: Sequence[int] = (64, 64),

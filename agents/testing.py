@@ -150,7 +150,7 @@ class AgentContract:
 
     def test_ends_in_a_space_smaller_than_its_budget(self) -> None:
         """It has seen all designs, or comes to repeat itself; then the search ends."""
-        search = self._searched(ChoiceSpace({"a": (1, 2), "b": (3, 4, 5)}, _no_network))
+        search = self._searched(ChoiceSpace({"a": (1, 2), "b": (3, 4, 5)}, _no_network), repeats=2)
         assert search.ended is not None
         assert search.ended.startswith(("all 6 designs", "the agent proposes what it proposed before")), search.ended
 
@@ -163,7 +163,7 @@ class AgentContract:
             first, second = ([o.architecture for o in search.history] for search in ways)
             assert first == second, "the same starting designs and seed led to other designs"
             assert first[:n] == start
-            assert len(first) == _EVALUATIONS
+            assert len(first) == _EVALUATIONS, ways[0].ended
 
     def _searched(
         self,
@@ -173,9 +173,10 @@ class AgentContract:
         seed: int = 0,
         evaluations: int = _EVALUATIONS,
         start: Sequence[Architecture] = (),
+        repeats: int = 20,
     ) -> Search:
         space = space or _masked_space()
-        budget = Budget(evaluations, repeats_per_evaluation=20)
+        budget = Budget(evaluations, repeats_per_evaluation=repeats)
         search = _Watched(space, evaluator or Formula(space), agent or self.make(), budget, seed=seed, start=start)
         search.run()
         return search
