@@ -76,7 +76,8 @@ class _Line:
         """Return the index of the first known point from this share, 0 to 1, of the known way on."""
         known = np.flatnonzero(np.isfinite(self.y))
         start, end = self.x[known[[0, -1]]]
-        return int(known[np.searchsorted(self.x[known], start + share * (end - start))])
+        point = min(end, start + share * (end - start))  # rounding may lead beyond the end
+        return int(known[np.searchsorted(self.x[known], point)])
 
 
 @dataclass(frozen=True)
