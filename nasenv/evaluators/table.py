@@ -65,6 +65,7 @@ class TableEvaluator(Evaluator):
         found = read_table(table, accuracies, [str(name) for name in numbers])
         self._table = found
         self._rows = self._by_design(_designs(space, found))
+        self._keys = dict(zip(self._rows, self._rows, strict=True))  # design -> the one that is looked up for it
         missing = np.full(len(found.lines), math.nan)
         self._final = found.columns[final]
         self._tests = missing if test_column is None else found.columns[test_column]
@@ -126,13 +127,14 @@ class TableEvaluator(Evaluator):
 
     def _key_of(self, architecture: Architecture) -> Architecture:
         """Return the design that has a row for this one."""
-        if architecture in self._rows:
-            return architecture
+        if architecture in self._keys:
+            return self._keys[architecture]
         key = self.representative(self.space.check(architecture))
         if key not in self._rows:
             known = not self.canonical and self.space.canonical(key) in self._rows
             hint = "; its canonical design has one: give canonical=true" if known else ""
             raise InputError(f"table {self._table.path} has no row of the design {self.space.to_text(key)}{hint}")
+        self._keys[architecture] = key
         return key
 
     def _measurement(self, row: int, value: float, seconds: float) -> Measurement:
