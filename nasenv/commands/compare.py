@@ -139,7 +139,7 @@ def _show(summary: Summary, console: Console) -> None:
         shown.add_row(*row)
     console.print(shown)
     for verdict in summary.verdicts:
-        console.print(f"- {verdict}", soft_wrap=True)
+        console.print(f"- {verdict}")
 
 
 def _say(folder: Path, console: Console) -> None:
