@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.digest import digested
 from nasenv.comparison.figures import draw, save
 from nasenv.comparison.findings import Metric, Summary
+from nasenv.comparison.problem import Problem
 from nasenv.comparison.report import Description, standings_table, write_report
 from nasenv.comparison.summary import summarise, write_summary
 from nasenv.configuration import digest
@@ -80,12 +82,14 @@ def compare(
     contenders = default_agents() if agents is None else agents
     made = problems_of(space, evaluator, objective or Accuracy(), budget, problems)
     others = published_of(published or {}, made)
+    processes = len(os.sched_getaffinity(0)) if workers == "auto" else integer("workers", workers, least=0)
+    limit = _limit(timeout_seconds, made)
     config = config_of(contenders, made, metric, published)
     folder = Path(output) if output is not None else Path("runs") / f"compare-{digest(config)[:6]}"
     comparison = Comparison(made, contenders, numbers, folder, None if cache == "none" else cache)
     with comparison.held():
         text = _write_config(folder, {**config, "seeds": seeds, "first_seed": first_seed})
-        _run(comparison, workers, timeout_seconds, console)
+        _run(comparison, processes, limit, console)
         summaries, figures = _conclude(comparison, metric, console)
         description = Description(f"nasenv compare --config {folder / 'config.yaml'}", text, _hardware(), _versions())
         title = f"{len(contenders)} agents, {len(numbers)} seeds: {', '.join(made)}"
@@ -102,15 +106,20 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> str:
     return text
 
 
-def _run(comparison: Comparison, workers: int | str, timeout_seconds: float | None, console: Console) -> None:
-    processes = len(os.sched_getaffinity(0)) if workers == "auto" else integer("workers", workers, least=0)
-    if timeout_seconds is None and not any(p.evaluator.trains for p in comparison.problems.values()):
-        timeout_seconds = _STALLED_SECONDS
+def _limit(timeout_seconds: float | None, problems: Mapping[str, Problem]) -> float | None:
+    if timeout_seconds is None:
+        return None if any(problem.evaluator.trains for problem in problems.values()) else _STALLED_SECONDS
+    if not 0.0 < timeout_seconds < math.inf:
+        raise InputError(f"timeout_seconds must be a positive number, got {timeout_seconds}")
+    return timeout_seconds
+
+
+def _run(comparison: Comparison, workers: int, timeout_seconds: float | None, console: Console) -> None:
     total, missing = len(comparison.jobs), len(comparison.pending)
     kept = f"; {total - missing} are there already" if missing < total else ""
     console.print(f"{total} runs in {comparison.folder}{kept}", soft_wrap=True)
     with ComparisonProgress(console, missing) as progress:
-        comparison.run(progress, processes, timeout_seconds)
+        comparison.run(progress, workers, timeout_seconds)
 
 
 def _conclude(

@@ -93,6 +93,7 @@ _PLAIN = {  # what jsonargparse says -> what we say
     ),
     r"Type \S+ expects a function or a callable class: (.*)\. Got value: Namespace.*": r"\1",
     r"Expected an? ([\w.]+)\. Got value: (.*)": r"expected \1, got \2",
+    r"Not a valid subclass of (\w+)\. Got value: (.*?) Subclass types expect.*": r"expected a class of \1, got \2",
     r"expected dict, got (.*)": r"expected names, each with what it stands for, got \1",
     r"Expected an? (?:typing\.)?Literal\[(.*)\]\. Got value: (.*)": r"expected one of \1, got \2",
     r"No module named '(.+)'": r"no module \1 in the current folder or among the installed packages",

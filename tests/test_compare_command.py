@@ -1,0 +1,330 @@
+"""``nasenv compare`` as a user types it: what is made of it, what is left, and how it refuses."""
+
+import csv
+import fcntl
+import itertools
+import json
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from nasenv.commands.cli import main
+
+OWN = """
+import torch
+from nasenv.agents.agent import Agent
+from nasenv.spaces.space import Decision, SearchSpace
+
+class Bits(SearchSpace):
+    def __init__(self, bits: int = 5) -> None:
+        super().__init__([Decision(f"bit{i}", (0, 1)) for i in range(bits)], (1, 8, 8), 10)
+
+    def build(self, architecture):
+        raise NotImplementedError
+
+class Mine(Agent):
+    def __init__(self, eagerness: float = 0.5) -> None:
+        super().__init__(batch_size=2)
+        self.eagerness = eagerness
+
+    def begin(self, space, rng):
+        self.space, self.rng = space, rng
+
+    def ask(self, n):
+        return self.space.sample(n, self.rng)
+"""
+TABLE = ["--space", "own.Bits", "--evaluator", "TableEvaluator", "--evaluator.table", "bits.csv"]
+QUICK = ["--workers", "0", "--seeds", "2", "--budget.evaluations", "8"]
+AGENTS = ["--agents.random", "RandomSearch", "--agents.mine", "own.Mine", "--agents.mine.eagerness", "0.25"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A user's folder, the current one: own module, a table, and a folder `agents` that is no part of nasenv."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "__init__.py").write_text("raise RuntimeError('not nasenv')")
+    rng = np.random.default_rng(0)
+    with (tmp_path / "bits.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["architecture", "val_accuracy", "test_accuracy", "train_seconds"])
+        for bits in itertools.product((0, 1), repeat=5):
+            text = ",".join(f"bit{i}={bit}" for i, bit in enumerate(bits))
+            val = (1 + sum(bits)) / 7
+            writer.writerow([text, val, val - rng.uniform(0, 0.1), 2.0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def refusal(folder, capsys):
+    """A function that runs nasenv compare, which must exit with 2 after one line on stderr, and returns that line."""
+
+    def refused(*argv):
+        try:
+            code = main(["compare", *map(str, argv)])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert err.startswith("nasenv compare: ")
+        return err
+
+    return refused
+
+
+def config(**values):
+    """Write a file of options, and return the arguments that name it."""
+    with open("given.yaml", "w") as file:
+        yaml.safe_dump({"agents": {"random": "RandomSearch"}, "problems": {"bits": bits()}, **values}, file)
+    return ["--config", "given.yaml"]
+
+
+def bits(**options):
+    evaluator = {"class_path": "TableEvaluator", "init_args": {"table": "bits.csv"}}
+    return {"space": "own.Bits", "evaluator": evaluator, **options}
+
+
+def rows(folder):
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def left(folder):
+    """Return the bytes of all that is left, but for what says how long it took and when."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".nasenv"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in UNLIKE}
+
+
+UNLIKE = {"run.json", "summary.csv", "report.html"}
+
+
+# What is left
+
+
+def test_options_make_a_comparison(folder, capsys):
+    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--output", "out"]) == 0
+    out = folder / "out"
+    assert {path.name for path in out.iterdir()} == {
+        *("config.yaml", "lock", "runs", "figures", "results.csv", "summary.csv", "report.html")
+    }
+    found = rows(out)
+    assert len(found) == 2 * 2 * 8
+    assert {(row["problem"], row["agent"], row["seed"]) for row in found} == {
+        ("Bits-TableEvaluator", agent, seed) for agent in ("random", "mine") for seed in "01"
+    }
+    written = yaml.safe_load((out / "config.yaml").read_text())
+    assert written["agents"]["mine"] == {"class_path": "own.Mine", "init_args": {"eagerness": 0.25}}
+    said = capsys.readouterr().out
+    assert "report: out/report.html" in said
+    assert "4 runs in out\n" in said
+
+
+def test_the_table_is_read_in_80_columns(folder, capsys):
+    main(["compare", *TABLE, *AGENTS, *QUICK, "--output", "out"])
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("agent"))
+    assert lines[head].split("  ")[0] == "agent"
+    for word in ("seeds", "rank", "validation %", "test %", "met best", "evaluations"):
+        assert word in lines[head]
+    assert {lines[head + 2].split()[0], lines[head + 3].split()[0]} == {"random", "mine"}
+    assert lines[head + 4].startswith("- ")  # every agent has one line
+    paths = ("report: ", "figures: ", "every run in TensorBoard: ")
+    assert all(len(line) <= 80 for line in lines if not line.startswith(paths))
+
+
+def test_config_yaml_goes_back_in(folder):
+    problems = {"first": bits(), "second": bits(budget={"charged_seconds": 9.0}, objective="Accuracy")}
+    published = {"first": {"source": "we, 2020", "test_accuracy": {"random": [0.8, 0.01]}}}
+    agents = {"random": "RandomSearch", "mine": {"class_path": "own.Mine", "init_args": {"eagerness": 2}}}
+    given = config(agents=agents, problems=problems, published=published, metric="test_accuracy", seeds=2, first_seed=5)
+    assert main(["compare", *given, "--workers", "0"]) == 0
+    (first,) = folder.glob("runs/compare-*")
+    again = ["compare", "--config", str(first / "config.yaml"), "--workers", "0"]
+    assert main([*again, "--output", "again"]) == 0
+    assert left(folder / "again") == left(first)
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("run.json")}
+    assert len(before) == 8
+    assert main(again) == 0  # its folder, too, follows from it
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/**/run.json")} == before
+    assert {row["seed"] for row in rows(first)} == {"5", "6"}
+    assert "we, 2020" in (first / "report.html").read_text()
+
+
+def test_a_problem_has_its_own_part_of_the_budget(folder):
+    problems = {
+        "common": bits(),
+        "fewer": bits(budget={"evaluations": 3}),
+        "seconds": bits(budget={"evaluations": None, "charged_seconds": 9.0}),  # of 2 s a design
+    }
+    given = config(problems=problems, budget={"evaluations": 6, "charge_repeats": True})
+    assert main(["compare", *given, *QUICK[:4], "--output", "out"]) == 0
+    written = yaml.safe_load((folder / "out" / "config.yaml").read_text())["problems"]
+    assert [problem["budget"]["charge_repeats"] for problem in written.values()] == [True] * 3
+    last = {row["problem"]: int(row["proposal"]) for row in rows(folder / "out")}
+    assert (last["common"] <= 6, last["fewer"] <= 3, last["seconds"] <= 5) == (True, True, True)
+    assert max(float(row["seconds"]) for row in rows(folder / "out") if row["problem"] == "seconds") == 10.0
+
+
+def test_the_command_line_adds_to_a_file(folder):
+    given = config(agents={"mine": {"class_path": "own.Mine", "init_args": {"eagerness": 2}}})
+    assert (
+        main(["compare", *given, "--agents.mine.eagerness=3", "--agents.lr0-1", "RandomSearch", *QUICK, "--output=o"])
+        == 0
+    )
+    agents = yaml.safe_load((folder / "o" / "config.yaml").read_text())["agents"]
+    assert agents["mine"]["init_args"] == {"eagerness": 3.0}
+    assert list(agents) == ["mine", "lr0-1"]
+
+
+def test_the_folders_name_follows_from_what_is_compared(folder):
+    def named(*argv):
+        before = set(folder.glob("runs/*"))
+        assert main(["compare", *argv, "--workers", "0"]) == 0
+        return {path.name for path in set(folder.glob("runs/*")) - before}
+
+    first = named(*config(seeds=1, budget={"evaluations": 2}))
+    assert len(first) == 1
+    assert named(*config(seeds=2, budget={"evaluations": 2})) == set()  # more seeds: the same folder
+    assert named(*config(seeds=1, first_seed=7, budget={"evaluations": 2})) == set()
+    assert len(named(*config(seeds=1, budget={"evaluations": 3}))) == 1
+    assert len(list(folder.glob("runs/*/runs/bits/random/seed-7"))) == 1
+
+
+@pytest.mark.parametrize("name", ["a b", "größer", "a/b", "lr=0.1"])
+def test_names_may_have_spaces_slashes_and_umlauts(name, folder):
+    given = config(agents={name: "RandomSearch"}, problems={name: bits()})
+    assert main(["compare", *given, *QUICK, "--output", "out"]) == 0
+    assert {(row["problem"], row["agent"]) for row in rows(folder / "out")} == {(name, name)}
+    assert set(os.listdir(folder)) - {"__pycache__"} == {"agents", "bits.csv", "given.yaml", "out", "own.py"}
+
+
+def test_an_agent_that_is_wrong_is_named_and_the_report_is_there(folder, capsys):
+    given = config(agents={"odd": "tests.odd_agents.Raises", "random": "RandomSearch"}, seeds=3)
+    assert main(["compare", *given, "--workers", "0", "--budget.evaluations", "8", "--output", "out"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "odd: 1 of 3 runs did not come to their end and count nowhere (seed 1: agent Raises raised KeyError" in said
+    assert "agent Raises raised KeyError" in (folder / "out" / "report.html").read_text()
+    with (folder / "out" / "summary.csv").open() as file:
+        assert {row["agent"]: row["faults"] for row in csv.DictReader(file)} == {"odd": "1", "random": "0"}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--agents.r", "RandomSearhc"], "unknown name RandomSearhc; nearest: RandomSearch"),
+        (["--agents.p", "PPO", "--agents.p.lr", "1e-3"], r"\(PPO\): unknown option lr; there are: .*learning_rate"),
+        (
+            ["--agents.p", "PPO", "--agents.p.learning_rat", "1e-3"],
+            "unknown option learning_rat; nearest: learning_rate",
+        ),
+        (["--agents.p", "PPO", "--agents.p.learning_rate", "x"], "learning_rate: expected float, got x"),
+        (["--agents.p", "PPO", "--agents.p.learning_rate", "-1"], "learning_rate.*-1"),
+        (["--agents.p", "PPO", "--agents.p", "A2C"], "--agents.p is given twice"),
+        (["--agents.p=PPO", "--agents.p=PPO"], "--agents.p is given twice"),
+        (["--agents.p", "PPO", "--agents.p.num_envs", "3", "--agents.p.num_envs", "4"], "p.num_envs is given twice"),
+        (["--agents.p", "own.Yours"], "own has no Yours"),
+        (["--agents.p", "nowhere.Agent"], "no module nowhere"),
+        (["--agents", "PPO"], "expected names, each with what it stands for, got PPO"),
+        (["--agents.p"], "expected one argument"),
+        (["--agents.a.b.c", "3"], "agents: "),
+        (["--space", "own.Bits"], "both --space and --evaluator"),
+        (["--space", "own.Bitts", *TABLE[2:]], "own has no Bitts; nearest: Bits"),
+        ([*TABLE[:4], "--evaluator.table", "none.csv"], "none.csv: no such file"),
+        ([*TABLE[:4], "--evaluator.tabel", "bits.csv"], "unknown option tabel; nearest: table"),
+        (["--space", "NASBench201", *TABLE[2:]], "bits.csv.*2"),
+        ([*TABLE, "--evaluator.val_column", "val_acc"], "val_acc"),
+        ([*TABLE, "--seeds", "0"], "seeds must be 1 or more, got 0"),
+        ([*TABLE, "--seeds", "two"], "seeds: expected int, got two"),
+        ([*TABLE, "--first_seed", "-1"], "first_seed must be 0 or more"),
+        ([*TABLE, "--workers", "-1"], "workers must be 0 or more"),
+        (
+            [*TABLE, "--metric", "rewrad"],
+            "metric: expected one of 'reward', 'val_accuracy', 'test_accuracy', got rewrad",
+        ),
+        ([*TABLE, "--budget.evaluations", "0"], "evaluations must be 1 or more"),
+        ([*TABLE, "--budget.evaluations", "null"], "the budget of a comparison needs a limit"),
+        ([*TABLE, "--timeout_seconds", "0"], "timeout_seconds must be a positive number"),
+        ([*TABLE, "--output", "bits.csv"], "bits.csv cannot be written"),
+        (["--agnets.p", "PPO"], "unknown option --agnets.p"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_says_what_is_wrong_with_the_options(argv, said, refusal):
+    assert re.search(said, refusal(*argv))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"agents": {"p": "RandomSearhc"}}, "unknown name RandomSearhc; nearest: RandomSearch"),
+        ({"agents": {"p": {"class_path": "PPO", "init_args": {"lr": 1}}}}, r"\(PPO\): unknown option lr; there are: "),
+        ({"agents": {"p": 3}}, "expected a class of Agent, got 3"),
+        ({"agents": ["PPO"]}, "expected names, each with what it stands for"),
+        ({"agents": {}}, "one or more problems, agents and seeds"),
+        ({"problems": {}}, "one or more problems, agents and seeds"),
+        ({"problems": {"p": 3}}, "problems: expected names|problem p: expected options"),
+        ({"problems": ["p"]}, "problems: expected names"),
+        ({"problems": {"p": bits(spcae=1)}}, "problem p: error: unknown option spcae; nearest: space"),
+        ({"problems": {"p": bits(budget=3)}}, "problem p: expected options, among them perhaps budget"),
+        ({"problems": {"p": bits(budget={"evaluation": 3})}}, "problem p: error: .*evaluation"),
+        ({"problems": {"p": bits(budget={"evaluations": 0})}}, "problem p: .*evaluations must be 1 or more"),
+        ({"problems": {"p": bits(space="NASBench201")}}, "problem p: .*bits.csv"),
+        ({"problems": {"p": bits(objective="Accurcy")}}, "problem p: error: objective: unknown name Accurcy"),
+        *(({"problems": {name: bits()}}, "name") for name in ("", ".", "..", "x" * 300, "a\nb")),
+        *(({"agents": {name: "RandomSearch"}}, "name") for name in ("", "..", "x" * 300)),
+        ({"published": {"other": {"source": "x"}}}, "published: there is no problem 'other'; there are bits"),
+        ({"published": {"bits": {"test_accuracy": {"random": [0.5, 0.1]}}}}, "published: expected `source`"),
+        ({"published": {"bits": {"source": "x", "test_acc": {"random": [0.5, 0.1]}}}}, "published: expected `source`"),
+        ({"published": {"bits": {"source": "x", "reward": {"random": [0.5]}}}}, "published: expected `source`"),
+        ({"published": {"bits": 3}}, "published: expected"),
+        ({"seeds": 0}, "seeds must be 1 or more"),
+        ({"seed": 3}, "unknown option seed"),
+    ],
+    ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
+)
+def test_one_line_says_what_is_wrong_with_a_file(values, said, refusal):
+    assert re.search(said, refusal(*config(**values)))
+
+
+def test_a_name_given_twice_in_a_file(refusal, folder):
+    (folder / "twice.yaml").write_text("agents:\n  p: PPO\n  q: PPO\n  p: A2C\n")
+    assert "line 4: key p is given twice" in refusal("--config", "twice.yaml")
+
+
+def test_both_ways_of_saying_a_problem(refusal):
+    assert "not both" in refusal(*config(), *TABLE)
+
+
+def test_a_folder_of_another_comparison(refusal, folder, capsys):
+    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--output", "out"]) == 0
+    capsys.readouterr()
+    said = refusal(*TABLE, *AGENTS, *QUICK[:-1], "9", "--output", "out")
+    assert "is of another configuration" in said
+    assert (
+        yaml.safe_load((folder / "out" / "config.yaml").read_text())["problems"]["Bits-TableEvaluator"]["budget"][
+            "evaluations"
+        ]
+        == 8
+    )
+
+
+def test_a_folder_in_use_is_left_as_it_is(refusal, folder, capsys):
+    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--output", "out"]) == 0
+    capsys.readouterr()
+    before = (folder / "out" / "config.yaml").read_bytes()
+    with open(folder / "out" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "in use by another comparison" in refusal(*TABLE, *AGENTS, "--seeds", "3", *QUICK[4:], "--output", "out")
+    assert (folder / "out" / "config.yaml").read_bytes() == before
