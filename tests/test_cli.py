@@ -77,6 +77,7 @@ def made(*argv: str) -> dict[str, Any]:
         seed: int = 0,
         run_dir: str | None = None,
         cache: str = "runs/cache.db",
+        start_from: list[str] | str | None = None,
     ) -> None:
         arguments.update(locals())
 
@@ -184,6 +185,14 @@ def test_print_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert stop.value.code == 0
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert made("--config", str(tmp_path / "printed.yaml"))["agent"].config()["init_args"]["gamma"] == 0.75
+
+
+def test_another_class_has_its_own_defaults(tmp_path: Path):
+    """Not those of the class that it takes the place of, where arguments have the same names."""
+    (tmp_path / "a2c.yaml").write_text("agent: A2C")
+    for words in (["--agent", "A2C"], ["--config", "a2c.yaml"]):
+        arguments = made(*words)["agent"].config()["init_args"]
+        assert (arguments["learning_rate"], arguments["num_envs"]) == (0.007, 4)
 
 
 def test_required_parameters_are_positional():

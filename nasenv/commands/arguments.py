@@ -48,7 +48,8 @@ def call(function: Callable[..., None], prog: str, argv: Sequence[str]) -> None:
         SystemExit: code 2 after one line on stderr where the command line is wrong, 0 after ``--help``.
     """
     parser = _parser(function, prog)
-    arguments = instantiate(parser, parser.parse_args(argv))
+    defaults = [word for part, kind in _defaults(function).items() for word in (f"--{part}", kind)]
+    arguments = instantiate(parser, parser.parse_args([*defaults, *argv]))
     function(**{name: arguments[name] for name in inspect.signature(function).parameters})
 
 
@@ -61,17 +62,27 @@ def make(kind: Callable[..., _Made], prog: str, values: Mapping[str, Any]) -> _M
         values: option -> value, nested.
     """
     parser = _parser(kind, prog)
-    arguments = instantiate(parser, parser.parse_object(dict(values)))
+    arguments = instantiate(parser, parser.parse_object({**_defaults(kind), **values}))
     return kind(**{name: arguments[name] for name in inspect.signature(kind).parameters})
 
 
+def _defaults(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the class of each part of a search that the function needs, where nothing else is said.
+
+    They are given before what the user says, and not as the parser's defaults: those would pass their own arguments on
+    to another class that has arguments of the same names.
+    """
+    parameters = inspect.signature(function).parameters
+    needed = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
+    return {part: kind for part, kind in DEFAULTS.items() if part in needed}
+
+
 def _parser(function: Callable[..., Any], prog: str) -> Parser:
-    """Return the parser of a function's arguments; those that are parts of a search, and needed, have defaults."""
+    """Return the parser of a function's arguments."""
     for package in (nasenv.spaces, nasenv.evaluators, nasenv.agents):
         for module in pkgutil.iter_modules(package.__path__):
             import_module(f"{package.__name__}.{module.name}")  # a class is known by its short name once imported
-    parameters = inspect.signature(function).parameters
-    parts = {name for name in DEFAULTS.keys() & parameters if parameters[name].default is inspect.Parameter.empty}
+    parts = _defaults(function)
     parser = Parser(prog=prog, description=(inspect.getdoc(function) or "").partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of options; those on the command line win.")
     parser.add_function_arguments(function, skip=DERIVED, sub_configs=False, as_positional=not parts)
@@ -79,7 +90,6 @@ def _parser(function: Callable[..., Any], prog: str) -> Parser:
     for action in parser._actions:
         if action.dest in parts:
             action.required = False
-            parser.set_defaults({action.dest: {"class_path": DEFAULTS[action.dest]}})
         elif (kind := _without_null(action)) is not None:
             action._typehint = kind
     return parser
