@@ -190,7 +190,7 @@ def test_print_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_another_class_has_its_own_defaults(tmp_path: Path):
     """Not those of the class that it takes the place of, where arguments have the same names."""
     (tmp_path / "a2c.yaml").write_text("agent: A2C")
-    for words in (["--agent", "A2C"], ["--config", "a2c.yaml"]):
+    for words in (["--agent", "A2C"], ["--config", str(tmp_path / "a2c.yaml")]):
         arguments = made(*words)["agent"].config()["init_args"]
         assert (arguments["learning_rate"], arguments["num_envs"]) == (0.007, 4)
 
