@@ -1,0 +1,169 @@
+"""What comparisons cost: evaluations a second of the agents on a table, and time and memory of whole comparisons.
+
+Searches on a table are timed in this process, on one thread. Whole comparisons are run as a user runs them, in temporary
+folders, with a process a core. Those on published benchmarks need their tables, which are not shipped: ``--tables FOLDER``
+names where they lie, under the names that the files in scripts/configs give them.
+"""
+
+import argparse
+import csv
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench import at_least, goal, run, shown, spread, table
+
+from nasenv import Budget, ChainCNN, InputError, NASBench201, Search, TableEvaluator
+from nasenv.agents import PPO, Agent, LocalSearch, RandomSearch, RegularizedEvolution, Reinforce
+
+_HERE = Path(__file__).parent
+_COMMAND = _HERE / "compare_controllers.py"
+_CONFIGS = _HERE / "configs"
+_PAPER_SECONDS, _DEFAULT_SECONDS, _BYTES = 120.0, 180.0, 1 << 30
+AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is made, evaluations a second wanted
+    "RandomSearch": (RandomSearch, 10_000.0),
+    "RegularizedEvolution": (RegularizedEvolution, 10_000.0),
+    "LocalSearch": (LocalSearch, None),
+    "Reinforce": (Reinforce, None),
+    "PPO": (PPO, 600.0),
+}
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Print the parts that are asked for; return their figures."""
+    parts = {"speed": _speed, "default": _default, "memory": _memory, "paper": _paper, "optimum": _optimum}
+    if arguments.tables is None:
+        for name in ("paper", "optimum"):
+            del parts[name]
+    return {name: part(arguments) for name, part in parts.items() if name in arguments.parts}
+
+
+def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time searches; proposals are counted, since a table is asked for every one of them."""
+    torch.set_num_threads(1)
+    evaluator = TableEvaluator(ChainCNN(max_layers=3, widths=(16,)))
+    if arguments.tables is not None:
+        columns = {"val_column": "val_accuracy_200_epochs", "test_column": None}
+        evaluator = TableEvaluator(NASBench201(), str(arguments.tables / "nas-bench-201-cifar10.csv.gz"), **columns)
+    figures, rows, goals = {}, [], []
+    for name, (make, wanted) in AGENTS.items():
+        rates = spread(_rate(evaluator, make(), seed) for seed in range(arguments.rounds))
+        figures[name] = rates
+        rows.append([name, f"{rates['n']}", shown(rates, ",.0f")])
+        if wanted is not None:
+            goals.append(goal(f"{name}: {wanted:,.0f} a second", rates["median"], rates["median"] >= wanted, ",.0f"))
+    space = type(evaluator.space).__name__
+    table(f"proposals a second on a table of {space}", ["agent", "n", "median (min - max)"], rows)
+    return {"space": space, "proposals_per_second": figures, "goals": goals}
+
+
+def _rate(evaluator: TableEvaluator, agent: Agent, seed: int) -> float:
+    search = Search(evaluator.space, evaluator, agent, Budget(evaluations=480, charge_repeats=True), seed=seed)
+    started = time.perf_counter()
+    search.run()
+    return search.history.proposals / (time.perf_counter() - started)
+
+
+def _default(arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = _compare(Path(folder), ["--output", "out"])
+    return {
+        "seconds": seconds,
+        "goals": [goal("the default comparison in 3 minutes", seconds, seconds < _DEFAULT_SECONDS)],
+    }
+
+
+def _memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run 12 agents x 500 seeds x 300 evaluations; all are random search: it is the comparison that is measured."""
+    agents = {f"agent_{i}": {"class_path": "RandomSearch", "init_args": {"batch_size": 300}} for i in range(12)}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "many.yaml").write_text(json.dumps({"agents": agents, "seeds": arguments.memory_seeds}))
+        seconds = _compare(Path(folder), ["--config", "many.yaml", "--output", "out"])
+    largest = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of all processes so far
+    table(
+        f"12 agents, {arguments.memory_seeds} seeds, 300 evaluations",
+        ["seconds", "largest process, MiB"],
+        [[f"{seconds:.0f}", f"{largest / 2**20:.0f}"]],
+    )
+    return {
+        "seconds": seconds,
+        "bytes": largest,
+        "goals": [goal("the largest process under 1 GiB", largest / 2**30, largest < _BYTES)],
+    }
+
+
+def _paper(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the published comparison, and set what it finds beside what was published."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--config", str(_CONFIGS / "nas_bench_201_paper.yaml"), "--seeds", str(arguments.paper_seeds)]
+        seconds = _compare(arguments.tables, [*options, "--output", str(Path(folder) / "out")])
+        found = _summary(Path(folder) / "out")
+    rows = [
+        [row["problem"], row["agent"], row["seeds"], *(_percent(row, m) for m in ("val_accuracy", "test_accuracy"))]
+        for row in found
+    ]
+    table("NAS-Bench-201, 12,000 charged seconds", ["problem", "agent", "runs", "validation %", "test %"], rows)
+    print(f"{seconds:.0f} seconds for {sum(int(row['seeds']) for row in found):,} runs")
+    return {"seconds": seconds, "summary": found}
+
+
+def _optimum(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Count distinct evaluations until the best design of the space is met, all agents in one run."""
+    out = arguments.folder or Path(tempfile.mkdtemp())
+    options = ["--config", str(_CONFIGS / "evaluations_to_optimum.yaml"), "--seeds", str(arguments.seeds)]
+    seconds = _compare(arguments.tables, [*options, "--output", str(out.resolve())])
+    found = _summary(out)
+    problems = list(dict.fromkeys(row["problem"] for row in found))
+    by_agent: dict[str, dict[str, str]] = {}
+    for row in found:
+        mean, low, high = (float(row[f"success_mean_evaluations_{k}"]) for k in ("value", "low", "high"))
+        rate = float(row["success_rate_value"])
+        share = "" if rate == 1 else f", {rate:.0%}"
+        by_agent.setdefault(row["agent"], {})[row["problem"]] = f"{mean:.0f} [{low:.0f}, {high:.0f}]{share}"
+    rows = [[agent, *(cells.get(p, "-") for p in problems)] for agent, cells in by_agent.items()]
+    table(f"distinct evaluations until the best, {arguments.seeds} seeds", ["agent", *problems], rows)
+    print(f"{seconds:.0f} seconds; the report is in {out}")
+    return {"seconds": seconds, "summary": found}
+
+
+def _compare(folder: Path, options: list[str]) -> float:
+    """Run a comparison in a folder; return the wall seconds of the whole command."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, _COMMAND, *options], cwd=folder, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise InputError(f"the comparison ended with exit code {done.returncode}; its reason is above")
+    return time.perf_counter() - started
+
+
+def _summary(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _percent(row: dict[str, str], metric: str) -> str:
+    return f"{100 * float(row[f'{metric}_mean']):.2f} ± {100 * float(row[f'{metric}_std']):.2f}"
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
+    names = ["speed", "default", "memory", "paper", "optimum"]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="the tables of published benchmarks")
+    parser.add_argument("--folder", type=Path, help="where the comparison of optimum stays; a temporary one by default")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="searches timed an agent; default: %(default)s")
+    parser.add_argument("--seeds", type=at_least(1), default=100, help="of optimum; default: %(default)s")
+    parser.add_argument("--paper_seeds", type=at_least(1), default=500, help="default: %(default)s")
+    parser.add_argument("--memory_seeds", type=at_least(1), default=500, help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    run(options(), measure)
