@@ -1,8 +1,8 @@
 """What comparisons cost: evaluations a second of the agents on a table, and time and memory of whole comparisons.
 
-Searches on a table are timed in this process, on one thread. Whole comparisons are run as a user runs them, in temporary
-folders, with a process a core. Those on published benchmarks need their tables, which are not shipped: ``--tables FOLDER``
-names where they lie, under the names that the files in scripts/configs give them.
+Searches on a table are timed in this process, on one thread. Whole comparisons are run as a user runs them, in
+temporary folders, with a process a core. Those on published benchmarks need their tables, which are not shipped:
+``--tables FOLDER`` names where they lie, under the names that the files in scripts/configs give them.
 """
 
 import argparse

@@ -18,8 +18,10 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 MODULES = {code.splitlines()[0].removeprefix("# "): code for language, code in BLOCKS if language == "python"}
+YAMLS = {code.splitlines()[0].removeprefix("# "): code for language, code in BLOCKS if language == "yaml"}
 COMMAND_LINES = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
 TRAINING = [line for line in COMMAND_LINES if re.match(r"nasenv train|scripts/train", line)]
+COMPARING = [line for line in COMMAND_LINES if line.startswith("nasenv compare")]
 OWN = [line for line in TRAINING if any(name.removesuffix(".py") + "." in line for name in MODULES)]
 TINY = [
     "--budget.evaluations",
@@ -43,8 +45,8 @@ TINY = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reader's folder after the first part of the README: its files, the quick start's run, the data, my.yaml."""
     path = tmp_path_factory.mktemp("reader")
-    for name, code in MODULES.items():
-        assert re.fullmatch(r"\w+\.py", name), f"a block of Python begins with its file's name, not {name!r}"
+    for name, code in {**MODULES, **YAMLS}.items():
+        assert re.fullmatch(r"\w+\.(py|yaml)", name), f"a block of code begins with its file's name, not {name!r}"
         (path / name).write_text(code, encoding="utf-8")
     return path
 
@@ -103,7 +105,21 @@ def test_search_with_the_readers_own_parts(line: str, tmp_path: Path):
     assert (tmp_path / "model/weights.safetensors").exists()
 
 
-@pytest.mark.parametrize("line", TRAINING)
+@pytest.mark.parametrize("line", [line for line in COMPARING if "TrainingEvaluator" not in line])
+@pytest.mark.usefixtures("in_folder")
+def test_comparison(line: str, tmp_path: Path):
+    few = ["--seeds", "2", "--budget.evaluations", "20", "--workers", "0", "--output", str(tmp_path)]
+    assert exit_code([*arguments(line), *few]) == 0
+    assert (tmp_path / "report.html").exists()
+
+
+def test_the_readers_agent_keeps_the_contract(folder: Path):
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_agent.py"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("line", TRAINING + [line for line in COMPARING if "TrainingEvaluator" in line])
 @pytest.mark.usefixtures("in_folder")
 def test_options_are_known(line: str, capsys: pytest.CaptureFixture[str]):
     words = arguments(line)
@@ -164,13 +180,14 @@ def test_general_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]):
         assert exit_code([command, "--help"]) == 0
     known = set(re.findall(r"--([\w.]+)", capsys.readouterr().out)) | {"logdir"}
     text = re.sub(r"^pip .*$", "", README, flags=re.MULTILINE)
-    named = {o for o in re.findall(r"--([\w.]+)", text) if not re.match(r"(space|evaluator|agent|objective)\.", o)}
+    named = {o for o in re.findall(r"--([\w.]+)", text) if not re.match(r"(space|evaluator|agents?|objective)\.", o)}
     assert named - known == set()
 
 
 def test_files_and_links_exist():
     headings = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", README, re.M)}
-    for target in re.findall(r"\]\((?!https?:)(.+?)\)", README):
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose):
         assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
     for path in re.findall(r"`((?:nasenv|agents|scripts|tests|\.ci)/[\w./]*)`", README):
         assert (ROOT / path).exists(), path
