@@ -24,7 +24,7 @@ BASES = {  # what the other files of a folder may import of it
     "agents": {"agent", "stable_baselines", "sb3_env", "sb3_start"},
     "comparison": {
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),
-        "figures",
+        *("lines", "drawing", "panels", "boxes", "matrix", "figures", "cells", "tables", "page", "words"),
     },
     "commands": {"parser", "arguments", "progress", "compared"},
     "scripts": set(),
@@ -33,7 +33,10 @@ ONLY_IN = {
     "stable_baselines3": {f"agents/{name}.py" for name in ("stable_baselines", "sb3", "sb3_env", "sb3_start")},
     "sb3_contrib": {"agents/sb3.py", "agents/sb3_start.py"},
     "optuna": {"agents/tpe.py"},
-    "matplotlib": {"nasenv/plots.py", "nasenv/comparison/figures.py"},
+    "matplotlib": {
+        "nasenv/plots.py",
+        *(f"nasenv/comparison/{name}.py" for name in ("figures", "drawing", "panels", "boxes", "matrix")),
+    },
     "tensorboard": {"nasenv/record.py"},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
