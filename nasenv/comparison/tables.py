@@ -119,7 +119,7 @@ def _metrics(summary: Summary) -> list[Metric]:
 
 
 def pairs_table(summary: Summary) -> Table:
-    """Return a row for each pair of agents, those told apart best on top."""
+    """Return a row for each pair of agents, the lowest p-values first."""
     heads = ["better", "worse", "difference of means", "seeds (equal)", "probability of improvement [95 %]", "p"]
     heads += ["p by Holm", "conclusion", "seeds needed"]
     ranked = _metrics(summary)[0]
