@@ -82,7 +82,7 @@ class History(Sequence[Outcome]):
             hear: told of each answer when it has been taken in, before the next is.
         """
         first = self.proposals + 1
-        if hear is None and not charge_repeats and not self.unknown(designs):
+        if hear is None and not charge_repeats and not found:
             self.proposals += len(designs)
             return Answers(self, [self._index[design] for design in designs], first, [True] * len(designs))
         indices, repeats = [], []
@@ -138,10 +138,8 @@ class History(Sequence[Outcome]):
 
     def unknown(self, designs: Iterable[Architecture]) -> list[Architecture]:
         """Return those of the designs that have not been proposed, each once, in their order."""
-        distinct = dict.fromkeys(designs)
-        if distinct.keys() <= self._index.keys():
-            return []
-        return [design for design in distinct if design not in self._index]
+        known = self._index
+        return list(dict.fromkeys([design for design in designs if design not in known]))
 
     @property
     def architectures(self) -> Sequence[Architecture]:

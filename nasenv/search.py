@@ -200,19 +200,20 @@ class Search:
             BudgetExhausted: the search is over.
             AgentError: something that is not a design of the space was proposed.
         """
-        designs = self._checked(architectures)
+        designs, new = self._checked(architectures)
         try:
             self._end_if_over()
             if self._started is None:
                 self._started = time.monotonic()
-            payable = self._within_evaluations(designs)
-            new = self.history.unknown(payable)
+            payable = self._within_evaluations(designs, new)
+            if len(payable) < len(designs):
+                new = self.history.unknown(payable)
             replayed = self._replayed(new)
             measured: dict[Architecture, Finding] = {}
-            within = self._within_seconds(payable, replayed)
+            within = self._within_seconds(payable, new, replayed)
             if within is None:
                 measured = self._measured(new[len(replayed) :])
-                within = self._within_seconds(payable, {**replayed, **measured})
+                within = self._within_seconds(payable, new, {**replayed, **measured})
             answers = self._take(within or payable, replayed, measured)
             if len(answers) < len(designs):
                 self._end_if_over()
@@ -246,8 +247,10 @@ class Search:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _checked(self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]) -> list[Architecture]:
-        """Return the designs as tuples of ints, those that are new to the search checked."""
+    def _checked(
+        self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]
+    ) -> tuple[list[Architecture], list[Architecture]]:
+        """Return the designs as tuples of ints, and those of them that are new to the search, checked, each once."""
         if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
             raise AgentError(f"proposed {architectures!r:.80}, expected one or more designs of the space")
         designs = architectures.tolist() if isinstance(architectures, np.ndarray) else architectures
@@ -255,9 +258,9 @@ class Search:
             given = list(map(tuple, designs))
             new = self.history.unknown(given)
             if not new:
-                return given
+                return given, new
             checked = dict(zip(new, self.space.check_all(new), strict=True))
-            return [checked.get(design, design) for design in given]
+            return [checked.get(design, design) for design in given], list(checked.values())
         except InputError as error:
             raise AgentError(f"proposed a design that is not one of the space: {error}") from error
         except (TypeError, ValueError) as error:
@@ -271,30 +274,30 @@ class Search:
         if self.ended is not None:
             raise BudgetExhausted(self.ended)
 
-    def _within_evaluations(self, designs: list[Architecture]) -> list[Architecture]:
+    def _within_evaluations(self, designs: list[Architecture], new: Sequence[Architecture]) -> list[Architecture]:
         """Return the designs before the first for which the budget has no evaluation left."""
         left = self.remaining
         if left is None:
             return designs
         if self.budget.charge_repeats:
             return designs[:left]
-        beyond = self.history.unknown(designs)[left:]
+        beyond = new[left:]
         return designs[: designs.index(beyond[0])] if beyond else designs
 
     def _within_seconds(
-        self, designs: list[Architecture], found: Mapping[Architecture, Finding]
+        self, designs: list[Architecture], new: Sequence[Architecture], found: Mapping[Architecture, Finding]
     ) -> list[Architecture] | None:
         """Return the designs up to and with the one that uses the charged seconds up; None where none of them does."""
         limit, charged = self.budget.charged_seconds, self.history.charged_seconds
         if limit is None:
             return None
-        new = set(self.history.unknown(designs))
+        uncharged = set(new)
         for number, design in enumerate(designs, 1):
-            if design in new:
+            if design in uncharged:
                 if design not in found:
                     return None
                 charged += found[design].measurement.train_seconds
-                new.discard(design)
+                uncharged.discard(design)
             elif self.budget.charge_repeats:
                 seen = found[design] if design in found else self.history.find(design)
                 charged += seen.measurement.train_seconds if seen else 0.0

@@ -289,7 +289,7 @@ def test_ask_that_returns_nothing(answer):
         def ask(self, n):
             return answer
 
-    with pytest.raises(AgentError, match="agent Silent: ask"):
+    with pytest.raises(AgentError, match="agent Silent: proposed"):
         make(Silent()).run()
 
 
