@@ -292,7 +292,9 @@ class Priced(Table):
 def test_a_worker_that_dies_or_hangs_costs_its_one_run(tmp_path, monkeypatch):
     monkeypatch.setattr(nasenv.evaluators.workers, "_GRACE_SECONDS", 0.0)
     agents = {"exits": odd_agents.Exits(), "hangs": odd_agents.Hangs(), "random": RANDOM}
-    comparison, done = compare(tmp_path, agents, seeds=range(2, -1, -1), workers=2, timeout_seconds=2.0)
+    comparison, done = compare(
+        tmp_path, agents, seeds=range(2, -1, -1), workers=2, timeout_seconds=10.0
+    )  # the first run imports for seconds
     assert len(done) == 9
     faults = {(run.agent, run.seed): run.error for run in comparison.runs("p") if run.error}
     assert set(faults) == {("exits", 1), ("hangs", 1)}
