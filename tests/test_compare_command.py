@@ -128,14 +128,14 @@ def test_options_make_a_comparison(folder, capsys):
 
 
 def test_the_table_is_read_in_80_columns(folder, capsys):
-    main(["compare", *TABLE, *AGENTS, *QUICK, "--output", "out"])
+    main(["compare", *TABLE, *AGENTS, "--agents.local_search", "LocalSearch", *QUICK, "--output", "out"])
     lines = capsys.readouterr().out.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("agent"))
     assert lines[head].split("  ")[0] == "agent"
     for word in ("seeds", "rank", "validation %", "test %", "met best", "evaluations"):
         assert word in lines[head]
-    assert {lines[head + 2].split()[0], lines[head + 3].split()[0]} == {"random", "mine"}
-    assert lines[head + 4].startswith("- ")  # every agent has one line
+    assert {line.split()[0] for line in lines[head + 2 : head + 5]} == {"random", "mine", "local_search"}
+    assert lines[head + 5].startswith("- ")  # every agent has one line
     paths = ("report: ", "figures: ", "every run in TensorBoard: ")
     assert all(len(line) <= 80 for line in lines if not line.startswith(paths))
 

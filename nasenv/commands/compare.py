@@ -144,7 +144,7 @@ def _conclude(
 def _show(summary: Summary, console: Console) -> None:
     heads, rows = standings_table(summary)
     title = f"{summary.problem}: mean ± standard deviation over the seeds"
-    shown = Table(*heads, title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    shown = Table(*heads, title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
