@@ -32,7 +32,8 @@ class Record:
     """The TensorBoard of one search, in a single event file.
 
     The file begins anew: a search that is resumed repeats its evaluations from the journal and so writes its curves
-    again, without a seam. Every event is in the file when the method returns, so that the page is always up to date.
+    again, without a seam. Every event is in the file when the method returns, so that the page is always up to date, or
+    all are when it is closed.
 
     | tags | what they show | step |
     |---|---|---|
@@ -46,16 +47,17 @@ class Record:
 
     Args:
         directory: where the event file is written, made where missing; older event files in it are deleted.
+        live: whether somebody may be watching; else events wait in memory to be written together.
 
     Raises:
         InputError: the directory, or later the file, cannot be written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, live: bool = True) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter  # 0.1 s, for those who write only
 
         self._path = Path(directory) / f"events.out.tfevents.{int(time.time())}.nasenv"
-        self._best_val_accuracy = 0.0
+        self._best_val_accuracy, self._live = 0.0, live
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for old in self._path.parent.glob("events.out.tfevents.*"):
@@ -156,7 +158,10 @@ class Record:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def _summaries(self, values: Iterable[Summary.Value], step: int) -> None:
         self._write(Event(step=step, summary=Summary(value=values)))
@@ -165,7 +170,8 @@ class Record:
         event.wall_time = time.time()
         try:
             self._writer.write(event.SerializeToString())
-            self._file.flush()
+            if self._live:
+                self._file.flush()
         except OSError as error:
             raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
 

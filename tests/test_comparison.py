@@ -368,13 +368,13 @@ def load(folder):
 
 
 @pytest.mark.parametrize("evaluations", [1, 150, 450])
-def test_tensorboard_has_at_most_200_points_a_curve_and_the_settings(evaluations, tmp_path):
+def test_tensorboard_has_at_most_50_points_a_curve_and_the_settings(evaluations, tmp_path):
     _, (run,) = compare(tmp_path, problems={"p": problem(evaluations)}, seeds=range(1))
     folder = tmp_path / "runs" / "p" / "random" / "seed-0"
     assert sorted(path.name[:6] for path in folder.iterdir()) == ["events", "run.js"]
     events = load(folder)
     points = events.Scalars("search/reward")
-    assert len(points) == min(evaluations, 200)
+    assert len(points) == min(evaluations, 50)
     assert (points[0].step, points[-1].step) == (1, evaluations)
     assert [p.value for p in points] == pytest.approx([run.reward[p.step - 1] for p in points])
     best = events.Scalars("incumbent/reward")

@@ -81,7 +81,8 @@ def _parser(function: Callable[..., Any], prog: str) -> Parser:
     """Return the parser of a function's arguments."""
     for package in (nasenv.spaces, nasenv.evaluators, nasenv.agents):
         for module in pkgutil.iter_modules(package.__path__):
-            import_module(f"{package.__name__}.{module.name}")  # a class is known by its short name once imported
+            if module.name != "testing":  # what it holds is no choice
+                import_module(f"{package.__name__}.{module.name}")  # a class is known by its short name once imported
     parts = _defaults(function)
     parser = Parser(prog=prog, description=(inspect.getdoc(function) or "").partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of options; those on the command line win.")

@@ -26,7 +26,7 @@ from nasenv.search import Search
 if TYPE_CHECKING:
     from nasenv.record import Record
 
-_POINTS = 200  # of a curve in TensorBoard
+_POINTS = 50  # of a curve in TensorBoard; writing some 100 takes as long as a search on a table
 _DONE = "run.json"
 
 
@@ -91,7 +91,7 @@ class Runner:
         if search.record is not None:
             _write_finals(run, search.record)
             return
-        with closing(Record(directory)) as record:
+        with closing(Record(directory, live=False)) as record:
             record.start_hparams(search.config())
             _write_curves(run, record)
             _write_finals(run, record)
