@@ -15,21 +15,34 @@ from nasenv.search import Search
 _LINES = 10  # printed in the course of a search where there is no terminal to draw a bar on
 
 
-def _bar(console: Console, doing: str) -> Progress:
-    return Progress(
-        TextColumn(doing),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+class _Progress:
+    """A bar in the terminal, drawn while in its context; its text is the field ``said``."""
+
+    def __init__(self, console: Console, doing: str) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn(doing),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
 
 
-class SearchProgress:
+class SearchProgress(_Progress):
     """A bar with evaluations, best, mean of the last 32, repeats and time left; lines where there is no terminal.
 
     Args:
@@ -38,8 +51,8 @@ class SearchProgress:
     """
 
     def __init__(self, console: Console, evaluations: int | None) -> None:
-        self._console, self._evaluations = console, evaluations
-        self._bar = _bar(console, "searching")
+        super().__init__(console, "searching")
+        self._evaluations = evaluations
         self._task = self._bar.add_task("search", total=evaluations, said="")
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
@@ -53,17 +66,8 @@ class SearchProgress:
             of = f" of {self._evaluations}" if self._evaluations else ""
             self._console.print(f"{len(history)}{of} evaluations  {said}  {search.seconds:.0f} s", highlight=False)
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-
-class ComparisonProgress:
+class ComparisonProgress(_Progress):
     """A bar with the runs done, the last one, faults and time left; lines where there is no terminal.
 
     Args:
@@ -72,8 +76,8 @@ class ComparisonProgress:
     """
 
     def __init__(self, console: Console, runs: int) -> None:
-        self._console, self._runs, self._faults, self._done = console, runs, 0, 0
-        self._bar = _bar(console, "comparing")
+        super().__init__(console, "comparing")
+        self._runs, self._faults, self._done = runs, 0, 0
         self._task = self._bar.add_task("comparison", total=runs, said="")
 
     def __call__(self, run: Run) -> None:
@@ -85,12 +89,3 @@ class ComparisonProgress:
         self._bar.update(self._task, completed=self._done, said=said)
         if not self._console.is_terminal and self._done % max(1, self._runs // _LINES) == 0:
             self._console.print(f"{self._done} of {self._runs} runs{faults}", highlight=False)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
