@@ -36,6 +36,8 @@ class Agent(Configurable):
     ...         self.last = outcomes[-1].architecture
     """
 
+    batch_size: int = 16  # also where a subclass's constructor does not call this one
+
     def __init__(self, batch_size: int = 16) -> None:
         if not is_positive_integer(batch_size):
             name = type(self).__name__

@@ -102,6 +102,9 @@ class Runner:
             search.run()
         except AgentError as error:
             fault = search.ended = str(error)
+        except SystemExit as error:  # it would end the whole comparison, and in silence
+            reason = f"called exit({error.code!r})"
+            fault = search.ended = f"agent {job.agent} {reason} after {len(search.history)} evaluations"
         wall_seconds = time.perf_counter() - started
         history = search.history
         answers = history.answers

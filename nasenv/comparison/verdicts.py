@@ -139,7 +139,11 @@ def _success(standings: Sequence[Standing], optimum: float | None) -> Iterator[s
 
 
 def _by_seed(reasons: Mapping[int, str]) -> str:
-    named = [f"seed {seed}: {reason}" for seed, reason in list(reasons.items())[:_MANY_FAULTS]]
+    """Return each reason with the first seeds that had it, and the number of the rest."""
+    seeds: dict[str, list[int]] = {}
+    for seed, reason in list(reasons.items())[:_MANY_FAULTS]:
+        seeds.setdefault(reason, []).append(seed)
+    named = [f"seed{'s' * (len(of) > 1)} {_list(list(map(str, of)))}: {reason}" for reason, of in seeds.items()]
     more = f"; and {len(reasons) - _MANY_FAULTS} more" if len(reasons) > _MANY_FAULTS else ""
     return f"{'; '.join(named)}{more}"
 

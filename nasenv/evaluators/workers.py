@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, TypeVar
 
 import pebble
@@ -51,7 +52,7 @@ class WorkerPool(Generic[Job, Answer]):
         pool = pebble.ProcessPool(
             max_workers=self._workers,
             initializer=_become_worker,
-            initargs=(self._work, os.getpid()),
+            initargs=(_Parcel(self._work), os.getpid()),
             context=torch.multiprocessing.get_context("spawn"),
         )
         ready: set[int] = set()
@@ -62,7 +63,8 @@ class WorkerPool(Generic[Job, Answer]):
             raise InputError(
                 "the worker processes ended before they were ready: in a script, start the work under "
                 "`if __name__ == '__main__':`; classes of a notebook or shell cannot reach them: put those into a "
-                "module, or give workers=0"
+                "module, or give workers=0; a file in the current folder hides a module of the same name (random.py, "
+                "torch.py): rename it"
             ) from None
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise InputError(
@@ -113,6 +115,25 @@ class WorkerPool(Generic[Job, Answer]):
         """End the workers, busy or not."""
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
+
+
+class _Parcel:
+    """What a worker is to do, sent through shared memory.
+
+    In a pipe, more than its 64 KiB would keep the parent waiting for ever for a worker that dies while it starts.
+    """
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self._work = work
+
+    def __reduce__(self) -> tuple[Callable[[torch.Tensor], Any], tuple[torch.Tensor]]:
+        pickled = torch.frombuffer(bytearray(ForkingPickler.dumps(self._work)), dtype=torch.uint8)
+        self._sent = pickled.share_memory_()  # kept until the worker has opened it
+        return _unpack, (self._sent,)
+
+
+def _unpack(pickled: torch.Tensor) -> Any:
+    return pickle.loads(memoryview(pickled.numpy()))  # of our own parent
 
 
 _answer: Callable[[Any], Any]  # what this process does, where it is a worker
