@@ -82,22 +82,22 @@ class History(Sequence[Outcome]):
             hear: told of each answer when it has been taken in, before the next is.
         """
         first = self.proposals + 1
-        if hear is None and not charge_repeats and not found:
-            self.proposals += len(designs)
-            return Answers(self, [self._index[design] for design in designs], first, [True] * len(designs))
-        indices, repeats = [], []
-        for design in designs:
-            self.proposals += 1
-            index = self._index.get(design)
-            repeats.append(index is not None)
+        indices = [self._index.get(design) for design in designs]
+        repeats = [True] * len(designs)
+        for i, design in enumerate(designs):
+            if indices[i] is not None and hear is None and not charge_repeats:
+                continue  # nothing but its number is to be kept
+            self.proposals = first + i
+            index = self._index.get(design)  # it may have become known since the batch began
             if index is None:
-                index = self._add(design, found[design])
+                index, repeats[i] = self._add(design, found[design]), False
             elif charge_repeats:
                 self.charged_seconds += self._findings[index].measurement.train_seconds
-            indices.append(index)
+            indices[i] = index
             if hear is not None:
-                hear(self.outcome(index, self.proposals, repeats[-1]))
-        return Answers(self, indices, first, repeats)
+                hear(self.outcome(index, self.proposals, repeats[i]))
+        self.proposals = first + len(designs) - 1
+        return Answers(self, [i for i in indices if i is not None], first, repeats)
 
     def _add(self, design: Architecture, finding: Finding) -> int:
         index = self._index[design] = len(self._findings)

@@ -128,12 +128,12 @@ class _Parcel:
 
     def __reduce__(self) -> tuple[Callable[[torch.Tensor], Any], tuple[torch.Tensor]]:
         pickled = torch.frombuffer(bytearray(ForkingPickler.dumps(self._work)), dtype=torch.uint8)
-        self._sent = pickled.share_memory_()  # kept until the worker has opened it
+        self._sent = pickled.share_memory_()  # kept until the worker has opened it  # type: ignore[no-untyped-call]
         return _unpack, (self._sent,)
 
 
 def _unpack(pickled: torch.Tensor) -> Any:
-    return pickle.loads(memoryview(pickled.numpy()))  # of our own parent
+    return pickle.loads(pickled.numpy().tobytes())  # of our own parent
 
 
 _answer: Callable[[Any], Any]  # what this process does, where it is a worker
