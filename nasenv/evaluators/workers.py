@@ -128,7 +128,7 @@ class _Parcel:
 
     def __reduce__(self) -> tuple[Callable[[torch.Tensor], Any], tuple[torch.Tensor]]:
         pickled = torch.frombuffer(bytearray(ForkingPickler.dumps(self._work)), dtype=torch.uint8)
-        self._sent = pickled.share_memory_()  # kept until the worker has opened it  # type: ignore[no-untyped-call]
+        self._sent = pickled.share_memory_()  # type: ignore[no-untyped-call]  # kept until the worker opens it
         return _unpack, (self._sent,)
 
 
