@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Literal
 
 import numpy as np
@@ -57,16 +58,17 @@ class LocalSearch(Agent):
     def _climb(self) -> None:
         """Move to better neighbours until one has to be asked for; leave a local optimum for nowhere."""
         while self._here is not None:
-            asked_for_all = not self._unknown()
-            higher = [a for a in self._neighbours if self._rewards.get(a, -np.inf) > self._rewards[self._here]]
+            reward = self._rewards[self._here]
+            known = list(takewhile(self._rewards.__contains__, self._neighbours))
+            higher = [a for a in known if self._rewards[a] > reward]
             if higher and self.improvement == "first":
                 self._stand_on(higher[0])
-            elif higher and asked_for_all:
-                self._stand_on(max(higher, key=self._rewards.__getitem__))
-            elif asked_for_all:
-                self._here = None
-            else:
+            elif len(known) < len(self._neighbours):
                 return
+            elif higher:
+                self._stand_on(max(higher, key=self._rewards.__getitem__))
+            else:
+                self._here = None
 
     def _unknown(self) -> list[Architecture]:
         return [a for a in self._neighbours if a not in self._rewards]
