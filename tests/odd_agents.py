@@ -30,6 +30,11 @@ class Raises(Odd):
         raise KeyError("no\nsuch key")
 
 
+class Quits(Odd):
+    def go_wrong(self, search):
+        raise SystemExit(0)
+
+
 class Refuses(Odd):
     def go_wrong(self, search):
         raise InputError("this space is not for me")

@@ -229,6 +229,7 @@ def slow(folder, workers=2):
     ("kind", "reason"),
     [
         (odd_agents.Raises, r"agent Raises raised KeyError: .*odd_agents\.py, line \d+\) after 1 evaluations"),
+        (odd_agents.Quits, r"agent Quits called exit\(0\) after 0 evaluations"),
         (odd_agents.Refuses, "agent Refuses: this space is not for me; after 0 evaluations"),
         (odd_agents.Nonsense, "agent Nonsense: proposed a design that is not one of the space: .* after 0 evaluations"),
         (odd_agents.Silent, "it ended without an evaluation"),

@@ -255,6 +255,11 @@ def test_many_faults_are_counted():
     assert said(summarise("p", runs, None), "5 of 6 runs", "seed 1: wrong 1", "and 2 more")
 
 
+def test_a_fault_that_seeds_share_is_said_once():
+    runs = [make_run("a", s, [0.5], error="wrong" if s else None) for s in range(4)]
+    assert said(summarise("p", runs, None), "(seeds 1, 2 and 3: wrong)")
+
+
 def test_an_agent_whose_metric_is_unknown_is_not_ranked():
     runs = [*ends(a=[0.9, 0.8], b=[0.1, 0.2]), make_run("a", 2, [0.5], test_accuracy=np.array([np.nan]))]
     summary = summarise("p", runs, None, "test_accuracy")

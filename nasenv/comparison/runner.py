@@ -103,8 +103,8 @@ class Runner:
         except AgentError as error:
             fault = search.ended = str(error)
         except SystemExit as error:  # it would end the whole comparison, and in silence
-            reason = f"called exit({error.code!r})"
-            fault = search.ended = f"agent {job.agent} {reason} after {len(search.history)} evaluations"
+            name, made = type(search.agent).__name__, len(search.history)
+            fault = search.ended = f"agent {name} called exit({error.code!r}) after {made} evaluations"
         wall_seconds = time.perf_counter() - started
         history = search.history
         answers = history.answers
