@@ -176,7 +176,7 @@ class Search:
             self.agent.run(self)
         except BudgetExhausted:
             pass
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an agent that exits would end the program in silence
             if self._fault is not None:  # the agent may have wrapped it
                 raise self._fault from None
             if isinstance(error, InputError):

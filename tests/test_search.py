@@ -594,3 +594,13 @@ def test_a_run_interrupted_at_its_end_comes_to_the_same_result(finished, monkeyp
     again, first = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "run", finished))
     assert again == first
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
+
+
+def test_an_agent_that_exits_is_named_and_does_not_end_the_program():
+    class Quits(Agent):
+        def run(self, search):
+            search.evaluate(DESIGNS[:2])
+            raise SystemExit(0)
+
+    with pytest.raises(AgentError, match=r"agent Quits raised SystemExit: 0 .*after 2 evaluations"):
+        make(Quits()).run()

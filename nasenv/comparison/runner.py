@@ -102,9 +102,6 @@ class Runner:
             search.run()
         except AgentError as error:
             fault = search.ended = str(error)
-        except SystemExit as error:  # it would end the whole comparison, and in silence
-            name, made = type(search.agent).__name__, len(search.history)
-            fault = search.ended = f"agent {name} called exit({error.code!r}) after {made} evaluations"
         wall_seconds = time.perf_counter() - started
         history = search.history
         answers = history.answers
