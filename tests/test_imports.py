@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    *("errors", "configuration", "spaces", "tables", "benchmarks", "sources", "datasets", "plots", "fitting"),
-    *("evaluators", "history", "budget", "cache", "objectives", "journal", "replay", "record", "search", "env"),
+    *("errors", "files", "configuration", "provenance", "spaces", "tables", "benchmarks", "sources", "datasets", "plots", "fitting"),
+    *("evaluators", "history", "budget", "cache", "objectives", "journal", "trials", "measuring", "replay", "record"),
+    *("search", "env"),
     *("vector", "agents"),
     *("export", "finals", "comparison"),
     *("commands", "scripts"),
@@ -26,7 +27,7 @@ BASES = {  # what the other files of a folder may import of it
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),
         *("lines", "drawing", "panels", "boxes", "matrix", "figures", "cells", "tables", "page", "words"),
     },
-    "commands": {"parser", "arguments", "progress", "compared"},
+    "commands": {"parser", "arguments", "progress", "compared", "stopping", "train"},
     "scripts": set(),
 }
 ONLY_IN = {
