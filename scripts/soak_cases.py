@@ -1,0 +1,139 @@
+"""The spaces that the soak walks: several configurations each, with their rules written down a second time.
+
+A rule says of whole designs which of them are valid. It is made from the card of the space (its docstring) and shares
+no code with the masks, which look at unfinished designs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from nasenv import ChainCNN, ChoiceSpace, NASBench201, NASBenchGraph, NASBenchMacro, SearchSpace
+
+Rows = NDArray[np.int64]
+Rule = Callable[[SearchSpace, Rows], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of a space.
+
+    Args:
+        name: the space and what is particular here.
+        space: the space.
+        rule: says which rows of choices, (n, T), each within its decision's range, are valid designs: (n,).
+        builds: whether it builds networks.
+        merges: whether equivalent designs are the very same network, with as many parameters.
+    """
+
+    name: str
+    space: SearchSpace
+    rule: Rule
+    builds: bool = True
+    merges: bool = True
+
+
+def cases() -> list[Case]:
+    """Return all configurations: those shipped as defaults, and small ones that can be listed."""
+    square, odd, dot = (1, 8, 8), (3, 5, 9), (1, 1, 1)
+    chains = {
+        "2 layers, 4x4": ChainCNN(2, (4, 8), (1, 4, 4), 3),
+        "3 layers, one width, 5x9": ChainCNN(3, (4,), odd, 5),
+        "4 layers, one pixel": ChainCNN(4, (4, 6, 8), dot, 2),
+        "6 layers, as shipped": ChainCNN(),
+        "12 layers, 32x32": ChainCNN(12, (2, 4, 8, 3), (3, 32, 32), 10),
+    }
+    few = {"operations": ("gcn", "sage", "arma", "fc", "skip")}
+    return [
+        *(Case(f"ChainCNN, {name}", space, chain_rule) for name, space in chains.items()),
+        Case(
+            "ChoiceSpace, divisors", _choices({"width": (8, 9, 12, 16), "parts": (1, 2, 3, 4)}, divides), divides_rule
+        ),
+        Case("ChoiceSpace, depth", _choices({f"w{i}": (4, 8, 16) for i in range(6)}, *narrowing()), narrowing_rule),
+        Case(
+            "ChoiceSpace, mixed",
+            _choices({"a": ("x,y", "x=z", "-"), "b": (None, True, 1.5, (1, "q")), "c": (7,)}),
+            free,
+        ),
+        Case("NASBench201, 2 channels", NASBench201(2, 1, square, 10), free, merges=False),
+        Case("NASBench201, 5x9", NASBench201(3, 1, odd, 5), free, merges=False),
+        Case("NASBenchMacro, 2 channels", NASBenchMacro(2, 4, square, 10), free),
+        Case("NASBenchMacro, one pixel", NASBenchMacro(1, 3, dot, 2), free),
+        Case("NASBenchGraph", NASBenchGraph(), graph_rule, builds=False),
+        Case("NASBenchGraph, 5 operations", NASBenchGraph(**few), graph_rule, builds=False),
+        Case("NASBenchGraph, no skip", NASBenchGraph(("gat", "gin")), graph_rule, builds=False),
+    ]
+
+
+def free(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
+    """Every choice goes with every other."""
+    return np.ones(len(rows), dtype=np.bool_)
+
+
+def chain_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows keep the card of ChainCNN, from the first layer to the last."""
+    depth = rows[:, 0] + 1
+    side = np.full(len(rows), min(space.input_shape[1:]))
+    idle = np.ones(len(rows), dtype=np.bool_)  # the input has nothing before it that a skip could bring
+    valid = np.ones(len(rows), dtype=np.bool_)
+    for i in range((rows.shape[1] - 1) // 4):
+        layer = rows[:, 1 + 4 * i : 5 + 4 * i]
+        conv, separable, pool, identity = (np.isin(layer[:, 0], kind) for kind in ([0], [1], [2, 3], [4]))
+        kernel = np.array([1, 3, 5])[layer[:, 1]]
+        kernel_fits = np.where(identity, kernel == 1, conv | (kernel > 1)) & (kernel <= 2 * side - 1)
+        width_fits = conv | separable | (layer[:, 2] == 0)
+        skip_fits = (layer[:, 3] == 0) | ~idle
+        inside = i < depth
+        valid &= np.where(inside, kernel_fits & width_fits & skip_fits, ~layer.any(axis=1))
+        side = np.where(pool & inside, (side + 1) // 2, side)
+        idle = identity & (layer[:, 3] == 0)
+    return valid
+
+
+def graph_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows have a node that does something."""
+    names = np.array(space.decisions[1].choices)
+    return (names[rows[:, 1:]] != "skip").any(axis=1)
+
+
+def divides(width: int, parts: int) -> bool:
+    """Return whether the parts are of equal width."""
+    return width % parts == 0
+
+
+def divides_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows keep `divides`."""
+    width, parts = (np.array(d.choices)[column] for d, column in zip(space.decisions, rows.T, strict=True))
+    return width % parts == 0
+
+
+def narrowing() -> list[Callable[..., bool]]:
+    """Return constraints that join six decisions: no layer is wider than the one before, but for the fourth."""
+    return [
+        lambda w0, w1: w1 <= w0,
+        lambda w1, w2: w2 <= w1,
+        lambda w3, w4: w4 <= w3,
+        lambda w4, w5: w5 <= w4,
+        lambda w5, w0: w5 != w0,  # reads a later decision first
+    ]
+
+
+def narrowing_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows keep `narrowing`."""
+    falls = rows[:, 1:] <= rows[:, :-1]
+    return falls[:, [0, 1, 3, 4]].all(axis=1) & (rows[:, 5] != rows[:, 0])
+
+
+def build(input_shape: tuple[int, ...], num_classes: int, **choices: Any) -> nn.Module:
+    """Return a perceptron whose width follows from the choices that are whole numbers."""
+    width = 1 + sum(c for c in choices.values() if type(c) is int)
+    layers = [nn.Linear(int(np.prod(input_shape)), width), nn.ReLU(), nn.Linear(width, num_classes)]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def _choices(choices: Mapping[str, tuple[Any, ...]], *constraints: Callable[..., bool]) -> ChoiceSpace:
+    return ChoiceSpace(choices, build, constraints, input_shape=(1, 4, 4), num_classes=3)
