@@ -6,8 +6,9 @@ import difflib
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -132,6 +133,18 @@ class ChoiceSpace(SearchSpace):
         """Return a hash of the source of ``build``, and of what the constraints allow."""
         return self._source_digest
 
+    def _meaningful(self, prefix: Sequence[int]) -> list[tuple[str, Hashable]]:
+        """Return (name, choice) of the decisions taken at which more than one choice was valid.
+
+        A search puts every design into words; masks are made for many prefixes at once and slow for one.
+        """
+        pairs = []
+        for t, choice in enumerate(prefix):
+            group, at = self._place[t]
+            if group.is_open[at][tuple([prefix[member] for member in group.members[:at]])]:
+                pairs.append((self.decisions[t].name, self.decisions[t].choices[choice]))
+        return pairs
+
     def _design(self, choices: Mapping[str, Any]) -> Architecture:
         names = [d.name for d in self.decisions]
         if not isinstance(choices, Mapping) or set(choices) != set(names):
@@ -210,6 +223,11 @@ class _Group:
     def allowed(self) -> NDArray[np.bool_]:
         """Whether all constraints are kept, one axis a member."""
         return self.feasible[-1]
+
+    @cached_property
+    def is_open(self) -> tuple[NDArray[np.bool_], ...]:
+        """Whether member j has more than one choice, one axis for each of the j members before it."""
+        return tuple(np.asarray(feasible.sum(axis=-1) > 1) for feasible in self.feasible)
 
 
 def _groups(decisions: Sequence[Decision], constraints: Sequence[_Constraint]) -> list[_Group]:

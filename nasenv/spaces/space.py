@@ -84,7 +84,7 @@ class SearchSpace(Configurable, ABC):
         """T, the number of decisions of every design."""
         return len(self.decisions)
 
-    @property
+    @cached_property
     def max_choices(self) -> int:
         """C, the largest number of choices of a decision."""
         return int(self.num_choices.max())
