@@ -1,12 +1,41 @@
 """The errors that nasenv raises on purpose; each message is one line that says what came and how to mend it."""
 
+import re
+
+_LONGEST = 2000  # characters of a message: what stands in a file can be as long as it likes
+_COMMANDING = re.compile(  # control characters, those that turn the direction of writing, halves of surrogate pairs
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Return the text with each character that a terminal would obey, or that has no bytes, written as its escape.
+
+    >>> print(printable("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    return _COMMANDING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class InputError(ValueError):
-    """What a user gave cannot be used; the command line prints the message and exits with 2."""
+    """What a user gave cannot be used; the command line prints the message and exits with 2.
+
+    The message may quote what came from a file: it becomes one line that can be printed, its middle left out where it
+    is very long.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = printable(" ".join(message.split()))
+        half = _LONGEST // 2
+        super().__init__(line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}")
 
 
 class BudgetExhausted(Exception):
     """The search is over: its budget is used up, or its agent only repeats itself."""
+
+
+class SearchStopped(BudgetExhausted):
+    """The search was asked to stop before its end; all that was measured is kept, and the same search goes on."""
 
 
 class AgentError(InputError):

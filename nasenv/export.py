@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import io
 import json
 import logging
 import math
+import pkgutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+import nasenv.spaces
+from nasenv.configuration import import_path
 from nasenv.datasets import Dataset, normalised
 from nasenv.errors import InputError
+from nasenv.files import in_megabytes, open_regular, parse_json, read_whole, spare_memory, write_whole
 from nasenv.spaces.space import Architecture, SearchSpace
 
 DESCRIPTION, WEIGHTS, PROGRAM = "architecture.json", "weights.safetensors", "program.pt2"
 FORMAT = 1
 _BATCH = 256
+_LARGEST_DESCRIPTION = 16_000_000  # bytes
+_LARGEST_ARGUMENT = 1024  # a number, or the length of a list or text, among the arguments that a file gives a space
+_LARGEST_OF = {"input_shape": 65_536, "num_classes": 65_536}  # of these, a larger one
 _GIVE_SPACE = "of a space that is made of functions, give the space itself: load_model(directory, space=...)"
 _INPUT_NOTE = "(n, channels, height, width) float32; network and program take (x - mean) / std, channel by channel"
 
@@ -62,6 +69,8 @@ class Exported:
                 f"the model takes {self.input_shape} and tells {len(self.class_names)} classes apart, "
                 f"the space has {self.space.input_shape} and {self.space.num_classes}"
             )
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise InputError(f"expected class names that are texts, got {self.class_names}")
         if not len(self.mean) == len(self.std) == self.input_shape[0] or not all(
             math.isfinite(m) and 0 < s < math.inf for m, s in zip(self.mean, self.std, strict=True)
         ):
@@ -79,8 +88,7 @@ def save_model(
     """
     directory.mkdir(parents=True, exist_ok=True)
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    with _replacing(directory / WEIGHTS) as path:
-        path.write_bytes(save({name: tensor.detach().clone() for name, tensor in model.state_dict().items()}))
+    write_whole(directory / WEIGHTS, save({n: tensor.detach().clone() for n, tensor in model.state_dict().items()}))
     description = {
         "format": FORMAT,
         "nasenv": version("nasenv"),
@@ -93,38 +101,41 @@ def save_model(
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
         "probe": _probe(model, dataset.input_shape).tolist(),
     }
-    with _replacing(directory / DESCRIPTION) as path:
-        path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    write_whole(directory / DESCRIPTION, json.dumps(description, indent=1) + "\n")
     _save_program(directory / PROGRAM, model, dataset.input_shape)
 
 
-def load_model(directory: Path, space: SearchSpace | None = None) -> Exported:
+def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = None) -> Exported:
     """Return the model that ``save_model`` wrote, built anew and given its weights; no program is read.
+
+    The files need not be trusted: they choose no code that runs. A space that comes with nasenv is made again from its
+    name and plain arguments; one of yours has to be given, since making it runs code.
 
     Args:
         directory: where it was saved.
-        space: the space it is from. Without it, the space is made again from its import path and plain arguments,
-            which imports the module that defines it.
+        space: the space it is from, or its class, which is then given the arguments that were saved.
 
     Raises:
         InputError: files that are missing or damaged, a space that cannot be made again or that builds another network.
     """
-    path = Path(directory) / DESCRIPTION
+    path, weights = Path(directory) / DESCRIPTION, Path(directory) / WEIGHTS
     description = _read_description(path)
-    if space is None:
-        space = _rebuilt(description["space"])
+    made = space if isinstance(space, SearchSpace) else _rebuilt(description["space"], space)
     try:
-        exported = _exported(description, space)
+        architecture = _architecture(description, made)
+        if type(made).__module__.startswith(f"{nasenv.spaces.__name__}."):
+            _check_size(made, architecture, weights)
+        exported = _exported(description, made, architecture)
         expected = torch.tensor(description["probe"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
-    _load_weights(exported.model, Path(directory) / WEIGHTS)
+    _load_weights(exported.model, weights)
     found = _probe(exported.model, exported.input_shape)
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise InputError(
-            f"{path}: {type(space).__name__} now builds a network that answers otherwise than the one that was saved; "
+            f"{path}: {type(made).__name__} now builds a network that answers otherwise than the one that was saved; "
             "go back to the code of that time"
         )
     return exported
@@ -194,9 +205,9 @@ def _probe(model: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; expected the folder that a search saved") from None
+        description = parse_json(read_whole(path, _LARGEST_DESCRIPTION))
+    except InputError as error:
+        raise InputError(f"{error}; expected the folder that a search saved") from None
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT or "space" not in description:
@@ -204,10 +215,14 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _exported(description: Mapping[str, Any], space: SearchSpace) -> Exported:
+def _architecture(description: Mapping[str, Any], space: SearchSpace) -> Architecture:
     architecture = space.check(description["architecture"])
     if space.to_text(architecture) != description["text"]:
         raise InputError(f"the model is {description['text']}, the space reads it as {space.to_text(architecture)}")
+    return architecture
+
+
+def _exported(description: Mapping[str, Any], space: SearchSpace, architecture: Architecture) -> Exported:
     return Exported(
         model=_built(space, architecture),
         space=space,
@@ -227,17 +242,57 @@ def _built(space: SearchSpace, architecture: Architecture) -> nn.Module:
         raise InputError(f"{type(space).__name__} cannot build the network: {_reason(error)}; {_GIVE_SPACE}") from error
 
 
-def _rebuilt(config: Mapping[str, Any]) -> SearchSpace:
-    """Return the space made again from what ``config()`` said of it."""
+def _rebuilt(config: Any, given: type[SearchSpace] | None) -> SearchSpace:
+    """Return the space made again from what ``config()`` said of it, by one of nasenv's classes or the given one."""
+    if not isinstance(config, dict) or not {"class_path", "init_args"} <= config.keys():
+        raise InputError(f"cannot make the space {config} again: expected its class_path and init_args; {_GIVE_SPACE}")
+    name, arguments = config["class_path"], config["init_args"]
+    if given is not None and import_path(given) != name:
+        raise InputError(f"the model is of the space {name}, not of {import_path(given)}")
+    space_class = given or _own(name)
     try:
-        module, _, name = config["class_path"].rpartition(".")
-        space_class = getattr(importlib.import_module(module), name)
-        if not (isinstance(space_class, type) and issubclass(space_class, SearchSpace)):
-            raise TypeError("not a SearchSpace")
-        return space_class(**config["init_args"])
+        if given is None:
+            for key, value in arguments.items():
+                _check_plain(value, _LARGEST_OF.get(key, _LARGEST_ARGUMENT))
+        return space_class(**arguments)
     except Exception as error:  # a user's class can raise anything
-        name = config.get("class_path") if isinstance(config, dict) else config
         raise InputError(f"cannot make the space {name} again: {_reason(error)}; {_GIVE_SPACE}") from error
+
+
+def _own(name: object) -> type[SearchSpace]:
+    """Return the class of a space that comes with nasenv; nothing else is imported because a file names it."""
+    modules = [f"{nasenv.spaces.__name__}.{module.name}" for module in pkgutil.iter_modules(nasenv.spaces.__path__)]
+    module, _, attribute = str(name).rpartition(".")
+    found = getattr(import_module(module), attribute, None) if module in modules else None
+    if not (isinstance(found, type) and issubclass(found, SearchSpace)):
+        raise InputError(
+            f"the model's space, {name}, does not come with nasenv; where it is yours, say so, since its code is run: "
+            f"nasenv predict --space {name}, or load_model(directory, space=...) with the class, or a space of it"
+        )
+    return found
+
+
+def _check_plain(value: Any, most: int) -> None:
+    """Raise ValueError for an argument of a space that would take long or much memory to make something of."""
+    size = value if isinstance(value, int | float) else len(value) if value is not None else 0
+    if not -most <= size <= most:
+        raise ValueError(f"{str(value)[:40]} is more than {most}, the most that a file can ask for")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_plain(item, most)
+
+
+def _check_size(space: SearchSpace, architecture: Architecture, weights: Path) -> None:
+    """Raise InputError unless the network is the one of the weights and can be run, before memory is taken for it."""
+    with torch.device("meta"):
+        model = _built(space, architecture)
+        _check_same(weights, _shapes(model.state_dict()), _stored_shapes(weights))
+        sizes = [0]
+        for module in model.modules():
+            module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
+        model(torch.zeros(2, *space.input_shape))
+    if (needed := 4 * max(sizes)) > spare_memory() // 4:
+        raise InputError(f"the network takes layers of {in_megabytes(needed)} for two images, a quarter of free memory")
 
 
 def _reason(error: Exception) -> str:
@@ -246,12 +301,25 @@ def _reason(error: Exception) -> str:
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
+    _check_same(path, _shapes(model.state_dict()), _stored_shapes(path))
+    model.load_state_dict(load_file(path))
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _stored_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors in a file of weights, of which no more than the header is read."""
+    open_regular(path).close()
     try:
-        weights = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, it is no mapping
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.items()}
+
+
+def _check_same(path: Path, expected: Mapping[str, list[int]], found: Mapping[str, list[int]]) -> None:
     different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if different:
         name = different[0]
@@ -259,4 +327,3 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             f"{path} does not fit the network: {len(different)} tensors differ, {name} first: "
             f"expected {expected.get(name)}, got {found.get(name)}"
         )
-    model.load_state_dict(weights)

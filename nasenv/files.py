@@ -1,13 +1,23 @@
-"""Files that are written whole or not at all, and JSON from files that nobody vouches for."""
+"""Files that are written whole or not at all, and files that nobody vouches for: what they may be, and take."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
+import resource
+import shutil
+import stat
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nasenv.errors import InputError
+
+_LONG_NUMBER = re.compile(r"\d{300}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -31,15 +41,123 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def open_again(file: BinaryIO, path: Path) -> BinaryIO:
+    """Return the file, open for appending at its path again, after somebody deleted it while it was open.
+
+    Args:
+        file: deleted, but still open, for reading too; it is closed.
+        path: where it was; folders are made where missing.
+
+    Raises:
+        InputError: it cannot be written there any more.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = open(path, "a+b", buffering=0)  # noqa: SIM115, the caller's
+        file.seek(0)
+        shutil.copyfileobj(file, new)
+    except OSError as error:
+        raise InputError(f"{path} was deleted and cannot be written again: {error.strerror}") from error
+    file.close()
+    return new
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Return a file open for reading, where it is one: a pipe would be waited for, and a device may have no end.
+
+    Raises:
+        InputError: it is missing, may not be read, or is no regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: a path that holds a null character
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "it is a pipe or device, not a regular file"
+        raise InputError(f"cannot read {path}: {kind}")
+    return open(descriptor, "rb")
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """Return what a regular file holds.
+
+    Args:
+        path: the file.
+        most: bytes; a larger file is refused before it is in memory.
+
+    Raises:
+        InputError: it is missing, may not be read, is no regular file, or too large.
+    """
+    with open_regular(path) as file:
+        try:
+            content = file.read(most + 1)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if len(content) > most:
+        raise InputError(f"cannot read {path}: it is larger than {in_megabytes(most)}, the most that is read of such")
+    return content
+
+
+def user_path(text: str | Path) -> Path:
+    """Return the path that a user means, ~ put in full where that is somebody's home.
+
+    Raises:
+        InputError: it cannot be a path: longer than there are, or with a null character.
+    """
+    path = Path(text)
+    with contextlib.suppress(RuntimeError):  # nobody of that name: it is a file's name then
+        path = path.expanduser()
+    if "\0" in str(path):
+        raise InputError(f"{path!s:.80} cannot be a path: it holds a null character")
+    try:
+        path.exists()
+    except OSError as error:
+        raise InputError(f"{path!s:.80} cannot be a path: {error.strerror}") from None
+    return path
+
+
+def spare_memory() -> int:
+    """Return the bytes of memory that this process could still be given without taking another's."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        known = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+        spare = known["MemAvailable"]
+    except (OSError, KeyError):  # not Linux
+        spare = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return spare if limit == resource.RLIM_INFINITY else min(spare, limit)
+
+
+def in_megabytes(size: int) -> str:
+    """Return a number of bytes in words."""
+    return f"{size / 1e6:,.0f} MB"
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; raise ValueError where it is none, whatever is wrong with it.
+
+    Whole numbers that no float can hold, and strings that no file can hold (half of a surrogate pair), count as wrong.
 
     >>> parse_json("[" * 100_000)
     Traceback (most recent call last):
         ...
     ValueError: nested too deeply
     """
+    if isinstance(text, bytes):
+        text = text.decode()
     try:
-        return json.loads(text)
+        value = json.loads(text, parse_int=_integer if _LONG_NUMBER.search(text) else None)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    return value
+
+
+def _integer(digits: str) -> int:
+    value = int(digits)
+    if abs(value) > sys.float_info.max:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return value

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nasenv.benchmarks.benchmark import Benchmark, Published, Rows
 from nasenv.errors import InputError
+from nasenv.files import parse_json, read_whole
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
+
+_LARGEST = 100_000_000  # bytes; the published file has 1.6 million
 
 
 class NASBenchMacroJSON(Benchmark):
@@ -37,9 +39,11 @@ class NASBenchMacroJSON(Benchmark):
         if source is None or not source.is_file():
             raise self.no_source("FILE", source)
         try:
-            published = json.loads(source.read_text(encoding="utf-8"))
+            published = parse_json(read_whole(source, _LARGEST))
             rows = {text: _numbers(row) for text, row in published.items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"{source} is not the published file ({type(error).__name__}: {error}); expected {self.source}"
             ) from error

@@ -97,7 +97,7 @@ def _parser(function: Callable[..., Any], prog: str) -> Parser:
 
 
 def _without_null(action: Any) -> Any:
-    """Return the type of an option that is a part of a search, or a mapping, and may be left out; None for others.
+    """Return the type of an option that is a part of a search, a class or a mapping, and may be left out; else None.
 
     Of a union with null, jsonargparse would say no more than that none of its types fits. Mappings of mappings are
     left as they are in the file: it would make objects of those that it finds in ``Any``, without their space or data.
@@ -106,6 +106,8 @@ def _without_null(action: Any) -> Any:
     if others == [type(None)] and get_origin(kind) is dict:
         _, of = get_args(kind)
         return dict if get_origin(of) is dict else kind
+    if others == [type(None)] and get_origin(kind) is type:
+        return kind
     return kind if others == [type(None)] and inspect.isclass(kind) and issubclass(kind, Configurable) else None
 
 

@@ -49,7 +49,9 @@ def _run(name: str, argv: Sequence[str]) -> int:
 
 
 def _refuse(prog: str, reason: str) -> int:
-    print(f"{prog}: error: {' '.join(reason.split())}", file=sys.stderr)
+    from nasenv.errors import printable
+
+    print(f"{prog}: error: {printable(' '.join(reason.split()))}", file=sys.stderr)
     return 2
 
 

@@ -12,6 +12,12 @@ from typing import Any, NoReturn, get_origin
 import jsonargparse
 import yaml
 
+from nasenv.errors import printable
+from nasenv.files import user_path
+
+_LONGEST = 200_000  # characters of a text of options: PyYAML reads a few hundred thousand a second
+_MOST_NODES = 100_000  # values in it, once its aliases are written out
+
 
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse with errors of one line and the nearest names, no abbreviations, no key given twice in YAML."""
@@ -32,6 +38,14 @@ class Parser(jsonargparse.ArgumentParser):
             where = "" if isinstance(error, SyntaxError) else f" ({last.filename}, line {last.lineno})"
             self.error(f"{type(error).__name__}: {error}{where}")
 
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:
+        """Parse a file of options; one that is too large to be such is not read."""
+        size = user_path(str(cfg_path)).stat().st_size
+        if size > 4 * _LONGEST:  # bytes of a character
+            self.error(f"config file {cfg_path}: expected options, got {size:,} bytes")
+        parsed: jsonargparse.Namespace = super().parse_path(cfg_path, *args, **kwargs)
+        return parsed
+
     def _refuse_name_given_twice(self, line: Sequence[str]) -> None:
         """Exit where a command line names one of several things twice, as `--agents.p PPO --agents.p A2C`."""
         kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
@@ -45,7 +59,7 @@ class Parser(jsonargparse.ArgumentParser):
         line = self._line(message)
         if not self.exit_on_error:  # a class's: the parser above knows the rest of the way
             super().error(line, ex)
-        print(f"{self.prog}: error: {line}", file=sys.stderr)
+        print(f"{self.prog}: error: {printable(line)}", file=sys.stderr)
         self.exit(2)
 
     def _line(self, message: str) -> str:
@@ -94,6 +108,7 @@ _PLAIN = {  # what jsonargparse says -> what we say
     r"Type \S+ expects a function or a callable class: (.*)\. Got value: Namespace.*": r"\1",
     r"Expected an? ([\w.]+)\. Got value: (.*)": r"expected \1, got \2",
     r"Not a valid subclass of (\w+)\. Got value: (.*?) Subclass types expect.*": r"expected a class of \1, got \2",
+    r"Expected an import path .* a type\[(?:\w+\.)*(\w+)\]\. Got value: (.*)": r"expected a class of \1, got \2",
     r"expected dict, got (.*)": r"expected names, each with what it stands for, got \1",
     r"Expected an? (?:typing\.)?Literal\[(.*)\]\. Got value: (.*)": r"expected one of \1, got \2",
     r"No module named '(.+)'": r"no module \1 in the current folder or among the installed packages",
@@ -117,24 +132,48 @@ def _public(module: str) -> list[str]:
 
 def _load_unique_yaml(text: str) -> Any:
     """Return what the YAML text says; a key given twice in a mapping is an error, where PyYAML takes the last."""
+    if len(text) > _LONGEST:
+        raise yaml.YAMLError(f"expected options, at most {_LONGEST:,} characters, got {len(text):,}")
     try:
-        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and _checked(root, {}) > _MOST_NODES:
+            raise yaml.YAMLError(f"its aliases stand for more than {_MOST_NODES:,} values, the most that are read")
         return jsonargparse.get_loader("yaml")(text)
     except yaml.MarkedYAMLError as error:  # its own text is six lines
         where = error.problem_mark or error.context_mark
         raise yaml.YAMLError(f"line {where.line + 1 if where else '?'}: {error.problem or error.context}") from error
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:  # as of the date 2001-99-99
+        raise yaml.YAMLError(str(error)) from error
 
 
-def _check_keys(node: yaml.Node | None) -> None:
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _check_keys(item)
+def _checked(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Return of how many nodes the YAML value consists, what aliases stand for counted each time; 0 while it is asked.
+
+    Raises:
+        yaml.MarkedYAMLError: a key given twice, an alias for what it stands in.
+    """
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            raise yaml.MarkedYAMLError(problem="an alias stands for what it is in", problem_mark=node.start_mark)
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    children = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
-        for i, (key, value) in enumerate(node.value):
-            if key.value in keys[:i]:
+        _check_keys(node)
+        children = [part for pair in node.value for part in pair]
+    sizes[id(node)] = 1 + sum(_checked(child, sizes) for child in children)
+    return sizes[id(node)]
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key.value} is given twice", problem_mark=key.start_mark)
-            _check_keys(value)
+            seen.add(key.value)
 
 
 jsonargparse.set_loader("unique_yaml", _load_unique_yaml, exceptions=(yaml.YAMLError,))

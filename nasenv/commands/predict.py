@@ -5,34 +5,37 @@ from __future__ import annotations
 import contextlib
 import csv
 import sys
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from nasenv.datasets import load_images
-from nasenv.errors import InputError
+from nasenv.errors import InputError, printable
 from nasenv.export import load_model
 from nasenv.export import predict as probabilities
+from nasenv.files import user_path
+from nasenv.spaces.space import SearchSpace
 
 
-def predict(run_dir: str, images: str, output: str | None = None) -> None:
+def predict(run_dir: str, images: str, output: str | None = None, space: type[SearchSpace] | None = None) -> None:
     """Classify images with the network of a finished run.
 
     Args:
         run_dir: the run's folder.
         images: npz:FILE with x, and perhaps y to be compared with; or folder:DIR, hub:NAME.
         output: CSV file for class and probability of each image; printed where not given.
+        space: class of the model's space where it is yours and not one of nasenv's: no file can choose code to run.
     """
-    folder = Path(run_dir)
+    folder = user_path(run_dir)
     if not (folder / "model").is_dir():
         raise InputError(f"{folder} holds no model; expected the folder of a run that has ended")
-    model = load_model(folder / "model")
+    model = load_model(folder / "model", space)
     raw, labels = load_images(images)
     likely = probabilities(model, raw)
     best = likely.argmax(axis=1)
     names = np.array(model.class_names)
-    rows = [(i, names[b], f"{likely[i, b]:.4f}") for i, b in enumerate(best)]
+    shown = names if output else [printable(name) for name in model.class_names]
+    rows = [(i, shown[b], f"{likely[i, b]:.4f}") for i, b in enumerate(best)]
     try:
         with open(output, "w", newline="", encoding="utf-8") if output else contextlib.nullcontext(sys.stdout) as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "class", "probability"), *rows])

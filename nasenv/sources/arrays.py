@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
+import math
+import struct
+import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.errors import InputError
+from nasenv.files import in_megabytes, open_regular, spare_memory, user_path
 from nasenv.sources.source import RawData, Samples, as_nchw
 
 _PAIRS = (("x", "y"), ("x_val", "y_val"), ("x_test", "y_test"))
-_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, RuntimeError)
+_KNOWN = {name for pair in _PAIRS for name in pair}
+_SHARE = 4  # arrays may take this part of the spare memory: they are copied as float32, then normalised
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_UNREADABLE = (
+    *(ValueError, TypeError, OverflowError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError, struct.error),
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)  # whatever zipfile and NumPy raise of bytes that are not theirs
 
 
 def read_digits() -> RawData:
@@ -38,6 +51,8 @@ def read_mnist5k() -> RawData:
 def read_npz(place: str, labelled: bool) -> RawData:
     """Return the arrays x and y of an .npz file, and x_val, y_val, x_test, y_test where it has them.
 
+    Nothing in it is unpickled, and no memory is taken for an array before its size is known to fit.
+
     Args:
         place: the file. Each x is (n, h, w), (n, h, w, c) or (n, c, h, w), uint8 or float; each y (n,) or (n, 1).
         labelled: whether every x must have its y.
@@ -45,7 +60,7 @@ def read_npz(place: str, labelled: bool) -> RawData:
     Raises:
         InputError: a file that cannot be read, keys that are missing, arrays of other forms.
     """
-    path = Path(place).expanduser()
+    path = user_path(place)
     arrays = _read_arrays(path)
     if "x" not in arrays:
         found = ", ".join(arrays) or "nothing"
@@ -65,22 +80,50 @@ def _samples(file: str, arrays: dict[str, NDArray[Any]], x: str, y: str, labelle
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the known arrays of an .npz file, and an empty one for each other name in it."""
-    try:
-        with path.open("rb") as file:
-            whole = zipfile.is_zipfile(file)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not whole:
-        raise InputError(f"{path} is not an .npz file (as np.savez writes it), or it was cut off")
-    known = {name for pair in _PAIRS for name in pair}
-    name = ""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {}
-            for name in archive.files:
-                arrays[name] = archive[name] if name in known else np.zeros(0)
-                if not isinstance(arrays[name], np.ndarray):
-                    raise ValueError("it is no array in NumPy's format")
-    except _UNREADABLE as error:
-        raise InputError(f"cannot read array {name!r} of {path}: {error}") from None
+    arrays: dict[str, NDArray[Any]] = {}
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            raise InputError(f"{path} is not an .npz file (as np.savez writes it), or it was cut off")
+        with _named(path, "names"), zipfile.ZipFile(file) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            spare = spare_memory() // _SHARE
+            for name in members:
+                arrays[name] = np.zeros(0)
+                if name in _KNOWN:
+                    with _named(path, f"array {name!r}"):
+                        arrays[name] = _array(archive, members[name], spare)
+                        spare -= arrays[name].nbytes
     return arrays
+
+
+@contextmanager
+def _named(path: Path, part: str) -> Iterator[None]:
+    """Turn whatever readers raise into the error that says what cannot be read."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise InputError(f"cannot read {part} of {path}: {error}") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> NDArray[Any]:
+    """Return an array whose header says no other size than it has, and no more than so many bytes."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"it is in version {version} of NumPy's format; np.savez writes numbers in an older one")
+        shape, _, dtype = _HEADERS[version](file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which are never loaded; give numbers or strings")
+        if min(shape, default=0) < 0 or size != member.file_size - file.tell():
+            raise ValueError(f"its header says {shape} of {dtype}, which is not the size that it has")
+        if size > most:
+            raise ValueError(
+                f"it takes {in_megabytes(size)}, and there are {in_megabytes(most)} of memory for it, "
+                f"1/{_SHARE} of what is free; give fewer or smaller images"
+            )
+    with archive.open(member) as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array

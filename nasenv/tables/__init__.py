@@ -23,7 +23,6 @@ import gzip
 import hashlib
 import io
 import math
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,10 +33,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.errors import InputError
+from nasenv.files import in_megabytes, open_regular, spare_memory, user_path, write_whole
 
 ARCHITECTURE = "architecture"
 _SHIPPED = Path(__file__).parent
 _GZIP = b"\x1f\x8b"  # how a gzipped file begins
+_SHARE = 16  # a table's text may take this part of the spare memory: its cells take many times as much
+_MOST_COLUMNS = 1000
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def write_table(path: str | Path, architectures: Sequence[str], columns: Mapping
     writer.writerow([ARCHITECTURE, *values])
     writer.writerows(zip(architectures, *(map(_cell, column.tolist()) for column in values.values()), strict=True))
     data = text.getvalue().encode()
-    _replace(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    write_whole(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -137,16 +139,26 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def _find(table: str | Path) -> Path:
     if str(table) in shipped():
         return _SHIPPED / f"{table}.csv.gz"
-    path = Path(table).expanduser()
+    path = user_path(table)
     if not path.is_file():
         raise InputError(f"table {table}: no such file, nor a shipped table; shipped are {', '.join(shipped())}")
     return path
 
 
 def _text(path: Path) -> str:
+    most = spare_memory() // _SHARE
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode("utf-8-sig")
+        with open_regular(path) as file:
+            zipped = file.read(len(_GZIP)) == _GZIP
+            file.seek(0)
+            with gzip.GzipFile(fileobj=file) if zipped else file as plain:
+                data = plain.read(most + 1)
+        if len(data) > most:
+            raise InputError(
+                f"table {path} is larger than {in_megabytes(most)}, 1/{_SHARE} of the memory that is free; "
+                "it is no table, or one for a larger machine"
+            )
+        return data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"table {path} cannot be read as CSV, plain or gzipped: {error}") from error
 
@@ -157,6 +169,8 @@ def _parse(path: Path, text: str) -> tuple[list[str], tuple[int, ...], list[list
     lines, rows = [], []
     try:
         names = [name.strip() for name in next(reader, [])]
+        if len(names) > _MOST_COLUMNS:
+            raise InputError(f"{path}, line 1: a table has at most {_MOST_COLUMNS} columns, got {len(names)}")
         for row in reader:
             if row:
                 lines.append(reader.line_num)
@@ -241,15 +255,3 @@ def _numbers(name: str, column: Sequence[float | None]) -> NDArray[np.float64]:
 def _cell(value: float) -> str:
     """Return the shortest text that reads back as the very number; empty for nan."""
     return "" if math.isnan(value) else repr(value).removesuffix(".0")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"table {path} cannot be written: {error.strerror}") from error
