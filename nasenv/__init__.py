@@ -13,9 +13,10 @@ from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.export import Exported, load_model, predict
-from nasenv.finals import Contender, Result, conclude
+from nasenv.finals import conclude
 from nasenv.history import History, Outcome
 from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
+from nasenv.result import Contender, Result
 from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace

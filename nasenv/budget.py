@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nasenv.errors import InputError
@@ -19,6 +19,8 @@ class Budget:
         evaluations: distinct designs that may be evaluated; None is no limit.
         charged_seconds: training time that may be charged: what each distinct design's training took, also where a
             cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
+        wall_seconds: wall time after which a start of the search stops early, as Ctrl-C does: what is measured is kept,
+            and the same search, started again, goes on; None is no limit.
         charge_repeats: whether a design proposed again is charged again, as an evaluation and in seconds, as the
             protocols of most tabular benchmarks do; else repeats are free.
         target_reward: reward at which the search has found enough, and ends with the proposals that are being answered;
@@ -34,6 +36,7 @@ class Budget:
 
     evaluations: int | None = 200
     charged_seconds: float | None = None
+    wall_seconds: float | None = None
     charge_repeats: bool = False
     target_reward: float | None = None
     repeats_per_evaluation: int = 50
@@ -45,14 +48,19 @@ class Budget:
             value = getattr(self, name)
             if value is not None or name != "evaluations":
                 object.__setattr__(self, name, integer(f"budget.{name}", value, least=1))
-        seconds = self.charged_seconds
-        if seconds is not None and not (_is_number(seconds) and 0.0 < seconds < math.inf):
-            raise InputError(f"budget.charged_seconds must be a positive number, got {seconds!r}")
+        for name in ("charged_seconds", "wall_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (_is_number(seconds) and 0.0 < seconds < math.inf):
+                raise InputError(f"budget.{name} must be a positive number, got {seconds!r}")
         target = self.target_reward
         if target is not None and not (_is_number(target) and math.isfinite(target)):
             raise InputError(f"budget.target_reward must be a finite number, got {target!r}")
         if not isinstance(self.charge_repeats, bool):
             raise InputError(f"budget.charge_repeats must be true or false, got {self.charge_repeats!r}")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the arguments that change what comes out of a search."""
+        return {name: value for name, value in asdict(self).items() if name != "wall_seconds"}
 
     def remaining(self, history: History) -> int | None:
         """Return the number of evaluations left, not below 0; None where there is no limit to them."""

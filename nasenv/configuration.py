@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -31,6 +31,9 @@ class Configurable:
     >>> Dial(top=9).config()["init_args"]
     {'top': 9}
     """
+
+    indifferent: ClassVar[tuple[str, ...]] = ()
+    """Arguments that change nothing of what comes out, such as a number of processes."""
 
     _arguments: dict[str, Any]
 
@@ -56,6 +59,12 @@ class Configurable:
         their ``fingerprint`` where they have one and their type's name otherwise.
         """
         return {"class_path": import_path(type(self)), "init_args": {k: _plain(v) for k, v in self._arguments.items()}}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the configuration without what is `indifferent`: two of one identity can stand for each other."""
+        config = self.config()
+        essential = {k: v for k, v in config["init_args"].items() if k not in self.indifferent}
+        return {**config, "init_args": essential}
 
     def source_digest(self) -> str:
         """Return a hash of the source of the functions among the arguments, and of a class outside nasenv.

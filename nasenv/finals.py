@@ -2,82 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import math
+import shutil
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
 
-from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement, TestResult
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from nasenv.errors import InputError, SearchStopped
+from nasenv.evaluators.evaluator import Answer, Measurement, TestResult, Trial
 from nasenv.export import save_model
+from nasenv.files import write_whole
+from nasenv.result import RESULT, Contender, Result, mean, table
 from nasenv.search import Search
 from nasenv.spaces.space import Architecture
+from nasenv.trials import ask
 
 _EARLY = 16  # evaluations made before an agent can have learnt anything
-RESULT = "result.json"
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One design at the end of a search.
-
-    Args:
-        role: what it is there for.
-        architecture: the design.
-        text: the design in the space's words.
-        val_accuracies: in [0, 1], one a seed, after the final training on the training split.
-        test_accuracies: in [0, 1], one a seed, after the final training on training and validation data.
-        params: number of trainable numbers of the network; None where the evaluator does not say.
-    """
-
-    role: str
-    architecture: Architecture
-    text: str
-    val_accuracies: tuple[float, ...]
-    test_accuracies: tuple[float, ...]
-    params: int | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came out of a search.
-
-    Args:
-        winner: the finalist of the best mean reward after the final training.
-        others: what it is held against: the space's reference, the best of the first evaluations.
-        test_accuracy: of the network that was exported (the winner's first seed), in [0, 1].
-        ended: why the search was over.
-        evaluations: number of distinct designs evaluated.
-        repeats: number of proposals of designs seen before.
-        train_seconds: what the search's trainings cost, without those of its end.
-    """
-
-    winner: Contender
-    others: tuple[Contender, ...]
-    test_accuracy: float
-    ended: str
-    evaluations: int
-    repeats: int
-    train_seconds: float
-
-    def write(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all: the file says that the run is finished."""
-        unfinished = path.with_name(f"{path.name}.tmp")
-        unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Return what ``write`` wrote; raise InputError where the file is damaged."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            winner, *others = (_contender(v) for v in [values["winner"], *values["others"]])
-            return cls(**{**values, "winner": winner, "others": tuple(others)})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} is damaged ({error}); delete it to have the end of the search again") from error
+_NETWORKS = "networks"  # the winner's, of each seed, until the run is finished
 
 
 def conclude(search: Search) -> Result:
@@ -86,25 +30,28 @@ def conclude(search: Search) -> Result:
     The best designs by reward (``budget.finalists``; of those that are the same network, one) are trained
     ``budget.final_seeds`` times for the evaluator's final length on the training split; the best mean reward wins. Then
     the winner, and what it is held against, are trained on training + validation data and tested: test data have no
-    part in any choice.
+    part in any choice. What had been trained when the search was interrupted here is not trained again.
 
     Raises:
         InputError: no design was measured, or none could be trained to the end.
+        SearchStopped: the search was stopped, before its end or here.
     """
-    evaluator, seeds = search.evaluator, range(search.budget.final_seeds)
+    if search.stopped is not None:
+        raise SearchStopped(search.stopped)
     finalists, rivals = _finalists(search), _rivals(search)
     designs = list(dict.fromkeys([*finalists, *rivals.values()]))
-    confirmed = dict(zip(designs, evaluator.confirm(designs, seeds), strict=True))
+    confirmed = _confirmed(search, designs)
     trained = [a for a in finalists if any(m.error is None for m in confirmed[a])]
     if not trained:
         raise InputError(f"every final training failed, the best design's with: {confirmed[finalists[0]][0].error}")
     winner = max(trained, key=lambda a: _mean_reward(search, confirmed[a]))
     roles = {"winner": winner, **rivals}
     tested_designs = list(dict.fromkeys(roles.values()))
-    tested = dict(zip(tested_designs, evaluator.test(tested_designs, seeds), strict=True))
-    exported = next((t for t in tested[winner] if t.test_accuracy is not None), None)
-    if exported is None or exported.test_accuracy is None:
+    tested = _tested(search, tested_designs, winner)
+    networks = [(seed, t.test_accuracy) for seed, t in enumerate(tested[winner]) if t.test_accuracy is not None]
+    if not networks:
         raise InputError(f"the winner's final training failed: {tested[winner][0].error}")
+    seed, test_accuracy = networks[0]
     first, *others = (
         Contender(
             role,
@@ -118,21 +65,65 @@ def conclude(search: Search) -> Result:
     )
     history = search.history
     result = Result(
-        first, tuple(others), exported.test_accuracy, str(search.ended), len(history), history.repeats,
-        history.train_seconds,
-    )  # fmt: skip
-    _write(search, result, exported, confirmed[winner])
+        winner=first,
+        others=tuple(others),
+        test_accuracy=test_accuracy,
+        ended=str(search.ended),
+        evaluations=len(history),
+        repeats=history.repeats,
+        train_seconds=history.train_seconds,
+    )
+    network = tested[winner][seed].model or _kept_network(search, Trial(winner, "test", seed))
+    _write(search, result, network, confirmed[winner])
     return result
 
 
-def table(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Return heads and rows of the comparison that a user reads: mean ± standard deviation over seeds, in percent."""
-    heads = ["", "validation %", "test %", "parameters"]
-    rows = [
-        [c.role, _spread(c.val_accuracies), _spread(c.test_accuracies), f"{c.params:,}" if c.params else ""]
-        for c in (result.winner, *result.others)
-    ]
-    return heads, rows
+def _confirmed(search: Search, designs: Sequence[Architecture]) -> dict[Architecture, list[Measurement]]:
+    """Return, of each design, the final training on the training split of each seed."""
+    seeds = range(search.budget.final_seeds)
+    trials = [Trial(design, "confirm", seed) for design in designs for seed in seeds]
+    answers = ask(search.evaluator, trials, search.trials, search.is_stopped)
+    return {design: [answers[Trial(design, "confirm", seed)] for seed in seeds] for design in designs}
+
+
+def _tested(
+    search: Search, designs: Sequence[Architecture], winner: Architecture
+) -> dict[Architecture, list[TestResult]]:
+    """Return, of each design, the final training on training + validation data, and its test, of each seed."""
+    seeds = range(search.budget.final_seeds)
+
+    def keep(trial: Trial, answer: Answer) -> None:
+        if trial.architecture == winner and isinstance(answer, TestResult) and answer.model is not None:
+            _keep_network(search, trial, answer.model)
+
+    trials = [Trial(design, "test", seed) for design in designs for seed in seeds]
+    answers = ask(search.evaluator, trials, search.trials, search.is_stopped, keep)
+    return {design: [answers[Trial(design, "test", seed)] for seed in seeds] for design in designs}
+
+
+def _keep_network(search: Search, trial: Trial, model: nn.Module) -> None:
+    """Write a network's weights into the run directory, if there is one: only the trained one can be exported."""
+    if search.run_dir is None:
+        return
+    path = _network_path(search.run_dir, trial)
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}))
+
+
+def _kept_network(search: Search, trial: Trial) -> nn.Module | None:
+    """Return a network that was trained before an interruption; None where the evaluator has none."""
+    if search.run_dir is None or not (path := _network_path(search.run_dir, trial)).exists():
+        return None
+    model = search.space.build(trial.architecture).eval()
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise InputError(f"{path} is damaged; delete it, and the line of its training in trials.jsonl") from error
+    return model
+
+
+def _network_path(run_dir: Path, trial: Trial) -> Path:
+    return run_dir / _NETWORKS / f"seed-{trial.seed}.safetensors"
 
 
 def _finalists(search: Search) -> list[Architecture]:
@@ -166,14 +157,14 @@ def _params(tested: Sequence[TestResult]) -> int | None:
     return next((int(t.metrics["params"]) for t in tested if "params" in t.metrics), None)
 
 
-def _write(search: Search, result: Result, exported: TestResult, confirmed: Sequence[Measurement]) -> None:
+def _write(search: Search, result: Result, network: nn.Module | None, confirmed: Sequence[Measurement]) -> None:
     record, run_dir, space = search.record, search.run_dir, search.space
     if record is None or run_dir is None:
         return
     from nasenv.plots import draw_diagram, to_png  # matplotlib takes half a second to import
 
     figure = draw_diagram(space.diagram(result.winner.architecture), f"{result.test_accuracy:.2%} test accuracy")
-    (run_dir / "architecture.png").write_bytes(to_png(figure))
+    write_whole(run_dir / "architecture.png", to_png(figure))
     heads, rows = table(result)
     lines = [heads, ["---"] * len(heads), *rows]
     record.choice_shares(space, search.history)
@@ -182,32 +173,17 @@ def _write(search: Search, result: Result, exported: TestResult, confirmed: Sequ
     record.text("winner", result.winner.text)
     for seed, measurement in enumerate(confirmed):
         record.curve(f"winner/train_loss_seed_{seed}", measurement.curve)
-    if exported.model is not None:
-        record.graph(exported.model, space.input_shape)
+    if network is not None:
+        record.graph(network, space.input_shape)
         if search.evaluator.dataset is not None:
             dataset = search.evaluator.dataset
-            save_model(run_dir / "model", space, result.winner.architecture, exported.model, dataset)
+            save_model(run_dir / "model", space, result.winner.architecture, network, dataset)
     record.finish_hparams(
         {
             "best/test_accuracy": result.test_accuracy,
-            "best/mean_val_accuracy": _mean(result.winner.val_accuracies),
-            "best/mean_test_accuracy": _mean(result.winner.test_accuracies),
+            "best/mean_val_accuracy": mean(result.winner.val_accuracies),
+            "best/mean_test_accuracy": mean(result.winner.test_accuracies),
         }
     )
     result.write(run_dir / RESULT)
-
-
-def _contender(values: Mapping[str, Any]) -> Contender:
-    numbers = ("architecture", "val_accuracies", "test_accuracies")
-    return Contender(**{**values, **{k: tuple(values[k]) for k in numbers}})
-
-
-def _mean(accuracies: Sequence[float]) -> float:
-    return statistics.fmean(accuracies) if accuracies else math.nan
-
-
-def _spread(accuracies: Sequence[float]) -> str:
-    if not accuracies:
-        return "failed"
-    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    return f"{100 * _mean(accuracies):.2f} ± {100 * deviation:.2f}"
+    shutil.rmtree(run_dir / _NETWORKS, ignore_errors=True)

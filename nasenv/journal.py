@@ -6,30 +6,37 @@ import fcntl
 import json
 import math
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
+from nasenv.files import open_again, parse_json
 from nasenv.history import Outcome
 
 _FORMAT = 1
+_LATEST = 4e9  # the year 2096
+_LONGEST_LINE = 1 << 20  # bytes; the curve of a training of 40,000 epochs
 
 
 class JSONLines(ABC):
     """An open file of JSON lines that are only ever appended, held by one process at a time.
 
-    Its first line says whose it is: the format and the configuration that led to it. Every other line is one entry. A
-    last line without its end (the process was killed while writing it) is cut off. A subclass says what an entry is.
+    Its first line says whose it is: the format, the configuration that led to it, and what else is to be known of its
+    origin. Every other line is one entry. A last line without its end (the process was killed while writing it) is cut
+    off. A subclass says what an entry is.
 
     Args:
         path: the file, made where missing.
         config: the configuration, plain JSON values.
+        about: what a new file is to say of its origin beside, plain JSON values.
 
     Attributes:
-        entries: the lines that were there when it was opened, as dicts.
+        header: the first line.
+        torn: whether a line without its end was cut off.
         user: what holds such a file, in a word.
         remedy: what to do where the file is not to be used.
 
@@ -40,15 +47,19 @@ class JSONLines(ABC):
     user: str
     remedy: str
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, config: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
+        self.path, self.torn = path, False
+        self._count = 0
         try:
-            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115, closed by close()
+            self._file: BinaryIO = open(path, "a+b", buffering=0)  # noqa: SIM115, closed by close()
         except OSError as error:
             raise InputError(f"{self.place} cannot be written: {error.strerror}") from error
         try:
             self._lock()
-            self.entries = self._read(config)
+            self._mend()
+            self.header = self._check(config) or {"journal": _FORMAT, "config": config, **(about or {})}
+            if not self._size:
+                self.write(self.header)
         except InputError:
             self.close()
             raise
@@ -62,6 +73,17 @@ class JSONLines(ABC):
     def is_whole(self, entry: Mapping[str, Any], number: int) -> bool:
         """Return whether a line says all that an entry of this number, from 1, has to."""
 
+    def __len__(self) -> int:
+        """Return the number of entries that were there when it was opened."""
+        return self._count
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield the entries that were there when it was opened, read as they are asked for."""
+        with open(self.path, "rb") as file:
+            file.readline()
+            for number in range(2, self._count + 2):
+                yield self._parsed(file.readline(_LONGEST_LINE), number)
+
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,39 +92,49 @@ class JSONLines(ABC):
         except OSError as error:
             raise InputError(f"{self.place} cannot be locked: {error.strerror}") from error
 
-    def _read(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the entries, each checked; begin a file that is empty."""
-        lines = self._read_lines()
-        if not lines:
-            self.write({"journal": _FORMAT, "config": config})
-            return []
-        self._check_header(lines[0], config)
-        for number, entry in enumerate(lines[1:], 1):
-            if not self.is_whole(entry, number):
-                raise self._damaged(number + 1)
-        return lines[1:]
+    def _mend(self) -> None:
+        """Cut off a last line without its end."""
+        self._size = whole = os.fstat(self._file.fileno()).st_size
+        while whole:
+            start = max(0, whole - _LONGEST_LINE)
+            end = os.pread(self._file.fileno(), whole - start, start).rfind(b"\n") + 1
+            whole = start + end
+            if end:
+                break
+        if whole < self._size:
+            os.ftruncate(self._file.fileno(), whole)
+            self._size, self.torn = whole, True
+
+    def _check(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the header, None of an empty file; raise InputError where it, or an entry, is not as it has to be."""
+        if not self._size:
+            return None
+        with open(self.path, "rb") as file:
+            header = self._parsed(file.readline(_LONGEST_LINE), 1)
+            self._check_header(header, config)
+            while line := file.readline(_LONGEST_LINE):
+                if not self.is_whole(self._parsed(line, self._count + 2), self._count + 1):
+                    raise self._damaged(self._count + 2)
+                self._count += 1
+        return header
+
+    def _parsed(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            return dict(parse_json(line))
+        except (ValueError, TypeError):
+            raise self._damaged(number) from None
 
     def _damaged(self, line: int) -> InputError:
-        return InputError(f"{self.path}: line {line} is damaged; {self.remedy} to start anew")
-
-    def _read_lines(self) -> list[dict[str, Any]]:
-        self._file.seek(0)
-        text = self._file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            os.ftruncate(self._file.fileno(), whole)
-        lines = []
-        for number, line in enumerate(text[:whole].splitlines(), 1):
-            try:
-                lines.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
-                raise self._damaged(number) from None
-        return lines
+        kept = f"keep the {line - 1} before it with `head -n {line - 1}` to go on from there, or " if line > 2 else ""
+        return InputError(f"{self.path}: line {line} is damaged; {kept}{self.remedy} to start anew")
 
     def _check_header(self, header: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         if header.get("journal") != _FORMAT or "config" not in header:
             raise InputError(f"{self.path}: not a journal of format {_FORMAT}, which this nasenv reads")
-        theirs, ours = _flat(header["config"]), _flat(json.loads(json.dumps(config)))
+        try:
+            theirs, ours = _flat(header["config"]), _flat(json.loads(json.dumps(config)))
+        except RecursionError:
+            raise self._damaged(1) from None
         differing = [k for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
         if differing:
             k = differing[0]
@@ -119,6 +151,9 @@ class JSONLines(ABC):
             InputError: the disk is full, or gone.
         """
         line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            self._file = open_again(self._file, self.path)
+            self._lock()
         try:
             written = self._file.write(line)
         except OSError as error:
@@ -128,8 +163,15 @@ class JSONLines(ABC):
             raise InputError(f"{self.path} cannot be written: the disk is full")
 
     def sync(self) -> None:
-        """Return when everything appended is on the disk."""
-        os.fsync(self._file.fileno())
+        """Return when everything appended is on the disk.
+
+        Raises:
+            InputError: the disk is full, or gone.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Let go of the file."""
@@ -147,14 +189,27 @@ class Journal(JSONLines):
         """The run directory."""
         return f"run_dir {self.path.parent}"
 
+    @property
+    def made_with(self) -> dict[str, str]:
+        """Versions and hardware with which it was begun, as `provenance` has them."""
+        told = self.header.get("made_with")
+        return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
+
+    @property
+    def started(self) -> float:
+        """When it was begun, in seconds since 1970."""
+        told = self.header.get("started")
+        return float(told) if isinstance(told, int | float) and 0.0 <= told < _LATEST else time.time()
+
     def is_whole(self, entry: Mapping[str, Any], number: int) -> bool:
         """Return whether a line says all that a replay needs of its evaluation."""
         try:
             read_measurement(entry)
-            design, reward = entry["architecture"], float(entry["reward"])
-            known = entry["evaluation"] == number and {"text", "cached"} <= entry.keys()
-            return known and math.isfinite(reward) and isinstance(design, list) and all(type(c) is int for c in design)
-        except (KeyError, TypeError, ValueError):
+            design, reward, seconds = entry["architecture"], float(entry["reward"]), float(entry["seconds"])
+            known = entry["evaluation"] == number and isinstance(entry["text"], str) and type(entry["cached"]) is bool
+            numbers = math.isfinite(reward) and 0.0 <= seconds < math.inf and type(entry["proposal"]) is int
+            return known and numbers and isinstance(design, list) and all(type(c) is int for c in design)
+        except (KeyError, TypeError, ValueError, OverflowError):
             return False
 
     def add(self, outcome: Outcome, text: str, seconds: float) -> None:
@@ -174,7 +229,7 @@ class Journal(JSONLines):
 
 
 def read_measurement(entry: Mapping[str, Any]) -> Measurement:
-    """Return the measurement of a journal's line."""
+    """Return the measurement of a journal's line; raise KeyError, TypeError or ValueError where there is none."""
     return Measurement.from_json({k: entry[k] for k in Measurement.__dataclass_fields__})
 
 

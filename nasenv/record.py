@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from tensorboard.compat.proto.attr_value_pb2 import AttrValue
@@ -23,6 +24,7 @@ from tensorboard.plugins.text.metadata import create_summary_metadata as text_me
 from torch import fx, nn
 
 from nasenv.errors import InputError
+from nasenv.files import open_again
 from nasenv.history import History, Outcome
 from nasenv.plots import Figure, choice_shares, to_png
 from nasenv.spaces.space import SearchSpace
@@ -48,23 +50,26 @@ class Record:
     Args:
         directory: where the event file is written, made where missing; older event files in it are deleted.
         live: whether somebody may be watching; else events wait in memory to be written together.
+        clock: when an event happened, in seconds since 1970; that of a search goes on where the journal ended.
 
     Raises:
         InputError: the directory, or later the file, cannot be written.
     """
 
-    def __init__(self, directory: Path, live: bool = True) -> None:
+    def __init__(self, directory: Path, live: bool = True, clock: Callable[[], float] = time.time) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter  # 0.1 s, for those who write only
 
+        self._clock = clock
         self._path = Path(directory) / f"events.out.tfevents.{int(time.time())}.nasenv"
         self._best_val_accuracy, self._live = 0.0, live
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for old in self._path.parent.glob("events.out.tfevents.*"):
                 old.unlink()
-            self._file = open(self._path, "wb")  # noqa: SIM115, closed by close()
+            self._file: BinaryIO = open(self._path, "w+b")  # noqa: SIM115, closed by close()
         except OSError as error:
             raise InputError(f"run_dir {directory} cannot be written: {error.strerror}; give another one") from error
+        self._to = RecordWriter
         self._writer = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
 
@@ -167,13 +172,20 @@ class Record:
         self._write(Event(step=step, summary=Summary(value=values)))
 
     def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
+        event.wall_time = self._clock()
         try:
             self._writer.write(event.SerializeToString())
             if self._live:
                 self._file.flush()
+                self._restore()
         except OSError as error:
             raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def _restore(self) -> None:
+        """Write the file again where somebody deleted it."""
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            self._file = open_again(self._file, self._path)
+            self._writer = self._to(self._file)
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

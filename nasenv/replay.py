@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 from nasenv.errors import InputError
 from nasenv.history import Finding
-from nasenv.journal import read_measurement
+from nasenv.journal import Journal, read_measurement
 from nasenv.objectives import Objective
+from nasenv.provenance import differences, provenance
 from nasenv.spaces.space import Architecture, SearchSpace
 
 
 class Replay:
-    """What a journal still has to answer.
+    """What a journal still has to answer, read from it as it is asked for.
 
     Args:
-        entries: the evaluations that the journal held when it was opened.
+        journal: as it was opened.
         space: puts designs into words.
         objective: must pay what the journal says was paid.
-        where: the run directory, for messages.
+
+    Attributes:
+        seconds: when the last evaluation that was answered was journaled, since the search's start.
     """
 
-    def __init__(
-        self, entries: Sequence[Mapping[str, Any]], space: SearchSpace, objective: Objective, where: Path | None
-    ) -> None:
-        self._entries = deque(entries)
-        self._space, self._objective, self._where = space, objective, where
+    def __init__(self, journal: Journal, space: SearchSpace, objective: Objective) -> None:
+        self._journal, self._entries, self._left = journal, journal.entries(), len(journal)
+        self._space, self._objective, self._where = space, objective, journal.path.parent
+        self.seconds = 0.0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._left
 
     def answer(self, design: Architecture) -> Finding:
         """Return what the next entry says of the design.
@@ -39,12 +36,13 @@ class Replay:
         Raises:
             InputError: the entry is of another design, or the objective pays otherwise now.
         """
-        entry = self._entries.popleft()
+        entry = next(self._entries)
+        self._left -= 1
         if tuple(entry["architecture"]) != design:
             raise InputError(
                 f"{self._where}: the agent does not repeat what the journal holds: evaluation {entry['evaluation']} "
-                f"was {entry['text']}, now it is {self._space.to_text(design)}; other library versions may be the "
-                "cause; give another run_dir (measurements are in the cache)"
+                f"was {entry['text']}, now it is {self._space.to_text(design)}; {self._cause()}; --resume continue "
+                "keeps every measurement and lets the agent start afresh"
             )
         measurement = read_measurement(entry)
         reward = self._objective.reward(measurement)
@@ -53,4 +51,14 @@ class Replay:
                 f"{self._where}: the objective has changed since the journal was written: evaluation "
                 f"{entry['evaluation']} was paid {entry['reward']}, now it would be {reward}; give another run_dir"
             )
-        return Finding(measurement, reward, bool(entry["cached"]))
+        self.seconds = float(entry["seconds"])
+        return Finding(measurement, reward, entry["cached"])
+
+    def _cause(self) -> str:
+        """Return what may make an agent propose something else, in words."""
+        other = differences(self._journal.made_with, provenance())
+        if other:
+            return f"what may cause it: {', '.join(other)}"
+        return (
+            "versions and hardware are the same, so the agent draws from a generator that is not seeded by the search"
+        )

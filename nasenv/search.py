@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from nasenv.budget import Budget, integer
 from nasenv.cache import Cache
-from nasenv.configuration import without_derived
-from nasenv.errors import AgentError, BudgetExhausted, InputError
-from nasenv.evaluators.evaluator import Evaluator, Measurement
+from nasenv.errors import AgentError, BudgetExhausted, InputError, SearchStopped
+from nasenv.evaluators.evaluator import Evaluator
 from nasenv.history import Answers, Finding, History, Outcome
-from nasenv.journal import Journal
+from nasenv.measuring import Measuring
 from nasenv.objectives import Accuracy, Objective
 from nasenv.replay import Replay
 from nasenv.spaces.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
     from nasenv.record import Record
+    from nasenv.run_directory import RunDirectory
+    from nasenv.trials import TrialLog
 
-_FIDELITY = 1.0
 _PICTURES = 4  # pictures of the choice shares in the course of a search
 
+Resume = Literal["replay", "continue", "conclude"]
 Listener = Callable[["Search", Outcome], None]
 
 
@@ -41,6 +42,9 @@ class Runs(Protocol):
 
     def config(self) -> dict[str, Any]:
         """Return how the agent was made."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of this changes its proposals."""
 
 
 class Search:
@@ -61,6 +65,14 @@ class Search:
         run_dir: folder for configuration, journal and TensorBoard; None writes nothing.
         listeners: called as ``listener(search, outcome)`` on every answer, repeats too.
         start: designs that ``run`` evaluates before the agent proposes its first; the agent finds them in ``history``.
+        resume: what is done with the journal of an earlier start. replay: the agent runs again from its seed, is
+            answered from the journal, and goes on. continue: it starts afresh, and what was measured costs nothing;
+            the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
+
+    Attributes:
+        ended: why the search is over; None while it is not.
+        stopped: why it was stopped before; None where it was not.
+        notices: what a user is to know of the run directory, a line each.
 
     Raises:
         InputError: a start that is no design of the space; a run directory of another configuration, in use, damaged,
@@ -79,6 +91,7 @@ class Search:
         run_dir: str | Path | None = None,
         listeners: Iterable[Listener] = (),
         start: Sequence[Architecture] = (),
+        resume: Resume = "replay",
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
             raise InputError("the evaluator was made for another space than the search's; make it with this one")
@@ -86,40 +99,29 @@ class Search:
         self.budget = budget or Budget()
         self.objective = objective or Accuracy()
         self.history = History()
-        self.ended: str | None = None  # why the search is over; None while it is not
+        self.ended: str | None = None
+        self.stopped: str | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.listeners = list(listeners)
         self.start = space.check_all(start)
-        self._evaluator, self._cache = evaluator, cache
-        self._known: dict[Architecture, Measurement] = {}  # by representative
-        self._problem = (space.fingerprint(), evaluator.fingerprint(), _FIDELITY)
+        self._evaluator = evaluator
         self._space_size = space.size
         self._fault: Exception | None = None
-        self._started: float | None = None
-        self._journal: Journal | None = None
-        self._record: Record | None = None
-        self._replay = Replay((), space, self.objective, None)
-        if self.run_dir is not None:
-            self._open(self.run_dir)
+        self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
+        self._deadline: threading.Timer | None = None
+        self._replay: Replay | None = None
+        self._files = self._open(self.run_dir, resume) if self.run_dir is not None else None
+        if self._files is not None:
+            self._replay = Replay(self._files.journal, space, self.objective)
+        self._concluding = resume == "conclude"
+        trials, aside = (self._files.trials, self._files.set_aside) if self._files is not None else (None, {})
+        self._measuring = Measuring(evaluator, self.objective, cache, trials, aside)
 
-    def _open(self, run_dir: Path) -> None:
-        from nasenv.record import Record  # TensorBoard and matplotlib take a second to import
+    def _open(self, run_dir: Path, resume: Resume) -> RunDirectory:
+        from nasenv.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
 
-        config = self.config()
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from error
-        self._journal = Journal(run_dir / "journal.jsonl", self.identity())
-        self._replay = Replay(self._journal.entries, self.space, self.objective, run_dir)
-        text = yaml.safe_dump(without_derived(config), sort_keys=False)
-        try:
-            (run_dir / "config.yaml").write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"run_dir {run_dir} cannot be written: {error.strerror}") from error
-        self._record = Record(run_dir)
-        self._record.start_hparams(config)
-        self._record.text("config", f"```yaml\n{text}```")
+        parts = (run_dir, self.config(), self.identity(), self._evaluator.trains, resume == "continue")
+        return RunDirectory(*parts, clock=lambda: self.seconds)
 
     def config(self) -> dict[str, Any]:
         """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
@@ -136,9 +138,18 @@ class Search:
         }
 
     def identity(self) -> dict[str, Any]:
-        """Return what a journal belongs to: the configuration and the fingerprints of what it led to, data included."""
-        space, evaluator, _ = self._problem
-        return {**self.config(), "fingerprint": {"space": space, "evaluator": evaluator}}
+        """Return what a journal belongs to: the configuration, without what changes no outcome, and fingerprints."""
+        dataset = self._evaluator.dataset
+        data = {"data": dataset.fingerprint} if dataset is not None else {}
+        agent = {"agent": self.agent.identity()} if self.agent is not None else {}
+        return {
+            **self.config(),
+            "space": self.space.identity(),
+            "evaluator": self._evaluator.identity(),
+            **agent,
+            "budget": self.budget.identity(),
+            "fingerprint": {"space": self.space.fingerprint(), "evaluator": self._evaluator.fingerprint(), **data},
+        }
 
     @property
     def evaluator(self) -> Evaluator:
@@ -155,7 +166,26 @@ class Search:
     @property
     def replayed(self) -> int:
         """Number of evaluations still to be answered from the journal of an earlier, interrupted run."""
-        return len(self._replay)
+        return 0 if self._replay is None else len(self._replay)
+
+    @property
+    def notices(self) -> list[str]:
+        """What a user is to know of the run directory, a line each."""
+        return [] if self._files is None else self._files.notices
+
+    def stop(self, reason: str) -> None:
+        """Ask the search to end early: trainings in flight are waited for and kept, then ``evaluate`` raises.
+
+        It may be called from a signal handler or another thread. The same search, started again, goes on.
+
+        Args:
+            reason: why, for ``stopped``.
+        """
+        self.stopped = self.stopped or reason
+
+    def is_stopped(self) -> bool:
+        """Return whether the search was asked to end early."""
+        return self.stopped is not None
 
     def prepare(self) -> None:
         """Start the evaluator's workers now, so that the first evaluation does not wait for them."""
@@ -163,6 +193,8 @@ class Search:
 
     def run(self) -> None:
         """Let the agent search until the budget is used up.
+
+        It returns too where it is stopped before: ``stopped`` tells.
 
         Raises:
             AgentError: the agent raised, or broke its contract; the journal holds every evaluation made.
@@ -184,7 +216,7 @@ class Search:
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
             raise AgentError(f"agent {name} raised {reason} after {len(self.history)} evaluations") from error
-        if self.ended is None:
+        if self.ended is None and self.stopped is None:
             self.ended = f"agent {name} stopped by itself"
 
     def evaluate(self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]) -> Answers:
@@ -198,23 +230,24 @@ class Search:
 
         Raises:
             BudgetExhausted: the search is over.
+            SearchStopped: it was stopped, and is not over.
             AgentError: something that is not a design of the space was proposed.
         """
         designs, new = self._checked(architectures)
         try:
             self._end_if_over()
-            if self._started is None:
-                self._started = time.monotonic()
+            self._begin()
             payable = self._within_evaluations(designs, new)
             if len(payable) < len(designs):
                 new = self.history.unknown(payable)
-            replayed = self._replayed(new)
-            measured: dict[Architecture, Finding] = {}
-            within = self._within_seconds(payable, new, replayed)
-            if within is None:
-                measured = self._measured(new[len(replayed) :])
-                within = self._within_seconds(payable, new, {**replayed, **measured})
-            answers = self._take(within or payable, replayed, measured)
+            found = self._replayed(new)
+            replayed = len(found)
+            within = self._within_seconds(payable, new, found)
+            if within is None and len(new) > replayed:
+                found |= self._measuring.measure(new[replayed:], self.is_stopped)
+                payable = _before_unknown(payable, new, found)
+                within = self._within_seconds(payable, new, found)
+            answers = self._take(payable if within is None else within, found, set(new[replayed:]))
             if len(answers) < len(designs):
                 self._end_if_over()
             return answers
@@ -226,20 +259,26 @@ class Search:
 
     def log(self, scalars: Mapping[str, float]) -> None:
         """Write an agent's own scalars to TensorBoard, at the current evaluation."""
-        if self._record is not None:
-            self._record.scalars(scalars, len(self.history))
+        if self.record is not None:
+            self.record.scalars(scalars, len(self.history))
 
     @property
     def record(self) -> Record | None:
         """The search's TensorBoard; None without a run directory."""
-        return self._record
+        return None if self._files is None else self._files.record
+
+    @property
+    def trials(self) -> TrialLog | None:
+        """Every training made so far; None without a run directory, or where measurements cost none."""
+        return None if self._files is None else self._files.trials
 
     def close(self) -> None:
         """Let go of the run directory and of the evaluator's workers."""
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._evaluator.close()
-        for part in (self._journal, self._record):
-            if part is not None:
-                part.close()
+        if self._files is not None:
+            self._files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -266,7 +305,21 @@ class Search:
         except (TypeError, ValueError) as error:
             raise AgentError(f"proposed something that is not a design: {error}") from error
 
+    def _begin(self) -> None:
+        """Start the clocks, where they do not run yet."""
+        if self._since is None and not self.replayed:
+            self._since = time.monotonic()
+        if self._deadline is None and self.budget.wall_seconds is not None:
+            said = f"the budget of {self.budget.wall_seconds:g} wall seconds is used up"
+            self._deadline = threading.Timer(self.budget.wall_seconds, self.stop, [said])
+            self._deadline.daemon = True
+            self._deadline.start()
+
     def _end_if_over(self) -> None:
+        if self.stopped is not None:
+            raise SearchStopped(self.stopped)
+        if self.ended is None and self._concluding and not self.replayed:
+            self.ended = f"concluded as asked for, after {len(self.history)} evaluations"
         if self.ended is None:
             self.ended = self.budget.spent(self.history)
         if self.ended is None and len(self.history) == self._space_size:
@@ -277,12 +330,12 @@ class Search:
     def _within_evaluations(self, designs: list[Architecture], new: Sequence[Architecture]) -> list[Architecture]:
         """Return the designs before the first for which the budget has no evaluation left."""
         left = self.remaining
-        if left is None:
-            return designs
-        if self.budget.charge_repeats:
-            return designs[:left]
-        beyond = new[left:]
-        return designs[: designs.index(beyond[0])] if beyond else designs
+        if left is not None and self.budget.charge_repeats:
+            designs, left = designs[:left], None
+        if self._concluding:
+            left = self.replayed
+        beyond = [] if left is None else new[left:]
+        return designs[: designs.index(beyond[0])] if beyond and beyond[0] in designs else designs
 
     def _within_seconds(
         self, designs: list[Architecture], new: Sequence[Architecture], found: Mapping[Architecture, Finding]
@@ -307,59 +360,48 @@ class Search:
 
     def _replayed(self, designs: Sequence[Architecture]) -> dict[Architecture, Finding]:
         """Return what the journal still has to say, of the first of the designs."""
-        found = {design: self._replay.answer(design) for design in designs[: len(self._replay)]}
-        self._known |= {self._evaluator.representative(d): f.measurement for d, f in found.items()}
-        return found
-
-    def _measured(self, designs: Sequence[Architecture]) -> dict[Architecture, Finding]:
-        """Return what is known of the designs, or what the evaluator says."""
-        representatives = {design: self._evaluator.representative(design) for design in designs}
-        wanted = [r for r in dict.fromkeys(representatives.values()) if r not in self._known]
-        if self._cache is not None:
-            self._known |= self._cache.find(*self._problem, wanted)
-        missing = [r for r in wanted if r not in self._known]
-        if missing:
-            fresh = dict(zip(missing, self._evaluator.evaluate(missing, _FIDELITY), strict=True))
-            if self._cache is not None:
-                self._cache.add(*self._problem, fresh)
-            self._known |= fresh
-        paid = set(missing)
-        found = {}
-        for design, representative in representatives.items():
-            measurement = self._known[representative]
-            found[design] = Finding(measurement, self.objective.reward(measurement), representative not in paid)
-            paid.discard(representative)  # an equivalent design in the same batch is free
+        if self._replay is None or not self.replayed:
+            return {}
+        found = {design: self._replay.answer(design) for design in designs[: self.replayed]}
+        self._measuring.learn(found)
         return found
 
     def _take(
-        self,
-        designs: Sequence[Architecture],
-        replayed: Mapping[Architecture, Finding],
-        measured: Mapping[Architecture, Finding],
+        self, designs: Sequence[Architecture], found: Mapping[Architecture, Finding], new: Collection[Architecture]
     ) -> Answers:
-        """Return the answers to the designs, journaled and recorded."""
+        """Return the answers to the designs, recorded, and those of the new ones journaled."""
+        files, spent = self._files, self.history.train_seconds
 
         def hear(outcome: Outcome) -> None:
-            if self._journal is not None and not outcome.repeat and outcome.architecture not in replayed:
-                self._journal.add(outcome, self.space.to_text(outcome.architecture), self.seconds)
+            if files is not None and not outcome.repeat and outcome.architecture in new:
+                files.journal.add(outcome, self.space.to_text(outcome.architecture), self.seconds)
             self._tell(outcome)
 
-        heard = hear if self._journal is not None or self.listeners else None
-        answers = self.history.take(designs, {**replayed, **measured}, self.budget.charge_repeats, heard)
-        if self._journal is not None and self._evaluator.trains and not all(f.cached for f in measured.values()):
-            self._journal.sync()
+        heard = hear if files is not None or self.listeners else None
+        answers = self.history.take(designs, found, self.budget.charge_repeats, heard)
+        if files is not None and self._evaluator.trains and new and self.history.train_seconds > spent:
+            files.journal.sync()
         return answers
 
     def _tell(self, outcome: Outcome) -> None:
-        if self._record is not None and not outcome.repeat:
-            self._record.evaluation(self.history, outcome)
+        if self.record is not None and not outcome.repeat:
+            self.record.evaluation(self.history, outcome)
             every = self.budget.evaluations and max(1, self.budget.evaluations // _PICTURES)
             if every and outcome.evaluation % every == 0:
-                self._record.choice_shares(self.space, self.history)
+                self.record.choice_shares(self.space, self.history)
         for listener in self.listeners:
             listener(self, outcome)
 
     @property
     def seconds(self) -> float:
-        """Wall time since the first proposal, in seconds."""
-        return 0.0 if self._started is None else time.monotonic() - self._started
+        """Wall time that the search has taken, in all its starts, since its first proposal."""
+        earlier = 0.0 if self._replay is None else self._replay.seconds
+        return earlier if self._since is None else earlier + time.monotonic() - self._since
+
+
+def _before_unknown(
+    designs: list[Architecture], new: Sequence[Architecture], found: Mapping[Architecture, Finding]
+) -> list[Architecture]:
+    """Return the designs before the first of which nothing could be found out, as the search was stopped."""
+    unknown = next((design for design in new if design not in found), None)
+    return designs if unknown is None else designs[: designs.index(unknown)]

@@ -16,8 +16,9 @@ from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement, TestResult
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.export import load_model
-from nasenv.finals import RESULT, Contender, Result, conclude, table
+from nasenv.finals import conclude
 from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
+from nasenv.result import RESULT, Contender, Result, table
 from nasenv.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.cheap_evaluators import Formula
@@ -250,7 +251,14 @@ def test_everything_is_in_the_run_directory(run):
     names = {path.name for path in folder.iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
-    assert names - events == {"config.yaml", "journal.jsonl", "result.json", "model", "architecture.png"}
+    assert names - events == {
+        "config.yaml",
+        "journal.jsonl",
+        "trials.jsonl",
+        "result.json",
+        "model",
+        "architecture.png",
+    }
     assert {"architecture.json", "weights.safetensors"} <= {path.name for path in (folder / "model").iterdir()}
     assert (folder / "architecture.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / RESULT).read_text())["test_accuracy"] == result.test_accuracy

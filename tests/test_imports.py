@@ -10,11 +10,35 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    *("errors", "files", "configuration", "provenance", "spaces", "tables", "benchmarks", "sources", "datasets", "plots", "fitting"),
-    *("evaluators", "history", "budget", "cache", "objectives", "journal", "trials", "measuring", "replay", "record"),
+    *(
+        "errors",
+        "files",
+        "configuration",
+        "provenance",
+        "spaces",
+        "tables",
+        "benchmarks",
+        "sources",
+        "datasets",
+        "plots",
+        "fitting",
+    ),
+    *(
+        "evaluators",
+        "history",
+        "budget",
+        "cache",
+        "objectives",
+        "journal",
+        "trials",
+        "measuring",
+        "replay",
+        "record",
+        "run_directory",
+    ),
     *("search", "env"),
     *("vector", "agents"),
-    *("export", "finals", "comparison"),
+    *("export", "result", "finals", "comparison"),
     *("commands", "scripts"),
 ]
 BASES = {  # what the other files of a folder may import of it

@@ -32,7 +32,7 @@ def path(tmp_path):
 def reopened(path, config=CONFIG):
     journal = Journal(path, config)
     journal.close()
-    return journal.entries
+    return list(journal.entries())
 
 
 def test_what_is_written_is_read_back_exactly(path):

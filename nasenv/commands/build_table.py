@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nasenv.commands.stopping import stopping
 from nasenv.configuration import without_derived
 from nasenv.datasets import Dataset
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Evaluator, Measurement
-from nasenv.journal import JSONLines
+from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult, Trial
+from nasenv.files import write_whole
+from nasenv.provenance import provenance
 from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer, to_architectures
 from nasenv.tables import write_table
 from nasenv.tables.card import card
+from nasenv.trials import TrialLog, ask
 
 _CHUNK_SECONDS = 15.0  # what a kill costs at most, where a design takes no longer
 _LINES = 20  # printed in the course of it where there is no terminal to draw a bar on
 
-Entry = Mapping[str, Any]
+
+class Entry(NamedTuple):
+    """What is known of a network: its final trainings, one a seed, scored on validation and on test data."""
+
+    validation: list[Measurement]
+    test: list[TestResult]
 
 
 def build_table(
@@ -49,17 +59,19 @@ def build_table(
     representatives = {design: evaluator.representative(design) for design in designs}
     path = Path(output)
     log = _open_log(path, _identity(space, evaluator, seeds))
-    try:
-        done: dict[str, Entry] = {entry["architecture"]: entry for entry in log.entries}
-        wanted = [r for r in dict.fromkeys(representatives.values()) if space.to_text(r) not in done]
-        said = f"{type(space).__name__}: {len(designs):,} designs, {len(set(representatives.values())):,} networks"
+    with closing(log):
+        networks = list(dict.fromkeys(representatives.values()))
+        wanted = [r for r in networks if not all(trial in log.answers for trial in _trials([r], seeds))]
+        if log.torn:
+            console.print(f"note: the last line of {log.path} was cut short, and taken out", soft_wrap=True)
+        said = f"{type(space).__name__}: {len(designs):,} designs, {len(networks):,} networks"
         console.print(f"{said}; {len(wanted):,} are to be trained, {2 * seeds} times each", soft_wrap=True)
         if wanted:
-            with evaluator:
-                done |= _train(space, evaluator, wanted, range(seeds), log, console)
-    finally:
-        log.close()
-    _write(path, space, evaluator, seeds, representatives, done, note)
+            stop = threading.Event()
+            with stopping(lambda _: stop.set()), evaluator:
+                _train(evaluator, wanted, seeds, log, console, stop.is_set)
+        entries = {r: _entry(log, r, seeds) for r in networks}
+    _write(path, space, evaluator, seeds, representatives, entries, note)
     said = f"the table is {path}, its card {_card_path(path)}; {log.path} may be deleted"
     console.print(said, soft_wrap=True)
 
@@ -83,77 +95,59 @@ def every_design(space: SearchSpace, trainings: int, limit: int) -> list[Archite
     return to_architectures(space.designs())
 
 
-class BuildLog(JSONLines):
-    """What was trained so far: every entry is one design, all its seeds. See `JSONLines` for arguments and errors."""
+class BuildLog(TrialLog):
+    """The trainings of a table. See `JSONLines` for arguments and errors."""
 
     user = "build"
     remedy = "give another output"
-
-    @property
-    def place(self) -> str:
-        """The file itself."""
-        return str(self.path)
-
-    def is_whole(self, entry: Entry, number: int) -> bool:
-        """Return whether an entry says all that the table needs of its design."""
-        try:
-            measured = [Measurement.from_json(m) for m in entry["validation"]]
-            tested = [t["test_accuracy"] is None or 0 <= t["test_accuracy"] <= 1 for t in entry["test"]]
-            return isinstance(entry["architecture"], str) and len(measured) == len(tested) > 0 and all(tested)
-        except (KeyError, TypeError, ValueError):
-            return False
 
 
 def _open_log(output: Path, identity: Mapping[str, Any]) -> BuildLog:
     path = output.with_name(f"{output.name}.jsonl")
     if output.exists() and not path.exists():
         raise InputError(f"output {output} exists, and {path.name}, which it would go on from, does not; give another")
-    return BuildLog(path, identity)
+    return BuildLog(path, identity, {"made_with": provenance()})
 
 
 def _identity(space: SearchSpace, evaluator: Evaluator, seeds: int) -> dict[str, Any]:
-    """Return what a table follows from; workers are left out, as the same comes out of any number of them."""
-    config = evaluator.config()
-    options = {k: v for k, v in config["init_args"].items() if k not in ("space", "workers")}
+    """Return what a table follows from."""
     return {
-        "space": space.config(),
-        "evaluator": {"class_path": config["class_path"], "init_args": options},
+        "space": space.identity(),
+        "evaluator": evaluator.identity(),
         "seeds": seeds,
         "fingerprint": {"space": space.fingerprint(), "evaluator": evaluator.fingerprint()},
     }
 
 
+def _trials(designs: Sequence[Architecture], seeds: int) -> list[Trial]:
+    kinds: tuple[Literal["confirm", "test"], ...] = ("confirm", "test")
+    return [Trial(design, kind, seed) for kind in kinds for design in designs for seed in range(seeds)]
+
+
 def _train(
-    space: SearchSpace,
     evaluator: Evaluator,
     wanted: Sequence[Architecture],
-    seeds: Sequence[int],
+    seeds: int,
     log: BuildLog,
     console: Console,
-) -> dict[str, Entry]:
-    """Return the entries of designs by their texts; each is in the log as soon as its chunk is trained."""
+    stopped: Callable[[], bool],
+) -> None:
+    """Have designs trained, some at a time; each training is in the log as soon as it ends."""
     order = np.random.default_rng(0).permutation(len(wanted))  # so that the time left can be told from the time gone
-    done: dict[str, Entry] = {}
-    size, said = 2, 0
+    done, size, said = 0, 2, 0
     with _bar(console) as bar:
         task = bar.add_task("build", total=len(wanted))
-        while len(done) < len(wanted):
-            chunk = [wanted[i] for i in order[len(done) : len(done) + size]]
+        while done < len(wanted):
+            chunk = [wanted[i] for i in order[done : done + size]]
             started = time.monotonic()
-            entries = {
-                space.to_text(d): e for d, e in zip(chunk, _entries(space, evaluator, chunk, seeds), strict=True)
-            }
-            for entry in entries.values():
-                log.write(entry)
-            log.sync()
-            done |= entries
-            bar.update(task, completed=len(done))
+            ask(evaluator, _trials(chunk, seeds), log, stopped)
+            done += len(chunk)
+            bar.update(task, completed=done)
             share = _CHUNK_SECONDS / max(time.monotonic() - started, 1e-3)
             size = max(1, min(2 * size, round(len(chunk) * share)))
-            if not console.is_terminal and len(done) * _LINES // len(wanted) > said:
-                said = len(done) * _LINES // len(wanted)
-                console.print(f"{len(done):,} of {len(wanted):,} trained, {_left(bar, len(done))}")
-    return done
+            if not console.is_terminal and done * _LINES // len(wanted) > said:
+                said = done * _LINES // len(wanted)
+                console.print(f"{done:,} of {len(wanted):,} trained, {_left(bar, done)}")
 
 
 def _bar(console: Console) -> Progress:
@@ -177,20 +171,11 @@ def _left(bar: Progress, done: int) -> str:
     return f"{gone / 60:.1f} minutes gone, {gone / 60 * ((task.total or 0) / done - 1):.1f} left"
 
 
-def _entries(
-    space: SearchSpace, evaluator: Evaluator, designs: Sequence[Architecture], seeds: Sequence[int]
-) -> list[Entry]:
-    measured, tested = evaluator.confirm(designs, seeds), evaluator.test(designs, seeds)
-    return [
-        {
-            "architecture": space.to_text(design),
-            "validation": [m.to_json() for m in ms],
-            "test": [
-                {"test_accuracy": t.test_accuracy, "error": t.error, "train_seconds": t.train_seconds} for t in ts
-            ],
-        }
-        for design, ms, ts in zip(designs, measured, tested, strict=True)
-    ]
+def _entry(log: BuildLog, design: Architecture, seeds: int) -> Entry:
+    """Return what is known of a design."""
+    trials = _trials([design], seeds)
+    answers: list[Any] = [log.answers[trial] for trial in trials]
+    return Entry(answers[:seeds], answers[seeds:])
 
 
 def _write(
@@ -199,11 +184,10 @@ def _write(
     evaluator: Evaluator,
     seeds: int,
     representatives: Mapping[Architecture, Architecture],
-    done: Mapping[str, Entry],
+    networks: Mapping[Architecture, Entry],
     note: str,
 ) -> None:
     """Write the table, a row for each design, and the card, whose figures count each network once."""
-    networks = {r: done[space.to_text(r)] for r in dict.fromkeys(representatives.values())}
     columns = _columns([networks[r] for r in representatives.values()], seeds)
     write_table(path, [space.to_text(d) for d in representatives], columns)
     config = without_derived({"space": space.config(), "evaluator": evaluator.config(), "seeds": seeds})
@@ -211,10 +195,7 @@ def _write(
         name: np.array(column, dtype=np.float64) for name, column in _columns([*networks.values()], seeds).items()
     }
     text = card(path.name, config, len(representatives), _sizes(evaluator.dataset), counted, note)
-    try:
-        _card_path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"card {_card_path(path)} cannot be written: {error.strerror}") from error
+    write_whole(_card_path(path), text)
 
 
 def _sizes(dataset: Dataset | None) -> dict[str, int]:
@@ -231,14 +212,19 @@ def _card_path(path: Path) -> Path:
 def _columns(entries: Sequence[Entry], seeds: int) -> dict[str, list[float | None]]:
     """Return the columns of the table; a mean is empty where one of its seeds failed."""
     columns: dict[str, list[float | None]] = {}
-    for name, part, key in (("val_accuracy", "validation", "val_accuracy"), ("test_accuracy", "test", "test_accuracy")):
-        values = [[_rounded(answer[key]) for answer in entry[part]] for entry in entries]
+    accuracies = {
+        "val_accuracy": [[m.val_accuracy for m in entry.validation] for entry in entries],
+        "test_accuracy": [[t.test_accuracy for t in entry.test] for entry in entries],
+    }
+    for name, rows in accuracies.items():
+        values = [[_rounded(value) for value in row] for row in rows]
         columns[name] = [_mean(row) for row in values]
         for s in range(seeds):
             columns[f"{name}_seed{s}"] = [row[s] for row in values]
-    times = [[answer["train_seconds"] for answer in entry["validation"]] for entry in entries]
-    columns["train_seconds"] = [round(float(np.median(row)), 4) for row in times]
-    metrics = [{k: v for answer in entry["validation"] for k, v in answer["metrics"].items()} for entry in entries]
+    columns["train_seconds"] = [
+        round(float(np.median([m.train_seconds for m in entry.validation])), 4) for entry in entries
+    ]
+    metrics = [{k: v for m in entry.validation for k, v in m.metrics.items()} for entry in entries]
     for name in dict.fromkeys(name for row in metrics for name in row):
         columns[name] = [row.get(name) for row in metrics]
     return columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -65,6 +66,24 @@ class SearchProgress(_Progress):
         if not self._console.is_terminal and not outcome.repeat and len(history) % every == 0:
             of = f" of {self._evaluations}" if self._evaluations else ""
             self._console.print(f"{len(history)}{of} evaluations  {said}  {search.seconds:.0f} s", highlight=False)
+
+
+class ReplayEnd:
+    """Says when all that a journal holds was answered, and how long that took.
+
+    Args:
+        console: where to say it.
+        evaluations: in the journal.
+    """
+
+    def __init__(self, console: Console, evaluations: int) -> None:
+        self._console, self._evaluations, self._started = console, evaluations, time.monotonic()
+
+    def __call__(self, search: Search, outcome: Outcome) -> None:
+        """Take in an answer; a listener of the search."""
+        if outcome.evaluation == self._evaluations and not outcome.repeat:
+            gone = time.monotonic() - self._started
+            self._console.print(f"{self._evaluations} evaluations replayed in {gone:.1f} s", soft_wrap=True)
 
 
 class ComparisonProgress(_Progress):

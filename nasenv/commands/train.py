@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -17,14 +18,17 @@ from rich.table import Table
 from nasenv.agents.agent import Agent
 from nasenv.budget import Budget
 from nasenv.cache import Cache
-from nasenv.commands.progress import SearchProgress
+from nasenv.commands.progress import ReplayEnd, SearchProgress
+from nasenv.commands.stopping import stopping
 from nasenv.configuration import digest
-from nasenv.errors import InputError
+from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Evaluator
-from nasenv.finals import RESULT, Result, conclude, table
+from nasenv.files import write_whole
+from nasenv.finals import conclude
 from nasenv.journal import Journal
 from nasenv.objectives import Objective
-from nasenv.search import Search
+from nasenv.result import RESULT, Result, table
+from nasenv.search import Resume, Search
 from nasenv.spaces.space import Architecture, SearchSpace
 
 _LONGEST_DATA = 40  # characters of the data set's name in that of a run
@@ -40,6 +44,7 @@ def train(
     run_dir: str | None = None,
     cache: str = "runs/cache.db",
     start_from: list[str] | str | None = None,
+    resume: Resume = "replay",
 ) -> None:
     """Search for an architecture, then train, test and export the best one.
 
@@ -54,20 +59,23 @@ def train(
         cache: file of measurements shared by searches; none for no cache.
         start_from: designs that are evaluated first, for the agent to go on from: a file of one design a line, as
             runs print them, or in a --config file a list of them.
+        resume: what is done with the journal of an earlier, interrupted start. replay: the agent runs again from its
+            seed, is answered from the journal, and goes on. continue: it starts afresh, and what was measured costs
+            nothing. conclude: the search is over at the journal's end, and its best designs are trained and tested.
     """
     console = Console(markup=False, highlight=False)  # a folder's or choice's name in brackets is no markup
     with contextlib.ExitStack() as stack:
         store = None if cache == "none" else stack.enter_context(Cache(cache))
         start = starting_designs(space, start_from)
         plan = Search(space, evaluator, agent, budget, objective, None, seed, start=start)
-        folder = Path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.config())
+        folder = Path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.identity())
         if (folder / RESULT).exists():
             Journal(folder / "journal.jsonl", plan.identity()).close()  # refuses the result of another configuration
             said = f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run."
             console.print(said, soft_wrap=True)
             result = Result.read(folder / RESULT)
         else:
-            search = Search(space, evaluator, agent, budget, objective, store, seed, folder, start=start)
+            search = Search(space, evaluator, agent, budget, objective, store, seed, folder, (), start, resume)
             result = _run(stack.enter_context(search), console)
     _show(result, folder, console)
 
@@ -131,13 +139,29 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
 
 def _run(search: Search, console: Console) -> Result:
     console.print(coverage(search.space, search.budget), soft_wrap=True)
+    for notice in search.notices:
+        console.print(f"note: {notice}", soft_wrap=True)
+    try:
+        with stopping(search.stop):
+            result = _searched(search, console)
+    except SearchStopped as reason:
+        _leave_so_far(search, str(reason), console)
+        raise
+    _so_far(search).unlink(missing_ok=True)
+    return result
+
+
+def _searched(search: Search, console: Console) -> Result:
     if search.replayed:
         said = f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations"
         console.print(said, soft_wrap=True)
+        search.listeners.append(ReplayEnd(console, search.replayed))
     search.prepare()
     with SearchProgress(console, search.budget.evaluations) as progress:
         search.listeners.append(progress)
         search.run()
+    if search.stopped is not None:
+        raise SearchStopped(search.stopped)
     said = f"{search.ended}; {search.seconds:.0f} s, {search.history.cached} evaluations from the cache"
     console.print(said, soft_wrap=True)
     finalists = min(search.budget.finalists, len(search.history))
@@ -146,6 +170,26 @@ def _run(search: Search, console: Console) -> Result:
         said = f"training the {finalists} best again, {times} times each and for longer, and testing the winner ..."
         console.print(said, soft_wrap=True)
     return conclude(search)
+
+
+def _leave_so_far(search: Search, reason: str, console: Console) -> None:
+    """Write and say what a search that was stopped has come to."""
+    best = [
+        {"architecture": search.space.to_text(o.architecture), "reward": o.reward, **o.measurement.to_json()}
+        for o in search.history.top(search.budget.finalists)
+    ]
+    so_far = {"stopped": reason, "evaluations": len(search.history), "best": best}
+    write_whole(_so_far(search), json.dumps(so_far, indent=1) + "\n")
+    of = f" of {search.budget.evaluations}" if search.budget.evaluations else ""
+    journaled = len(search.history) + search.replayed
+    lines = [f"{journaled}{of} evaluations are journaled; the best so far are in {_so_far(search)}"]
+    lines += [f"the best: {best[0]['architecture']}, reward {best[0]['reward']:.4f}"] if best else []
+    lines.append("the same command goes on; with --resume conclude it trains and tests the best of what there is")
+    console.print("\n".join(lines), soft_wrap=True)
+
+
+def _so_far(search: Search) -> Path:
+    return Path(search.run_dir or ".") / "so_far.json"
 
 
 def _show(result: Result, folder: Path, console: Console) -> None:

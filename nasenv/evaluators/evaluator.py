@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import nn
 
@@ -91,12 +91,53 @@ class TestResult:
     curve: tuple[float, ...] = ()
     model: nn.Module | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON, without the model."""
+        return {
+            "test_accuracy": self.test_accuracy,
+            "error": self.error,
+            "train_seconds": self.train_seconds,
+            "metrics": dict(self.metrics),
+            "curve": list(self.curve),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the result that ``to_json`` wrote; raise ValueError where it is neither an accuracy nor an error."""
+        result = cls(**{**values, "curve": tuple(values["curve"])})
+        if result.test_accuracy is None and not isinstance(result.error, str):
+            raise ValueError("a test result has either a test_accuracy or an error")
+        if result.test_accuracy is not None and not 0.0 <= result.test_accuracy <= 1.0:
+            raise ValueError(f"test_accuracy must be in [0, 1], got {result.test_accuracy}")
+        return result
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training that an evaluator is asked for.
+
+    Args:
+        architecture: the design.
+        kind: search (``Evaluator.evaluate`` answers it), confirm or test (the methods of those names).
+        seed: of a final training; 0 in a search.
+        fidelity: share in (0, 1] of the search's full training.
+    """
+
+    architecture: Architecture
+    kind: Literal["search", "confirm", "test"] = "search"
+    seed: int = 0
+    fidelity: float = 1.0
+
+
+Answer = Measurement | TestResult
+
 
 class Evaluator(Configurable, ABC):
     """Says what architectures of one space are worth.
 
     ``evaluate`` serves the search. ``confirm`` and ``test`` serve its end: test data are out of a search's reach.
-    A failed evaluation is a measurement with its reason, never an exception.
+    A failed evaluation is a measurement with its reason, never an exception. An evaluator whose trainings end one by
+    one writes ``stream`` too, so that each is kept as soon as it is done.
 
     Args:
         space: the space whose architectures it measures.
@@ -127,6 +168,38 @@ class Evaluator(Configurable, ABC):
     @abstractmethod
     def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
         """Return, for each architecture and seed, the final training on training + validation data and its test."""
+
+    def stream(
+        self, trials: Sequence[Trial], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[Trial, Answer]]:
+        """Yield each trial with its answer, in the order in which they are done.
+
+        Here those of one kind are asked for together.
+
+        Args:
+            trials: what is asked for, each once.
+            stopped: no further trial is begun when it says so; those in flight are still yielded.
+        """
+        searched: dict[float, list[Trial]] = {}  # by fidelity
+        final: dict[tuple[Any, tuple[int, ...]], list[Architecture]] = {}  # by kind and seeds
+        seeds: dict[tuple[Any, Architecture], list[int]] = {}
+        for trial in trials:
+            if trial.kind == "search":
+                searched.setdefault(trial.fidelity, []).append(trial)
+            else:
+                seeds.setdefault((trial.kind, trial.architecture), []).append(trial.seed)
+        for (kind, design), wanted in seeds.items():
+            final.setdefault((kind, tuple(wanted)), []).append(design)
+        for fidelity, group in searched.items():
+            if not stopped():
+                yield from zip(group, self.evaluate([t.architecture for t in group], fidelity), strict=True)
+        for (kind, of), designs in final.items():
+            if not stopped():
+                asked: Sequence[Sequence[Answer]] = (
+                    self.confirm(designs, of) if kind == "confirm" else self.test(designs, of)
+                )
+                for design, answers in zip(designs, asked, strict=True):
+                    yield from ((Trial(design, kind, s), a) for s, a in zip(of, answers, strict=True))
 
     def representative(self, architecture: Architecture) -> Architecture:
         """Return the design that is measured for this one, and by which the cache goes: the canonical one."""

@@ -7,8 +7,8 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from nasenv.configuration import digest
 from nasenv.datasets import Dataset, load_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.cost import TrainingCost
-from nasenv.evaluators.evaluator import DIVERGED, Evaluator, Measurement, TestResult
+from nasenv.evaluators.evaluator import DIVERGED, Answer, Evaluator, Measurement, TestResult, Trial
 from nasenv.evaluators.workers import WorkerPool
 from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_thread, seeded
 from nasenv.spaces.space import Architecture, SearchSpace
@@ -148,6 +148,8 @@ class TrainingEvaluator(Evaluator):
         InputError: unusable settings or data, or data that do not fit the space.
     """
 
+    indifferent = ("workers",)
+
     def __init__(
         self,
         space: SearchSpace,
@@ -202,23 +204,27 @@ class TrainingEvaluator(Evaluator):
 
     def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
         """Train each on the training split for ``fidelity`` of the epochs (one at least); score on validation."""
-        recipe = Recipe(**{**asdict(self.recipe), "epochs": max(1, round(fidelity * self.recipe.epochs))})
-        jobs = [Job(a, recipe, self._seed(a, "search"), "validation") for a in architectures]
-        return [_measurement(trained, fidelity) for trained in self._run(jobs)]
+        trials = [Trial(a, "search", fidelity=fidelity) for a in architectures]
+        answers: dict[Trial, Any] = dict(self.stream(list(dict.fromkeys(trials))))
+        return [answers[trial] for trial in trials]
 
     def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[Measurement]]:
         """Train each for ``final_epochs`` on the training split, once a seed; score on validation."""
-        jobs = [
-            Job(a, self.final_recipe, self._seed(a, "confirm", s), "validation") for a in architectures for s in seeds
-        ]
-        measured = [_measurement(trained) for trained in self._run(jobs)]
-        return [measured[i : i + len(seeds)] for i in range(0, len(measured), len(seeds))]
+        answers: dict[Trial, Any] = dict(self.stream([Trial(a, "confirm", s) for a in architectures for s in seeds]))
+        return [[answers[Trial(a, "confirm", s)] for s in seeds] for a in architectures]
 
     def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
         """Train each for ``final_epochs`` on training + validation data, once a seed; score on test."""
-        jobs = [Job(a, self.final_recipe, self._seed(a, "test", s), "test") for a in architectures for s in seeds]
-        tested = [self._test_result(job, trained) for job, trained in zip(jobs, self._run(jobs), strict=True)]
-        return [tested[i : i + len(seeds)] for i in range(0, len(tested), len(seeds))]
+        answers: dict[Trial, Any] = dict(self.stream([Trial(a, "test", s) for a in architectures for s in seeds]))
+        return [[answers[Trial(a, "test", s)] for s in seeds] for a in architectures]
+
+    def stream(
+        self, trials: Sequence[Trial], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[Trial, Answer]]:
+        """Yield each trial with its answer as it is trained, the longest begun first; see `Evaluator.stream`."""
+        jobs = {self._job(trial): trial for trial in trials}
+        for job, trained in self._trained([*jobs], stopped):
+            yield jobs[job], self._answer(job, jobs[job], trained)
 
     def start(self) -> None:
         """Start the worker processes, where there are to be any; a worker process itself trains alone."""
@@ -231,19 +237,31 @@ class TrainingEvaluator(Evaluator):
             self._pool.close()
             self._pool = None
 
-    def _run(self, jobs: list[Job]) -> list[Trained]:
+    def _trained(self, jobs: list[Job], stopped: Callable[[], bool]) -> Iterator[tuple[Job, Trained]]:
+        """Yield the jobs as they are done: side by side where there are workers, else one after the other."""
         if self._pool is None and len(jobs) > 1:
             self.start()
         if self._pool is None:
-            return [self._trainer.run(job) for job in jobs]
+            for job in jobs:
+                if stopped():
+                    return
+                yield job, self._trainer.run(job)
+            return
         order = self._cost.longest_first([job.architecture for job in jobs])
-        ordered = [jobs[i] for i in order]
-        trained = self._pool.map(ordered, lambda _, reason, seconds: Trained(None, reason, seconds, {}))
-        done = dict(zip(order, trained, strict=True))
-        for i, job in enumerate(jobs):
-            if done[i].error is None:
-                self._cost.add(job.architecture, done[i].train_seconds / job.recipe.epochs)
-        return [done[i] for i in range(len(jobs))]
+        for job, trained in self._pool.stream([jobs[i] for i in order], _failed, stopped):
+            if trained.error is None:
+                self._cost.add(job.architecture, trained.train_seconds / job.recipe.epochs)
+            yield job, trained
+
+    def _job(self, trial: Trial) -> Job:
+        seed = self._seed(trial.architecture, trial.kind, trial.seed)
+        if trial.kind != "search":
+            return Job(trial.architecture, self.final_recipe, seed, "test" if trial.kind == "test" else "validation")
+        epochs = max(1, round(trial.fidelity * self.recipe.epochs))
+        return Job(trial.architecture, replace(self.recipe, epochs=epochs), seed, "validation")
+
+    def _answer(self, job: Job, trial: Trial, trained: Trained) -> Answer:
+        return self._test_result(job, trained) if trial.kind == "test" else _measurement(trained, trial.fidelity)
 
     def _seed(self, architecture: Architecture, purpose: str, seed: int = 0) -> int:
         return int(digest([self.seed, architecture, purpose, seed]), 16) % 2**63
@@ -294,6 +312,10 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
             f"the space is made for inputs {wanted[0]} and {wanted[1]} classes, data set {dataset.name} has {got[0]} "
             f"and {got[1]}; make the space with input_shape={got[0]}, num_classes={got[1]}"
         )
+
+
+def _failed(_: Job, reason: str, seconds: float) -> Trained:
+    return Trained(None, reason, seconds, {})
 
 
 def _measurement(trained: Trained, fidelity: float = 1.0) -> Measurement:

@@ -1,0 +1,80 @@
+"""Where a run comes from: versions, hardware, git commits."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = (
+    *("nasenv", "torch", "numpy", "scipy", "scikit-learn", "gymnasium", "stable-baselines3", "sb3-contrib", "optuna"),
+    *("safetensors", "tensorboard", "jsonargparse", "pebble"),
+)
+_GIT_SECONDS = 10.0
+
+
+@functools.cache
+def provenance() -> dict[str, str]:
+    """Return what may make the same configuration come out otherwise: versions, hardware, commits, by name.
+
+    ``nasenv commit`` is that of nasenv's own source where it lies in a git repository, ``commit`` that of the current
+    folder's; both end in -dirty where files differ from it.
+    """
+    known = {"python": platform.python_version(), **_versions(), **_hardware()}
+    here, own = _commit(Path.cwd()), _commit(Path(__file__).resolve().parent)
+    return known | {k: v for k, v in (("commit", here), ("nasenv commit", own)) if v is not None}
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return what differs, in words.
+
+    >>> differences({"torch": "2.12.0", "numpy": "2.0"}, {"torch": "2.13.0", "numpy": "2.0", "optuna": "4.2"})
+    ['torch 2.12.0, now 2.13.0', 'optuna none, now 4.2']
+    """
+    names = dict.fromkeys([*then, *now])
+    return [f"{n} {then.get(n, 'none')}, now {now.get(n, 'none')}" for n in names if then.get(n) != now.get(n)]
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # an extra that is not installed
+            continue
+    return versions
+
+
+def _hardware() -> dict[str, str]:
+    import torch  # takes a second
+
+    hardware = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "cores": str(len(os.sched_getaffinity(0))),
+    }
+    if torch.cuda.is_available():
+        hardware |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
+    return hardware
+
+
+def processor() -> str:
+    """Return the processor's name, the machine's kind where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit(folder: Path) -> str | None:
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS)
+    except (OSError, subprocess.SubprocessError):  # no git, or no repository
+        return None
+    return told.stdout.strip()

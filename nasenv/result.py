@@ -1,0 +1,102 @@
+"""What came out of a search: the winner, and what it is held against."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from nasenv.errors import InputError
+from nasenv.files import parse_json, write_whole
+from nasenv.spaces.space import Architecture
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One design at the end of a search.
+
+    Args:
+        role: what it is there for.
+        architecture: the design.
+        text: the design in the space's words.
+        val_accuracies: in [0, 1], one a seed, after the final training on the training split.
+        test_accuracies: in [0, 1], one a seed, after the final training on training and validation data.
+        params: number of trainable numbers of the network; None where the evaluator does not say.
+    """
+
+    role: str
+    architecture: Architecture
+    text: str
+    val_accuracies: tuple[float, ...]
+    test_accuracies: tuple[float, ...]
+    params: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a search.
+
+    Args:
+        winner: the finalist of the best mean reward after the final training.
+        others: what it is held against: the space's reference, the best of the first evaluations.
+        test_accuracy: of the network that was exported (the winner's first seed), in [0, 1].
+        ended: why the search was over.
+        evaluations: number of distinct designs evaluated.
+        repeats: number of proposals of designs seen before.
+        train_seconds: what the search's trainings cost, without those of its end.
+    """
+
+    winner: Contender
+    others: tuple[Contender, ...]
+    test_accuracy: float
+    ended: str
+    evaluations: int
+    repeats: int
+    train_seconds: float
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all: the file says that the run is finished."""
+        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return what ``write`` wrote; raise InputError where the file is damaged."""
+        try:
+            values = parse_json(path.read_bytes())
+            winner, *others = (_contender(v) for v in [values["winner"], *values["others"]])
+            return cls(**{**values, "winner": winner, "others": tuple(others)})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} is damaged ({error}); delete it to have the end of the search again") from error
+
+
+def table(result: Result) -> tuple[list[str], list[list[str]]]:
+    """Return heads and rows of the comparison that a user reads: mean ± standard deviation over seeds, in percent."""
+    heads = ["", "validation %", "test %", "parameters"]
+    rows = [
+        [c.role, _spread(c.val_accuracies), _spread(c.test_accuracies), f"{c.params:,}" if c.params else ""]
+        for c in (result.winner, *result.others)
+    ]
+    return heads, rows
+
+
+def _contender(values: Mapping[str, Any]) -> Contender:
+    numbers = ("architecture", "val_accuracies", "test_accuracies")
+    return Contender(**{**values, **{k: tuple(values[k]) for k in numbers}})
+
+
+def mean(accuracies: Sequence[float]) -> float:
+    """Return the mean, nan of none."""
+    return statistics.fmean(accuracies) if accuracies else math.nan
+
+
+def _spread(accuracies: Sequence[float]) -> str:
+    if not accuracies:
+        return "failed"
+    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    return f"{100 * mean(accuracies):.2f} ± {100 * deviation:.2f}"

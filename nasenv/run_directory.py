@@ -1,0 +1,126 @@
+"""The folder of one search: what it leaves as it goes, and goes on from when it is started again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nasenv.configuration import without_derived
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Measurement
+from nasenv.files import write_whole
+from nasenv.journal import Journal, read_measurement
+from nasenv.provenance import differences, provenance
+from nasenv.record import Record
+from nasenv.spaces.space import Architecture
+from nasenv.trials import TrialLog
+
+JOURNAL, TRIALS = "journal.jsonl", "trials.jsonl"
+
+
+class RunDirectory:
+    """Configuration, journal, trials and TensorBoard of a search, held by it alone.
+
+    Args:
+        path: the folder, made where missing.
+        config: the configuration, for those who read it.
+        identity: what the search follows from; a folder of another one is refused.
+        trains: whether measurements cost trainings, each of which is then kept the moment it ends.
+        afresh: whether an agent that does not repeat itself begins anew: the older journal is set aside, and what was
+            measured for it is known.
+        clock: the search's time, in seconds since it was begun.
+
+    Attributes:
+        journal: the evaluations, in order.
+        trials: the trainings, as they ended; None where measurements cost none.
+        record: TensorBoard.
+        set_aside: measurements of the journals set aside, by design: known, and free.
+        notices: what a user is to know of it, a line each.
+
+    Raises:
+        InputError: it is of another configuration, in use, damaged, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        trains: bool,
+        afresh: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"run_dir {path} cannot be made: {error.strerror}") from error
+        if afresh:
+            _set_aside(path, identity)
+        about = {"started": round(time.time(), 3), "made_with": provenance()}
+        self.path = path
+        self.journal = Journal(path / JOURNAL, identity, about)
+        try:
+            self.trials = TrialLog(path / TRIALS, identity, about) if trains else None
+            self.set_aside = dict(_measured(path, identity))
+            self.notices = list(self._notices())
+            text = yaml.safe_dump(without_derived(config), sort_keys=False)
+            write_whole(path / "config.yaml", text)
+            started = self.journal.started
+            self.record = Record(path, clock=lambda: started + clock())
+            self.record.start_hparams(config)
+            self.record.text("config", f"```yaml\n{text}```")
+            self.record.text("made_with", "\n".join(f"- {k}: {v}" for k, v in provenance().items()))
+        except InputError:
+            self.journal.close()
+            raise
+
+    def _notices(self) -> Iterator[str]:
+        for file in (self.journal, self.trials):
+            if file is not None and file.torn:
+                yield f"{file.path}: the last line was cut short when the search was ended; it was taken out"
+        other = differences(self.journal.made_with, provenance())
+        if other and len(self.journal):
+            yield f"the search was begun with {', '.join(other)}"
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for part in (self.journal, self.trials, self.record):
+            if part is not None:
+                part.close()
+
+
+def _set_aside(path: Path, identity: Mapping[str, Any]) -> None:
+    """Rename journal and trials, where there are any, to the next number that is free."""
+    if not (path / JOURNAL).exists():
+        return
+    number = 1
+    while any((path / _numbered(name, number)).exists() for name in (JOURNAL, TRIALS)):
+        number += 1
+    with closing(Journal(path / JOURNAL, identity)):  # refuses what is damaged or in use
+        try:
+            for name in (TRIALS, JOURNAL):
+                if (path / name).exists():
+                    (path / name).rename(path / _numbered(name, number))
+        except OSError as error:
+            raise InputError(f"run_dir {path} cannot be written: {error.strerror}") from error
+
+
+def _numbered(name: str, number: int | str) -> str:
+    return f"{Path(name).stem}-{number}.jsonl"
+
+
+def _measured(path: Path, identity: Mapping[str, Any]) -> Iterator[tuple[Architecture, Measurement]]:
+    """Yield what the journals and trials that were set aside say of designs."""
+    for old in sorted(path.glob(_numbered(JOURNAL, "*"))):
+        with closing(Journal(old, identity)) as journal:
+            yield from ((tuple(entry["architecture"]), read_measurement(entry)) for entry in journal.entries())
+    for old in sorted(path.glob(_numbered(TRIALS, "*"))):
+        with closing(TrialLog(old, identity)) as trials:
+            for trial, answer in trials.answers.items():
+                if isinstance(answer, Measurement) and trial.kind == "search":
+                    yield trial.architecture, answer
