@@ -19,7 +19,9 @@ COMMANDS = {  # name, which is the module's and the function's too: what it does
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``nasenv COMMAND [options]`` and return its exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run ``nasenv COMMAND [options]`` and return its exit code.
+
+    0; 2 for bad input; 3 where it was stopped before its end; 130 for Ctrl-C before there was anything to stop."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(_help())
@@ -35,13 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, argv: Sequence[str]) -> int:
     from nasenv.commands.arguments import call  # takes seconds, which --help need not wait for
-    from nasenv.errors import InputError
+    from nasenv.errors import InputError, SearchStopped
 
     sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's own classes are found
     try:
         call(getattr(import_module(f"nasenv.commands.{name}"), name), f"nasenv {name}", argv)
     except InputError as error:
         return _refuse(f"nasenv {name}", str(error))
+    except SearchStopped as stopped:
+        print(f"nasenv {name}: {stopped}; what is done is kept, the same command goes on", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print(f"nasenv {name}: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
         return 130
