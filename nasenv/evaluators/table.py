@@ -63,9 +63,9 @@ class TableEvaluator(Evaluator):
         accuracies = [name for name in (val_column, final, test_column) if name is not None]
         numbers = [*(metric_columns or ()), *({seconds_column} - {_SECONDS, None})]
         found = read_table(table, accuracies, [str(name) for name in numbers])
-        self._table = found
+        self._path = found.path
         self._rows = self._by_design(_designs(space, found))
-        self._keys = dict(zip(self._rows, self._rows, strict=True))  # design -> the one that is looked up for it
+        self._keys: dict[Architecture, Architecture] = {}  # of the other designs, that which is looked up for each
         missing = np.full(len(found.lines), math.nan)
         self._final = found.columns[final]
         self._tests = missing if test_column is None else found.columns[test_column]
@@ -127,13 +127,15 @@ class TableEvaluator(Evaluator):
 
     def _key_of(self, architecture: Architecture) -> Architecture:
         """Return the design that has a row for this one."""
+        if architecture in self._rows:
+            return architecture
         if architecture in self._keys:
             return self._keys[architecture]
         key = self.representative(self.space.check(architecture))
         if key not in self._rows:
             known = not self.canonical and self.space.canonical(key) in self._rows
             hint = "; its canonical design has one: give canonical=true" if known else ""
-            raise InputError(f"table {self._table.path} has no row of the design {self.space.to_text(key)}{hint}")
+            raise InputError(f"table {self._path} has no row of the design {self.space.to_text(key)}{hint}")
         self._keys[architecture] = key
         return key
 
