@@ -69,9 +69,29 @@ class JSONLines(ABC):
     def place(self) -> str:
         """What the user knows it by: an option's name and value."""
 
+    @staticmethod
     @abstractmethod
-    def is_whole(self, entry: Mapping[str, Any], number: int) -> bool:
+    def is_whole(entry: Mapping[str, Any], number: int) -> bool:
         """Return whether a line says all that an entry of this number, from 1, has to."""
+
+    @classmethod
+    def read(cls, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return header and entries of a file that is left as it is, without a last line that has no end.
+
+        Raises:
+            InputError: it is damaged, or cannot be read.
+        """
+        try:
+            lines = path.read_bytes().split(b"\n")[:-1]
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        header, *entries = [cls._parsed(path, line, number) for number, line in enumerate(lines, 1)] or [{}]
+        if header.get("journal") != _FORMAT:
+            raise InputError(f"{path}: not a journal of format {_FORMAT}, which this nasenv reads")
+        for number, entry in enumerate(entries, 1):
+            if not cls.is_whole(entry, number):
+                raise cls._damaged(path, number + 1)
+        return header, entries
 
     def __len__(self) -> int:
         """Return the number of entries that were there when it was opened."""
@@ -82,7 +102,7 @@ class JSONLines(ABC):
         with open(self.path, "rb") as file:
             file.readline()
             for number in range(2, self._count + 2):
-                yield self._parsed(file.readline(_LONGEST_LINE), number)
+                yield self._parsed(self.path, file.readline(_LONGEST_LINE), number)
 
     def _lock(self) -> None:
         try:
@@ -110,23 +130,25 @@ class JSONLines(ABC):
         if not self._size:
             return None
         with open(self.path, "rb") as file:
-            header = self._parsed(file.readline(_LONGEST_LINE), 1)
+            header = self._parsed(self.path, file.readline(_LONGEST_LINE), 1)
             self._check_header(header, config)
             while line := file.readline(_LONGEST_LINE):
-                if not self.is_whole(self._parsed(line, self._count + 2), self._count + 1):
-                    raise self._damaged(self._count + 2)
+                if not self.is_whole(self._parsed(self.path, line, self._count + 2), self._count + 1):
+                    raise self._damaged(self.path, self._count + 2)
                 self._count += 1
         return header
 
-    def _parsed(self, line: bytes, number: int) -> dict[str, Any]:
+    @classmethod
+    def _parsed(cls, path: Path, line: bytes, number: int) -> dict[str, Any]:
         try:
             return dict(parse_json(line))
         except (ValueError, TypeError):
-            raise self._damaged(number) from None
+            raise cls._damaged(path, number) from None
 
-    def _damaged(self, line: int) -> InputError:
+    @classmethod
+    def _damaged(cls, path: Path, line: int) -> InputError:
         kept = f"keep the {line - 1} before it with `head -n {line - 1}` to go on from there, or " if line > 2 else ""
-        return InputError(f"{self.path}: line {line} is damaged; {kept}{self.remedy} to start anew")
+        return InputError(f"{path}: line {line} is damaged; {kept}{cls.remedy} to start anew")
 
     def _check_header(self, header: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         if header.get("journal") != _FORMAT or "config" not in header:
@@ -134,7 +156,7 @@ class JSONLines(ABC):
         try:
             theirs, ours = _flat(header["config"]), _flat(json.loads(json.dumps(config)))
         except RecursionError:
-            raise self._damaged(1) from None
+            raise self._damaged(self.path, 1) from None
         differing = [k for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
         if differing:
             k = differing[0]
@@ -201,7 +223,8 @@ class Journal(JSONLines):
         told = self.header.get("started")
         return float(told) if isinstance(told, int | float) and 0.0 <= told < _LATEST else time.time()
 
-    def is_whole(self, entry: Mapping[str, Any], number: int) -> bool:
+    @staticmethod
+    def is_whole(entry: Mapping[str, Any], number: int) -> bool:
         """Return whether a line says all that a replay needs of its evaluation."""
         try:
             read_measurement(entry)

@@ -32,7 +32,8 @@ class TrialLog(JSONLines):
         """The file itself."""
         return str(self.path)
 
-    def is_whole(self, entry: Mapping[str, Any], number: int) -> bool:
+    @staticmethod
+    def is_whole(entry: Mapping[str, Any], number: int) -> bool:
         """Return whether a line is a trial and its answer."""
         try:
             trial, _ = _trial(entry), _answer(entry)

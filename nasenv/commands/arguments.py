@@ -35,8 +35,8 @@ DEFAULTS = {
 }
 
 
-def call(function: Callable[..., None], prog: str, argv: Sequence[str]) -> None:
-    """Call a command's function with the arguments that a command line gives.
+def call(function: Callable[..., _Made], prog: str, argv: Sequence[str]) -> _Made:
+    """Call a command's function with the arguments that a command line gives, and return what it does.
 
     Args:
         function: the command; its docstring is the help.
@@ -50,7 +50,7 @@ def call(function: Callable[..., None], prog: str, argv: Sequence[str]) -> None:
     parser = _parser(function, prog)
     defaults = [word for part, kind in _defaults(function).items() for word in (f"--{part}", kind)]
     arguments = instantiate(parser, parser.parse_args([*defaults, *argv]))
-    function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+    return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
 
 
 def make(kind: Callable[..., _Made], prog: str, values: Mapping[str, Any]) -> _Made:

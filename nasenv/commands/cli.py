@@ -14,6 +14,7 @@ COMMANDS = {  # name, which is the module's and the function's too: what it does
     "compare": "compare agents over many seeds: statistics, figures and a report",
     "build_table": "train every design of a space, for comparisons that cost nothing",
     "import_benchmark": "turn a published benchmark into a table for searches and comparisons",
+    "reproduce": "run a finished search again, and say whether it comes out the same",
     "predict": "classify new data with the network that a search found",
 }
 
@@ -21,7 +22,9 @@ COMMANDS = {  # name, which is the module's and the function's too: what it does
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``nasenv COMMAND [options]`` and return its exit code.
 
-    0; 2 for bad input; 3 where it was stopped before its end; 130 for Ctrl-C before there was anything to stop."""
+    0; 1 where something did not come out the same; 2 for bad input; 3 where it was stopped before its end; 130 for
+    Ctrl-C before there was anything to stop.
+    """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(_help())
@@ -41,7 +44,7 @@ def _run(name: str, argv: Sequence[str]) -> int:
 
     sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's own classes are found
     try:
-        call(getattr(import_module(f"nasenv.commands.{name}"), name), f"nasenv {name}", argv)
+        code = call(getattr(import_module(f"nasenv.commands.{name}"), name), f"nasenv {name}", argv)
     except InputError as error:
         return _refuse(f"nasenv {name}", str(error))
     except SearchStopped as stopped:
@@ -50,7 +53,7 @@ def _run(name: str, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"nasenv {name}: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
         return 130
-    return 0
+    return int(code or 0)
 
 
 def _refuse(prog: str, reason: str) -> int:

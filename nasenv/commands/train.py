@@ -76,7 +76,7 @@ def train(
             result = Result.read(folder / RESULT)
         else:
             search = Search(space, evaluator, agent, budget, objective, store, seed, folder, (), start, resume)
-            result = _run(stack.enter_context(search), console)
+            result = concluded(stack.enter_context(search), console)
     _show(result, folder, console)
 
 
@@ -137,7 +137,8 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
     )
 
 
-def _run(search: Search, console: Console) -> Result:
+def concluded(search: Search, console: Console) -> Result:
+    """Run a search to its end and return its result, saying how it goes; raise SearchStopped where it is stopped."""
     console.print(coverage(search.space, search.budget), soft_wrap=True)
     for notice in search.notices:
         console.print(f"note: {notice}", soft_wrap=True)

@@ -1,0 +1,116 @@
+"""``nasenv reproduce``: run a finished search again, and say whether it comes out the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from nasenv.agents.agent import Agent
+from nasenv.budget import Budget
+from nasenv.commands.arguments import call
+from nasenv.commands.train import concluded, starting_designs
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Evaluator
+from nasenv.journal import Journal
+from nasenv.objectives import Objective
+from nasenv.provenance import differences, provenance
+from nasenv.result import RESULT, Result
+from nasenv.run_directory import JOURNAL
+from nasenv.search import Search
+from nasenv.spaces.space import SearchSpace
+
+_TIMES = ("seconds", "train_seconds", "cached")  # of an evaluation: they may be others
+_EARLY = "concluded as asked for"
+
+
+def reproduce(run_dir: str, output: str | None = None) -> int:
+    """Run a finished search again from its configuration, training everything anew, and say what comes out otherwise.
+
+    The exit code is 0 where evaluations, winner and accuracies are the same, and 1 where they are not.
+
+    Args:
+        run_dir: the folder of a run that has ended.
+        output: folder for the new run; by default beside the other one, with -again behind its name.
+    """
+    console = Console(markup=False, highlight=False)
+    folder = Path(run_dir)
+    if not (folder / RESULT).exists():
+        raise InputError(f"{folder} holds no {RESULT}; expected the folder of a run that has ended")
+    header, entries = Journal.read(folder / JOURNAL)
+    result = Result.read(folder / RESULT)
+    again = Path(output) if output is not None else folder.with_name(f"{folder.name}-again")
+    make = call(_search, "nasenv reproduce", ["--config", str(folder / "config.yaml")])
+    with make(run_dir=again) as search:
+        for said in _circumstances(header, search.identity()):
+            console.print(said, soft_wrap=True)
+        result_again = concluded(search, console)
+    _, entries_again = Journal.read(again / JOURNAL)
+    found = [*_evaluations(entries, entries_again), *_results(result, result_again)]
+    if result.ended.startswith(_EARLY):  # the new one had its whole budget
+        found = list(_evaluations(entries, entries_again[: len(entries)]))
+    console.print(_verdict(len(entries), result_again, again, found), soft_wrap=True)
+    return int(bool(found))
+
+
+def _search(
+    space: SearchSpace,
+    evaluator: Evaluator,
+    agent: Agent,
+    objective: Objective,
+    budget: Budget,
+    seed: int = 0,
+    start_from: list[str] | None = None,
+) -> Callable[..., Search]:
+    """Return what makes the search, given its run directory."""
+    start = starting_designs(space, start_from)
+    return partial(Search, space, evaluator, agent, budget, objective, None, seed, start=start)
+
+
+def _circumstances(header: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is not as it was when the run was made."""
+    then = header.get("made_with")
+    if isinstance(then, dict):
+        yield from differences({str(k): str(v) for k, v in then.items()}, provenance())
+    config = header.get("config")
+    prints = config.get("fingerprint") if isinstance(config, dict) else None
+    for what, now in identity["fingerprint"].items():
+        if isinstance(prints, dict) and prints.get(what) != now:
+            yield f"{what} of another fingerprint: {prints.get(what)}, now {now}"
+
+
+def _evaluations(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield how the first evaluation that differs does, and how many do."""
+    differing = [
+        (old, [key for key in old if key not in _TIMES and old[key] != new.get(key)], new)
+        for old, new in zip(then, now, strict=False)
+    ]
+    differing = [(old, keys, new) for old, keys, new in differing if keys]
+    if differing:
+        old, keys, new = differing[0]
+        shown = "text" if "text" in keys else keys[0]
+        yield (
+            f"{len(differing)} of {len(then)} evaluations, the first of them {old['evaluation']}: {shown} was "
+            f"{old[shown]}, now {new.get(shown)}"
+        )
+    if len(then) != len(now):
+        yield f"the number of evaluations: it was {len(then)}, now {len(now)}"
+
+
+def _results(then: Result, now: Result) -> Iterator[str]:
+    if then.winner.text != now.winner.text:
+        yield f"the winner: it was {then.winner.text}, now {now.winner.text}"
+    elif (then.winner, then.test_accuracy) != (now.winner, now.test_accuracy):
+        yield f"the winner's accuracies: on test data it was {then.test_accuracy}, now {now.test_accuracy}"
+    elif then.others != now.others:
+        yield "the accuracies of what the winner is held against"
+
+
+def _verdict(evaluations: int, result: Result, again: Path, found: Sequence[str]) -> str:
+    if not found:
+        winner = f"the winner {result.winner.text} and its test accuracy {result.test_accuracy:.4f}"
+        return f"the same again: {evaluations} evaluations, {winner}; the new run is in {again}"
+    return "\n".join([f"not the same; the new run is in {again}", *(f"- {difference}" for difference in found)])
