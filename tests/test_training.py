@@ -314,7 +314,8 @@ def test_a_subclass_that_measures_otherwise_has_another_fingerprint(in_process):
         ({"timeout_seconds": 0}, "timeout_seconds"), ({"timeout_seconds": float("nan")}, "timeout_seconds"),
         ({"timeout_seconds": "1"}, "timeout_seconds"),
         ({"workers": -1}, "workers"), ({"workers": "many"}, "workers"), ({"workers": 1.5}, "workers"),
-        ({"workers": True}, "workers"), ({"device": "tpu"}, "device must be"), ({"device": "cuda:"}, "device must be"),
+        ({"workers": True}, "workers"), ({"deterministic": "yes"}, "deterministic must be true or false"),
+        ({"device": "tpu"}, "device must be"), ({"device": "cuda:"}, "device must be"),
         ({"device": "cuda:x"}, "device must be"), ({"device": "cuda:99"}, "CUDA devices here"),
         ({"device": ""}, "device must be"), ({"device": None}, "device must be"),
         ({"device": "cpu:1"}, "device must be"),
@@ -378,3 +379,13 @@ def test_training_on_a_gpu_is_as_accurate_as_on_the_cpu():
         made = [TrainingEvaluator(space, DIGITS, device=device, workers=0, seed=s) for s in range(4)]
         means.append(np.mean([e.evaluate([space.reference()])[0].val_accuracy for e in made]))
     assert abs(means[0] - means[1]) < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_deterministic_gpu_gives_the_same_numbers_each_time():
+    space = ChainCNN()
+    design = [space.reference()]
+    options = {"device": "cuda", "workers": 0, "deterministic": True}
+    first, second = (TrainingEvaluator(space, DIGITS, **options).evaluate(design)[0] for _ in range(2))
+    assert (first.val_accuracy, first.curve) == (second.val_accuracy, second.curve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from nasenv.errors import InputError
 from nasenv.evaluators.cost import TrainingCost
 from nasenv.evaluators.evaluator import DIVERGED, Answer, Evaluator, Measurement, TestResult, Trial
 from nasenv.evaluators.workers import WorkerPool
-from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_thread, seeded
+from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_thread, same_each_time, seeded
 from nasenv.spaces.space import Architecture, SearchSpace
 
 _VERSION = 1  # counted up when the same settings come to give another measurement
@@ -67,10 +68,14 @@ class Trainer:
         dataset: the data, on the CPU.
         device: where to train.
         timeout_seconds: wall time after which a training is given up.
+        deterministic: whether a GPU is to give the same numbers each time.
     """
 
-    def __init__(self, space: SearchSpace, dataset: Dataset, device: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, space: SearchSpace, dataset: Dataset, device: str, timeout_seconds: float, deterministic: bool = False
+    ) -> None:
         self.space, self.dataset, self.timeout_seconds = space, dataset, timeout_seconds
+        self._sameness = same_each_time if deterministic else contextlib.nullcontext
         self.device = torch.device(device)
         self._resident: Dataset | None = None
 
@@ -78,7 +83,7 @@ class Trainer:
         """Train and score; a failure comes back as its reason."""
         started = time.perf_counter()
         try:
-            with one_thread(self.device), seeded(job.seed, self.device):
+            with one_thread(self.device), seeded(job.seed, self.device), self._sameness(self.device):
                 return self._train(job)
         except Diverged as error:
             reason = f"{DIVERGED}: {error}"
@@ -143,6 +148,8 @@ class TrainingEvaluator(Evaluator):
         workers: processes that train side by side, one thread each; 0 trains in this process; auto is one for each
             processor core on the CPU, and 0 on a GPU.
         timeout_seconds: a training that takes longer is a failed measurement.
+        deterministic: whether trainings on a GPU are to come out the same each time, which makes them slower; on the
+            CPU they always do.
 
     Raises:
         InputError: unusable settings or data, or data that do not fit the space.
@@ -167,6 +174,7 @@ class TrainingEvaluator(Evaluator):
         device: str = "auto",
         workers: int | Literal["auto"] = "auto",
         timeout_seconds: float = 600.0,
+        deterministic: bool = False,
     ) -> None:
         super().__init__(space)
         data = load_dataset(dataset, split_seed) if isinstance(dataset, str) else dataset
@@ -192,13 +200,18 @@ class TrainingEvaluator(Evaluator):
         self.workers = _resolve_workers(workers, self.device)
         if not isinstance(timeout_seconds, int | float | np.number) or not timeout_seconds > 0:
             raise InputError(f"timeout_seconds must be a positive number, got {timeout_seconds!r}")
-        self._trainer = Trainer(space, data, self.device, timeout_seconds)
+        if not isinstance(deterministic, bool):
+            raise InputError(f"deterministic must be true or false, got {deterministic!r}")
+        self.deterministic = deterministic
+        self._trainer = Trainer(space, data, self.device, timeout_seconds, deterministic)
         self._cost = TrainingCost(space)
         self._pool: WorkerPool[Job, Trained] | None = None
 
     def fingerprint(self) -> str:
         """Return a short hash of the data, the recipe, the seed, the kind of device and a subclass's source."""
         kind = torch.device(self.device).type
+        if kind == "cuda" and self.deterministic:
+            kind = "cuda, deterministic"
         data = self._trainer.dataset.fingerprint
         return digest([_VERSION, data, asdict(self.recipe), self.seed, kind, self.source_digest()])
 
