@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, get_args
@@ -92,20 +93,22 @@ def published_of(published: Mapping[str, Any], problems: Mapping[str, Problem]) 
 
 
 def _published(values: Any) -> Published:
+    wrong = InputError(
+        "published: expected `source` and, for reward, val_accuracy or test_accuracy, agent: "
+        f"[mean, standard deviation], got {values}"
+    )
     by_agent: dict[str, dict[Metric, tuple[float, float]]] = {}
     try:
         rest = dict(values)
         source = str(rest.pop("source"))
         for metric in get_args(Metric):
             for agent, (mean, std) in rest.pop(metric, {}).items():
-                by_agent.setdefault(agent, {})[metric] = (float(mean), float(std))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        rest = values
-    if rest:
-        raise InputError(
-            "published: expected `source` and, for reward, val_accuracy or test_accuracy, agent: "
-            f"[mean, standard deviation], got {values}"
-        )
+                by_agent.setdefault(str(agent), {})[metric] = (float(mean), float(std))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise wrong from None
+    numbers = [number for of_agent in by_agent.values() for pair in of_agent.values() for number in pair]
+    if rest or not all(map(math.isfinite, numbers)):
+        raise wrong
     return Published(source, by_agent)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -10,9 +11,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.errors import InputError
+from nasenv.errors import InputError, printable
+from nasenv.files import open_regular, parse_json, read_whole, spare_memory, write_whole
 
 _Floats = NDArray[np.float64]
+_FIRST_LINE = 1000  # characters, at most
+_SHARE = 16  # a file may be this part of the spare memory: its values take some ten times as much
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Run:
         test_accuracy: (n,), in [0, 1], after the final training; nan where unknown. Where finding it out costs a
             training, only the last incumbent's is known.
         early: whether it ended before a limit of its budget: the agent stopped by itself, or only repeated itself.
+
+    Raises:
+        ValueError: values of other types, of unequal numbers, or out of their range.
     """
 
     problem: str
@@ -56,6 +63,21 @@ class Run:
     test_accuracy: _Floats
     early: bool = False
 
+    def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} is {getattr(self, name)!r:.40}")
+        if not all(isinstance(text, str) for text in self.architectures):
+            raise ValueError("architectures are no texts")
+        for name in _PER_EVALUATION:
+            values = getattr(self, name)
+            if not isinstance(values, np.ndarray) or values.shape != (len(self.architectures),):
+                raise ValueError(f"{name} is not of {len(self.architectures)} evaluations")
+            if not (np.isfinite(values) if name in ("seconds", "reward") else ~np.isinf(values)).all():
+                raise ValueError(f"{name} is not finite")
+        if not 0.0 <= self.charged_seconds < math.inf or not 0.0 <= self.wall_seconds < math.inf:
+            raise ValueError(f"{self.charged_seconds} s were charged in {self.wall_seconds} s")
+
     @property
     def incumbents(self) -> NDArray[np.int64]:
         """Index, (n,), of the evaluation with the highest reward up to and with each; the earliest among equals."""
@@ -71,17 +93,15 @@ class Run:
             identity: hash of everything that the run follows from, for ``is_of``.
         """
         values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        unfinished = path.with_name(f"{path.name}.tmp")
         lines = [json.dumps(line, separators=(",", ":")) for line in ({"identity": identity}, values)]
-        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, "\n".join(lines) + "\n")
 
     @staticmethod
     def is_of(path: Path, identity: str) -> bool:
         """Return True where the file is of this identity; raise InputError where it is of another, or damaged."""
         try:
-            with path.open(encoding="utf-8") as file:
-                theirs = json.loads(file.readline())["identity"]
+            with open_regular(path) as file:
+                theirs = parse_json(file.readline(_FIRST_LINE))["identity"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise _damaged(path, error) from error
         if theirs != identity:
@@ -93,12 +113,23 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return what ``write`` wrote; raise InputError where the file is damaged."""
+        """Return what ``write`` wrote, its texts printable; raise InputError where the file is damaged."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8").partition("\n")[2])
-            return cls(**{f.name: _array(f.name, values[f.name]) for f in fields(cls)})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            values = parse_json(read_whole(path, spare_memory() // _SHARE).partition(b"\n")[2])
+            return cls(**{f.name: _value(f.name, values[f.name]) for f in fields(cls)})
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise _damaged(path, error) from error
+
+
+_PER_EVALUATION = ("proposal", "seconds", "reward", "val_accuracy", "final_val_accuracy", "test_accuracy")
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("problem", "agent", "ended"), str),
+    **dict.fromkeys(("seed", "proposals"), int),
+    **dict.fromkeys(("wall_seconds", "charged_seconds"), int | float),
+    "error": str | None,
+    "architectures": tuple,
+    "early": bool,
+}
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
@@ -111,9 +142,9 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _array(name: str, value: Any) -> Any:
+def _value(name: str, value: Any) -> Any:
     if name == "architectures":
-        return tuple(value)
-    if isinstance(value, list):
+        return tuple(map(printable, value))
+    if name in _PER_EVALUATION:
         return np.array(value, dtype=np.int64 if name == "proposal" else np.float64)
-    return value
+    return printable(value) if isinstance(value, str) else value

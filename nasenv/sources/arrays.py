@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from nasenv.errors import InputError
 from nasenv.files import in_megabytes, open_regular, spare_memory, user_path
-from nasenv.sources.source import RawData, Samples, as_nchw
+from nasenv.sources.source import RawData, Samples, as_nchw, needed_memory
 
 _PAIRS = (("x", "y"), ("x_val", "y_val"), ("x_test", "y_test"))
 _KNOWN = {name for pair in _PAIRS for name in pair}
-_SHARE = 4  # arrays may take this part of the spare memory: they are copied as float32, then normalised
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _UNREADABLE = (
     *(ValueError, TypeError, OverflowError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError, struct.error),
@@ -86,13 +85,13 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             raise InputError(f"{path} is not an .npz file (as np.savez writes it), or it was cut off")
         with _named(path, "names"), zipfile.ZipFile(file) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            spare = spare_memory() // _SHARE
+            spare = spare_memory() // 2
             for name in members:
                 arrays[name] = np.zeros(0)
                 if name in _KNOWN:
                     with _named(path, f"array {name!r}"):
                         arrays[name] = _array(archive, members[name], spare)
-                        spare -= arrays[name].nbytes
+                        spare -= needed_memory(arrays[name].size, arrays[name].itemsize)
     return arrays
 
 
@@ -108,7 +107,7 @@ def _named(path: Path, part: str) -> Iterator[None]:
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> NDArray[Any]:
-    """Return an array whose header says no other size than it has, and no more than so many bytes."""
+    """Return an array whose header says no other size than it has, and needs no more than so many bytes."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:
@@ -119,10 +118,10 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> NDAr
             raise ValueError("it holds Python objects, which are never loaded; give numbers or strings")
         if min(shape, default=0) < 0 or size != member.file_size - file.tell():
             raise ValueError(f"its header says {shape} of {dtype}, which is not the size that it has")
-        if size > most:
+        if (needed := needed_memory(math.prod(shape), dtype.itemsize)) > most:
             raise ValueError(
-                f"it takes {in_megabytes(size)}, and there are {in_megabytes(most)} of memory for it, "
-                f"1/{_SHARE} of what is free; give fewer or smaller images"
+                f"it needs {in_megabytes(needed)} of memory, and there are {in_megabytes(most)} for it, half of what "
+                "is free; give fewer or smaller images"
             )
     with archive.open(member) as file:
         array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.errors import InputError
-from nasenv.sources.source import RawData, Samples, as_nchw
+from nasenv.files import in_megabytes, open_regular, read_whole, spare_memory, user_path
+from nasenv.sources.source import SMALLEST, RawData, Samples, as_nchw, needed_memory
 
+_FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+"""Those of Pillow's that are pixels: an EPS, say, is a program, which Ghostscript would run."""
+
+_AT_ONCE = 64  # rows of a parquet file
+_LARGEST_FILE = 500_000_000  # bytes of one picture
 _SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _LABEL_TYPES = {"bool", "string", "large_string"} | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
 
@@ -21,7 +29,7 @@ def read_folder(place: str, labelled: bool) -> RawData:
 
     The layout is ``imagefolder`` of https://huggingface.co/docs/datasets/image_load, with its rules for split names.
     """
-    path = Path(place).expanduser()
+    path = user_path(place)
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; expected one with a sub-folder of pictures for each class")
     return _raw_data(place, _load(place, "imagefolder", data_dir=str(path)), "", labelled)
@@ -35,12 +43,12 @@ def read_hub(place: str, labelled: bool) -> RawData:
         labelled: whether the samples must have labels.
     """
     name, _, column = place.partition("#")
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file():
-        splits = _load(place, "parquet", data_files=str(path))
-    else:
-        splits = _load(place, str(path) if path.is_dir() else name)
-    return _raw_data(place, splits, column, labelled)
+        return _raw_data(place, _read_parquet(place, path), column, labelled)
+    if path.is_dir():
+        return _raw_data(place, _load(place, "parquet", data_dir=str(path)), column, labelled)
+    return _raw_data(place, _load(place, name), column, labelled)
 
 
 def _load(place: str, path: str, **options: str) -> Mapping[str, Any]:
@@ -49,9 +57,37 @@ def _load(place: str, path: str, **options: str) -> Mapping[str, Any]:
     except InputError:
         raise
     except Exception as error:  # whatever the readers of its many formats raise
-        reason = str(error.__cause__ or error).strip() or type(error).__name__
-        raise InputError(f"cannot load {place}: {reason.splitlines()[0]}") from error
+        raise InputError(f"cannot load {place}: {_reason(error)}") from error
     return splits
+
+
+def _read_parquet(place: str, path: Path) -> Mapping[str, Any]:
+    """Return the samples of one parquet file, read piece by piece, so that no more is in memory than fits."""
+    datasets = _hugging_face()
+    from pyarrow import Table, parquet  # type: ignore[import-untyped]  # which datasets needs too
+
+    most = spare_memory() // 4
+    try:
+        with open_regular(path) as file, parquet.ParquetFile(file) as source:
+            batches, spent = [], 0
+            for batch in source.iter_batches(batch_size=_AT_ONCE):
+                batches.append(batch)
+                spent += batch.nbytes
+                if spent > most:
+                    raise InputError(
+                        f"cannot load {place}: it takes more than {in_megabytes(most)}, 1/4 of free memory"
+                    )
+            table = Table.from_batches(batches, source.schema_arrow)
+        return {"train": datasets.Dataset(datasets.table.InMemoryTable(table))}
+    except InputError:
+        raise
+    except Exception as error:  # Arrow's and datasets' own, of many kinds
+        raise InputError(f"cannot load {place}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what an error, or the one that led to it, says; its type where it says nothing."""
+    return next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
 
 
 def _hugging_face() -> Any:
@@ -111,20 +147,35 @@ def _label_column(place: str, features: Mapping[str, Any], column: str, labelled
 
 
 def _samples(name: str, split: Any, picture: str, label: str | None, names: list[str] | None) -> Samples:
-    labels = None if label is None else np.array(list(split[label]))
-    if labels is not None and names and (labels.dtype.kind != "i" or labels.min() < 0):
-        raise InputError(f"{name}: some samples have no label in column {label!r}")
-    pictures = split.cast_column(picture, _hugging_face().Image())[picture]
+    labels = None if label is None else _label_array(name, split, label)
+    if labels is not None and names and (labels.dtype.kind != "i" or not set(labels.tolist()) <= {*range(len(names))}):
+        raise InputError(f"{name}: some samples have no label in column {label!r}, or one without a name")
+    pictures = split.cast_column(picture, _hugging_face().Image(decode=False))[picture]
     return Samples(name, as_nchw(name, _stacked(name, pictures)), labels)
 
 
-def _stacked(name: str, pictures: Iterable[Any]) -> NDArray[Any]:
-    """Return pictures of one size as (n, h, w, c): grey where all are, with alpha where one has it, else RGB."""
-    arrays: list[NDArray[Any]] = []
+def _label_array(name: str, split: Any, label: str) -> NDArray[Any]:
     try:
-        arrays.extend(_array(p) for p in pictures)
-    except Exception as error:  # decoders raise all sorts
-        raise InputError(f"{name}: image {len(arrays)} cannot be read: {str(error).splitlines()[0]}") from error
+        return np.array(list(split[label]))
+    except ValueError:
+        raise InputError(f"{name}: column {label!r} holds lists, and no label for each sample") from None
+
+
+def _stacked(name: str, pictures: Iterable[Any]) -> NDArray[Any]:
+    """Return pictures of one size as (n, h, w, c): grey where all are, with alpha where one has it, else RGB.
+
+    Args:
+        name: what messages call them.
+        pictures: ``bytes``, or else ``path``, of each; of animated ones, the first frame counts.
+    """
+    arrays: list[NDArray[Any]] = []
+    spare = spare_memory() // 2
+    for number, picture in enumerate(pictures):
+        try:
+            arrays.append(_array(_content(picture), spare))
+        except Exception as error:  # decoders raise all sorts
+            raise InputError(f"{name}: image {number} cannot be read: {_reason(error)}") from error
+        spare -= needed_memory(arrays[-1].size, arrays[-1].itemsize)
     sizes = sorted({a.shape[:2] for a in arrays})
     if len(sizes) > 1:
         smallest, largest = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
@@ -133,11 +184,33 @@ def _stacked(name: str, pictures: Iterable[Any]) -> NDArray[Any]:
         )
     if len({a.dtype for a in arrays}) > 1:
         raise InputError(f"{name} mixes images of 8 bits and of more; convert them to one kind first")
-    channels = max(a.shape[2] for a in arrays)
-    return np.stack([_widened(a, channels) for a in arrays])
+    channels = max((a.shape[2] for a in arrays), default=1)
+    return np.stack([_widened(a, channels) for a in arrays]) if arrays else np.zeros((0, SMALLEST, SMALLEST, 1))
 
 
-def _array(picture: Any) -> NDArray[Any]:
+def _content(picture: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a picture file: those in the data, or of the file that they name; nothing is downloaded."""
+    content, path = picture["bytes"], picture["path"]
+    return content if isinstance(content, bytes) else read_whole(Path(path), _LARGEST_FILE)
+
+
+def _array(content: bytes, most: int) -> NDArray[Any]:
+    """Return a picture file as (h, w, c), turned upright as its EXIF data say; ValueError above so many bytes."""
+    from PIL import Image, ImageOps  # which datasets needs too
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            needed = needed_memory(picture.width * picture.height * len(picture.getbands()), 4)
+            if needed > most:
+                raise ValueError(
+                    f"with its {picture.width}x{picture.height} pixels, the images take {in_megabytes(needed - most)} "
+                    "more memory than half of what is free; give fewer or smaller ones"
+                )
+            return _channels(ImageOps.exif_transpose(picture))
+
+
+def _channels(picture: Any) -> NDArray[Any]:
     """Return a picture as (h, w, c): 1 channel for grey, 3 for colour, 4 for colour with alpha; nothing is dropped."""
     if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;16"):
         return np.asarray(picture)[:, :, None]

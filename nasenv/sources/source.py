@@ -65,6 +65,13 @@ class RawData:
                     f"{other.name} has images of {other.images.shape[1:]} (channels, height, width), "
                     f"{self.train.name} of {self.train.images.shape[1:]}; they must be the same"
                 )
+        if not all(_is_text(name) for name in self.label_names or ()):
+            raise InputError(f"{self.train.name}: the names of its classes are no texts: {self.label_names}")
+
+
+def needed_memory(numbers: int, itemsize: int) -> int:
+    """Return the bytes that numbers take on their way: as they are, as float32, in their split, and normalised."""
+    return numbers * (itemsize + 3 * np.dtype(np.float32).itemsize)
 
 
 def as_nchw(name: str, images: NDArray[Any]) -> NDArray[Any]:
@@ -124,3 +131,20 @@ def _check_labels(name: str, labels: Labels, n: int) -> None:
         )
     if labels.dtype.kind not in "buiU":
         raise InputError(f"labels of {name} must be integers or strings, got dtype {labels.dtype}")
+    if labels.dtype.kind == "U" and not _are_texts(labels):
+        raise InputError(f"labels of {name} hold characters that do not exist, so they are no texts")
+
+
+def _are_texts(labels: Labels) -> bool:
+    try:
+        return _is_text("".join(labels.tolist()))
+    except (ValueError, SystemError):  # numbers of characters above the highest
+        return False
+
+
+def _is_text(value: object) -> bool:
+    """Return whether it is a string that a file can hold: without half of a surrogate pair."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
