@@ -1,0 +1,215 @@
+"""A search of 100,000 evaluations on a table: what of it is ours, whether that grows, its memory, and its replay.
+
+The table has 2^17 designs. Each search runs in a process of its own, which says its largest resident memory. The cost
+of an evaluation is the processor time spent inside ``Search.evaluate`` (journal, TensorBoard, history, cache, look-up),
+repeats included, by the thousand distinct evaluations. Whether it grows is seen on an agent that proposes each design
+once: others repeat themselves more and more. Then the journal loses its last line and the same search is made again,
+which replays the others: its time is the wall time from opening the run directory to the end of the search. An agent's
+own time is that outside of ``Search.evaluate``.
+"""
+
+import argparse
+import multiprocessing
+import re
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench import at_least, goal, run, table
+from soak_cases import build
+
+from nasenv import Budget, Cache, ChoiceSpace, Search, TableEvaluator, agents
+from nasenv.tables import write_table
+
+GOAL_MICROSECONDS = 200.0
+GOAL_GROWTH = 1.25  # of the last thousands over the first
+GOAL_MEGABYTES = 500.0
+GOAL_REPLAY_SECONDS = 60.0
+GOAL_REPLAY_SHARE = 1.2  # of the agent's own time
+_CHOICES = {"a": 8, "b": 8, "c": 8, "d": 8, "e": 8, "f": 4}  # 2^17 designs
+_THOUSAND = 1000
+_COMPARED = 5  # thousands at the start and at the end, whose medians say whether the cost grows
+
+
+class EachOnce(agents.Agent):
+    """Proposes the designs of the space in a random order, each once."""
+
+    def run(self, search: Search) -> None:
+        """Propose until the budget is used up."""
+        designs = search.space.designs()
+        order = np.random.default_rng(search.seed).permutation(len(designs))
+        for first in range(0, len(order), self.batch_size):
+            search.evaluate(designs[order[first : first + self.batch_size]])
+
+
+AGENTS = {"EachOnce": EachOnce, "RandomSearch": agents.RandomSearch, "PPO": agents.PPO}
+
+
+class TimedSearch(Search):
+    """A search that keeps how far it was, and the processor and wall seconds spent in ``evaluate``, after each call."""
+
+    def __init__(self, *arguments: Any, **parts: Any) -> None:
+        self.spent: list[tuple[int, float, float]] = [(0, 0.0, 0.0)]
+        super().__init__(*arguments, **parts)
+
+    def evaluate(self, architectures: Any) -> Any:
+        """Evaluate, timed."""
+        processor, wall = time.process_time(), time.perf_counter()
+        try:
+            return super().evaluate(architectures)
+        finally:
+            _, before, wall_before = self.spent[-1]
+            seconds = before + time.process_time() - processor, wall_before + time.perf_counter() - wall
+            self.spent.append((len(self.history), *seconds))
+
+
+def space() -> ChoiceSpace:
+    """Return the space of the table."""
+    return ChoiceSpace({name: tuple(range(n)) for name, n in _CHOICES.items()}, build, input_shape=(1, 4, 4))
+
+
+def write_designs(path: Path, seed: int) -> None:
+    """Write the table: of every design an accuracy drawn from the seed, seconds and parameters."""
+    searched, rng = space(), np.random.default_rng(seed)
+    designs = searched.designs()
+    accuracies, seconds = rng.random(len(designs)), rng.random(len(designs))
+    columns = {"val_accuracy": accuracies, "train_seconds": seconds, "params": designs.sum(axis=1)}
+    write_table(
+        path, [searched.to_text(tuple(d)) for d in designs.tolist()], {k: c.tolist() for k, c in columns.items()}
+    )
+
+
+def search_once(folder: Path, agent: str, evaluations: int, seed: int) -> dict[str, Any]:
+    """Search in a run directory, with a cache beside it, and return what it took; a second time, it is a replay."""
+    torch.set_num_threads(1)
+    searched = space()
+    evaluator = TableEvaluator(searched, str(folder / "table.csv"), test_column=None)
+    ready = time.perf_counter()
+    parts = {"agent": AGENTS[agent](), "budget": Budget(evaluations), "seed": seed}
+    with (
+        Cache(folder / f"{agent}.db") as cache,
+        TimedSearch(searched, evaluator, cache=cache, run_dir=folder / agent, **parts) as search,
+    ):
+        replayed, opened = search.replayed, time.perf_counter()
+        search.run()
+        ended = time.perf_counter()
+    return {
+        "agent": agent,
+        "evaluations": len(search.history),
+        "proposals": search.history.proposals,
+        "replayed": replayed,
+        "opening_seconds": opened - ready,
+        "seconds": time.perf_counter() - ready,
+        "own_seconds": ended - opened - search.spent[-1][2],
+        "microseconds": _by_thousand(search.spent),
+        "megabytes": _peak_megabytes(),
+        "ended": search.ended,
+    }
+
+
+def _by_thousand(spent: list[tuple[int, float, float]]) -> list[float]:
+    """Return the processor time of each thousand evaluations, in microseconds an evaluation."""
+    reached, seconds, _ = np.array(spent).T
+    marks = np.interp(np.arange(0, reached[-1] + 1, _THOUSAND), reached, seconds)
+    costs: list[float] = (np.diff(marks) / _THOUSAND * 1e6).tolist()
+    return costs
+
+
+def _peak_megabytes() -> float:
+    """Return the largest resident memory of this program; ``ru_maxrss`` would count that of the parent too."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if found is None:
+        raise OSError("/proc/self/status says no VmHWM")
+    return int(found[1]) / 1024
+
+
+def soak_long(evaluations: int = 100_000, seed: int = 0, names: tuple[str, ...] = tuple(AGENTS)) -> dict[str, Any]:
+    """Return the figures of a search and of its replay, by the name of the agent."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_designs(folder / "table.csv", seed)
+        figures = {}
+        with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as apart:
+            for name in names:
+                search = apart.submit(search_once, folder, name, evaluations, seed).result()
+                journal = folder / name / "journal.jsonl"
+                before = _without_times(journal)
+                cut = journal.read_bytes().rstrip(b"\n").rfind(b"\n") + 1
+                with journal.open("r+b") as file:
+                    file.truncate(cut)
+                replay = apart.submit(search_once, folder, name, evaluations, seed).result()
+                figures[name] = {"search": search, "replay": replay, "same": _without_times(journal) == before}
+    return figures
+
+
+def _without_times(journal: Path) -> list[bytes]:
+    """Return the journal's entries without what no two runs share."""
+    lines = journal.read_bytes().splitlines()[1:]
+    return [re.sub(rb'"(seconds|train_seconds|cached)":[^,}]+', b"", line) for line in lines]
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Print a table of the searches and whether the goals are met; return the figures."""
+    figures = soak_long(arguments.evaluations, arguments.seed, tuple(arguments.agents))
+    heads = ["agent", "proposals", "µs an evaluation", "first > last", "MB", "s", "replay: MB", "s", "agent's own s"]
+    rows = []
+    for name, f in figures.items():
+        search, replay = f["search"], f["replay"]
+        first, last = _ends(search)
+        costs = [f"{np.mean(search['microseconds']):.0f}", f"{first:.0f} > {last:.0f}"]
+        rows.append(
+            [name, f"{search['proposals']}", *costs, f"{search['megabytes']:.0f}", f"{search['seconds']:.0f}",
+             f"{replay['megabytes']:.0f}", f"{replay['seconds']:.1f}", f"{replay['own_seconds']:.1f}"]
+        )  # fmt: skip
+    table(f"{arguments.evaluations} evaluations on a table of {np.prod([*_CHOICES.values()])} designs", heads, rows)
+    return {"searches": figures, "goals": [g for name, f in figures.items() for g in _goals(name, f)]}
+
+
+def _ends(search: dict[str, Any]) -> tuple[float, float]:
+    """Return the median costs of the first and of the last thousands."""
+    costs = search["microseconds"]
+    return float(np.median(costs[:_COMPARED])), float(np.median(costs[-_COMPARED:]))
+
+
+def _goals(name: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Print and return the goals of one agent's search and replay."""
+    search, replay = figures["search"], figures["replay"]
+    mean = float(np.mean(search["microseconds"]))
+    megabytes = max(search["megabytes"], replay["megabytes"])
+    goals = [
+        goal(f"{name}: the replay ends as the search did", figures["same"], figures["same"], "d"),
+        goal(f"{name}: an evaluation costs under {GOAL_MICROSECONDS:.0f} µs", mean, mean < GOAL_MICROSECONDS),
+        goal(f"{name}: under {GOAL_MEGABYTES:.0f} MB", megabytes, megabytes < GOAL_MEGABYTES, ".0f"),
+    ]
+    if name == "EachOnce":
+        first, last = _ends(search)
+        grown = last / first
+        goals.append(goal(f"{name}: the last thousands cost as the first", grown, grown < GOAL_GROWTH, ".2f"))
+    elif name == "RandomSearch":
+        seconds = replay["seconds"]
+        goals.append(
+            goal(f"{name}: replayed in under {GOAL_REPLAY_SECONDS:.0f} s", seconds, seconds < GOAL_REPLAY_SECONDS)
+        )
+    else:
+        share = replay["seconds"] / replay["own_seconds"]
+        what = f"{name}: replayed in under {GOAL_REPLAY_SHARE} times the agent's own time"
+        goals.append(goal(what, share, share < GOAL_REPLAY_SHARE))
+    return goals
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--evaluations", type=at_least(10 * _THOUSAND), default=100_000, help="default: %(default)s")
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=[*AGENTS], help="default: %(default)s")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    run(options(), measure)
