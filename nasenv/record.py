@@ -34,7 +34,8 @@ class Record:
     """The TensorBoard of one search, in a single event file.
 
     The file begins anew: a search that is resumed repeats its evaluations from the journal and so writes its curves
-    again, without a seam. Every event is in the file when the method returns, so that the page is always up to date, or
+    again, without a seam. Its events have the same lengths as before, so a TensorBoard that is watching goes on reading
+    where it was. Every event is in the file when the method returns, so that the page is always up to date, or
     all are when it is closed.
 
     | tags | what they show | step |
@@ -50,22 +51,28 @@ class Record:
     Args:
         directory: where the event file is written, made where missing; older event files in it are deleted.
         live: whether somebody may be watching; else events wait in memory to be written together.
-        clock: when an event happened, in seconds since 1970; that of a search goes on where the journal ended.
+        started: when the search was begun, in seconds since 1970; now by default. It is in the file's name.
+        clock: how long it has been going on, in seconds, in all its starts; by default since this object was made.
 
     Raises:
         InputError: the directory, or later the file, cannot be written.
     """
 
-    def __init__(self, directory: Path, live: bool = True, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, directory: Path, live: bool = True, started: float | None = None, clock: Callable[[], float] | None = None
+    ) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter  # 0.1 s, for those who write only
 
-        self._clock = clock
-        self._path = Path(directory) / f"events.out.tfevents.{int(time.time())}.nasenv"
+        begun = time.monotonic()
+        self._started = time.time() if started is None else started
+        self._clock = clock or (lambda: time.monotonic() - begun)
+        self._path = Path(directory) / f"events.out.tfevents.{int(self._started)}.nasenv"
         self._best_val_accuracy, self._live = 0.0, live
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for old in self._path.parent.glob("events.out.tfevents.*"):
-                old.unlink()
+                if old != self._path:
+                    old.unlink()
             self._file: BinaryIO = open(self._path, "w+b")  # noqa: SIM115, closed by close()
         except OSError as error:
             raise InputError(f"run_dir {directory} cannot be written: {error.strerror}; give another one") from error
@@ -149,7 +156,7 @@ class Record:
         """
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-        self._summaries(hparams_pb(flat_config(config)).value, 0)
+        self._summaries(hparams_pb(flat_config(config), start_time_secs=self._started).value, 0)
 
     def finish_hparams(self, metrics: Mapping[str, float]) -> None:
         """Write the final metrics, as scalars too, and that the run has ended well; to be called last."""
@@ -172,7 +179,7 @@ class Record:
         self._write(Event(step=step, summary=Summary(value=values)))
 
     def _write(self, event: Event) -> None:
-        event.wall_time = self._clock()
+        event.wall_time = self._started + self._clock()
         try:
             self._writer.write(event.SerializeToString())
             if self._live:

@@ -70,8 +70,7 @@ class RunDirectory:
             self.notices = list(self._notices())
             text = yaml.safe_dump(without_derived(config), sort_keys=False)
             write_whole(path / "config.yaml", text)
-            started = self.journal.started
-            self.record = Record(path, clock=lambda: started + clock())
+            self.record = Record(path, started=self.journal.started, clock=clock)
             self.record.start_hparams(config)
             self.record.text("config", f"```yaml\n{text}```")
             self.record.text("made_with", "\n".join(f"- {k}: {v}" for k, v in provenance().items()))

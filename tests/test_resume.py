@@ -34,7 +34,7 @@ class OneByOne(Hashed):
     def fingerprint(self):
         return "one by one"
 
-    def identity(self):
+    def config(self):
         return {"class_path": "OneByOne", "init_args": {}}
 
     def stream(self, trials, stopped=lambda: False):
@@ -301,3 +301,25 @@ def test_trials_of_one_batch_are_answered_by_an_evaluator_that_knows_no_stream()
         assert answer == expected
         assert isinstance(answer, TestResult if trial.kind == "test" else Measurement)
     assert list(evaluator.stream(trials, lambda: True)) == []
+
+
+def record_lengths(path):
+    """Return the lengths of the records of an event file: 8 bytes of length, 4 of checksum, the event, 4 of checksum."""
+    data, at, lengths = path.read_bytes(), 0, []
+    while at < len(data):
+        lengths.append(int.from_bytes(data[at : at + 8], "little"))
+        at += 16 + lengths[-1]
+    return lengths
+
+
+def test_a_tensorboard_that_is_watching_finds_its_place_again(tmp_path):
+    ppo = {"budget": Budget(evaluations=48), "seed": 1}
+    with pytest.raises(PowerCut), search_on(tmp_path, OneByOne(SPACE, 30, cut), PPO(num_envs=8), **ppo) as search:
+        search.run()
+    (path,) = tmp_path.glob("events.out.tfevents*")
+    before = record_lengths(path)
+    with search_on(tmp_path, agent=PPO(num_envs=8), **ppo) as search:
+        search.run()
+    after = record_lengths(path)
+    assert len(after) > len(before) > 24
+    assert after[: len(before)] == before
