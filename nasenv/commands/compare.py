@@ -20,6 +20,7 @@ from nasenv.agents.random_search import RandomSearch
 from nasenv.budget import Budget, integer
 from nasenv.commands.compared import config_of, default_agents, problems_of, published_of
 from nasenv.commands.progress import ComparisonProgress
+from nasenv.commands.stopping import stopping
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.digest import digested
 from nasenv.comparison.figures import draw, save
@@ -119,7 +120,7 @@ def _run(comparison: Comparison, workers: int, timeout_seconds: float | None, co
     total, missing = len(comparison.jobs), len(comparison.pending)
     kept = f"; {total - missing} are there already" if missing < total else ""
     console.print(f"{total} runs in {comparison.folder}{kept}", soft_wrap=True)
-    with ComparisonProgress(console, missing) as progress:
+    with ComparisonProgress(console, missing) as progress, stopping(comparison.stop):
         comparison.run(progress, workers, timeout_seconds)
 
 

@@ -6,6 +6,7 @@ import csv
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from nasenv.agents.agent import Agent
 from nasenv.comparison.problem import Problem
 from nasenv.comparison.run import Run
 from nasenv.comparison.runner import Job, Runner
-from nasenv.errors import InputError
+from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.workers import WorkerPool
 
 _LONGEST_NAME = 200  # as written in a file's name, of 255 bytes, where an umlaut takes six
@@ -54,6 +55,7 @@ class Comparison:
         for name in (*problems, *agents):
             _check_name(name)
         self.problems, self.agents, self.seeds, self.folder = problems, agents, seeds, folder
+        self._stopped: str | None = None
         self._runner = Runner(problems, agents, folder / "runs", cache)
         self.jobs = [Job(p, a, s) for s in seeds for p in problems for a in agents]
         self.pending = [job for job in self.jobs if not self._is_done(job)]
@@ -73,17 +75,36 @@ class Comparison:
 
         Raises:
             InputError: an evaluator that fails; an agent that does is named in the run.
+            SearchStopped: it was stopped before all were done.
         """
         if workers == 0 or not self.pending:
-            for job in self.pending:
-                done(self._runner(job))
+            begun = takewhile(lambda _: not self._runner.stop.is_set(), self.pending)
+            self._hear(((job, self._runner(job)) for job in begun), done)
             return
-        pool: WorkerPool[Job, Run] = WorkerPool(self._runner, min(workers, len(self.pending)), timeout_seconds)
+        pool: WorkerPool[Job, Run | None] = WorkerPool(self._runner, min(workers, len(self.pending)), timeout_seconds)
         try:
-            for run in pool.stream(self.pending, self._runner.give_up):
-                done(run)
+            self._hear(pool.stream(self.pending, self._runner.give_up, self._runner.stop.is_set), done)
         finally:
             pool.close()
+
+    def _hear(self, answers: Iterator[tuple[Job, Run | None]], done: Callable[[Run], None]) -> None:
+        """Tell of each run that is done; raise SearchStopped where the comparison was stopped."""
+        runs = 0
+        for _, run in answers:
+            if run is not None:
+                runs += 1
+                done(run)
+        if self._stopped is not None and runs < len(self.pending):
+            known = len(self.jobs) - len(self.pending) + runs
+            raise SearchStopped(f"{self._stopped}; {known} of {len(self.jobs)} runs are done")
+
+    def stop(self, reason: str) -> None:
+        """Ask ``run`` to end early: trainings in flight are waited for and kept, searches on tables run to their end.
+
+        It may be called from a signal handler or another thread. The same comparison, started again, goes on.
+        """
+        self._stopped = self._stopped or reason
+        self._runner.stop.set()
 
     @contextmanager
     def held(self) -> Iterator[None]:

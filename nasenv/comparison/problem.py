@@ -34,6 +34,10 @@ class Problem:
     def __post_init__(self) -> None:
         if self.budget.evaluations is None and self.budget.charged_seconds is None:
             raise InputError("the budget of a comparison needs a limit; give evaluations or charged_seconds")
+        if self.budget.wall_seconds is not None:
+            raise InputError(
+                "wall_seconds would end the searches of a comparison unlike each other; give charged_seconds"
+            )
 
     @property
     def optimum(self) -> float | None:
@@ -49,5 +53,9 @@ class Problem:
 
     def identity(self) -> dict[str, Any]:
         """Return how it was made and the fingerprints of what that led to, data included."""
-        fingerprint = {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()}
-        return {**self.config(), "fingerprint": fingerprint}
+        parts = {"space": self.space, "evaluator": self.evaluator, "objective": self.objective}
+        return {
+            **{name: part.identity() for name, part in parts.items()},
+            "budget": self.budget.identity(),
+            "fingerprint": {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()},
+        }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -19,15 +21,19 @@ from nasenv.cache import Cache
 from nasenv.comparison.problem import Problem
 from nasenv.comparison.run import Run
 from nasenv.configuration import digest
-from nasenv.errors import AgentError
-from nasenv.evaluators.evaluator import Evaluator
+from nasenv.errors import AgentError, SearchStopped
+from nasenv.evaluators.evaluator import Trial
 from nasenv.search import Search
+from nasenv.spaces.space import Architecture
+from nasenv.trials import ask
 
 if TYPE_CHECKING:
     from nasenv.record import Record
 
 _POINTS = 50  # of a curve in TensorBoard; writing some 100 takes as long as a search on a table
 _DONE = "run.json"
+_POLL_SECONDS = 0.2
+_KINDS: tuple[Literal["confirm", "test"], ...] = ("confirm", "test")
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,10 @@ class Runner:
     def __init__(
         self, problems: Mapping[str, Problem], agents: Mapping[str, Agent], folder: Path, cache: str | None = None
     ) -> None:
+        self.stop = multiprocessing.get_context("forkserver").Event()  # set from outside, seen in every worker process
         self._problems, self._agents, self._folder, self._cache = problems, agents, folder, cache
         self._identities = {
-            (p, a): digest([problem.identity(), agent.config(), agent.source_digest()])
+            (p, a): digest([problem.identity(), agent.identity(), agent.source_digest()])
             for p, problem in problems.items()
             for a, agent in agents.items()
         }
@@ -68,8 +75,11 @@ class Runner:
         """Return a hash of all that the run follows from, but for its seed."""
         return self._identities[job.problem, job.agent]
 
-    def __call__(self, job: Job) -> Run:
-        """Do a run, write what is left of it, and return it."""
+    def __call__(self, job: Job) -> Run | None:
+        """Do a run, write what is left of it, and return it; None where it was stopped, and is to go on another time.
+
+        A search that trains stops when its training in flight is done; one on a table goes to its end, in seconds.
+        """
         problem, path = self._problems[job.problem], self.path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         trains = problem.evaluator.trains
@@ -78,11 +88,36 @@ class Runner:
             agent = copy.deepcopy(self._agents[job.agent])
             run_dir = path.parent if trains else None
             parts = (problem.space, problem.evaluator, agent, problem.budget, problem.objective)
-            with Search(*parts, cache=cache, seed=job.seed, run_dir=run_dir) as search:
-                run = self._searched(search, job)
+            with Search(*parts, cache=cache, seed=job.seed, run_dir=run_dir) as search, self._stopping(search, job):
+                try:
+                    run = self._searched(search, job)
+                except SearchStopped:
+                    return None
                 self._record(run, search, path.parent)
         run.write(path, self.identity(job))
         return run
+
+    @contextmanager
+    def _stopping(self, search: Search, job: Job) -> Iterator[None]:
+        """Stop the search when ``stop`` is set."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.is_set():
+                if self.stop.wait(_POLL_SECONDS):
+                    search.stop("the comparison is stopped")
+                    return
+
+        if not self._problems[job.problem].evaluator.trains:
+            yield
+            return
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
         """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
@@ -102,6 +137,8 @@ class Runner:
             search.run()
         except AgentError as error:
             fault = search.ended = str(error)
+        if search.stopped is not None:
+            raise SearchStopped(search.stopped)
         wall_seconds = time.perf_counter() - started
         history = search.history
         answers = history.answers
@@ -150,15 +187,15 @@ def _final(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     seeds = range(search.budget.final_seeds if evaluator.trains else 1)
     designs = [evaluator.representative(history.architectures[i]) for i in indices]
     if designs:
-        final_val[indices], test[indices] = _trained_again(evaluator, designs, seeds)
+        final_val[indices], test[indices] = _trained_again(search, designs, seeds)
     return final_val, test
 
 
-def _trained_again(
-    evaluator: Evaluator, designs: list[tuple[int, ...]], seeds: range
-) -> tuple[list[float], list[float]]:
-    confirmed = [[m.val_accuracy for m in measured] for measured in evaluator.confirm(designs, seeds)]
-    tested = [[t.test_accuracy for t in results] for results in evaluator.test(designs, seeds)]
+def _trained_again(search: Search, designs: list[Architecture], seeds: range) -> tuple[list[float], list[float]]:
+    trials = [Trial(design, kind, seed) for kind in _KINDS for design in designs for seed in seeds]
+    answers = ask(search.evaluator, trials, search.trials, search.is_stopped)
+    confirmed = [[answers[Trial(design, "confirm", seed)].val_accuracy for seed in seeds] for design in designs]
+    tested = [[answers[Trial(design, "test", seed)].test_accuracy for seed in seeds] for design in designs]
     return [_mean(values) for values in confirmed], [_mean(values) for values in tested]
 
 
