@@ -140,8 +140,9 @@ class Contest:
 
     def side_by_side(self, designs: Sequence[Architecture], way: Way, seeds: Sequence[int]) -> NDArray[np.float64]:
         """Return the accuracies, (seeds, n), by the plain loop in workers."""
-        accuracies = self._pool.map([(a, seed, way) for seed in seeds for a in designs], _failed)
-        return np.reshape(accuracies, (len(seeds), len(designs)))
+        jobs = [(a, seed, way) for seed in seeds for a in designs]
+        accuracies = dict(self._pool.stream(jobs, _failed))
+        return np.reshape([accuracies[job] for job in jobs], (len(seeds), len(designs)))
 
     def ours_by_seed(self, designs: Sequence[Architecture], seeds: Sequence[int]) -> NDArray[np.float64]:
         """Return the accuracies, (seeds, n), by the evaluator, whose final training is as long as the search's."""

@@ -27,6 +27,8 @@ ORDER = [
         "evaluators",
         "history",
         "budget",
+        "database",
+        "leases",
         "cache",
         "objectives",
         "journal",
@@ -45,7 +47,7 @@ BASES = {  # what the other files of a folder may import of it
     "spaces": {"space"},
     "sources": {"source"},
     "benchmarks": {"benchmark"},
-    "evaluators": {"evaluator", "cost", "workers"},
+    "evaluators": {"evaluator", "cost", "workers", "worker", "team", "dispatch"},
     "agents": {"agent", "stable_baselines", "sb3_env", "sb3_start"},
     "comparison": {
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),

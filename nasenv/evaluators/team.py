@@ -1,0 +1,85 @@
+"""The worker processes that a pool has: those that wait for a job, those that have one, those to be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from multiprocessing.util import Finalize
+from typing import Any
+
+from nasenv.errors import InputError
+from nasenv.evaluators.worker import Message, Worker
+
+_END_FIRST = 100  # at exit; multiprocessing would send SIGTERM, which workers survive, and wait for them
+
+
+class Team:
+    """Worker processes that do the same ``work``; they end with this object.
+
+    Args:
+        work: the function, or bound method, that answers a job; pickled once a worker.
+        size: the number of workers that wait for a job at most.
+
+    Raises:
+        InputError: ``work`` cannot be pickled, or the processes end before they are ready.
+    """
+
+    def __init__(self, work: Callable[[Any], Any], size: int) -> None:
+        self.work, self.size = work, size
+        self._workers: set[Worker] = set()
+        self._idle: list[Worker] = []
+        self.end = Finalize(self, _end, (self._workers,), exitpriority=_END_FIRST)
+        try:
+            starting = [self.fresh() for _ in range(size)]
+            for worker in starting:  # so that no job waits for a process to start
+                check_ready(worker.hear())
+                self.free(worker)
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def pids(self) -> set[int]:
+        """The processes that there are now."""
+        return {worker.pid for worker in self._workers if worker.pid is not None}
+
+    def fresh(self) -> Worker:
+        """Start a worker; it will say when it is ready."""
+        worker = Worker(self.work)
+        self._workers.add(worker)
+        return worker
+
+    def idle(self) -> Worker | None:
+        """Take one that is ready and waits, if there is one."""
+        return self._idle.pop() if self._idle else None
+
+    def free(self, worker: Worker) -> None:
+        """Take a worker back that is ready for another job."""
+        if len(self._idle) < self.size:
+            self._idle.append(worker)
+        else:
+            self.drop(worker)
+
+    def drop(self, worker: Worker) -> None:
+        """End a worker."""
+        worker.kill()
+        worker.release()
+        self._workers.discard(worker)
+
+
+def check_ready(message: Message) -> None:
+    """Raise InputError where a worker's first message is not that it is ready."""
+    if message.kind != "ready":
+        raise InputError(
+            f"the worker processes ended before they were ready ({message.content}): in a script, start the work "
+            "under `if __name__ == '__main__':`; classes of a notebook or shell cannot reach them: put those into a "
+            "module, or give workers=0; a file in the current folder hides a module of the same name (random.py, "
+            "torch.py): rename it"
+        )
+
+
+def _end(workers: set[Worker]) -> None:
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.release()
+    workers.clear()
