@@ -122,7 +122,7 @@ def test_a_newer_one(tmp_path):
     path = tmp_path / "cache.db"
     Cache(path).close()
     with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version=2")
+        database.execute("PRAGMA user_version=3")
     database.close()
     assert "newer nasenv" in refused(path)
 
@@ -148,6 +148,12 @@ def test_one_that_may_only_be_read_is_refused_before_anything_is_trained(tmp_pat
 def test_a_damaged_measurement(tmp_path, text):
     with Cache(tmp_path / "cache.db") as cache:
         cache.add(*PROBLEM, {(1,): GOOD})
-        cache._db.execute("UPDATE measurements SET measurement=?", (text,))
+        spoil(cache, text)
         with pytest.raises(InputError, match="give another file with --cache"):
             cache.find(*PROBLEM, [(1,)])
+
+
+def spoil(cache, text):
+    with sqlite3.connect(cache.path) as database:
+        database.execute("UPDATE measurements SET measurement=?", (text,))
+    database.close()

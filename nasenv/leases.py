@@ -1,0 +1,155 @@
+"""Who is training what: a design that one process trains is not trained by another on the same cache."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sqlite3
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from nasenv.database import Database
+from nasenv.errors import InputError
+
+_BEAT_SECONDS = 1.0
+_DEAD_SECONDS = 10.0  # without a beat, after which a holder is taken for dead
+_LONGEST_LOOK = (
+    1.0  # seconds that one look counts for, at most: who looks may have been suspended along with the holder
+)
+
+Key: TypeAlias = tuple[str, str, float, str]  # space, evaluator, fidelity, architecture
+KEY_COLUMNS = "space TEXT, evaluator TEXT, fidelity REAL, architecture TEXT"
+KEY_NAMES = "space, evaluator, fidelity, architecture"
+IS_KEY = "space=? AND evaluator=? AND fidelity=? AND architecture=?"
+TABLES = (
+    f"CREATE TABLE leases ({KEY_COLUMNS}, holder TEXT NOT NULL, PRIMARY KEY ({KEY_NAMES}))",
+    "CREATE TABLE holders (holder TEXT PRIMARY KEY, beat INTEGER NOT NULL)",
+)
+_TAKE = (
+    f"INSERT INTO leases SELECT ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM measurements WHERE {IS_KEY})"
+    f" ON CONFLICT ({KEY_NAMES}) DO UPDATE SET holder=excluded.holder WHERE leases.holder=excluded.holder"
+)
+_BEAT = "INSERT INTO holders VALUES (?, ?) ON CONFLICT (holder) DO UPDATE SET beat=excluded.beat"
+
+
+@dataclass
+class _Watched:
+    """A holder as another sees it: its beat, when that was looked at last, and how long it has stood still."""
+
+    beat: int
+    looked: float
+    still_seconds: float = 0.0
+
+
+class Leases:
+    """The leases that one object holds on designs, and those of others as far as they are in its way.
+
+    While leases are held, a thread raises a number in the database each second, the holder's beat. Who wants a lease
+    takes it over when that number has stood still for ten seconds of its own time: a lease ends with its holder,
+    however that ended, and no clock of another machine matters. A holder that was only suspended then trains in vain.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._holder = uuid.uuid4().hex
+        self._beats = itertools.count(1)  # never the same twice
+        self._entered = False  # whether the database knows the holder
+        self._held: set[Key] = set()
+        self._watched: dict[str, _Watched] = {}
+        self._heart: _Heart | None = None
+
+    def claim(self, keys: Iterable[Key]) -> set[Key]:
+        """Return those that nobody else holds and nobody has measured; they are held now."""
+
+        def take(connection: sqlite3.Connection) -> set[Key]:
+            connection.execute(_BEAT, (self._holder, next(self._beats)))
+            self._bury(connection)
+            return {key for key in wanted if connection.execute(_TAKE, (*key, self._holder, *key)).rowcount > 0}
+
+        wanted = list(keys)
+        taken = self._database.write(take)
+        self._entered = True
+        self._held |= taken
+        if self._held and self._heart is None and self._database.shared:
+            self._heart = _Heart(self, self._database.beside, self._holder, self._beats)
+        return taken
+
+    def held(self, keys: Iterable[Key]) -> list[Key]:
+        """Return those of the keys that are held here, as far as is known."""
+        return [key for key in keys if key in self._held]
+
+    def delete(self, connection: sqlite3.Connection, keys: Iterable[Key]) -> None:
+        """Give leases up as a part of a transaction; those of others stay."""
+        connection.executemany(f"DELETE FROM leases WHERE {IS_KEY} AND holder=?", [(*k, self._holder) for k in keys])
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Take note that leases were given up."""
+        self._held.difference_update(keys)
+        if not self._held:
+            self._rest()
+
+    def close(self) -> None:
+        """Give all up; where the file does not let it, they end with the beat."""
+        self._held.clear()
+        self._rest()
+        if self._entered:
+            with contextlib.suppress(InputError):
+                self._database.write(self._leave)
+
+    def _leave(self, connection: sqlite3.Connection) -> None:
+        for table in ("leases", "holders"):
+            connection.execute(f"DELETE FROM {table} WHERE holder=?", (self._holder,))
+
+    def _rest(self) -> None:
+        if self._heart is not None:
+            self._heart.stop()
+            self._heart = None
+
+    def _bury(self, connection: sqlite3.Connection) -> None:
+        """Take note of the beats of the others; delete those that stood still for too long, with their leases."""
+        now = time.monotonic()
+        others = connection.execute("SELECT holder, beat FROM holders WHERE holder<>?", (self._holder,)).fetchall()
+        watched = {holder: self._look(self._watched.get(holder), beat, now) for holder, beat in others}
+        dead = [(holder,) for holder, w in watched.items() if w.still_seconds >= _DEAD_SECONDS]
+        for table in ("leases", "holders") if dead else ():
+            connection.executemany(f"DELETE FROM {table} WHERE holder=?", dead)
+        self._watched = watched
+
+    @staticmethod
+    def _look(before: _Watched | None, beat: int, now: float) -> _Watched:
+        if before is None or before.beat != beat:
+            return _Watched(beat, now)
+        return _Watched(beat, now, before.still_seconds + min(now - before.looked, _LONGEST_LOOK))
+
+
+class _Heart:
+    """The thread that raises a holder's beat, until it is stopped or its owner is no more."""
+
+    def __init__(
+        self, owner: object, connect: Callable[[], sqlite3.Connection], holder: str, beats: itertools.count[int]
+    ) -> None:
+        self._stopped = threading.Event()
+        weakref.finalize(owner, self._stopped.set)
+        arguments = (connect, holder, beats, self._stopped)
+        self._thread = threading.Thread(target=_beat, args=arguments, name="nasenv leases", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        self._thread.join()
+
+
+def _beat(
+    connect: Callable[[], sqlite3.Connection], holder: str, beats: itertools.count[int], stopped: threading.Event
+) -> None:
+    while not stopped.wait(_BEAT_SECONDS):
+        # A fault of the file is said by whatever is read or written next; without a beat the leases end by themselves.
+        with contextlib.suppress(sqlite3.Error, InputError), closing(connect()) as connection:
+            connection.execute(_BEAT, (holder, next(beats)))
