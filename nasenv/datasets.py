@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nasenv.errors import InputError
+from nasenv.files import user_path
 from nasenv.sources.arrays import read_digits, read_mnist5k, read_npz
 from nasenv.sources.pictures import read_folder, read_hub
 from nasenv.sources.source import Labels, RawData, Samples
@@ -158,7 +158,7 @@ def _load(source: str, stamp: Stamp, split_seed: int, validation_share: float, t
 def _stamp(source: str) -> Stamp:
     """Return path, time and size of each file that a source reads: other files are other data."""
     kind, _, rest = source.partition(":")
-    place = Path(rest.partition("#")[0] if kind == "hub" else rest).expanduser().absolute()
+    place = user_path(rest.partition("#")[0] if kind == "hub" else rest).absolute()
     files = sorted(place.rglob("*")) if kind in ("folder", "hub") and place.is_dir() else [place]
     stats = [(str(file), file.stat()) for file in files if file.is_file()]
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)

@@ -127,7 +127,15 @@ def spare_memory() -> int:
     except (OSError, KeyError):  # not Linux
         spare = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return spare if limit == resource.RLIM_INFINITY else min(spare, limit)
+    return spare if limit == resource.RLIM_INFINITY else max(0, min(spare, limit - _address_space()))
+
+
+def _address_space() -> int:
+    """Return the bytes of addresses that this process has, 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def in_megabytes(size: int) -> str:

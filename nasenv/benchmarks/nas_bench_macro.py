@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from nasenv.benchmarks.benchmark import Benchmark, Published, Rows
 from nasenv.errors import InputError
-from nasenv.files import parse_json, read_whole
+from nasenv.files import parse_json, read_whole, user_path
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 
 _LARGEST = 100_000_000  # bytes; the published file has 1.6 million
@@ -36,7 +36,7 @@ class NASBenchMacroJSON(Benchmark):
 
     def read(self, dataset: str, source: Path | None) -> Rows:
         """Return the rows of a JSON file in the published form."""
-        if source is None or not source.is_file():
+        if source is None or not user_path(source).is_file():
             raise self.no_source("FILE", source)
         try:
             published = parse_json(read_whole(source, _LARGEST))

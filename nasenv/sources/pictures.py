@@ -15,7 +15,7 @@ from nasenv.errors import InputError
 from nasenv.files import in_megabytes, open_regular, read_whole, spare_memory, user_path
 from nasenv.sources.source import SMALLEST, RawData, Samples, as_nchw, needed_memory
 
-_FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 """Those of Pillow's that are pixels: an EPS, say, is a program, which Ghostscript would run."""
 
 _AT_ONCE = 64  # rows of a parquet file
@@ -198,9 +198,11 @@ def _array(content: bytes, most: int) -> NDArray[Any]:
     """Return a picture file as (h, w, c), turned upright as its EXIF data say; ValueError above so many bytes."""
     from PIL import Image, ImageOps  # which datasets needs too
 
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]  # those that this Pillow was built with
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=formats) as picture:
             needed = needed_memory(picture.width * picture.height * len(picture.getbands()), 4)
             if needed > most:
                 raise ValueError(
