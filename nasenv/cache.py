@@ -55,7 +55,7 @@ class Cache:
         try:
             self._database.read(self._version)  # before anything of another program's file is changed
             self._database.use_wal()
-            self._database.write(self._make_tables)  # a file that may only be read is refused here
+            self._database.write(self._make_tables)
         except InputError:
             self._database.close()
             raise
@@ -75,11 +75,9 @@ class Cache:
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         version = self._version(connection)  # again, as another process may have made them meanwhile
-        missing = {0: (_MEASUREMENTS, *TABLES), 1: TABLES}.get(version, ())
-        for statement in missing:
+        for statement in {0: (_MEASUREMENTS, *TABLES), 1: TABLES}.get(version, ()):
             connection.execute(statement)
-        if missing:
-            connection.execute(f"PRAGMA user_version={_SCHEMA}")
+        connection.execute(f"PRAGMA user_version={_SCHEMA}")  # always: a file that may only be read is refused here
 
     def find(
         self, space: str, evaluator: str, fidelity: float, architectures: Iterable[Architecture]

@@ -20,6 +20,7 @@ _CAUSES = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: change its permissions or its folder's",
     sqlite3.SQLITE_NOTADB: "is not a database, or its beginning is damaged",
     sqlite3.SQLITE_CORRUPT: "is damaged: `sqlite3 FILE .recover` may save a part",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk is full or fails, or the file was deleted while in use",
 }
 _T = TypeVar("_T")
 
@@ -51,13 +52,17 @@ class Database:
         """Whether others can see it."""
         return self.path != _MEMORY
 
-    def read(self, act: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Return act(connection), which may be called several times.
+    def read(self, act: Callable[[sqlite3.Connection], _T], patience: float | None = None) -> _T:
+        """Return act(connection).
+
+        Args:
+            act: may be called several times.
+            patience: seconds for which others are waited for; None for a minute.
 
         Raises:
             InputError: another program holds the file for too long, or the file is damaged or gone.
         """
-        deadline = time.monotonic() + _BUSY_SECONDS
+        deadline = time.monotonic() + (_BUSY_SECONDS if patience is None else patience)
         while True:
             try:
                 return act(self._connection)
@@ -66,12 +71,15 @@ class Database:
                     raise self.refusal(error) from error
                 time.sleep(0.01)
 
-    def write(self, act: Callable[[sqlite3.Connection], _T], durable: bool = False) -> _T:
+    def write(
+        self, act: Callable[[sqlite3.Connection], _T], durable: bool = False, patience: float | None = None
+    ) -> _T:
         """Return act(connection), all of it done in one transaction or nothing.
 
         Args:
             act: may be called several times.
             durable: it is on the disk on return, for some milliseconds; else a power cut may take it back (a kill not).
+            patience: seconds for which others are waited for; None for a minute.
 
         Raises:
             InputError: as with `read`, or the file cannot be written (a full disk, say), or was deleted.
@@ -83,7 +91,7 @@ class Database:
                 connection.execute("BEGIN IMMEDIATE")
                 return act(connection)
 
-        result = self.read(whole)
+        result = self.read(whole, patience)
         self._check()  # last: SQLite goes on writing to a file that nobody will find
         return result
 

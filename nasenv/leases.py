@@ -95,12 +95,12 @@ class Leases:
             self._rest()
 
     def close(self) -> None:
-        """Give all up; where the file does not let it, they end with the beat."""
+        """Give all up; where the file does not let it at once, they end with the beat."""
         self._held.clear()
         self._rest()
         if self._entered:
             with contextlib.suppress(InputError):
-                self._database.write(self._leave)
+                self._database.write(self._leave, patience=0.0)
 
     def _leave(self, connection: sqlite3.Connection) -> None:
         for table in ("leases", "holders"):
