@@ -1,0 +1,240 @@
+"""kill -9 at random moments of searches by every agent: started again, each must end as the one left in peace did.
+
+For every agent one search runs in peace, with no worker processes and with two. Then others of the same configuration
+are killed, once or twice, at moments drawn evenly over the time of the peaceful one, and started again until they
+end. Compared are the journal, the trainings and the result, times aside, the networks' weights byte by byte, and
+TensorBoard's curve. Also looked at: how many trainings were begun more than once, and whether worker processes, or the
+server that they are forked from, outlive their parent. Half of the searches have a cache.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench import at_least, goal, run, table
+from soak_run import AGENTS, PRELOADED, train_once, trainings_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+WORKERS = (0, 2)
+_GRACE_SECONDS = {"workers": 2.0, "servers": 60.0}  # to outlive the parent; a server may be importing PyTorch
+_TIMES = {"seconds", "train_seconds"}
+_STOP_LOOKING = 300.0  # seconds until a search that does not end is given up
+
+
+class Searches:
+    """Starts searches of one setting in processes of their own, in one folder.
+
+    Args:
+        folder: where run directories lie.
+        seed: of all searches.
+        evaluations: their budget.
+    """
+
+    def __init__(self, folder: Path, seed: int, evaluations: int) -> None:
+        self.folder, self._rest = folder, (seed, evaluations)
+        self._processes = multiprocessing.get_context("forkserver")
+        self._processes.set_forkserver_preload(PRELOADED)
+
+    def start(self, name: str, agent: str, workers: int, cache: bool) -> ForkServerProcess:
+        """Return the process of a search that was just started."""
+        folder = self.folder / name
+        process = self._processes.Process(target=train_once, args=(folder, agent, workers, cache, *self._rest))
+        process.start()
+        return process
+
+    def in_peace(self, name: str, agent: str, workers: int) -> float:
+        """Let a search run to its end; return the seconds from the opening of its journal."""
+        process = self.start(name, agent, workers, cache=False)
+        opened = _opened(self.folder / name, process)
+        finish(process, self.folder / name)
+        return time.perf_counter() - opened
+
+
+def finish(process: ForkServerProcess, folder: Path) -> None:
+    """Wait for the end of a search; raise RuntimeError where it does not end well."""
+    process.join(_STOP_LOOKING)
+    if process.exitcode != 0:
+        process.kill()
+        said = folder.with_suffix(".log").read_text()[-500:]
+        raise RuntimeError(f"{folder.name} ended with {process.exitcode}: {said}")
+
+
+def _opened(folder: Path, process: ForkServerProcess) -> float:
+    """Return when there is a journal, and the process may be killed in its work."""
+    while not (folder / "journal.jsonl").exists() and process.is_alive():
+        time.sleep(0.002)
+    return time.perf_counter()
+
+
+def kill_and_resume(searches: Searches, name: str, how: tuple[str, int, bool], moments: list[float]) -> Iterator[int]:
+    """Kill a search at these seconds after it goes on, each time anew, and let it end; yield the orphans of each kill.
+
+    Args:
+        searches: starts it.
+        name: of its run directory.
+        how: its agent, the number of its worker processes, and whether it has a cache.
+        moments: seconds from the opening of the journal, or from the start where there is one.
+    """
+    folder = searches.folder / name
+    for moment in moments:
+        process = searches.start(name, *how)
+        _opened(folder, process)
+        process.join(moment)
+        if process.exitcode is not None:
+            break
+        servers = _children(process.pid)
+        workers = [worker for server in servers for worker in _children(server)]
+        process.kill()
+        process.join()
+        yield _left(workers, _GRACE_SECONDS["workers"]) + _left(servers, _GRACE_SECONDS["servers"])
+    if not (folder / "result.json").exists():
+        finish(searches.start(name, *how), folder)
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def _children(pid: int | None) -> list[int]:
+    """Return the processes that a process has started; none where it is gone."""
+    try:
+        return [int(c) for path in Path(f"/proc/{pid}/task").glob("*/children") for c in path.read_text().split()]
+    except OSError:
+        return []
+
+
+def _left(pids: list[int], seconds: float) -> int:
+    """Return how many processes still run after so long; returns at once when none does."""
+    until = time.perf_counter() + seconds
+    while (alive := sum(map(_is_alive, pids))) and time.perf_counter() < until:
+        time.sleep(0.01)
+    return alive
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def differences(peaceful: Path, resumed: Path) -> Iterator[str]:
+    """Yield what in a resumed run directory is not as in that of the search left in peace."""
+    for name in ("journal.jsonl", "trials.jsonl"):
+        ours, theirs = _entries(resumed / name), _entries(peaceful / name)
+        if name == "trials.jsonl":  # in the order in which they were done
+            ours, theirs = sorted(ours), sorted(theirs)
+        if ours != theirs:
+            first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False), 1) if a != b), "the number")
+            yield f"{name}: {first} of {len(ours)} and {len(theirs)} entries differs"
+    results = [json.loads((folder / "result.json").read_text()) for folder in (peaceful, resumed)]
+    if _without_times(results[0]) != _without_times(results[1]):
+        yield "result.json differs"
+    weights = [{p.relative_to(f): p.read_bytes() for p in f.rglob("*.safetensors")} for f in (peaceful, resumed)]
+    if weights[0] != weights[1]:
+        yield f"weights differ: {sorted(map(str, weights[0]))}, {sorted(map(str, weights[1]))}"
+    yield from _faults_of_curve(resumed, len(_entries(peaceful / "journal.jsonl")))
+
+
+def _entries(path: Path) -> list[str]:
+    """Return the entries of a file of JSON lines as texts, without times."""
+    entries = map(json.loads, path.read_text().splitlines()[1:])
+    return [json.dumps(_without_times(entry), sort_keys=True) for entry in entries]
+
+
+def _without_times(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in _TIMES}
+
+
+def _faults_of_curve(folder: Path, evaluations: int) -> Iterator[str]:
+    files = list(folder.glob("events.out.tfevents.*"))
+    if len(files) != 1:
+        yield f"{len(files)} event files"
+        return
+    steps = [event.step for event in EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars("search/reward")]
+    if steps != [*range(1, evaluations + 1)]:
+        yield f"the curve has the steps {steps}"
+    if list(folder.rglob("*.tmp")):
+        yield "unfinished files are left"
+
+
+def soak_kills(
+    kills: int = 100, seed: int = 0, evaluations: int = 64, names: Sequence[str] = tuple(AGENTS)
+) -> dict[str, Any]:
+    """Return what so many kills, spread over agents, came to, by the agent's name."""
+    rng = np.random.default_rng([seed, 1])
+    figures: dict[str, Any] = {name: {"kills": 0, "again": [], "orphans": 0, "failures": []} for name in names}
+    with tempfile.TemporaryDirectory() as temporary:
+        searches = Searches(Path(temporary), seed, evaluations)
+        spans = {(n, w): searches.in_peace(f"{n}-{w}", n, w) for n in names for w in WORKERS}
+        for name in names:
+            peaceful = [searches.folder / f"{name}-{workers}" for workers in WORKERS]
+            figures[name]["failures"] += [f"{peaceful[1].name}: {d}" for d in differences(*peaceful)]
+        number = 0
+        while sum(f["kills"] for f in figures.values()) < kills:
+            agent, workers = names[number % len(names)], WORKERS[number // len(names) % len(WORKERS)]
+            moments = rng.uniform(0, spans[agent, workers], size=rng.integers(1, 3)).tolist()
+            how = agent, workers, bool(rng.integers(2))
+            _add(figures[agent], searches, f"{agent}-{workers}-killed-{number}", how, moments)
+            number += 1
+    return figures
+
+
+def _add(
+    figures: dict[str, Any], searches: Searches, name: str, how: tuple[str, int, bool], moments: list[float]
+) -> None:
+    """Kill and resume one search, and add what it came to to its agent's figures."""
+    agent, workers, _ = how
+    folder, peaceful = searches.folder / name, searches.folder / f"{agent}-0"
+    try:
+        orphans = list(kill_and_resume(searches, name, how, moments))
+    except RuntimeError as error:
+        figures["failures"].append(str(error))
+        figures["kills"] += 1
+        return
+    begun = _lines(trainings_file(folder)) - _lines(trainings_file(peaceful))
+    found = list(differences(peaceful, folder))
+    if begun > max(1, workers) * len(orphans):
+        found.append(f"{begun} trainings were begun again after {len(orphans)} kills of {max(1, workers)} at a time")
+    if sum(orphans):
+        found.append(f"{sum(orphans)} worker processes outlived their parent")
+    figures["kills"] += len(orphans)
+    figures["orphans"] += sum(orphans)
+    figures["again"].append(begun)
+    figures["failures"] += [f"{name}, killed after {np.round(moments, 2).tolist()} s: {reason}" for reason in found]
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Print a table of the agents and every failure; return the figures."""
+    figures = soak_kills(arguments.kills, arguments.seed, arguments.evaluations, arguments.agents)
+    rows = [
+        [name, f"{f['kills']}", f"{sum(f['again'])}", f"{f['orphans']}", f"{len(f['failures'])}"]
+        for name, f in figures.items()
+    ]
+    heads = ["agent", "kills", "trainings begun again", "workers left alive", "failed"]
+    table(f"kill -9 at random moments, {arguments.evaluations} evaluations", heads, rows)
+    failures = [reason for f in figures.values() for reason in f["failures"]]
+    print(*failures, sep="\n")
+    return {"agents": figures, "goals": [goal("nothing was lost", len(failures), not failures, "d")]}
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=at_least(1), default=100, help="default: %(default)s")
+    parser.add_argument("--evaluations", type=at_least(1), default=64, help="default: %(default)s")
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=[*AGENTS], help="default: all")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    run(options(), measure)
