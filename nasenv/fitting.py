@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nasenv.datasets import Split
 from nasenv.errors import InputError
 
+TIMEOUT = "timeout"  # how the error of a training that took too long begins
 _SCORING_BATCH = 256  # larger ones leave a processor's cache
 _WARM_UP_SHARE = 0.25  # of the steps, as the one-cycle schedule rises
 _STATISTICS_BATCHES = 4  # forward passes that batch normalisation takes its statistics from
@@ -147,7 +148,7 @@ def fit(
         total = torch.zeros((), device=device)
         for images, labels in batches:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"timeout: the training took more than {timeout_seconds:g} s")
+                raise TimeoutError(f"{TIMEOUT}: the training took more than {timeout_seconds:g} s")
             optimizer.param_groups[0]["lr"] = next(learning_rates)
             with _autocast(device):
                 loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)

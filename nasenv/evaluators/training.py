@@ -23,7 +23,7 @@ from nasenv.errors import InputError
 from nasenv.evaluators.cost import TrainingCost
 from nasenv.evaluators.evaluator import DIVERGED, Answer, Evaluator, Measurement, TestResult, Trial
 from nasenv.evaluators.workers import WorkerPool
-from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_thread, same_each_time, seeded
+from nasenv.fitting import TIMEOUT, Diverged, Recipe, accuracy, fit, one_thread, same_each_time, seeded
 from nasenv.spaces.space import Architecture, SearchSpace
 
 _VERSION = 1  # counted up when the same settings come to give another measurement
@@ -242,7 +242,7 @@ class TrainingEvaluator(Evaluator):
     def start(self) -> None:
         """Start the worker processes, where there are to be any; a worker process itself trains alone."""
         if self.workers and self._pool is None and not multiprocessing.current_process().daemon:
-            self._pool = WorkerPool(self._trainer.run, self.workers, self._trainer.timeout_seconds)
+            self._pool = WorkerPool(self._trainer.run, self.workers, self._trainer.timeout_seconds, _may_be_mended)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -325,6 +325,11 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
             f"the space is made for inputs {wanted[0]} and {wanted[1]} classes, data set {dataset.name} has {got[0]} "
             f"and {got[1]}; make the space with input_shape={got[0]}, num_classes={got[1]}"
         )
+
+
+def _may_be_mended(trained: Trained) -> bool:
+    """Return whether a fresh process might do better: out of memory, or a device or library in a bad state."""
+    return trained.error is not None and not trained.error.startswith((DIVERGED, TIMEOUT))
 
 
 def _failed(_: Job, reason: str, seconds: float) -> Trained:
