@@ -70,8 +70,12 @@ class Worker:
                 f"the space or data cannot be sent to worker processes ({error}); define functions and classes at "
                 "the top of a module, or give workers=0"
             ) from error
-        except (OSError, EOFError) as error:  # EOFError: the server could not import PyTorch
-            raise InputError(f"no worker process can be started: {error or _HIDING}; give workers=0") from error
+        except RuntimeError:  # here a worker imports a script that starts workers when it is imported
+            raise SystemExit(1) from None  # what is wrong is said by the process that runs the script
+        except EOFError:  # of the server
+            raise InputError(f"worker processes cannot import PyTorch; {_HIDING}, or give workers=0") from None
+        except OSError as error:
+            raise InputError(f"no worker process can be started ({error}); give fewer workers, or workers=0") from error
         self.pid = self._process.pid
 
     def give(self, job: Any) -> bool:

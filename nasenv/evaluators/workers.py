@@ -11,7 +11,7 @@ from nasenv.evaluators.team import Team
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
-_GRACE_SECONDS = 10.0  # a job sees its own timeout; a worker that hangs is killed so much later
+_GRACE_SECONDS = 10.0  # in which a job that sees to its own timeout ends by itself
 
 
 class WorkerPool(Generic[Job, Answer]):
@@ -23,8 +23,9 @@ class WorkerPool(Generic[Job, Answer]):
     Args:
         work: the function, or bound method, that answers a job; pickled once a worker.
         workers: number of processes, 1 or more.
-        timeout_seconds: a job that takes longer, by ten seconds, costs its worker; None is no limit.
+        timeout_seconds: a job that takes longer, by ``grace_seconds``, costs its worker; None is no limit.
         retry: tells from an answer whether a fresh process might give a better one; the second answer counts.
+        grace_seconds: by default ten.
 
     Raises:
         InputError: ``work`` cannot be pickled, or the processes end before they are ready.
@@ -36,8 +37,10 @@ class WorkerPool(Generic[Job, Answer]):
         workers: int,
         timeout_seconds: float | None,
         retry: Callable[[Answer], bool] = lambda answer: False,
+        grace_seconds: float | None = None,
     ) -> None:
-        self._timeout = None if timeout_seconds is None else timeout_seconds + _GRACE_SECONDS
+        grace = _GRACE_SECONDS if grace_seconds is None else grace_seconds
+        self._timeout = None if timeout_seconds is None else timeout_seconds + grace
         self._retry = retry
         self._team = Team(work, workers)
 
