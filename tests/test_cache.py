@@ -10,16 +10,26 @@ from nasenv.evaluators.evaluator import DIVERGED, Measurement
 
 PROBLEM = ("space", "evaluator", 1.0)
 GOOD = Measurement(0.1 + 0.2, None, 1.5, 1.0, {"params": 3.0}, (2.0, 1e-300))
-WRITER = """
-import sys
+WRITERS = """
+import os, sys
 from nasenv.cache import Cache
 from nasenv.evaluators.evaluator import Measurement
-path, writer = sys.argv[1], int(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.readline()
-with Cache(path) as cache:
-    for k in range(50):
-        cache.add("space", "evaluator", 1.0, {(writer, k): Measurement(writer / 10), (9, k): Measurement(writer / 10)})
+
+def write(writer):
+    with Cache(sys.argv[1]) as cache:
+        for k in range(50):
+            measurement = Measurement(writer / 10)
+            cache.add("space", "evaluator", 1.0, {(writer, k): measurement, (9, k): measurement})
+
+waits, go = os.pipe()
+for writer in range(4):
+    if os.fork() == 0:
+        os.close(go)
+        os.read(waits, 1)
+        write(writer)
+        os._exit(0)  # an error ends it with 1 and its traceback
+os.close(go)  # all at once, the making of the file included
+sys.exit(any([os.wait()[1] for _ in range(4)]))
 """
 
 
@@ -74,17 +84,7 @@ def test_in_memory(tmp_path, monkeypatch):
 
 def test_processes_that_write_one_file_lose_nothing(tmp_path):
     path = tmp_path / "cache.db"
-    command = [sys.executable, "-c", WRITER, str(path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    writers = [subprocess.Popen([*command, str(writer)], **pipes) for writer in range(4)]
-    for writer in writers:
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:  # all at once, the making of the file included
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    for writer in writers:
-        writer.communicate()
-    assert [writer.returncode for writer in writers] == [0] * 4
+    subprocess.run([sys.executable, "-c", WRITERS, str(path)], check=True)
     with Cache(path) as cache:
         own = [(writer, k) for writer in range(4) for k in range(50)]
         shared = [(9, k) for k in range(50)]
@@ -137,8 +137,10 @@ def test_a_file_where_a_folder_has_to_be(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "null", "[]", "[" * 100_000, b"\xff", 5, '{"curve": []}', '{"val_accuracy": 2, "curve": []}']
-    + ['{"val_accuracy": "0.5", "curve": []}', '{"val_accuracy": 0.5, "curve": 1}'],
+    [
+        *("", "{", "null", "[]", "[" * 100_000, b"\xff", 5, '{"curve": []}', '{"val_accuracy": 2, "curve": []}'),
+        *('{"val_accuracy": "0.5", "curve": []}', '{"val_accuracy": 0.5, "curve": 1}'),
+    ],
 )
 def test_a_damaged_measurement(tmp_path, text):
     path = tmp_path / "cache.db"
@@ -147,6 +149,6 @@ def test_a_damaged_measurement(tmp_path, text):
         with sqlite3.connect(path) as database:
             database.execute("UPDATE measurements SET measurement=?", (text,))
         database.close()
-        with pytest.raises(InputError, match="cache.db holds a damaged measurement of 1,2 .* removes it") as refusal:
+        with pytest.raises(InputError, match=r"cache.db holds a damaged measurement of 1,2 .* removes it") as refusal:
             cache.find(*PROBLEM, [(1, 2)])
     assert "\n" not in str(refusal.value)
