@@ -12,7 +12,7 @@ from pathlib import Path
 
 _PACKAGES = (
     *("nasenv", "torch", "numpy", "scipy", "scikit-learn", "gymnasium", "stable-baselines3", "sb3-contrib", "optuna"),
-    *("safetensors", "tensorboard", "jsonargparse", "pebble"),
+    *("safetensors", "tensorboard", "jsonargparse"),
 )
 _GIT_SECONDS = 10.0
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nasenv import InputError
+from nasenv.provenance import processor
 
 _QUIET = 0.5  # load, the mean of the last minute
 _PACKAGES = ("nasenv", "torch", "numpy", "stable_baselines3", "gymnasium")
@@ -46,7 +47,7 @@ def setting() -> dict[str, str]:
     versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     gpu = {"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
-        "processor": f"{_processor()}, {cores()} cores, load {os.getloadavg()[0]:.2f} at the start",
+        "processor": f"{processor()}, {cores()} cores, load {os.getloadavg()[0]:.2f} at the start",
         **gpu,
         "system": f"{platform.system()} {platform.release()}",
         "versions": f"Python {platform.python_version()}, {versions}",
@@ -56,11 +57,6 @@ def setting() -> dict[str, str]:
 def cores() -> int:
     """Return the number of cores that this process may use; evaluators start as many workers."""
     return len(os.sched_getaffinity(0))
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:

@@ -165,7 +165,7 @@ def test_a_damaged_line_is_named(tmp_path, change):
     lines = log.read_text().splitlines()
     lines[4] = json.dumps({**json.loads(lines[4]), **change})
     log.write_text("\n".join([*lines, ""]))
-    with pytest.raises(InputError, match="line 5 is damaged; keep the 4 before it with .* or give another output"):
+    with pytest.raises(InputError, match=r"line 5 is damaged; keep the 4 before it with .* or give another output"):
         build_table(SMALL, Seeded(SMALL), str(tmp_path / "t.csv"))
 
 

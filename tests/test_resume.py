@@ -304,7 +304,7 @@ def test_trials_of_one_batch_are_answered_by_an_evaluator_that_knows_no_stream()
 
 
 def record_lengths(path):
-    """Return the lengths of the records of an event file: 8 bytes of length, 4 of checksum, the event, 4 of checksum."""
+    """Return the lengths of the events of a file: each is 8 bytes of length, a checksum of 4, the event, another 4."""
     data, at, lengths = path.read_bytes(), 0, []
     while at < len(data):
         lengths.append(int.from_bytes(data[at : at + 8], "little"))

@@ -67,7 +67,7 @@ def run(folder=None, evaluator=None, agent=None, budget=None, cache="none", seed
 
 def timeless(folder):
     lines = (folder / "journal.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "started")} for line in lines]
 
 
 # Its name

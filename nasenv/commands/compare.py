@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import platform
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,10 +30,10 @@ from nasenv.configuration import digest
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Accuracy, Objective
+from nasenv.provenance import provenance
 from nasenv.spaces.space import SearchSpace
 
 _STALLED_SECONDS = 600.0  # a search on a table takes seconds
-_PACKAGES = ("nasenv", "stable_baselines3", "sb3_contrib", "torch", "numpy", "scipy")
 
 
 def compare(
@@ -93,7 +91,8 @@ def compare(
         text = _write_config(folder, {**config, "seeds": seeds, "first_seed": first_seed})
         _run(comparison, processes, limit, console)
         summaries, figures = _conclude(comparison, metric, console)
-        description = Description(f"nasenv compare --config {folder / 'config.yaml'}", text, _hardware(), _versions())
+        hardware, versions = _setting()
+        description = Description(f"nasenv compare --config {folder / 'config.yaml'}", text, hardware, versions)
         title = f"{len(contenders)} agents, {len(numbers)} seeds: {', '.join(made)}"
         write_report(folder / "report.html", title, summaries, figures, description, others)
     _say(folder, console)
@@ -162,10 +161,8 @@ def _say(folder: Path, console: Console) -> None:
     console.print("\n".join(lines), soft_wrap=True)
 
 
-def _hardware() -> str:
-    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {platform.system()}"
-
-
-def _versions() -> dict[str, str]:
-    packages: Sequence[str] = _PACKAGES
-    return {"Python": platform.python_version(), **{name: version(name) for name in packages}}
+def _setting() -> tuple[str, dict[str, str]]:
+    """Return the hardware in words, and versions and commits by name."""
+    known = dict(provenance())
+    hardware = [known.pop(name) for name in ("processor", "cores", "system")]
+    return f"{hardware[0]}, {hardware[1]} cores, {hardware[2]}", known

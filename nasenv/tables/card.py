@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import date
-from importlib.metadata import version
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+
+from nasenv.provenance import provenance
 
 _PACKAGES = ("nasenv", "torch", "numpy")
 _TOP_SHARE = 0.01
@@ -165,17 +163,9 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 def _setting() -> str:
     """Return processor, cores, versions and day."""
-    versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
-    cores = len(os.sched_getaffinity(0))
-    return f"{_processor()}, {cores} cores, Python {platform.python_version()}, {versions}, {date.today()}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    known = provenance()
+    versions = ", ".join(f"{package} {known[package]}" for package in _PACKAGES)
+    return f"{known['processor']}, {known['cores']} cores, Python {known['python']}, {versions}, {date.today()}"
 
 
 def _markdown(rows: Sequence[tuple[str, str]]) -> str:
