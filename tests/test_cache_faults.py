@@ -134,7 +134,8 @@ def test_the_file_of_another_program_is_left_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["NORMAL", "EXCLUSIVE"])
-def test_another_program_that_locks_the_file_for_a_moment_is_waited_for(path, mode):
+def test_another_program_that_locks_the_file_for_a_moment_is_waited_for(path, mode, monkeypatch):
+    monkeypatch.setattr(database, "_WAIT_SECONDS", 0.02)
     with other_program(path, f"PRAGMA locking_mode={mode}", "BEGIN EXCLUSIVE") as connection:
         end = threading.Timer(0.3, connection.close)
         end.start()
