@@ -223,7 +223,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     table(f"kill -9 at random moments, {arguments.evaluations} evaluations", heads, rows)
     failures = [reason for f in figures.values() for reason in f["failures"]]
     print(*failures, sep="\n")
-    return {"agents": figures, "goals": [goal("nothing was lost", len(failures), not failures, "d")]}
+    kills = sum(f["kills"] for f in figures.values())
+    goals = [goal(f"{kills} kills at random moments: nothing was lost", len(failures), not failures, "d")]
+    return {"agents": figures, "goals": goals, "lost": len(failures)}
 
 
 def options() -> argparse.ArgumentParser:

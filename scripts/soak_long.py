@@ -167,7 +167,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
              f"{replay['megabytes']:.0f}", f"{replay['seconds']:.1f}", f"{replay['own_seconds']:.1f}"]
         )  # fmt: skip
     table(f"{arguments.evaluations} evaluations on a table of {np.prod([*_CHOICES.values()])} designs", heads, rows)
-    return {"searches": figures, "goals": [g for name, f in figures.items() for g in _goals(name, f)]}
+    goals = [g for name, f in figures.items() for g in _goals(name, f)]
+    return {"searches": figures, "goals": goals, "lost": sum(not f["same"] for f in figures.values())}
 
 
 def _ends(search: dict[str, Any]) -> tuple[float, float]:
@@ -205,7 +206,7 @@ def _goals(name: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
 def options() -> argparse.ArgumentParser:
     """Return the parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--evaluations", type=at_least(10 * _THOUSAND), default=100_000, help="default: %(default)s")
+    parser.add_argument("--evaluations", type=at_least(2 * _THOUSAND), default=100_000, help="default: %(default)s")
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=[*AGENTS], help="default: %(default)s")
     parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
     return parser

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import sb3_contrib
 from torch import nn
 
 from nasenv import Accuracy, Architecture, Budget, ChainCNN, TrainingEvaluator, agents
@@ -15,7 +14,7 @@ from nasenv.commands.train import train
 
 AGENTS: dict[str, Callable[[], Agent]] = {
     **{name: getattr(agents, name) for name in agents.__all__ if name not in ("Agent", "StableBaselines")},
-    "StableBaselines(TRPO)": lambda: agents.StableBaselines(sb3_contrib.TRPO),
+    "StableBaselines": lambda: agents.StableBaselines(agents.A2C().algorithm),
 }
 PRELOADED = ["soak_run", "nasenv.run_directory", "torch._dynamo", "optuna", "matplotlib.pyplot", "sklearn.datasets"]
 """What takes seconds to import, so that a process of `train_once` need not do it."""

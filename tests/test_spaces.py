@@ -153,6 +153,17 @@ def test_a_text_of_another_form_is_an_input_error(case, text):
     assert "\n" not in str(error.value)
 
 
+def test_words_leave_out_what_had_one_valid_choice(case):
+    for design in case.designs:
+        for t in range(case.space.num_decisions + 1):
+            taken = [
+                (d.name, d.choices[c])
+                for i, (d, c) in enumerate(zip(case.space.decisions, design[:t], strict=False))
+                if len(valid_choices(case.space, design[:i])) > 1
+            ]
+            assert case.space._meaningful(design[:t]) == taken
+
+
 def test_neighbours_are_valid_distinct_and_reached_by_mutation(case):
     rng = np.random.default_rng(0)
     for design in case.designs[:4]:
