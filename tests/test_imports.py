@@ -47,7 +47,7 @@ BASES = {  # what the other files of a folder may import of it
     "spaces": {"space"},
     "sources": {"source"},
     "benchmarks": {"benchmark"},
-    "evaluators": {"evaluator", "cost", "workers", "worker", "team", "dispatch"},
+    "evaluators": {"evaluator", "cost", "workers", "serving", "worker", "team", "dispatch"},
     "agents": {"agent", "stable_baselines", "sb3_env", "sb3_start"},
     "comparison": {
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),

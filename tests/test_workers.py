@@ -3,6 +3,8 @@
 import functools
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -36,3 +38,24 @@ def test_workers_that_die_while_they_start_are_no_reason_to_wait_for_ever():
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
+
+
+SCRIPT = """
+from nasenv.evaluators.workers import WorkerPool
+class Doubled:
+    def __call__(self, job):
+        return 2 * job
+{guard}
+    pool = WorkerPool(Doubled(), 1, None)
+    print(*pool.stream([1, 2], print))
+"""
+
+
+@pytest.mark.parametrize(("guard", "printed"), [("if __name__ == '__main__':", "(1, 2) (2, 4)\n"), ("if True:", "")])
+def test_a_scripts_own_classes_reach_workers_and_a_script_without_its_guard_is_told(guard, printed, tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT.format(guard=guard))
+    process = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True)
+    assert process.stdout == printed
+    assert process.stderr.count("Traceback") == (not printed)
+    assert ("start the work under `if __name__ == '__main__':`" in process.stderr) == (not printed)

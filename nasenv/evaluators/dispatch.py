@@ -10,8 +10,9 @@ from multiprocessing.connection import wait
 from typing import Generic, TypeVar
 
 from nasenv.errors import InputError
+from nasenv.evaluators.serving import Message
 from nasenv.evaluators.team import Team, check_ready
-from nasenv.evaluators.worker import Message, Worker
+from nasenv.evaluators.worker import Worker
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")

@@ -7,7 +7,8 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from nasenv.errors import InputError
-from nasenv.evaluators.worker import Message, Worker
+from nasenv.evaluators.serving import Message
+from nasenv.evaluators.worker import Worker
 
 _END_FIRST = 100  # at exit; multiprocessing would send SIGTERM, which workers survive, and wait for them
 

@@ -1,0 +1,130 @@
+"""What runs in a worker process: it is tied to its parent, unpacks its work, and answers jobs until nobody asks."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Literal
+
+import torch
+import torch.multiprocessing  # tensors are sent as shared memory
+
+from nasenv.errors import InputError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # reach the whole terminal or job; the parent decides what comes of them
+_LONGEST_REASON = 300
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker says.
+
+    Args:
+        kind: ready; unready, it cannot begin; answer; fault, the job has no answer; refusal, an `InputError`.
+        content: the answer, or the reason in one line.
+    """
+
+    kind: Literal["ready", "unready", "answer", "fault", "refusal"]
+    content: Any = None
+
+
+def described(error: BaseException) -> str:
+    """Return an exception as one line, ``TypeName: text``."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a user's class
+        text = ""
+    return f"{type(error).__name__}: {text[:_LONGEST_REASON] or 'no message'}"
+
+
+class Packed:
+    """The work, pickled, as an array of bytes in shared memory."""
+
+    def __init__(self, pickled: torch.Tensor) -> None:
+        self._pickled = pickled
+
+    def open(self) -> Callable[[Any], Any]:
+        """Return the work; whatever its classes raise is raised."""
+        work: Callable[[Any], Any] = pickle.loads(self._pickled.numpy().tobytes())  # of our own parent
+        return work
+
+
+def serve(connection: Connection, packed: Packed) -> None:
+    """Answer jobs until the connection closes.
+
+    Args:
+        connection: from which come the environment, and then one job after the other; all answers are `Message`.
+        packed: the work.
+    """
+    try:
+        environment = connection.recv()  # the server has that of its start
+        _tie_to_parent()
+        for number in SIGNALS:
+            signal.signal(number, _nothing)  # unlike SIG_IGN not inherited by programs that a job starts
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.set_num_threads(1)
+        work = _opened(connection, packed)
+        while work is not None:
+            connection.send_bytes(_reply(work, connection.recv_bytes()))
+    except BaseException:  # the parent is gone or there is no memory to say so; a traceback would tell nobody more
+        os._exit(1)
+
+
+def _opened(connection: Connection, packed: Packed) -> Callable[[Any], Any] | None:
+    try:
+        work = packed.open()
+    except BaseException as error:  # of a user's module
+        connection.send(Message("unready", described(error)))
+        return None
+    connection.send(Message("ready"))
+    return work
+
+
+def _reply(work: Callable[[Any], Any], job: bytes) -> memoryview:
+    """Return the message, pickled, that answers a pickled job."""
+    try:
+        return ForkingPickler.dumps(Message("answer", work(pickle.loads(job))))
+    except InputError as error:
+        return ForkingPickler.dumps(Message("refusal", str(error)))
+    except BaseException as error:
+        return ForkingPickler.dumps(Message("fault", described(error)))
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+def _tie_to_parent() -> None:
+    """See to it that this process does not outlive its parent, however that ends and whatever is done here meanwhile.
+
+    The kernel closes the parent's end of a pipe. On Linux it then sends SIGKILL, also to a process that is stuck in C
+    code (PR_SET_PDEATHSIG would look at the server that this process was forked from); elsewhere a thread notices. To
+    be called when the parent has written all that it will write to that pipe, for that has the same effect.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this process was started by multiprocessing
+    if sys.platform == "linux":
+        pipe = parent.sentinel
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    else:
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+    if not parent.is_alive():  # gone before the call
+        os._exit(1)
+
+
+def _follow(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
