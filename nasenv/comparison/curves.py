@@ -44,7 +44,14 @@ class Curve:
     runs: NDArray[np.int64]
 
 
-def curve(runs: Iterable[Run | Digest], metric: Metric, against: Against, points: int = 300, seed: int = 0) -> Curve:
+def curve(
+    runs: Iterable[Run | Digest],
+    metric: Metric,
+    against: Against,
+    points: int = 300,
+    seed: int = 0,
+    most: int | None = None,
+) -> Curve:
     """Return the curve of one agent's runs on one problem, without the faulty ones.
 
     Args:
@@ -54,6 +61,7 @@ def curve(runs: Iterable[Run | Digest], metric: Metric, against: Against, points
         against: what the grid counts.
         points: at most so many points of the grid, evenly spaced.
         seed: the bootstrap's.
+        most: at most so many of these points are computed, from the first to the last; None computes all.
 
     Raises:
         InputError: no run that came to its end, another metric or axis, fewer than 2 points.
@@ -67,6 +75,8 @@ def curve(runs: Iterable[Run | Digest], metric: Metric, against: Against, points
     if not sound:
         raise InputError("a curve needs one or more runs that came to their end, got none")
     grid = _grid(sound, against, points)
+    if most is not None:
+        grid = grid[np.unique(np.linspace(0, len(grid) - 1, most).round().astype(int))]
     table, counts = _table(sound, metric, against, grid)
     mean, iqm, low, high = (np.full(len(grid), np.nan) for _ in range(4))
     for n in np.unique(counts[counts > 0]):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import quote
 
 import matplotlib
@@ -13,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nasenv.comparison.boxes import final_figure
+from nasenv.comparison.curves import Against
 from nasenv.comparison.digest import Digest, digested
 from nasenv.comparison.drawing import DPI, looks_of, one_line
 from nasenv.comparison.findings import Metric, Summary
@@ -33,6 +36,7 @@ NOTES = {
 }
 """What each kind of picture shows; its keys are the kinds, in the order in which they are read."""
 
+_Lines: TypeAlias = Callable[[Metric, Against], Mapping[str, Line]]
 _NORMAL_975 = 1.959964  # the normal distribution's 97.5 % quantile
 
 
@@ -51,9 +55,10 @@ def draw(summary: Summary, runs: Iterable[Run | Digest], random: str | None = No
     if not groups:
         return {}
     title = f"{one_line(summary.problem, 60)} ({_seeds(groups)})"
+    lines = cache(lambda metric, against: incumbent_lines(groups, metric, against))  # two figures show some of them
     figures = {
-        "anytime": panels(_anytime(groups, summary.metric), looks, title, NOTES["anytime"]),
-        "regret": panels(_regret(groups, summary.optimum), looks, title, NOTES["regret"]),
+        "anytime": panels(_anytime(groups, summary.metric, lines), looks, title, NOTES["anytime"]),
+        "regret": panels(_regret(groups, summary.optimum, lines), looks, title, NOTES["regret"]),
         "success": panels(_success(groups, summary.optimum), looks, title, NOTES["success"]),
         "final": final_figure(groups, summary, looks, title, NOTES["final"]),
         "improvement": improvement_figure(summary, title, NOTES["improvement"]),
@@ -61,23 +66,20 @@ def draw(summary: Summary, runs: Iterable[Run | Digest], random: str | None = No
     return {kind: figure for kind, figure in figures.items() if figure is not None}
 
 
-def _anytime(groups: Groups, metric: Metric) -> list[list[Panel]]:
+def _anytime(groups: Groups, metric: Metric, lines_of: _Lines) -> list[list[Panel]]:
     """Return a row of panels for each way to count the budget, a panel for each metric."""
     return [
-        [
-            Panel(incumbent_lines(groups, shown, against), x_label, METRICS[shown][0], focus)
-            for shown in shown_metrics(groups, metric)
-        ]
+        [Panel(lines_of(shown, against), x_label, METRICS[shown][0], focus) for shown in shown_metrics(groups, metric)]
         for against, x_label in budgets(groups)
     ]
 
 
-def _regret(groups: Groups, optimum: float | None) -> list[list[Panel]]:
+def _regret(groups: Groups, optimum: float | None, lines_of: _Lines) -> list[list[Panel]]:
     if optimum is None:
         return []
     row = []
     for against, x_label in budgets(groups):
-        lines = {agent: _below(line, optimum) for agent, line in incumbent_lines(groups, "reward", against).items()}
+        lines = {agent: _below(line, optimum) for agent, line in lines_of("reward", against).items()}
         if any((line.y > 0).any() for line in lines.values()):  # else there is nothing that a log axis could show
             row.append(Panel(lines, x_label, "regret (reward)", log))
     return [row]

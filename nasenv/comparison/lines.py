@@ -45,13 +45,15 @@ class Line:
 
 def incumbent_lines(groups: Groups, metric: Metric, against: Against) -> dict[str, Line]:
     """Return the interquartile mean of each agent whose incumbents are known over most of its budget."""
-    lines = {agent: _line(curve(group, metric, against), METRICS[metric][1]) for agent, group in groups.items()}
+    lines = {
+        agent: _line(curve(group, metric, against, most=_MOST_POINTS), METRICS[metric][1])
+        for agent, group in groups.items()
+    }
     return {agent: line for agent, line in lines.items() if np.isfinite(line.y).mean() > 0.5}
 
 
 def _line(values: Curve, factor: float) -> Line:
-    keep = np.unique(np.linspace(0, len(values.grid) - 1, _MOST_POINTS).round().astype(int))
-    return Line(values.grid[keep], *(factor * part[keep] for part in (values.iqm, values.low, values.high)))
+    return Line(values.grid, *(factor * part for part in (values.iqm, values.low, values.high)))
 
 
 def budgets(groups: Groups) -> list[tuple[Against, str]]:
@@ -67,8 +69,7 @@ def shown_metrics(groups: Groups, metric: Metric) -> list[Metric]:
     A reward that is the validation accuracy has no panel of its own.
     """
     digests = [digest for group in groups.values() for digest in group]
-    same = all(
-        np.array_equal(d.reward, d.values("val_accuracy", final_known(digests)), equal_nan=True) for d in digests
-    )
+    final = final_known(digests)
+    same = all(np.array_equal(d.reward, d.values("val_accuracy", final), equal_nan=True) for d in digests)
     shown: list[Metric] = ["val_accuracy", "test_accuracy"]
     return shown if same or metric != "reward" else ["reward", *shown]

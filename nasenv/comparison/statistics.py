@@ -7,7 +7,7 @@ very same value, and then the acceleration of the BCa interval is nought divided
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -53,12 +53,8 @@ def interquartile_interval(values: _Floats, seed: int) -> _Interval:
     ascending = np.sort(values, axis=0)
     lowest = ascending[0]
 
-    def middle(weights: _Counts) -> _Floats:  # (R, n) -> (R, ...)
-        drawn = np.cumsum(weights, axis=1, dtype=np.float64)
-        kept = np.diff(np.clip(drawn, cut, n - cut), axis=1, prepend=float(cut))  # (R, n)
-        return np.asarray(kept @ (ascending - lowest) / (n - 2 * cut))
-
-    low, high = _interval(middle, _resamples(n, seed))
+    means = [kept @ (ascending - lowest) / (n - 2 * cut) for kept in _kept(n, seed)]
+    low, high = _middle_of(np.concatenate(means))
     return lowest + low, lowest + high
 
 
@@ -188,6 +184,17 @@ def _resamples(n: int, seed: int, stream: int = 0) -> _Counts:
     return counts
 
 
+@lru_cache(maxsize=2)
+def _kept(n: int, seed: int) -> tuple[_Floats, ...]:
+    """Return how much of each of n sorted values the middle half of each resample holds, blocks of (R, n)."""
+    blocks = []
+    for (weights,) in _blocks(_resamples(n, seed)):
+        drawn = np.cumsum(weights, axis=1, dtype=np.float64)
+        blocks.append(np.diff(np.clip(drawn, n // 4, n - n // 4), axis=1, prepend=float(n // 4)))
+        blocks[-1].flags.writeable = False
+    return tuple(blocks)
+
+
 def _once(n: int) -> _Counts:
     """Return the one resample, (1, n), that is the runs themselves."""
     return np.ones((1, n), dtype=np.int16)
@@ -195,9 +202,17 @@ def _once(n: int) -> _Counts:
 
 def _interval(statistic: Callable[..., _Floats], *resamples: _Counts) -> _Interval:
     """Return (low, high) of a statistic, (R, n), ... -> (R, ...), of resamples, taken in blocks that are small."""
+    return _middle_of(np.concatenate([statistic(*part) for part in _blocks(*resamples)]))
+
+
+def _blocks(*resamples: _Counts) -> Iterator[tuple[_Counts, ...]]:
+    """Return the resamples, (R, n) each, some rows of each at a time."""
     blocks = 1 + sum(counts.size for counts in resamples) // _BLOCK
-    parts = zip(*(np.array_split(counts, blocks) for counts in resamples), strict=True)
-    values = np.concatenate([statistic(*part) for part in parts])
+    return zip(*(np.array_split(counts, blocks) for counts in resamples), strict=True)
+
+
+def _middle_of(values: _Floats) -> _Interval:
+    """Return (low, high), each (...), between which the middle of the values, (R, ...), lies."""
     low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
     return low, high
 
