@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nasenv.agents.agent import Agent
+from nasenv.comparison.digest import Digest
 from nasenv.comparison.problem import Problem
 from nasenv.comparison.run import Run
 from nasenv.comparison.runner import Job, Runner
@@ -78,12 +79,12 @@ class Comparison:
             SearchStopped: it was stopped before all were done.
         """
         if workers == 0 or not self.pending:
-            begun = takewhile(lambda _: not self._runner.stop.is_set(), self.pending)
+            begun = takewhile(lambda _: not self._runner.is_stopped(), self.pending)
             self._hear(((job, self._runner(job)) for job in begun), done)
             return
         pool: WorkerPool[Job, Run | None] = WorkerPool(self._runner, min(workers, len(self.pending)), timeout_seconds)
         try:
-            self._hear(pool.stream(self.pending, self._runner.give_up, self._runner.stop.is_set), done)
+            self._hear(pool.stream(self.pending, self._runner.give_up, self._runner.is_stopped), done)
         finally:
             pool.close()
 
@@ -104,7 +105,7 @@ class Comparison:
         It may be called from a signal handler or another thread. The same comparison, started again, goes on.
         """
         self._stopped = self._stopped or reason
-        self._runner.stop.set()
+        self._runner.stop()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -132,14 +133,17 @@ class Comparison:
             if job.problem == problem:
                 yield Run.read(self._runner.path(job))
 
-    def write_results(self, path: Path) -> None:
-        """Write one CSV row for each evaluation of each run; what is not known stays empty."""
+    def write_results(self, path: Path) -> dict[str, list[Digest]]:
+        """Write one CSV row for each evaluation of each run, unknowns empty; return the runs' digests by problem."""
+        digests: dict[str, list[Digest]] = {problem: [] for problem in self.problems}
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(_COLUMNS)
             for problem in self.problems:
                 for run in self.runs(problem):
                     writer.writerows(_rows(run))
+                    digests[problem].append(Digest.of(run))
+        return digests
 
 
 def _rows(run: Run) -> Iterator[list[object]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nasenv.agents.agent import Agent
@@ -58,7 +58,7 @@ class Runner:
     def __init__(
         self, problems: Mapping[str, Problem], agents: Mapping[str, Agent], folder: Path, cache: str | None = None
     ) -> None:
-        self.stop = multiprocessing.get_context("forkserver").Event()  # set from outside, seen in every worker process
+        self._stopped = torch.zeros((), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]  # by workers too
         self._problems, self._agents, self._folder, self._cache = problems, agents, folder, cache
         self._identities = {
             (p, a): digest([problem.identity(), agent.identity(), agent.source_digest()])
@@ -97,16 +97,23 @@ class Runner:
         run.write(path, self.identity(job))
         return run
 
+    def stop(self) -> None:
+        """Have the runs that are being done end early, in worker processes too."""
+        self._stopped.fill_(True)
+
+    def is_stopped(self) -> bool:
+        """Return whether `stop` was called."""
+        return bool(self._stopped)
+
     @contextmanager
     def _stopping(self, search: Search, job: Job) -> Iterator[None]:
-        """Stop the search when ``stop`` is set."""
+        """Stop the search when `stop` is called, in whichever process."""
         over = threading.Event()
 
         def watch() -> None:
-            while not over.is_set():
-                if self.stop.wait(_POLL_SECONDS):
+            while not over.wait(_POLL_SECONDS):
+                if self.is_stopped():
                     search.stop("the comparison is stopped")
-                    return
 
         if not self._problems[job.problem].evaluator.trains:
             yield
