@@ -20,7 +20,6 @@ from nasenv.commands.compared import config_of, default_agents, problems_of, pub
 from nasenv.commands.progress import ComparisonProgress
 from nasenv.commands.stopping import stopping
 from nasenv.comparison.comparison import Comparison
-from nasenv.comparison.digest import digested
 from nasenv.comparison.figures import draw, save
 from nasenv.comparison.findings import Metric, Summary
 from nasenv.comparison.problem import Problem
@@ -128,13 +127,12 @@ def _conclude(
 ) -> tuple[list[Summary], dict[str, dict[str, str]]]:
     """Write results.csv, summary.csv and the figures, print the standings, and return what the report shows."""
     folder = comparison.folder
-    comparison.write_results(folder / "results.csv")
+    digests = comparison.write_results(folder / "results.csv")
     random = next((name for name, agent in comparison.agents.items() if isinstance(agent, RandomSearch)), None)
     summaries, figures = [], {}
     for name, problem in comparison.problems.items():
-        digests = digested(comparison.runs(name))
-        summary = summarise(name, digests, problem.optimum, metric, random=random)
-        figures[name] = save(draw(summary, digests, random), folder / "figures", name)
+        summary = summarise(name, digests[name], problem.optimum, metric, random=random)
+        figures[name] = save(draw(summary, digests[name], random), folder / "figures", name)
         summaries.append(summary)
         _show(summary, console)
     write_summary(folder / "summary.csv", summaries)
