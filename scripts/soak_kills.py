@@ -174,18 +174,29 @@ def soak_kills(
     figures: dict[str, Any] = {name: {"kills": 0, "again": [], "orphans": 0, "failures": []} for name in names}
     with tempfile.TemporaryDirectory() as temporary:
         searches = Searches(Path(temporary), seed, evaluations)
-        spans = {(n, w): searches.in_peace(f"{n}-{w}", n, w) for n in names for w in WORKERS}
-        for name in names:
-            peaceful = [searches.folder / f"{name}-{workers}" for workers in WORKERS]
-            figures[name]["failures"] += [f"{peaceful[1].name}: {d}" for d in differences(*peaceful)]
+        spans = {name: _in_peace(figures[name], searches, name) for name in names}
+        survivors = [name for name in names if not figures[name]["failures"]]
         number = 0
-        while sum(f["kills"] for f in figures.values()) < kills:
-            agent, workers = names[number % len(names)], WORKERS[number // len(names) % len(WORKERS)]
-            moments = rng.uniform(0, spans[agent, workers], size=rng.integers(1, 3)).tolist()
+        while survivors and sum(f["kills"] for f in figures.values()) < kills:
+            agent = survivors[number % len(survivors)]
+            workers = WORKERS[number // len(survivors) % len(WORKERS)]
+            moments = rng.uniform(0, spans[agent][workers], size=rng.integers(1, 3)).tolist()
             how = agent, workers, bool(rng.integers(2))
             _add(figures[agent], searches, f"{agent}-{workers}-killed-{number}", how, moments)
             number += 1
     return figures
+
+
+def _in_peace(figures: dict[str, Any], searches: Searches, agent: str) -> dict[int, float]:
+    """Run an agent's searches that are not killed, and compare them; return their seconds by the number of workers."""
+    spans: dict[int, float] = {}
+    peaceful = [searches.folder / f"{agent}-{workers}" for workers in WORKERS]
+    try:
+        spans = {w: searches.in_peace(folder.name, agent, w) for w, folder in zip(WORKERS, peaceful, strict=True)}
+        figures["failures"] += [f"{peaceful[1].name}: {reason}" for reason in differences(*peaceful)]
+    except RuntimeError as error:
+        figures["failures"].append(str(error))
+    return spans
 
 
 def _add(

@@ -13,6 +13,7 @@ import multiprocessing
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,11 @@ class EachOnce(agents.Agent):
             search.evaluate(designs[order[first : first + self.batch_size]])
 
 
-AGENTS = {"EachOnce": EachOnce, "RandomSearch": agents.RandomSearch, "PPO": agents.PPO}
+AGENTS: dict[str, Callable[[], agents.Agent]] = {
+    "EachOnce": EachOnce,
+    "RandomSearch": agents.RandomSearch,
+    "PPO": lambda: agents.PPO(ent_coef=10.0),  # explores for ever: as shipped, it is done with such a table at 40,000
+}
 
 
 class TimedSearch(Search):
