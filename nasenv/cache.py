@@ -53,12 +53,18 @@ class Cache:
         self.path = self._database.path
         self._leases = Leases(self._database)
         try:
-            self._database.read(self._version)  # before anything of another program's file is changed
+            self._database.read(self._version_at_once)  # before anything of another program's file is changed
             self._database.use_wal()
             self._database.write(self._make_tables)
         except InputError:
             self._database.close()
             raise
+
+    def _version_at_once(self, connection: sqlite3.Connection) -> None:
+        """See to it that another process does not make the tables between two looks at the file."""
+        with connection:
+            connection.execute("BEGIN")
+            self._version(connection)
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """Return the schema of the file, 0 for an empty one; refuse what is not ours."""

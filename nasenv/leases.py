@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import sqlite3
 import threading
 import time
@@ -12,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from nasenv.database import Database
@@ -51,13 +53,14 @@ class Leases:
     """The leases that one object holds on designs, and those of others as far as they are in its way.
 
     While leases are held, a thread raises a number in the database each second, the holder's beat. Who wants a lease
-    takes it over when that number has stood still for ten seconds of its own time: a lease ends with its holder,
-    however that ended, and no clock of another machine matters. A holder that was only suspended then trains in vain.
+    takes it over when that number has stood still for ten seconds of its own time, at once where it can see that the
+    process is gone: a lease ends with its holder, however that ended, and no clock of another machine matters. A
+    holder that was only suspended then trains in vain.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._holder = uuid.uuid4().hex
+        self._holder = f"{_process(os.getpid())}/{uuid.uuid4().hex}"
         self._beats = itertools.count(1)  # never the same twice
         self._entered = False  # whether the database knows the holder
         self._held: set[Key] = set()
@@ -116,7 +119,7 @@ class Leases:
         now = time.monotonic()
         others = connection.execute("SELECT holder, beat FROM holders WHERE holder<>?", (self._holder,)).fetchall()
         watched = {holder: self._look(self._watched.get(holder), beat, now) for holder, beat in others}
-        dead = [(holder,) for holder, w in watched.items() if w.still_seconds >= _DEAD_SECONDS]
+        dead = [(holder,) for holder, w in watched.items() if w.still_seconds >= _DEAD_SECONDS or _is_gone(holder)]
         for table in ("leases", "holders") if dead else ():
             connection.executemany(f"DELETE FROM {table} WHERE holder=?", dead)
         self._watched = watched
@@ -126,6 +129,29 @@ class Leases:
         if before is None or before.beat != beat:
             return _Watched(beat, now)
         return _Watched(beat, now, before.still_seconds + min(now - before.looked, _LONGEST_LOOK))
+
+
+def _place() -> str:
+    """Return what tells this machine, since its start, and this space of process numbers from others; "" if unknown."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return ""
+
+
+def _process(number: int) -> str:
+    """Return a name that no other process has ever had; "" of a process that is not there, or cannot be told apart."""
+    try:
+        begun = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+    return f"{_place()}/{number}/{begun}"
+
+
+def _is_gone(holder: str) -> bool:
+    """Return whether the process of a holder has ended; False where that cannot be seen from here."""
+    place, _, rest = holder.rpartition("/")[0].rpartition("/")[0].rpartition("/")
+    return place != "" and place == _place() and _process(int(rest)) != holder.rpartition("/")[0]
 
 
 class _Heart:

@@ -25,6 +25,7 @@ class Measuring:
         cache: shared with other searches; None for none. What one of them is training is waited for.
         log: where every training is kept the moment it ends; None keeps none.
         known: measurements that cost nothing any more, by representative.
+        say: told, in words, what is waited for.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class Measuring:
         cache: Cache | None,
         log: TrialLog | None,
         known: Mapping[Architecture, Measurement],
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self._say = say
         self._evaluator, self._objective, self._cache, self._log = evaluator, objective, cache, log
         self._known: dict[Architecture, Measurement] = dict(known)
         self._unpaid: set[Architecture] = set()  # trained for this search, and not yet charged to an evaluation
@@ -84,12 +87,16 @@ class Measuring:
         if self._cache is None:
             self._train(missing, stopped)
             return
+        said = False
         while missing and not stopped():
             mine = self._cache.claim(*self._problem, missing)
             self._train([r for r in missing if r in mine], stopped)
             self._known |= self._cache.find(*self._problem, [r for r in missing if r not in self._known])
             missing = [r for r in missing if r not in self._known]
             if missing and not mine:
+                if not said:
+                    self._say(f"waiting for {len(missing)} designs that another search on the same cache is training")
+                    said = True
                 time.sleep(_POLL_SECONDS)
 
     def _train(self, designs: Sequence[Architecture], stopped: Callable[[], bool]) -> None:

@@ -73,6 +73,7 @@ class Search:
         ended: why the search is over; None while it is not.
         stopped: why it was stopped before; None where it was not.
         notices: what a user is to know of the run directory, a line each.
+        say: told in words what the search waits for, other searches on its cache; None is silence.
 
     Raises:
         InputError: a start that is no design of the space; a run directory of another configuration, in use, damaged,
@@ -101,6 +102,7 @@ class Search:
         self.history = History()
         self.ended: str | None = None
         self.stopped: str | None = None
+        self.say: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.listeners = list(listeners)
         self.start = space.check_all(start)
@@ -115,7 +117,7 @@ class Search:
             self._replay = Replay(self._files.journal, space, self.objective)
         self._concluding = resume == "conclude"
         trials, aside = (self._files.trials, self._files.set_aside) if self._files is not None else (None, {})
-        self._measuring = Measuring(evaluator, self.objective, cache, trials, aside)
+        self._measuring = Measuring(evaluator, self.objective, cache, trials, aside, self._said)
 
     def _open(self, run_dir: Path, resume: Resume) -> RunDirectory:
         from nasenv.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
@@ -256,6 +258,10 @@ class Search:
         except Exception as error:  # ours, not the agent's, though it passes through the agent
             self._fault = error
             raise
+
+    def _said(self, text: str) -> None:
+        if self.say is not None:
+            self.say(text)
 
     def log(self, scalars: Mapping[str, float]) -> None:
         """Write an agent's own scalars to TensorBoard, at the current evaluation."""

@@ -23,7 +23,8 @@ NOBODY = 65534
 SCHEMA_1 = """
 CREATE TABLE measurements (space TEXT, evaluator TEXT, fidelity REAL, architecture TEXT, measurement TEXT NOT NULL,
     PRIMARY KEY (space, evaluator, fidelity, architecture)) WITHOUT ROWID;
-INSERT INTO measurements VALUES ('space', 'evaluator', 1.0, '1,2', '{"val_accuracy": 0.5, "curve": []}');
+INSERT INTO measurements VALUES ('space', 'evaluator', 1.0, '1,2', '{"val_accuracy": 0.5, "error": null,
+ "train_seconds": 0.0, "fidelity": 1.0, "metrics": {}, "curve": []}');
 PRAGMA user_version=1;
 """
 

@@ -202,3 +202,15 @@ def test_eight_processes_train_each_design_once_though_one_is_killed(path, tmp_p
     assert Counter(map(int, trained.read_text().split())) == Counter(range(60))
     with Cache(path) as cache:
         assert len(cache) == 60
+
+
+def test_the_claims_of_a_killed_process_are_free_at_once_on_the_same_machine(path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder, Cache(path) as cache:
+        holder.stdout.readline()
+        assert cache.claim(*PROBLEM, [(1,)]) == set()
+        holder.kill()
+        holder.wait()
+        assert cache.claim(*PROBLEM, [(1,), (2,)]) == {(1,), (2,)}

@@ -140,6 +140,7 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
 def concluded(search: Search, console: Console) -> Result:
     """Run a search to its end and return its result, saying how it goes; raise SearchStopped where it is stopped."""
     console.print(coverage(search.space, search.budget), soft_wrap=True)
+    search.say = lambda text: console.print(text, soft_wrap=True)
     for notice in search.notices:
         console.print(f"note: {notice}", soft_wrap=True)
     try:

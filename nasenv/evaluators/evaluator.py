@@ -14,6 +14,7 @@ from nasenv.configuration import Configurable
 from nasenv.datasets import Dataset
 from nasenv.spaces.space import Architecture, SearchSpace
 
+_NUMBER = (int, float)
 DIVERGED = "diverged"  # how the error of a training that came to a loss of nan or infinity begins
 
 
@@ -65,7 +66,8 @@ class Measurement:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the measurement that ``to_json`` wrote."""
+        """Return the measurement that ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is none."""
+        _check_types(values, values["val_accuracy"])
         return cls(**{**values, "curve": tuple(values["curve"])})
 
 
@@ -103,9 +105,10 @@ class TestResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the result that ``to_json`` wrote; raise ValueError where it is neither an accuracy nor an error."""
+        """Return the result that ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is none."""
+        _check_types(values, values["test_accuracy"])
         result = cls(**{**values, "curve": tuple(values["curve"])})
-        if result.test_accuracy is None and not isinstance(result.error, str):
+        if (result.test_accuracy is None) == (result.error is None):
             raise ValueError("a test result has either a test_accuracy or an error")
         if result.test_accuracy is not None and not 0.0 <= result.test_accuracy <= 1.0:
             raise ValueError(f"test_accuracy must be in [0, 1], got {result.test_accuracy}")
@@ -221,3 +224,16 @@ class Evaluator(Configurable, ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_types(values: Mapping[str, Any], accuracy: Any) -> None:
+    """Raise TypeError where what a file says of a training has other types than it was written with."""
+    if (accuracy is not None and type(accuracy) not in _NUMBER) or type(values["train_seconds"]) not in _NUMBER:
+        raise TypeError("an accuracy and train_seconds are numbers")
+    if values["error"] is not None and type(values["error"]) is not str:
+        raise TypeError("an error is a text")
+    metrics, curve = values["metrics"], values["curve"]
+    if type(metrics) is not dict or type(curve) is not list:
+        raise TypeError("metrics are names with numbers, a curve is a list of numbers")
+    if not all(type(value) in _NUMBER for value in (*metrics.values(), *curve)):
+        raise TypeError("metrics and curves hold numbers")
