@@ -70,6 +70,8 @@ class Database:
                 if _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL) or time.monotonic() > deadline:
                     raise self.refusal(error) from error
                 time.sleep(0.01)
+            except UnicodeDecodeError as error:  # the name of a table, say, in a damaged file
+                raise self.refusal(error) from error
 
     def write(
         self, act: Callable[[sqlite3.Connection], _T], durable: bool = False, patience: float | None = None
@@ -119,7 +121,8 @@ class Database:
         if _code(error) == sqlite3.SQLITE_BUSY:
             cause = f"is locked by another program, which has held it for {_BUSY_SECONDS:g} s: end that program"
         else:
-            cause = _CAUSES.get(_code(error), f"cannot be used: {error}")
+            code = sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else _code(error)
+            cause = _CAUSES.get(code, f"cannot be used: {error}")
         return InputError(f"cache {self.path} {cause}; or give another file with --cache, or none with --cache none")
 
     def _check(self) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,12 @@ from typing import Any, BinaryIO
 
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
-from nasenv.files import open_again, parse_json
+from nasenv.files import open_again, parse_json, read_whole
 from nasenv.history import Outcome
 
 _FORMAT = 1
 _LATEST = 4e9  # the year 2096
+_LONGEST_FILE = 1 << 30  # bytes, to be read as a whole
 _LONGEST_LINE = 1 << 20  # bytes; the curve of a training of 40,000 epochs
 
 
@@ -55,6 +57,8 @@ class JSONLines(ABC):
         except OSError as error:
             raise InputError(f"{self.place} cannot be written: {error.strerror}") from error
         try:
+            if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                raise InputError(f"{self.path} is a pipe or device, not a regular file; {self.remedy}")
             self._lock()
             self._mend()
             self.header = self._check(config) or {"journal": _FORMAT, "config": config, **(about or {})}
@@ -81,10 +85,7 @@ class JSONLines(ABC):
         Raises:
             InputError: it is damaged, or cannot be read.
         """
-        try:
-            lines = path.read_bytes().split(b"\n")[:-1]
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        lines = read_whole(path, _LONGEST_FILE).split(b"\n")[:-1]
         header, *entries = [cls._parsed(path, line, number) for number, line in enumerate(lines, 1)] or [{}]
         if header.get("journal") != _FORMAT:
             raise InputError(f"{path}: not a journal of format {_FORMAT}, which this nasenv reads")

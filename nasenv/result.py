@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from nasenv.errors import InputError
-from nasenv.files import parse_json, write_whole
+from nasenv.files import parse_json, read_whole, write_whole
 from nasenv.spaces.space import Architecture
 
 RESULT = "result.json"
+_LONGEST = 1 << 26  # bytes
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class Result:
     def read(cls, path: Path) -> Self:
         """Return what ``write`` wrote; raise InputError where the file is damaged."""
         try:
-            values = parse_json(path.read_bytes())
+            values = parse_json(read_whole(path, _LONGEST))
             winner, *others = (_contender(v) for v in [values["winner"], *values["others"]])
             return cls(**{**values, "winner": winner, "others": tuple(others)})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({error}); delete it to have the end of the search again") from error
 
 

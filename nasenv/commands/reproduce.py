@@ -15,6 +15,7 @@ from nasenv.commands.arguments import call
 from nasenv.commands.train import concluded, starting_designs
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
+from nasenv.files import user_path
 from nasenv.journal import Journal
 from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
@@ -37,12 +38,12 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
         output: folder for the new run; by default beside the other one, with -again behind its name.
     """
     console = Console(markup=False, highlight=False)
-    folder = Path(run_dir)
+    folder = user_path(run_dir)
     if not (folder / RESULT).exists():
         raise InputError(f"{folder} holds no {RESULT}; expected the folder of a run that has ended")
     header, entries = Journal.read(folder / JOURNAL)
     result = Result.read(folder / RESULT)
-    again = Path(output) if output is not None else folder.with_name(f"{folder.name}-again")
+    again = user_path(output) if output is not None else folder.with_name(f"{folder.name}-again")
     make = call(_search, "nasenv reproduce", ["--config", str(folder / "config.yaml")])
     with make(run_dir=again) as search:
         for said in _circumstances(header, search.identity()):

@@ -23,7 +23,7 @@ from nasenv.commands.stopping import stopping
 from nasenv.configuration import digest
 from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Evaluator
-from nasenv.files import write_whole
+from nasenv.files import read_whole, user_path, write_whole
 from nasenv.finals import conclude
 from nasenv.journal import Journal
 from nasenv.objectives import Objective
@@ -31,6 +31,7 @@ from nasenv.result import RESULT, Result, table
 from nasenv.search import Resume, Search
 from nasenv.spaces.space import Architecture, SearchSpace
 
+_LONGEST_START = 1 << 26  # bytes
 _LONGEST_DATA = 40  # characters of the data set's name in that of a run
 
 
@@ -68,7 +69,7 @@ def train(
         store = None if cache == "none" else stack.enter_context(Cache(cache))
         start = starting_designs(space, start_from)
         plan = Search(space, evaluator, agent, budget, objective, None, seed, start=start)
-        folder = Path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.identity())
+        folder = user_path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.identity())
         if (folder / RESULT).exists():
             Journal(folder / "journal.jsonl", plan.identity()).close()  # refuses the result of another configuration
             said = f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run."
@@ -104,8 +105,8 @@ def starting_designs(space: SearchSpace, start_from: Sequence[str] | str | None)
     lines, where = start_from, "start_from"
     if isinstance(start_from, str):
         try:
-            lines, where = Path(start_from).read_text(encoding="utf-8").splitlines(), start_from
-        except (OSError, UnicodeDecodeError) as error:
+            lines, where = read_whole(user_path(start_from), _LONGEST_START).decode().splitlines(), start_from
+        except UnicodeDecodeError as error:
             raise InputError(f"start_from {start_from} cannot be read: {error}") from error
     designs = []
     for number, line in enumerate(lines, 1):
