@@ -15,6 +15,7 @@ import argparse
 import importlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from bench import at_least, goal, run, table
@@ -26,8 +27,8 @@ _SHORT = {
 }
 """The parts that have options, and those of the short form."""
 
+_SHORT_FAULTS, _FAULTS = 12, 200
 _SHORT_INPUTS, _INPUTS = 20, 100_000  # for each reader
-PARTS = (*_SHORT, "fuzz")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for part in arguments.parts:
         started = time.perf_counter()
         print(f"\n# {part}", flush=True)
-        figures[part] = _fuzz(arguments) if part == "fuzz" else _of_script(part, arguments)
+        figures[part] = PARTS[part](arguments)
         figures[part]["seconds"] = time.perf_counter() - started
     rows = [
         [part, g["goal"], f"{g['value']:.4g}", "yes" if g["met"] else "NO"]
@@ -47,12 +48,26 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def _of_script(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of a part that is a script of its own, soak_<part>.py."""
-    script = importlib.import_module(f"soak_{part}")
-    options = [*(_SHORT[part] if arguments.short else ()), "--seed", str(arguments.seed)]
-    figures: dict[str, Any] = script.measure(script.options().parse_args(options))
-    return figures
+def _of_script(part: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """Return what measures a part that has options of its own, in soak_<part>.py."""
+
+    def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+        script = importlib.import_module(f"soak_{part}")
+        options = [*(_SHORT[part] if arguments.short else ()), "--seed", str(arguments.seed)]
+        figures: dict[str, Any] = script.measure(script.options().parse_args(options))
+        return figures
+
+    return measured
+
+
+def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
+    from soak_faults import soak_faults
+
+    figures = soak_faults(_SHORT_FAULTS if arguments.short else _FAULTS, arguments.seed)
+    wrong = [*figures["wrong"], *(f"{n} {name} left behind" for name, n in figures["left"].items() if n)]
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    what = f"{sum(figures['faults'].values())} faults of workers: no other job lost, nothing left behind"
+    return figures | {"goals": [goal(what, len(wrong), not wrong, "d")], "lost": len(wrong)}
 
 
 def _fuzz(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -61,15 +76,25 @@ def _fuzz(arguments: argparse.Namespace) -> dict[str, Any]:
     readers = fuzz(_SHORT_INPUTS if arguments.short else _INPUTS, arguments.seed)
     failures = [f"{name}: {f['failure']}" for name, f in readers.items() if f["failure"]]
     inputs = sum(f["inputs"] for f in readers.values())
+    print(*failures, sep="\n", end="\n" if failures else "")
     what = f"{inputs:,} inputs for {len(readers)} readers: none failed"
     return {"readers": readers, "goals": [goal(what, len(failures), not failures, "d")], "lost": len(failures)}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "spaces": _of_script("spaces"),
+    "long": _of_script("long"),
+    "kills": _of_script("kills"),
+    "faults": _faults,
+    "fuzz": _fuzz,
+}
 
 
 def options() -> argparse.ArgumentParser:
     """Return the parser of the options."""
     lines = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=lines)
-    parser.add_argument("--parts", type=_parts, default=PARTS, metavar="A,B", help=f"default: {','.join(PARTS)}")
+    parser.add_argument("--parts", type=_parts, default=[*PARTS], metavar="A,B", help=f"default: {','.join(PARTS)}")
     parser.add_argument("--short", action="store_true", help="a minute instead of hours")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of everything that is random; default: 0")
     return parser
@@ -77,7 +102,7 @@ def options() -> argparse.ArgumentParser:
 
 def _parts(text: str) -> list[str]:
     parts = text.split(",")
-    if unknown := set(parts) - set(PARTS):
+    if unknown := set(parts) - PARTS.keys():
         raise argparse.ArgumentTypeError(f"expected parts of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     return parts
 

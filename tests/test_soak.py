@@ -24,7 +24,7 @@ def script(monkeypatch):
 
 def test_the_short_form_loses_nothing(tmp_path):
     file = tmp_path / "soak.json"
-    options = ["--short", "--parts", "spaces,long,kills", "--json", file]
+    options = ["--short", "--parts", "spaces,long,kills,faults", "--json", file]
     done = subprocess.run([sys.executable, SCRIPTS / "soak.py", *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(file.read_text())["figures"]
@@ -32,6 +32,7 @@ def test_the_short_form_loses_nothing(tmp_path):
     assert figures["spaces"]["built"] == 36
     assert figures["long"]["searches"]["EachOnce"]["replay"]["replayed"] == 3_999
     assert figures["kills"]["agents"]["PPO"]["kills"] >= 2
+    assert sum(figures["faults"]["faults"].values()) == 12
     assert sum(part["lost"] for part in figures.values()) == 0
     assert "| kills  | " in done.stdout
 
