@@ -178,8 +178,8 @@ def soak_kills(
         survivors = [name for name in names if not figures[name]["failures"]]
         number = 0
         while survivors and sum(f["kills"] for f in figures.values()) < kills:
-            agent = survivors[number % len(survivors)]
-            workers = WORKERS[number // len(survivors) % len(WORKERS)]
+            agent = min(survivors, key=lambda name: figures[name]["kills"])
+            workers = WORKERS[number % len(WORKERS)]
             moments = rng.uniform(0, spans[agent][workers], size=rng.integers(1, 3)).tolist()
             how = agent, workers, bool(rng.integers(2))
             _add(figures[agent], searches, f"{agent}-{workers}-killed-{number}", how, moments)
