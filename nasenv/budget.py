@@ -75,8 +75,8 @@ class Budget:
             return f"the budget of {self.evaluations} {what} is used up"
         if self.charged_seconds is not None and history.charged_seconds >= self.charged_seconds:
             return f"the budget of {self.charged_seconds:g} charged seconds is used up"
-        best = history.best
-        if self.target_reward is not None and best is not None and best.reward >= self.target_reward:
+        best = history.best_reward
+        if self.target_reward is not None and best is not None and best >= self.target_reward:
             return f"the target reward of {self.target_reward:g} is met"
         return None
 

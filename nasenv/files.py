@@ -93,13 +93,14 @@ def read_whole(path: Path, most: int) -> bytes:
         InputError: it is missing, may not be read, is no regular file, or too large.
     """
     with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            limit = in_megabytes(most)
+            raise InputError(f"cannot read {path}: it is larger than {limit}, the most that is read of such")
         try:
-            content = file.read(most + 1)
+            return file.read(size)  # and not most: so many bytes would be asked for
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if len(content) > most:
-        raise InputError(f"cannot read {path}: it is larger than {in_megabytes(most)}, the most that is read of such")
-    return content
 
 
 def user_path(text: str | Path) -> Path:

@@ -171,6 +171,11 @@ class History(Sequence[Outcome]):
         """The outcome with the highest reward, the earliest among equals; None before the first success."""
         return None if self._best is None else self.outcome(self._best)
 
+    @property
+    def best_reward(self) -> float | None:
+        """The highest reward of a design that was measured; None before the first success."""
+        return None if self._best is None else self._rewards[self._best]
+
     def top(self, k: int) -> list[Outcome]:
         """Return the k successful outcomes with the highest rewards, best first, the earlier among equals."""
         measured = (i for i, finding in enumerate(self._findings) if finding.measurement.error is None)

@@ -73,13 +73,15 @@ class Measuring:
 
     def _find_out(self, wanted: Iterable[Architecture], stopped: Callable[[], bool]) -> None:
         missing = [r for r in wanted if r not in self._known]
+        if missing and not self._evaluator.trains:
+            measured = dict(zip(missing, self._evaluator.evaluate(missing, _FIDELITY), strict=True))
+            self._known |= measured
+            self._unpaid |= measured.keys()
+            return
         if self._cache is not None and missing:
             self._known |= self._cache.find(*self._problem, missing)
             missing = [r for r in missing if r not in self._known]
-        if missing and not self._evaluator.trains:
-            measured = dict(zip(missing, self._evaluator.evaluate(missing, _FIDELITY), strict=True))
-            self._keep(measured)
-        elif missing and not stopped():
+        if missing and not stopped():
             self._train_once(missing, stopped)
 
     def _train_once(self, missing: Sequence[Architecture], stopped: Callable[[], bool]) -> None:

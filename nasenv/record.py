@@ -99,7 +99,7 @@ class Record:
         if measurement.val_accuracy is not None:
             self._best_val_accuracy = max(self._best_val_accuracy, measurement.val_accuracy)
             own["search/val_accuracy"] = measurement.val_accuracy
-        if history.best is not None:
+        if history.best_reward is not None:
             own["search/best_val_accuracy"] = self._best_val_accuracy
         metrics = {f"evaluation/{k}": float(v) for k, v in measurement.metrics.items() if isinstance(v, Real)}
         self.scalars(metrics | own, outcome.evaluation)

@@ -59,7 +59,7 @@ class SearchProgress(_Progress):
     def __call__(self, search: Search, outcome: Outcome) -> None:
         """Take in an answer; a listener of the search."""
         history = search.history
-        best = "none yet" if history.best is None else f"{history.best.reward:.4f}"
+        best = "none yet" if history.best_reward is None else f"{history.best_reward:.4f}"
         said = f"best {best}  mean of last 32 {history.mean_reward(32):.4f}  repeats {history.repeats}"
         self._bar.update(self._task, completed=len(history), said=said)
         every = max(1, (self._evaluations or 1000) // _LINES)

@@ -18,7 +18,7 @@ _NUMBER = (int, float)
 DIVERGED = "diverged"  # how the error of a training that came to a loss of nan or infinity begins
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """What was found out about one architecture; either an accuracy or the reason why there is none.
 
@@ -147,7 +147,8 @@ class Evaluator(Configurable, ABC):
 
     Attributes:
         dataset: the data that it trains on; None where it does not train.
-        trains: whether a measurement costs a training; where it does not (a table, say) asking again is free.
+        trains: whether a measurement costs a training; where it does not (a table, say) asking again is free, and no
+            search caches it.
     """
 
     dataset: Dataset | None = None

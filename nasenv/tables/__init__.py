@@ -23,6 +23,7 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ def _text(path: Path) -> str:
             zipped = file.read(len(_GZIP)) == _GZIP
             file.seek(0)
             with gzip.GzipFile(fileobj=file) if zipped else file as plain:
-                data = plain.read(most + 1)
+                data = plain.read(most + 1 if zipped else min(most, os.fstat(file.fileno()).st_size) + 1)
         if len(data) > most:
             raise InputError(
                 f"table {path} is larger than {in_megabytes(most)}, 1/{_SHARE} of the memory that is free; "
