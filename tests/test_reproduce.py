@@ -1,0 +1,126 @@
+"""``nasenv reproduce``: the same again, or what is not the same."""
+
+import json
+import shutil
+
+import pytest
+
+from nasenv.commands.cli import main
+
+TABLE = [
+    *("--evaluator", "TableEvaluator", "--evaluator.table", "chain_cnn_digits", "--space.widths", "[16]"),
+    *("--space.max_layers", "3", "--budget.evaluations", "30", "--cache", "none"),
+]
+TRAINING = [
+    *(
+        "--space.max_layers",
+        "1",
+        "--evaluator.epochs",
+        "1",
+        "--evaluator.final_epochs",
+        "1",
+        "--evaluator.workers",
+        "0",
+    ),
+    *("--budget.evaluations", "4", "--budget.finalists", "2", "--budget.final_seeds", "2", "--agent", "RandomSearch"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder of a finished run on a table."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["train", *TABLE, "--run_dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """Return a copy of it."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def change(path, number, **values):
+    lines = path.read_text().splitlines(keepends=True)
+    lines[number] = json.dumps({**json.loads(lines[number]), **values}) + "\n"
+    path.write_text("".join(lines))
+
+
+def test_the_same_again(run, capsys):
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert main(["reproduce", str(run)]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("the same again: 30 evaluations, the winner ")
+    assert said.endswith(f"the new run is in {run}-again")
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_trainings_too_whatever_the_cache_and_the_workers(tmp_path, capsys):
+    cache = str(tmp_path / "cache.db")
+    for number in ("1", "2"):  # the second takes everything from the cache
+        assert main(["train", *TRAINING, "--run_dir", str(tmp_path / number), "--cache", cache]) == 0
+    config = (tmp_path / "2" / "config.yaml").read_text()
+    assert "workers: 0" in config
+    (tmp_path / "2" / "config.yaml").write_text(config.replace("workers: 0", "workers: 2"))
+    assert main(["reproduce", str(tmp_path / "2"), "--output", str(tmp_path / "3")]) == 0
+    assert "the same again: 4 evaluations" in capsys.readouterr().out
+    assert (tmp_path / "3" / "trials.jsonl").read_text().count("\n") > 4, "everything was trained"
+
+
+@pytest.mark.parametrize(
+    ("number", "values", "said"),
+    [
+        (7, {"val_accuracy": 0.5}, r"- 1 of 30 evaluations, the first of them 7: val_accuracy was 0.5, now 0."),
+        (3, {"text": "conv3x8"}, r"- 1 of 30 evaluations, the first of them 3: text was conv3x8, now "),
+    ],
+)
+def test_an_evaluation_that_is_not_the_same(number, values, said, run, capsys):
+    change(run / "journal.jsonl", number, **values)
+    assert main(["reproduce", str(run)]) == 1
+    shown = capsys.readouterr().out
+    assert "not the same; the new run is in" in shown
+    assert said in shown
+
+
+def test_another_number_of_evaluations_and_another_winner(run, capsys):
+    text = (run / "journal.jsonl").read_text()
+    (run / "journal.jsonl").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "winner": {**result["winner"], "text": "conv1x8"}}))
+    assert main(["reproduce", str(run)]) == 1
+    shown = capsys.readouterr().out
+    assert "- the number of evaluations: it was 29, now 30" in shown
+    assert "- the winner: it was conv1x8, now " in shown
+
+
+def test_versions_hardware_and_data_that_differ_are_named(run, capsys):
+    header = json.loads((run / "journal.jsonl").read_text().splitlines()[0])
+    made_with = {**header["made_with"], "torch": "2.9.0", "processor": "an abacus"}
+    fingerprint = {**header["config"]["fingerprint"], "evaluator": "of other data"}
+    change(run / "journal.jsonl", 0, made_with=made_with, config={**header["config"], "fingerprint": fingerprint})
+    assert main(["reproduce", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "torch 2.9.0, now 2." in shown
+    assert "processor an abacus, now " in shown
+    assert "evaluator of another fingerprint: of other data, now " in shown
+
+
+def test_every_run_says_where_it_comes_from(finished):
+    header = json.loads((finished / "journal.jsonl").read_text().splitlines()[0])
+    assert {"python", "nasenv", "torch", "numpy", "stable-baselines3", "processor", "cores", "system"} <= set(
+        header["made_with"]
+    )
+    assert {"space", "evaluator"} <= set(header["config"]["fingerprint"])
+
+
+@pytest.mark.parametrize("name", ["result.json", "journal.jsonl", "config.yaml"])
+def test_what_is_no_finished_run(name, run, capsys):
+    (run / name).unlink()
+    assert main(["reproduce", str(run)]) == 2 if name != "config.yaml" else exits(run) == 2
+    assert name in capsys.readouterr().err
+
+
+def exits(run):
+    with pytest.raises(SystemExit) as stop:
+        main(["reproduce", str(run)])
+    return stop.value.code
