@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nasenv.cache import Cache
+from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, Trial
 from nasenv.history import Finding
 from nasenv.objectives import Objective
@@ -106,14 +107,20 @@ class Measuring:
         left = dict.fromkeys(designs)
         try:
             for trial, answer in self._evaluator.stream([Trial(d, fidelity=_FIDELITY) for d in designs], stopped):
-                if isinstance(answer, Measurement):
-                    if self._log is not None:  # first, as what a cache alone knows is not paid for
-                        self._log.add(trial, answer)
-                    self._keep({trial.architecture: answer})
-                    left.pop(trial.architecture)
+                if trial.architecture not in left or not isinstance(answer, Measurement):
+                    raise self._faulty(f"answered {trial}, which it was not asked for, or not with a Measurement")
+                if self._log is not None:  # first, as what a cache alone knows is not paid for
+                    self._log.add(trial, answer)
+                self._keep({trial.architecture: answer})
+                del left[trial.architecture]
+            if left and not stopped():
+                raise self._faulty(f"answered {len(designs) - len(left)} of {len(designs)} trials, expected all")
         finally:
             if self._cache is not None and left:
                 self._cache.release(*self._problem, list(left))
+
+    def _faulty(self, reason: str) -> InputError:
+        return InputError(f"evaluator {type(self._evaluator).__name__}: its stream {reason}")
 
     def _keep(self, measured: Mapping[Architecture, Measurement]) -> None:
         self._known |= measured

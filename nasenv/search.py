@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nasenv.batch import before_unknown, within_evaluations, within_seconds
 from nasenv.budget import Budget, integer
 from nasenv.cache import Cache
 from nasenv.errors import AgentError, BudgetExhausted, InputError, SearchStopped
@@ -239,16 +240,17 @@ class Search:
         try:
             self._end_if_over()
             self._begin()
-            payable = self._within_evaluations(designs, new)
+            most = self.replayed if self._concluding else None
+            payable = within_evaluations(designs, new, self.budget, self.history, most)
             if len(payable) < len(designs):
                 new = self.history.unknown(payable)
             found = self._replayed(new)
             replayed = len(found)
-            within = self._within_seconds(payable, new, found)
+            within = within_seconds(payable, new, found, self.budget, self.history)
             if within is None and len(new) > replayed:
                 found |= self._measuring.measure(new[replayed:], self.is_stopped)
-                payable = _before_unknown(payable, new, found)
-                within = self._within_seconds(payable, new, found)
+                payable = before_unknown(payable, new, found)
+                within = within_seconds(payable, new, found, self.budget, self.history)
             answers = self._take(payable if within is None else within, found, set(new[replayed:]))
             if len(answers) < len(designs):
                 self._end_if_over()
@@ -333,37 +335,6 @@ class Search:
         if self.ended is not None:
             raise BudgetExhausted(self.ended)
 
-    def _within_evaluations(self, designs: list[Architecture], new: Sequence[Architecture]) -> list[Architecture]:
-        """Return the designs before the first for which the budget has no evaluation left."""
-        left = self.remaining
-        if left is not None and self.budget.charge_repeats:
-            designs, left = designs[:left], None
-        if self._concluding:
-            left = self.replayed
-        beyond = [] if left is None else new[left:]
-        return designs[: designs.index(beyond[0])] if beyond and beyond[0] in designs else designs
-
-    def _within_seconds(
-        self, designs: list[Architecture], new: Sequence[Architecture], found: Mapping[Architecture, Finding]
-    ) -> list[Architecture] | None:
-        """Return the designs up to and with the one that uses the charged seconds up; None where none of them does."""
-        limit, charged = self.budget.charged_seconds, self.history.charged_seconds
-        if limit is None:
-            return None
-        uncharged = set(new)
-        for number, design in enumerate(designs, 1):
-            if design in uncharged:
-                if design not in found:
-                    return None
-                charged += found[design].measurement.train_seconds
-                uncharged.discard(design)
-            elif self.budget.charge_repeats:
-                seen = found[design] if design in found else self.history.find(design)
-                charged += seen.measurement.train_seconds if seen else 0.0
-            if charged >= limit:
-                return designs[:number]
-        return None
-
     def _replayed(self, designs: Sequence[Architecture]) -> dict[Architecture, Finding]:
         """Return what the journal still has to say, of the first of the designs."""
         if self._replay is None or not self.replayed:
@@ -403,11 +374,3 @@ class Search:
         """Wall time that the search has taken, in all its starts, since its first proposal."""
         earlier = 0.0 if self._replay is None else self._replay.seconds
         return earlier if self._since is None else earlier + time.monotonic() - self._since
-
-
-def _before_unknown(
-    designs: list[Architecture], new: Sequence[Architecture], found: Mapping[Architecture, Finding]
-) -> list[Architecture]:
-    """Return the designs before the first of which nothing could be found out, as the search was stopped."""
-    unknown = next((design for design in new if design not in found), None)
-    return designs if unknown is None else designs[: designs.index(unknown)]

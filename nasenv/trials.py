@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasenv.errors import SearchStopped
+from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, TestResult, Trial
 from nasenv.journal import JSONLines
 
@@ -77,6 +77,8 @@ def ask(
         if log is not None:
             log.add(trial, answer)
         answers[trial] = answer
+    if len(answers) < len(set(trials)) and not stopped():
+        raise InputError(f"evaluator {type(evaluator).__name__}: its stream ended before all trials were answered")
     if len(answers) < len(set(trials)):
         raise SearchStopped(f"stopped when {len(answers)} of {len(set(trials))} trainings were done")
     return answers

@@ -9,6 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nasenv.agents import PPO, Agent, RandomSearch
+from nasenv.cache import Cache
 from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Measurement, TestResult, Trial
 from nasenv.finals import conclude
@@ -17,6 +18,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from tests.cheap_evaluators import Hashed
 
 SPACE = ChainCNN(max_layers=2)
+CANONICAL = [tuple(d) for d in SPACE.designs().tolist() if SPACE.canonical(tuple(d)) == tuple(d)]
 BUDGET = Budget(evaluations=24, finalists=3, final_seeds=2)
 
 
@@ -323,3 +325,31 @@ def test_a_tensorboard_that_is_watching_finds_its_place_again(tmp_path):
     after = record_lengths(path)
     assert len(after) > len(before) > 24
     assert after[: len(before)] == before
+
+
+class Wrong(Hashed):
+    """Answers what it was not asked for, or not all."""
+
+    def __init__(self, space, answers):
+        super().__init__(space)
+        self.answers = answers
+
+    def stream(self, trials, stopped=lambda: False):
+        yield from self.answers(self, trials)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (lambda e, trials: [], "answered 0 of 8 trials, expected all"),
+        (lambda e, trials: [(trials[0], e.measure(trials[0].architecture))], "answered 1 of 8 trials, expected all"),
+        (lambda e, trials: [(Trial((9, 9)), Measurement(0.5))], "which it was not asked for"),
+        (lambda e, trials: [(trials[0], Measurement(0.5))] * 2, "which it was not asked for"),
+        (lambda e, trials: [(trials[0], TestResult(0.5))], "not with a Measurement"),
+    ],
+)
+def test_an_evaluator_that_breaks_its_contract_is_named(answers, said, cached, tmp_path):
+    evaluator, cache = Wrong(SPACE, answers), Cache(tmp_path / "cache.db") if cached else None
+    with Search(SPACE, evaluator, cache=cache) as search, pytest.raises(InputError, match=f"evaluator Wrong: .*{said}"):
+        search.evaluate(CANONICAL[:8])

@@ -1,0 +1,67 @@
+"""How much of a batch of proposals a search can pay for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nasenv.budget import Budget
+from nasenv.history import Finding, History
+from nasenv.spaces.space import Architecture
+
+
+def within_evaluations(
+    designs: list[Architecture], new: Sequence[Architecture], budget: Budget, history: History, most: int | None
+) -> list[Architecture]:
+    """Return the designs before the first for which there is no evaluation left.
+
+    Args:
+        designs: the proposals.
+        new: those that the search has not seen, each once, in their order.
+        budget: in evaluations; where it charges repeats, in proposals.
+        history: what was spent.
+        most: evaluations that there may be beside; None for no such limit.
+    """
+    left = budget.remaining(history)
+    if left is not None and budget.charge_repeats:
+        designs, left = designs[:left], None
+    limits = [limit for limit in (left, most) if limit is not None]
+    beyond = new[min(limits)] if limits and min(limits) < len(new) else None
+    return designs[: designs.index(beyond)] if beyond in designs else designs
+
+
+def within_seconds(
+    designs: list[Architecture],
+    new: Sequence[Architecture],
+    found: Mapping[Architecture, Finding],
+    budget: Budget,
+    history: History,
+) -> list[Architecture] | None:
+    """Return the designs up to and with the one that uses the charged seconds up.
+
+    None where none of them does, as far as what was found of the new ones goes. For the other arguments see
+    `within_evaluations`.
+    """
+    limit, charged = budget.charged_seconds, history.charged_seconds
+    if limit is None:
+        return None
+    uncharged = set(new)
+    for number, design in enumerate(designs, 1):
+        if design in uncharged:
+            if design not in found:
+                return None
+            charged += found[design].measurement.train_seconds
+            uncharged.discard(design)
+        elif budget.charge_repeats:
+            seen = found[design] if design in found else history.find(design)
+            charged += seen.measurement.train_seconds if seen else 0.0
+        if charged >= limit:
+            return designs[:number]
+    return None
+
+
+def before_unknown(
+    designs: list[Architecture], new: Sequence[Architecture], found: Mapping[Architecture, Finding]
+) -> list[Architecture]:
+    """Return the designs before the first new one of which nothing could be found out."""
+    unknown = next((design for design in new if design not in found), None)
+    return designs if unknown is None else designs[: designs.index(unknown)]
