@@ -10,7 +10,7 @@ from nasenv.spaces.space import Architecture
 
 
 def within_evaluations(
-    designs: list[Architecture], new: Sequence[Architecture], budget: Budget, history: History, most: int | None
+    designs: list[Architecture], new: Sequence[Architecture], budget: Budget, history: History
 ) -> list[Architecture]:
     """Return the designs before the first for which there is no evaluation left.
 
@@ -19,14 +19,13 @@ def within_evaluations(
         new: those that the search has not seen, each once, in their order.
         budget: in evaluations; where it charges repeats, in proposals.
         history: what was spent.
-        most: evaluations that there may be beside; None for no such limit.
     """
     left = budget.remaining(history)
     if left is not None and budget.charge_repeats:
-        designs, left = designs[:left], None
-    limits = [limit for limit in (left, most) if limit is not None]
-    beyond = new[min(limits)] if limits and min(limits) < len(new) else None
-    return designs[: designs.index(beyond)] if beyond in designs else designs
+        return designs[:left]
+    if left is None or left >= len(new):
+        return designs
+    return designs[: designs.index(new[left])]
 
 
 def within_seconds(

@@ -11,6 +11,7 @@ import resource
 import shutil
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,25 +38,39 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def open_again(file: BinaryIO, path: Path) -> BinaryIO:
+def _sync_folder(folder: Path) -> None:
+    """Return when the names of its files are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_again(file: BinaryIO, path: Path, hold: Callable[[BinaryIO], None] = lambda file: None) -> BinaryIO:
     """Return the file, open for appending at its path again, after somebody deleted it while it was open.
 
     Args:
         file: deleted, but still open, for reading too; it is closed.
         path: where it was; folders are made where missing.
+        hold: keeps others from the new file, or raises.
 
     Raises:
-        InputError: it cannot be written there any more.
+        InputError: it cannot be written there any more, or somebody else has begun another one there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = open(path, "a+b", buffering=0)  # noqa: SIM115, the caller's
+        hold(new)
+        if os.fstat(new.fileno()).st_size:
+            raise InputError(f"{path} was deleted, and is now the file of another program; give another folder")
         file.seek(0)
         shutil.copyfileobj(file, new)
     except OSError as error:

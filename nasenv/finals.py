@@ -74,6 +74,8 @@ def conclude(search: Search) -> Result:
         train_seconds=history.train_seconds,
     )
     network = tested[winner][seed].model or _kept_network(search, Trial(winner, "test", seed))
+    if network is None and search.evaluator.dataset is not None:  # its file was deleted between two starts
+        network = search.evaluator.test([winner], [seed])[0][0].model
     _write(search, result, network, confirmed[winner])
     return result
 
@@ -185,5 +187,6 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
             "best/mean_test_accuracy": mean(result.winner.test_accuracies),
         }
     )
+    search.restore()
     result.write(run_dir / RESULT)
     shutil.rmtree(run_dir / _NETWORKS, ignore_errors=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasenv.clock import WakingClock
 from nasenv.datasets import Split
 from nasenv.errors import InputError
 
@@ -131,7 +131,7 @@ def fit(
         data: images (n, c, h, w), labels (n,).
         recipe: how to train.
         generator: draws the order of the data and their augmentation; on the device of the data.
-        timeout_seconds: wall time after which the training is given up.
+        timeout_seconds: wall time after which the training is given up; a suspension does not count.
 
     Raises:
         Diverged: the loss is nan or infinite.
@@ -140,14 +140,14 @@ def fit(
     batches = _Batches(data, recipe, generator)
     optimizer = _make_optimizer(model, recipe)
     learning_rates = one_cycle(recipe.epochs * len(batches), recipe.learning_rate)
-    deadline = time.monotonic() + timeout_seconds
+    clock = WakingClock(timeout_seconds / 10)
     device = data.images.device
     curve = []
     model.train()
     for epoch in range(recipe.epochs):
         total = torch.zeros((), device=device)
         for images, labels in batches:
-            if time.monotonic() > deadline:
+            if clock() > timeout_seconds:
                 raise TimeoutError(f"{TIMEOUT}: the training took more than {timeout_seconds:g} s")
             optimizer.param_groups[0]["lr"] = next(learning_rates)
             with _autocast(device):

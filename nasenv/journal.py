@@ -59,7 +59,7 @@ class JSONLines(ABC):
         try:
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 raise InputError(f"{self.path} is a pipe or device, not a regular file; {self.remedy}")
-            self._lock()
+            self._lock(self._file)
             self._mend()
             self.header = self._check(config) or {"journal": _FORMAT, "config": config, **(about or {})}
             if not self._size:
@@ -105,9 +105,9 @@ class JSONLines(ABC):
             for number in range(2, self._count + 2):
                 yield self._parsed(self.path, file.readline(_LONGEST_LINE), number)
 
-    def _lock(self) -> None:
+    def _lock(self, file: BinaryIO) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{self.place} is in use by another {self.user}; wait for it or {self.remedy}") from None
         except OSError as error:
@@ -148,7 +148,11 @@ class JSONLines(ABC):
 
     @classmethod
     def _damaged(cls, path: Path, line: int) -> InputError:
-        kept = f"keep the {line - 1} before it with `head -n {line - 1}` to go on from there, or " if line > 2 else ""
+        kept = (
+            f"keep the {line - 1} before it with `head -n {line - 1} {path} > part && mv part {path}` to go on, or "
+            if line > 2
+            else ""
+        )
         return InputError(f"{path}: line {line} is damaged; {kept}{cls.remedy} to start anew")
 
     def _check_header(self, header: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -174,9 +178,7 @@ class JSONLines(ABC):
             InputError: the disk is full, or gone.
         """
         line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
-        if os.fstat(self._file.fileno()).st_nlink == 0:
-            self._file = open_again(self._file, self.path)
-            self._lock()
+        self.restore()
         try:
             written = self._file.write(line)
         except OSError as error:
@@ -184,6 +186,15 @@ class JSONLines(ABC):
         if written != len(line):  # a full disk may take a part: take it back, so that no later line is glued to it
             os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)
             raise InputError(f"{self.path} cannot be written: the disk is full")
+
+    def restore(self) -> None:
+        """Write the file again where somebody deleted it.
+
+        Raises:
+            InputError: it cannot be written any more, or another program has begun one in its place.
+        """
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            self._file = open_again(self._file, self.path, self._lock)
 
     def sync(self) -> None:
         """Return when everything appended is on the disk.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from nasenv.errors import InputError
 from nasenv.history import Finding
 from nasenv.journal import Journal, read_measurement
 from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
 from nasenv.spaces.space import Architecture, SearchSpace
+
+_AFRESH = "--resume continue keeps every measurement and lets the agent start afresh"
 
 
 class Replay:
@@ -30,6 +34,18 @@ class Replay:
     def __len__(self) -> int:
         return self._left
 
+    def designs(self) -> Iterator[Architecture]:
+        """Yield the designs of the whole journal, in order."""
+        return (tuple(entry["architecture"]) for entry in self._journal.entries())
+
+    def check_used_up(self, evaluations: int) -> None:
+        """Raise InputError where an agent ended before the journal's end, after so many evaluations."""
+        if self._left:
+            raise InputError(
+                f"{self._where}: the agent does not repeat what the journal holds: it ended after {evaluations} "
+                f"evaluations, the journal holds {len(self._journal)}; {self._cause()}; {_AFRESH}"
+            )
+
     def answer(self, design: Architecture) -> Finding:
         """Return what the next entry says of the design.
 
@@ -41,8 +57,7 @@ class Replay:
         if tuple(entry["architecture"]) != design:
             raise InputError(
                 f"{self._where}: the agent does not repeat what the journal holds: evaluation {entry['evaluation']} "
-                f"was {entry['text']}, now it is {self._space.to_text(design)}; {self._cause()}; --resume continue "
-                "keeps every measurement and lets the agent start afresh"
+                f"was {entry['text']}, now it is {self._space.to_text(design)}; {self._cause()}; {_AFRESH}"
             )
         measurement = read_measurement(entry)
         reward = self._objective.reward(measurement)

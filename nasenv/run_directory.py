@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from nasenv.record import Record
 from nasenv.spaces.space import Architecture
 from nasenv.trials import TrialLog
 
-JOURNAL, TRIALS = "journal.jsonl", "trials.jsonl"
+JOURNAL, TRIALS, CONFIG = "journal.jsonl", "trials.jsonl", "config.yaml"
 
 
 class RunDirectory:
@@ -63,20 +63,18 @@ class RunDirectory:
             _set_aside(path, identity)
         about = {"started": round(time.time(), 3), "made_with": provenance()}
         self.path = path
-        self.journal = Journal(path / JOURNAL, identity, about)
-        try:
-            self.trials = TrialLog(path / TRIALS, identity, about) if trains else None
+        self._text = yaml.safe_dump(without_derived(config), sort_keys=False)
+        with ExitStack() as opened:
+            self.journal = opened.enter_context(closing(Journal(path / JOURNAL, identity, about)))
+            self.trials = opened.enter_context(closing(TrialLog(path / TRIALS, identity, about))) if trains else None
             self.set_aside = dict(_measured(path, identity))
             self.notices = list(self._notices())
-            text = yaml.safe_dump(without_derived(config), sort_keys=False)
-            write_whole(path / "config.yaml", text)
+            write_whole(path / CONFIG, self._text)
             self.record = Record(path, started=self.journal.started, clock=clock)
             self.record.start_hparams(config)
-            self.record.text("config", f"```yaml\n{text}```")
+            self.record.text("config", f"```yaml\n{self._text}```")
             self.record.text("made_with", "\n".join(f"- {k}: {v}" for k, v in provenance().items()))
-        except InputError:
-            self.journal.close()
-            raise
+            opened.pop_all()  # nothing went wrong
 
     def _notices(self) -> Iterator[str]:
         for file in (self.journal, self.trials):
@@ -85,6 +83,13 @@ class RunDirectory:
         other = differences(self.journal.made_with, provenance())
         if other and len(self.journal):
             yield f"the search was begun with {', '.join(other)}"
+
+    def restore(self) -> None:
+        """Write again what somebody deleted in the course of the search."""
+        for part in (self.journal, self.trials):
+            if part is not None:
+                part.restore()
+        write_whole(self.path / CONFIG, self._text)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -115,10 +120,10 @@ def _numbered(name: str, number: int | str) -> str:
 
 def _measured(path: Path, identity: Mapping[str, Any]) -> Iterator[tuple[Architecture, Measurement]]:
     """Yield what the journals and trials that were set aside say of designs."""
-    for old in sorted(path.glob(_numbered(JOURNAL, "*"))):
+    for old in sorted(path.glob(_numbered(JOURNAL, "[0-9]*"))):
         with closing(Journal(old, identity)) as journal:
             yield from ((tuple(entry["architecture"]), read_measurement(entry)) for entry in journal.entries())
-    for old in sorted(path.glob(_numbered(TRIALS, "*"))):
+    for old in sorted(path.glob(_numbered(TRIALS, "[0-9]*"))):
         with closing(TrialLog(old, identity)) as trials:
             for trial, answer in trials.answers.items():
                 if isinstance(answer, Measurement) and trial.kind == "search":

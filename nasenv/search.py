@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nasenv.run_directory import RunDirectory
     from nasenv.trials import TrialLog
 
+_REFUSALS = 1000  # after which an agent is taken not to hear
 _PICTURES = 4  # pictures of the choice shares in the course of a search
 
 Resume = Literal["replay", "continue", "conclude"]
@@ -109,7 +110,8 @@ class Search:
         self.start = space.check_all(start)
         self._evaluator = evaluator
         self._space_size = space.size
-        self._fault: Exception | None = None
+        self._fault: BaseException | None = None
+        self._refusals = 0
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._deadline: threading.Timer | None = None
         self._replay: Replay | None = None
@@ -206,6 +208,8 @@ class Search:
             raise InputError("this search has no agent to run; give it one, or call evaluate")
         name = type(self.agent).__name__
         try:
+            if self._concluding:
+                self._conclude_journal()
             if self.start:
                 self.evaluate(self.start)
             self.agent.run(self)
@@ -219,8 +223,19 @@ class Search:
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
             raise AgentError(f"agent {name} raised {reason} after {len(self.history)} evaluations") from error
+        if self._fault is not None:  # the agent has swallowed it
+            raise self._fault
+        if self.stopped is None and self._replay is not None:
+            self._replay.check_used_up(len(self.history))
         if self.ended is None and self.stopped is None:
             self.ended = f"agent {name} stopped by itself"
+
+    def _conclude_journal(self) -> None:
+        """Take in what the journal holds, whatever the agent would do now, and end the search."""
+        for design in self._replay.designs() if self._replay is not None else ():
+            self.evaluate([design])
+        self.ended = self.ended or f"concluded as asked for, after {len(self.history)} evaluations"
+        raise BudgetExhausted(self.ended)
 
     def evaluate(self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]) -> Answers:
         """Measure, reward and record designs, and return the outcomes in their order.
@@ -240,8 +255,7 @@ class Search:
         try:
             self._end_if_over()
             self._begin()
-            most = self.replayed if self._concluding else None
-            payable = within_evaluations(designs, new, self.budget, self.history, most)
+            payable = within_evaluations(designs, new, self.budget, self.history)
             if len(payable) < len(designs):
                 new = self.history.unknown(payable)
             found = self._replayed(new)
@@ -257,7 +271,9 @@ class Search:
             return answers
         except BudgetExhausted:
             raise
-        except Exception as error:  # ours, not the agent's, though it passes through the agent
+        except (Exception, SystemExit) as error:  # ours, not the agent's, though it passes through the agent
+            if self._fault is not None:
+                raise
             self._fault = error
             raise
 
@@ -274,6 +290,11 @@ class Search:
     def record(self) -> Record | None:
         """The search's TensorBoard; None without a run directory."""
         return None if self._files is None else self._files.record
+
+    def restore(self) -> None:
+        """Write again what somebody deleted of the run directory in the course of the search."""
+        if self._files is not None:
+            self._files.restore()
 
     @property
     def trials(self) -> TrialLog | None:
@@ -319,21 +340,30 @@ class Search:
             self._since = time.monotonic()
         if self._deadline is None and self.budget.wall_seconds is not None:
             said = f"the budget of {self.budget.wall_seconds:g} wall seconds is used up"
-            self._deadline = threading.Timer(self.budget.wall_seconds, self.stop, [said])
+            seconds = min(self.budget.wall_seconds, threading.TIMEOUT_MAX)
+            self._deadline = threading.Timer(seconds, self.stop, [said])
             self._deadline.daemon = True
             self._deadline.start()
 
     def _end_if_over(self) -> None:
         if self.stopped is not None:
-            raise SearchStopped(self.stopped)
-        if self.ended is None and self._concluding and not self.replayed:
-            self.ended = f"concluded as asked for, after {len(self.history)} evaluations"
+            raise self._refused(SearchStopped(self.stopped))
         if self.ended is None:
             self.ended = self.budget.spent(self.history)
         if self.ended is None and len(self.history) == self._space_size:
             self.ended = f"all {self._space_size} designs of the space are evaluated"
         if self.ended is not None:
-            raise BudgetExhausted(self.ended)
+            raise self._refused(BudgetExhausted(self.ended))
+
+    def _refused(self, error: BudgetExhausted) -> BaseException:
+        """Return the error, or, where the agent goes on and on after it, one that it is not likely to catch."""
+        self._refusals += 1
+        if self._refusals <= _REFUSALS:
+            return error
+        self._fault = AgentError(
+            f"agent {type(self.agent).__name__} goes on proposing after the search is over: {error}"
+        )
+        return SystemExit(str(self._fault))
 
     def _replayed(self, designs: Sequence[Architecture]) -> dict[Architecture, Finding]:
         """Return what the journal still has to say, of the first of the designs."""

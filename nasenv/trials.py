@@ -45,7 +45,7 @@ class TrialLog(JSONLines):
     def add(self, trial: Trial, answer: Answer) -> None:
         """Keep an answer, but for a network, and return when it is on the disk."""
         asked = {"architecture": list(trial.architecture), "kind": trial.kind, "seed": trial.seed}
-        self.write({**asked, **answer.to_json()})
+        self.write({**answer.to_json(), **asked, "fidelity": trial.fidelity})
         self.sync()
         self.answers[trial] = answer
 
@@ -72,6 +72,8 @@ def ask(
     answers: dict[Trial, Any] = {t: log.answers[t] for t in trials if t in log.answers} if log is not None else {}
     missing = [trial for trial in dict.fromkeys(trials) if trial not in answers]
     for trial, answer in evaluator.stream(missing, stopped) if missing else ():
+        if trial in answers or trial not in missing:
+            raise InputError(f"evaluator {type(evaluator).__name__}: its stream answered {trial} unasked")
         if heard is not None:
             heard(trial, answer)
         if log is not None:
@@ -85,7 +87,7 @@ def ask(
 
 
 def _trial(entry: Mapping[str, Any]) -> Trial:
-    return Trial(tuple(entry["architecture"]), entry["kind"], entry["seed"], entry.get("fidelity", 1.0))
+    return Trial(tuple(entry["architecture"]), entry["kind"], entry["seed"], entry["fidelity"])
 
 
 def _answer(entry: Mapping[str, Any]) -> Answer:

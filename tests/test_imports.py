@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    *("errors", "files", "configuration", "provenance"),
+    *("errors", "files", "clock", "configuration", "provenance"),
     *("spaces", "tables", "benchmarks", "sources", "datasets", "plots", "fitting"),
     *("evaluators", "history", "budget", "batch", "database", "leases", "cache"),
     *("objectives", "journal", "trials", "measuring", "replay", "record", "run_directory", "search"),

@@ -124,3 +124,17 @@ def exits(run):
     with pytest.raises(SystemExit) as stop:
         main(["reproduce", str(run)])
     return stop.value.code
+
+
+def test_a_second_reproduction_is_not_the_first_one_read_again(run, capsys):
+    assert main(["reproduce", str(run)]) == 0
+    assert main(["reproduce", str(run)]) == 2
+    assert "holds a finished run; delete it to train everything anew" in capsys.readouterr().err
+    assert main(["reproduce", str(run), "--output", str(run)]) == 2
+
+
+def test_from_inside_the_folder_and_without_its_wall_budget(run, monkeypatch):
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("wall_seconds: null", "wall_seconds: 1.0e-05"))
+    monkeypatch.chdir(run)
+    assert main(["reproduce", "."]) == 0

@@ -1,8 +1,11 @@
 """Started again on its run directory, a search goes on where it was, whatever ended it."""
 
+import contextlib
 import json
 import os
+import subprocess
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,11 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nasenv.agents import PPO, Agent, RandomSearch
 from nasenv.cache import Cache
-from nasenv.errors import InputError, SearchStopped
+from nasenv.errors import AgentError, InputError, SearchStopped
 from nasenv.evaluators.evaluator import Measurement, TestResult, Trial
 from nasenv.finals import conclude
 from nasenv.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trials import TrialLog
 from tests.cheap_evaluators import Hashed
 
 SPACE = ChainCNN(max_layers=2)
@@ -197,6 +201,76 @@ def test_conclude_makes_the_most_of_what_there_is(tmp_path):
     assert {trial.kind for trial in evaluator.made} == {"confirm", "test"}
 
 
+def test_conclude_asks_the_journal_and_not_an_agent_that_does_not_repeat_itself(tmp_path):
+    with pytest.raises(PowerCut), search_on(tmp_path, OneByOne(SPACE, 13, cut), Erratic(4)) as search:
+        search.run()
+    with search_on(tmp_path, agent=Erratic(4), resume="conclude") as search:
+        search.run()
+        assert conclude(search).evaluations == len(lines(tmp_path / "journal.jsonl")) > 0
+
+
+class Early(RandomSearch):
+    """Stops by itself after so many batches."""
+
+    batches = 3
+
+    def config(self):
+        return {"class_path": "Early", "init_args": {}}
+
+    def run(self, search):
+        self.begin(search.space, np.random.default_rng(search.seed))
+        for _ in range(self.batches):
+            search.evaluate(self.ask(4))
+
+
+def test_an_agent_that_ends_before_the_journal_does_is_refused(tmp_path, monkeypatch):
+    with search_on(tmp_path, agent=Early()) as search:
+        search.run()
+        assert search.ended == "agent Early stopped by itself"
+    before = journaled(tmp_path)
+    monkeypatch.setattr(Early, "batches", 2)
+    with search_on(tmp_path, agent=Early()) as search, pytest.raises(InputError, match=r"it ended after \d evaluations"):
+        search.run()
+    assert journaled(tmp_path) == before
+
+
+class Deaf(RandomSearch):
+    """Does not hear that a search is over."""
+
+    def run(self, search):
+        self.begin(search.space, np.random.default_rng(search.seed))
+        while True:
+            with contextlib.suppress(Exception):
+                search.evaluate(self.ask(4))
+
+
+def test_an_agent_that_does_not_hear_that_the_search_is_over_is_ended_and_named():
+    with Search(SPACE, OneByOne(SPACE), Deaf(), BUDGET) as search:
+        with pytest.raises(AgentError, match="agent Deaf goes on proposing after the search is over: the budget of 24"):
+            search.run()
+        assert len(search.history) == 24
+
+
+def test_another_search_in_the_place_of_a_deleted_one_is_left_alone(tmp_path):
+    config = {"seed": 0}
+    with closing(TrialLog(tmp_path / "trials.jsonl", config)) as first:
+        first.add(Trial(CANONICAL[0]), Measurement(0.5))
+        (tmp_path / "trials.jsonl").unlink()
+        with closing(TrialLog(tmp_path / "trials.jsonl", {"seed": 1})) as second:
+            second.add(Trial(CANONICAL[1]), Measurement(0.25))
+            with pytest.raises(InputError, match="in use by another search"):
+                first.add(Trial(CANONICAL[2]), Measurement(0.75))
+        with pytest.raises(InputError, match="is now the file of another program"):
+            first.add(Trial(CANONICAL[2]), Measurement(0.75))
+    assert len(lines(tmp_path / "trials.jsonl")) == 1
+
+
+def test_a_wall_budget_longer_than_a_clock_can_wait_is_none(tmp_path):
+    with search_on(tmp_path, budget=Budget(evaluations=24, wall_seconds=1e300)) as search:
+        search.run()
+        assert search.stopped is None
+
+
 def curves(folder):
     (path,) = folder.glob("events.out.tfevents*")
     events = EventAccumulator(str(path), size_guidance={"scalars": 0})
@@ -275,9 +349,10 @@ def test_a_damaged_line_is_refused_with_how_to_salvage_and_that_works(tmp_path):
     broken = bytearray(whole[10])
     broken[20] ^= 0xFF
     path.write_bytes(b"".join([*whole[:10], bytes(broken), *whole[11:]]))
-    with pytest.raises(InputError, match=r"line 11 is damaged; keep the 10 before it with `head -n 10`"):
+    with pytest.raises(InputError, match="line 11 is damaged; keep the 10 before it with") as refusal:
         search_on(tmp_path)
-    path.write_bytes(b"".join(whole[:10]))
+    subprocess.run(str(refusal.value).split("`")[1], shell=True, check=True, cwd=tmp_path)
+    assert path.read_bytes() == b"".join(whole[:10])
     evaluator = OneByOne(SPACE)
     with search_on(tmp_path, evaluator) as search:
         search.run()

@@ -108,8 +108,8 @@ def goes_on(folder, undisturbed):
 
 @pytest.mark.parametrize(
     ("number", "to_all", "kind", "count"),
-    [(signal.SIGINT, True, "search", 11), (signal.SIGTERM, False, "search", 3), (signal.SIGTERM, True, "confirm", 1)],
-    ids=["Ctrl-C", "SIGTERM", "SIGTERM-to-all-in-the-final-training"],
+    [(signal.SIGINT, True, "search", 11), (signal.SIGHUP, True, "search", 3), (signal.SIGTERM, True, "confirm", 1)],
+    ids=["Ctrl-C", "SIGHUP", "SIGTERM-in-the-final-training"],
 )
 def test_the_first_signal_lets_what_is_in_flight_finish(number, to_all, kind, count, undisturbed, tmp_path):
     folder = tmp_path / "run"

@@ -250,3 +250,10 @@ def test_a_folder_that_may_not_be_written(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match=r"run_dir .* cannot be made"):
         run(tmp_path / "run")
+
+
+def test_a_result_without_a_journal_is_nobodys(tmp_path):
+    run(tmp_path / "run")
+    (tmp_path / "run" / "journal.jsonl").unlink()
+    with pytest.raises(InputError, match=r"holds a result\.json and no journal\.jsonl that says of what"):
+        run(tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,14 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
         output: folder for the new run; by default beside the other one, with -again behind its name.
     """
     console = Console(markup=False, highlight=False)
-    folder = user_path(run_dir)
+    folder = user_path(run_dir).resolve()
     if not (folder / RESULT).exists():
         raise InputError(f"{folder} holds no {RESULT}; expected the folder of a run that has ended")
     header, entries = Journal.read(folder / JOURNAL)
     result = Result.read(folder / RESULT)
     again = user_path(output) if output is not None else folder.with_name(f"{folder.name}-again")
+    if (again / RESULT).exists():
+        raise InputError(f"{again} holds a finished run; delete it to train everything anew, or give another --output")
     make = call(_search, "nasenv reproduce", ["--config", str(folder / "config.yaml")])
     with make(run_dir=again) as search:
         for said in _circumstances(header, search.identity()):
@@ -68,7 +71,8 @@ def _search(
 ) -> Callable[..., Search]:
     """Return what makes the search, given its run directory."""
     start = starting_designs(space, start_from)
-    return partial(Search, space, evaluator, agent, budget, objective, None, seed, start=start)
+    whole = replace(budget, wall_seconds=None)  # it changes nothing but how often the search is interrupted
+    return partial(Search, space, evaluator, agent, whole, objective, None, seed, start=start)
 
 
 def _circumstances(header: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from nasenv.finals import conclude
 from nasenv.journal import Journal
 from nasenv.objectives import Objective
 from nasenv.result import RESULT, Result, table
+from nasenv.run_directory import JOURNAL
 from nasenv.search import Resume, Search
 from nasenv.spaces.space import Architecture, SearchSpace
 
@@ -71,7 +72,9 @@ def train(
         plan = Search(space, evaluator, agent, budget, objective, None, seed, start=start)
         folder = user_path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.identity())
         if (folder / RESULT).exists():
-            Journal(folder / "journal.jsonl", plan.identity()).close()  # refuses the result of another configuration
+            if not (folder / JOURNAL).exists():
+                raise InputError(f"{folder} holds a {RESULT} and no {JOURNAL} that says of what; give another run_dir")
+            Journal(folder / JOURNAL, plan.identity()).close()  # refuses the result of another configuration
             said = f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run."
             console.print(said, soft_wrap=True)
             result = Result.read(folder / RESULT)
@@ -148,8 +151,9 @@ def concluded(search: Search, console: Console) -> Result:
         with stopping(search.stop):
             result = _searched(search, console)
     except SearchStopped as reason:
-        _leave_so_far(search, str(reason), console)
-        raise
+        said = search.stopped or str(reason)
+        _leave_so_far(search, said, console)
+        raise SearchStopped(said) from None
     _so_far(search).unlink(missing_ok=True)
     return result
 
@@ -184,8 +188,9 @@ def _leave_so_far(search: Search, reason: str, console: Console) -> None:
     so_far = {"stopped": reason, "evaluations": len(search.history), "best": best}
     write_whole(_so_far(search), json.dumps(so_far, indent=1) + "\n")
     of = f" of {search.budget.evaluations}" if search.budget.evaluations else ""
+    kept = f", {len(search.trials.answers)} trainings kept" if search.trials is not None else ""
     journaled = len(search.history) + search.replayed
-    lines = [f"{journaled}{of} evaluations are journaled; the best so far are in {_so_far(search)}"]
+    lines = [f"{journaled}{of} evaluations are journaled{kept}; the best so far are in {_so_far(search)}"]
     lines += [f"the best: {best[0]['architecture']}, reward {best[0]['reward']:.4f}"] if best else []
     lines.append("the same command goes on; with --resume conclude it trains and tests the best of what there is")
     console.print("\n".join(lines), soft_wrap=True)

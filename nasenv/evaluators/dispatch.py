@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Generic, TypeVar
 
+from nasenv.clock import WakingClock
 from nasenv.errors import InputError
 from nasenv.evaluators.serving import Message
 from nasenv.evaluators.team import Team, check_ready
@@ -19,6 +19,7 @@ Answer = TypeVar("Answer")
 
 _STARTING_SECONDS = 300.0  # in which a worker is ready; it imports what the jobs need
 _STARTS = 3  # of workers for one job that end before they are ready
+_LONGEST_LOOK = 1.0  # seconds between two looks at the workers; more is a suspension
 _STOP_SECONDS = 0.1  # between two looks at whether to stop
 
 
@@ -28,6 +29,7 @@ class _Task(Generic[Job]):
 
     Args:
         job: what is to be done.
+        clock: of the stream.
         fault: what went wrong the first time; None where this is the first time.
         begun: when the worker was given it or started.
         given: whether it was given it.
@@ -36,8 +38,9 @@ class _Task(Generic[Job]):
     """
 
     job: Job
+    clock: WakingClock
     fault: str | None = None
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = 0.0
     given: bool = False
     spent: float = 0.0
     starts: int = 0
@@ -45,7 +48,7 @@ class _Task(Generic[Job]):
     @property
     def seconds(self) -> float:
         """What it took so far."""
-        return self.spent + (time.monotonic() - self.begun if self.given else 0.0)
+        return self.spent + (self.clock() - self.begun if self.given else 0.0)
 
 
 class Dispatch(Generic[Job, Answer]):
@@ -70,6 +73,7 @@ class Dispatch(Generic[Job, Answer]):
         self._team, self._limit, self._retry, self._failed, self._stopped = team, limit, retry, failed, stopped
         self._waiting: deque[Job] = deque()
         self._busy: dict[Worker, _Task[Job]] = {}
+        self._clock = WakingClock(_LONGEST_LOOK)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
         """Yield each job with its answer as it is done."""
@@ -79,23 +83,33 @@ class Dispatch(Generic[Job, Answer]):
             while self._busy:
                 for worker in self._heard():
                     for answered in self._settled(worker):
-                        self._begin()  # before the caller takes its time
+                        fault = self._begun()  # before the caller takes its time
                         yield answered
+                        if fault is not None:
+                            raise fault
                 self._begin()
         finally:
             for worker in self._busy:  # nobody wants their answers
                 self._team.drop(worker)
+
+    def _begun(self) -> InputError | None:
+        """Keep the workers busy, and return why that cannot be."""
+        try:
+            self._begin()
+        except InputError as error:
+            return error
+        return None
 
     def _begin(self) -> None:
         """Keep the workers busy."""
         if self._stopped():
             self._waiting.clear()
         while self._waiting and len(self._busy) < self._team.size:
-            self._hand(_Task(self._waiting.popleft()), self._team.idle())
+            self._hand(_Task(self._waiting.popleft(), self._clock), self._team.idle())
 
     def _hand(self, task: _Task[Job], worker: Worker | None) -> None:
         """Give a job to a worker that is ready, or start one for it where there is none or it died meanwhile."""
-        task.begun, task.given = time.monotonic(), worker is not None
+        task.begun, task.given = self._clock(), worker is not None
         if worker is not None and not worker.give(task.job):
             self._team.drop(worker)
             task.given, worker = False, None
@@ -106,9 +120,9 @@ class Dispatch(Generic[Job, Answer]):
 
     def _heard(self) -> list[Worker]:
         """Wait for workers that have something to say, or have had their time; an empty list says to look again."""
-        rest = min(self._deadline(task) for task in self._busy.values()) - time.monotonic()
+        rest = min(self._deadline(task) for task in self._busy.values()) - self._clock()
         speaking = set(wait([w.connection for w in self._busy], max(0.0, min(rest, _STOP_SECONDS))))
-        now = time.monotonic()
+        now = self._clock()
         return [w for w, task in self._busy.items() if w.connection in speaking or self._deadline(task) < now]
 
     def _deadline(self, task: _Task[Job]) -> float:
@@ -152,4 +166,4 @@ class Dispatch(Generic[Job, Answer]):
             reason = f"{fault}, twice" if fault == task.fault else f"{fault}; the first time: {task.fault}"
             yield task.job, self._failed(task.job, reason, task.seconds)
         elif not self._stopped():
-            self._hand(_Task(task.job, fault=fault, spent=task.seconds), None)
+            self._hand(_Task(task.job, self._clock, fault, spent=task.seconds), None)

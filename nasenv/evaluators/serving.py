@@ -20,7 +20,11 @@ import torch.multiprocessing  # tensors are sent as shared memory
 
 from nasenv.errors import InputError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # reach the whole terminal or job; the parent decides what comes of them
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+)  # reach the whole terminal or job; the parent decides what comes of them
 _LONGEST_REASON = 300
 
 
