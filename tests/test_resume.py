@@ -229,7 +229,10 @@ def test_an_agent_that_ends_before_the_journal_does_is_refused(tmp_path, monkeyp
         assert search.ended == "agent Early stopped by itself"
     before = journaled(tmp_path)
     monkeypatch.setattr(Early, "batches", 2)
-    with search_on(tmp_path, agent=Early()) as search, pytest.raises(InputError, match=r"it ended after \d evaluations"):
+    with (
+        search_on(tmp_path, agent=Early()) as search,
+        pytest.raises(InputError, match=r"it ended after \d evaluations"),
+    ):
         search.run()
     assert journaled(tmp_path) == before
 

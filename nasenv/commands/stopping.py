@@ -17,7 +17,7 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 @contextmanager
 def stopping(stop: Callable[[str], None]) -> Iterator[None]:
-    """Call ``stop(reason)`` at the first Ctrl-C, SIGTERM or SIGHUP; at the second, die of it, and the worker processes too.
+    """Call ``stop(reason)`` at the first Ctrl-C, SIGTERM or SIGHUP; at the second, die of it; so do the workers.
 
     To be used in the main thread.
     """
