@@ -48,13 +48,20 @@ class Measuring:
                 self._unpaid.add(trial.architecture)
         self._problem = (evaluator.space.fingerprint(), evaluator.fingerprint(), _FIDELITY)
 
-    def learn(self, found: Mapping[Architecture, Finding]) -> None:
-        """Take in what a journal says of designs."""
+    def learn(self, found: Mapping[Architecture, Finding]) -> dict[Architecture, Finding]:
+        """Take in what a journal says of designs, and return it; what a table says too is kept once."""
+        if not self._evaluator.trains:
+            said = self._evaluator.evaluate(list(found), _FIDELITY)
+            found = {
+                design: finding._replace(measurement=own) if own == finding.measurement else finding
+                for (design, finding), own in zip(found.items(), said, strict=True)
+            }
         for design, finding in found.items():
             representative = self._evaluator.representative(design)
             self._known[representative] = finding.measurement
             if not finding.cached:
                 self._unpaid.discard(representative)
+        return dict(found)
 
     def measure(self, designs: Sequence[Architecture], stopped: Callable[[], bool]) -> dict[Architecture, Finding]:
         """Return what designs are worth: of all, or, where it is stopped, of those that were done by then.

@@ -369,9 +369,7 @@ class Search:
         """Return what the journal still has to say, of the first of the designs."""
         if self._replay is None or not self.replayed:
             return {}
-        found = {design: self._replay.answer(design) for design in designs[: self.replayed]}
-        self._measuring.learn(found)
-        return found
+        return self._measuring.learn({design: self._replay.answer(design) for design in designs[: self.replayed]})
 
     def _take(
         self, designs: Sequence[Architecture], found: Mapping[Architecture, Finding], new: Collection[Architecture]
