@@ -61,8 +61,8 @@ class History(Sequence[Outcome]):
         self.cached = 0  # distinct evaluations that cost nothing
         self._index: dict[Architecture, int] = {}
         self._architectures: list[Architecture] = []
-        self._findings: list[Finding] = []
-        self._proposals: list[int] = []
+        self._measurements: list[Measurement] = []
+        self._proposals, self._free = array("q"), array("b")
         self._rewards, self._val_accuracies, self._charged = array("d"), array("d"), array("d")
         self._best: int | None = None
 
@@ -92,7 +92,7 @@ class History(Sequence[Outcome]):
             if index is None:
                 index, repeats[i] = self._add(design, found[design]), False
             elif charge_repeats:
-                self.charged_seconds += self._findings[index].measurement.train_seconds
+                self.charged_seconds += self._measurements[index].train_seconds
             indices[i] = index
             if hear is not None:
                 hear(self.outcome(index, self.proposals, repeats[i]))
@@ -100,11 +100,12 @@ class History(Sequence[Outcome]):
         return Answers(self, [i for i in indices if i is not None], first, repeats)
 
     def _add(self, design: Architecture, finding: Finding) -> int:
-        index = self._index[design] = len(self._findings)
+        index = self._index[design] = len(self._measurements)
         self._architectures.append(design)
-        self._findings.append(finding)
         self._proposals.append(self.proposals)
         measurement, reward, cached = finding
+        self._measurements.append(measurement)
+        self._free.append(cached)
         self._rewards.append(reward)
         self._val_accuracies.append(math.nan if measurement.val_accuracy is None else measurement.val_accuracy)
         self.charged_seconds += measurement.train_seconds
@@ -119,7 +120,7 @@ class History(Sequence[Outcome]):
 
     def outcome(self, index: int, proposal: int | None = None, repeat: bool = False) -> Outcome:
         """Return the answer on evaluation ``index``, from 0, to its first proposal or a later one."""
-        measurement, reward, cached = self._findings[index]
+        measurement, reward, cached = self._measurements[index], self._rewards[index], bool(self._free[index])
         number = self._proposals[index] if proposal is None else proposal
         return Outcome(self._architectures[index], measurement, reward, index + 1, number, repeat, cached)
 
@@ -149,7 +150,7 @@ class History(Sequence[Outcome]):
     @property
     def proposal_numbers(self) -> NDArray[np.int64]:
         """Numbers, from 1, of the proposals that led to each distinct evaluation."""
-        return np.array(self._proposals, dtype=np.int64)
+        return np.array(self._proposals)
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -178,7 +179,7 @@ class History(Sequence[Outcome]):
 
     def top(self, k: int) -> list[Outcome]:
         """Return the k successful outcomes with the highest rewards, best first, the earlier among equals."""
-        measured = (i for i, finding in enumerate(self._findings) if finding.measurement.error is None)
+        measured = (i for i, measurement in enumerate(self._measurements) if measurement.error is None)
         return [self.outcome(i) for i in heapq.nsmallest(k, measured, key=lambda i: (-self._rewards[i], i))]
 
     def mean_reward(self, last: int) -> float:
@@ -195,7 +196,7 @@ class History(Sequence[Outcome]):
         return self.outcome(numbers) if isinstance(numbers, int) else [self.outcome(i) for i in numbers]
 
     def __len__(self) -> int:
-        return len(self._findings)
+        return len(self._measurements)
 
     def __iter__(self) -> Iterator[Outcome]:
         return (self.outcome(i) for i in range(len(self)))
