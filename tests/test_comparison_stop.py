@@ -20,6 +20,7 @@ from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import TestResult
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.cheap_evaluators import Hashed
+from tests.signals import hearing
 
 ROOT = Path(__file__).parent.parent
 SPACE = ChainCNN(max_layers=2)
@@ -125,7 +126,9 @@ def test_ctrl_c_on_the_command(tmp_path):
         ),
         *("--agents.one", "RandomSearch", "--agents.two", "RegularizedEvolution"),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hearing
+    )
     deadline = time.monotonic() + 60
     while len(list(tmp_path.rglob("run.json"))) < 10:
         assert process.poll() is None, process.communicate()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.signals import hearing
+
 TRAIN = [
     *(sys.executable, "scripts/train_controller.py", "--agent", "RandomSearch", "--agent.batch_size", "8"),
     *(
@@ -32,7 +34,7 @@ def train(run_dir, *options):
     """Return the command, running in a session of its own."""
     return subprocess.Popen(
         [*TRAIN, "--run_dir", str(run_dir), *options], cwd=ROOT, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=hearing,
     )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def family(process):
 
 
 def assert_nobody_left(process):
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 30  # a server that was just importing PyTorch ends when it has; workers end at once
     while family(process):
         assert time.monotonic() < deadline, f"{family(process)} outlive their parent"
         time.sleep(0.05)

@@ -15,6 +15,7 @@ import pytest
 
 from nasenv.errors import InputError
 from nasenv.evaluators.workers import WorkerPool
+from tests.signals import hearing
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "scripts"))
@@ -176,6 +177,7 @@ SCRIPT = """
 import sys, time
 from soak_jobs import failed, work
 from nasenv.evaluators.workers import WorkerPool
+from tests.signals import hearing
 if __name__ == "__main__":
     print("begun", flush=True)
     try:
@@ -202,7 +204,9 @@ def script(tmp_path):
     def start(word, then="wait"):
         command = [sys.executable, str(path), then]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, **pipes)
+        process = subprocess.Popen(
+            command, env=environment, cwd=tmp_path, start_new_session=True, preexec_fn=hearing, **pipes
+        )
         started.append(process)
         assert any(line.strip() == word for line in process.stdout), process.stderr.read()
         return process
