@@ -162,10 +162,10 @@ def test_kill_9_leaves_no_process_and_loses_what_was_in_flight_alone(kind, count
 
 def test_wall_seconds_and_conclude(undisturbed, tmp_path):
     folder = tmp_path / "run"
-    process = train(folder, "--budget.wall_seconds", "2")
+    process = train(folder, "--budget.wall_seconds", "0.3")
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "the budget of 2 wall seconds is used up; what is done is kept" in errors
+    assert "the budget of 0.3 wall seconds is used up; what is done is kept" in errors
     done = len(lines(folder / "trials.jsonl"))
     assert 0 < done < 24
     process = train(folder, "--resume", "conclude")
