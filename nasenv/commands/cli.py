@@ -39,11 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, argv: Sequence[str]) -> int:
-    from nasenv.commands.arguments import call  # takes seconds, which --help need not wait for
     from nasenv.errors import InputError, SearchStopped
 
     sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's own classes are found
     try:
+        from nasenv.commands.arguments import call  # takes seconds, which --help need not wait for
+
         code = call(getattr(import_module(f"nasenv.commands.{name}"), name), f"nasenv {name}", argv)
     except InputError as error:
         return _refuse(f"nasenv {name}", str(error))
