@@ -70,8 +70,8 @@ def ask(
         SearchStopped: it was stopped before all were done; the log has those that were.
     """
     answers: dict[Trial, Any] = {t: log.answers[t] for t in trials if t in log.answers} if log is not None else {}
-    missing = [trial for trial in dict.fromkeys(trials) if trial not in answers]
-    for trial, answer in evaluator.stream(missing, stopped) if missing else ():
+    missing = dict.fromkeys(trial for trial in trials if trial not in answers)
+    for trial, answer in evaluator.stream(list(missing), stopped) if missing else ():
         if trial in answers or trial not in missing:
             raise InputError(f"evaluator {type(evaluator).__name__}: its stream answered {trial} unasked")
         if heard is not None:
