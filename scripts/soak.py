@@ -64,7 +64,7 @@ def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
     from soak_faults import soak_faults
 
     figures = soak_faults(_SHORT_FAULTS if arguments.short else _FAULTS, arguments.seed)
-    wrong = [*figures["wrong"], *(f"{n} {name} left behind" for name, n in figures["left"].items() if n)]
+    wrong = [*figures["wrong"], *(f"{n} {name} left behind" for name, n in figures["left"].items() if n > 0)]
     print(*wrong, sep="\n", end="\n" if wrong else "")
     what = f"{sum(figures['faults'].values())} faults of workers: no other job lost, nothing left behind"
     return figures | {"goals": [goal(what, len(wrong), not wrong, "d")], "lost": len(wrong)}

@@ -99,7 +99,7 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
     figures = soak_faults(arguments.faults, arguments.seed)
     table("Faults in worker processes", ["fault", "n"], [[kind, str(n)] for kind, n in figures["faults"].items()])
     print(f"{figures['healthy']} jobs that are well, {figures['seconds']:.0f} s", *figures["wrong"], sep="\n")
-    left = {name: n for name, n in figures["left"].items() if n}
+    left = {name: n for name, n in figures["left"].items() if n > 0}
     goals = [
         goal("jobs that came out wrong", len(figures["wrong"]), not figures["wrong"]),
         goal(f"left behind ({', '.join(figures['left'])})", sum(left.values()), not left),

@@ -165,7 +165,7 @@ def test_an_agent_that_does_not_repeat_itself_may_start_afresh_and_nothing_is_tr
     first = OneByOne(SPACE, 13, cut)
     with pytest.raises(PowerCut), search_on(tmp_path, first, Erratic(4)) as search:
         search.run()
-    said = r"evaluation 1 was .*, now it is .*generator that is not seeded by the search; --resume continue"
+    said = r"evaluation \d+ was .*, now it is .*generator that is not seeded by the search; --resume continue"
     with search_on(tmp_path, agent=Erratic(4)) as search, pytest.raises(InputError, match=said):
         search.run()
     second = OneByOne(SPACE)
