@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from tensorboard.compat.proto.attr_value_pb2 import AttrValue
@@ -24,7 +23,7 @@ from tensorboard.plugins.text.metadata import create_summary_metadata as text_me
 from torch import fx, nn
 
 from nasenv.errors import InputError
-from nasenv.files import open_again
+from nasenv.events import EventFile
 from nasenv.history import History, Outcome
 from nasenv.plots import Figure, choice_shares, to_png
 from nasenv.spaces.space import SearchSpace
@@ -61,23 +60,19 @@ class Record:
     def __init__(
         self, directory: Path, live: bool = True, started: float | None = None, clock: Callable[[], float] | None = None
     ) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter  # 0.1 s, for those who write only
-
         begun = time.monotonic()
         self._started = time.time() if started is None else started
         self._clock = clock or (lambda: time.monotonic() - begun)
-        self._path = Path(directory) / f"events.out.tfevents.{int(self._started)}.nasenv"
-        self._best_val_accuracy, self._live = 0.0, live
+        path = Path(directory) / f"events.out.tfevents.{int(self._started)}.nasenv"
+        self._best_val_accuracy = 0.0
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            for old in self._path.parent.glob("events.out.tfevents.*"):
-                if old != self._path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for old in path.parent.glob("events.out.tfevents.*"):
+                if old != path:
                     old.unlink()
-            self._file: BinaryIO = open(self._path, "w+b")  # noqa: SIM115, closed by close()
+            self._file = EventFile(path, live)
         except OSError as error:
             raise InputError(f"run_dir {directory} cannot be written: {error.strerror}; give another one") from error
-        self._to = RecordWriter
-        self._writer = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
 
     def evaluation(self, history: History, outcome: Outcome) -> None:
@@ -170,29 +165,14 @@ class Record:
 
     def close(self) -> None:
         """Close the file."""
-        try:
-            self._file.close()
-        except OSError as error:
-            raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
+        self._file.close()
 
     def _summaries(self, values: Iterable[Summary.Value], step: int) -> None:
         self._write(Event(step=step, summary=Summary(value=values)))
 
     def _write(self, event: Event) -> None:
         event.wall_time = self._started + self._clock()
-        try:
-            self._writer.write(event.SerializeToString())
-            if self._live:
-                self._file.flush()
-                self._restore()
-        except OSError as error:
-            raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
-
-    def _restore(self) -> None:
-        """Write the file again where somebody deleted it."""
-        if os.fstat(self._file.fileno()).st_nlink == 0:
-            self._file = open_again(self._file, self._path)
-            self._writer = self._to(self._file)
+        self._file.write(event.SerializeToString())
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -11,7 +11,11 @@ from torch import nn
 
 from nasenv.datasets import Split, load_dataset
 from nasenv.errors import InputError
-from nasenv.fitting import Diverged, Recipe, _Batches, accuracy, fit, one_cycle, one_thread, seeded
+from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_cycle, one_thread, seeded
+from nasenv.fitting.batches import Batches
+from nasenv.fitting.optimizer import FlatOptimizer
+from nasenv.fitting.repeating import repeated
+from nasenv.spaces.layers import GlobalAveragePool
 
 CPU = torch.device("cpu")
 
@@ -174,8 +178,14 @@ def place_coded(n, height, width):
     return Split(torch.from_numpy(codes), torch.arange(n))
 
 
+def one_pass(data, recipe, seed=1):
+    batches = Batches(data, recipe, generator(seed))
+    batches.shuffle()
+    return [batches.batch(torch.tensor([number])) for number in range(len(batches))]
+
+
 def batches_of(data, augment, seed, size=128):
-    return [(i.numpy(), y.numpy()) for i, y in _Batches(data, Recipe(1, size, augment=augment), generator(seed))]
+    return [(i.numpy(), y.numpy()) for i, y in one_pass(data, Recipe(1, size, augment=augment), seed)]
 
 
 @settings(deadline=None, max_examples=40)
@@ -206,9 +216,142 @@ def test_every_shift_and_mirror_is_about_equally_likely(augment, ways):
     assert ((counts - expected) ** 2 / expected).sum() <= (ways - 1) + 5 * math.sqrt(2 * (ways - 1))  # chi squared
 
 
-def test_images_are_channels_last():
-    for images, _ in _Batches(random_split(shape=(3, 8, 8)), Recipe(1, 16, augment="crop"), generator()):
-        assert images.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("augment", ["none", "crop"])
+@pytest.mark.parametrize("channels", [1, 3])  # of one channel, PyTorch takes any strides to be either layout
+def test_images_are_channels_last(channels, augment):
+    for images, _ in one_pass(random_split(shape=(channels, 8, 6)), Recipe(1, 16, augment=augment)):
+        assert images.stride() == (48 * channels, 1, 6 * channels, channels)
+
+
+def test_the_gradient_of_the_global_average_pool_is_channels_last():
+    x = torch.randn(4, 3, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
+    pooled = GlobalAveragePool()(x)
+    torch.testing.assert_close(pooled, x.mean((2, 3)))
+    (gradient,) = torch.autograd.grad((pooled**2).sum(), x)
+    (expected,) = torch.autograd.grad((x.mean((2, 3)) ** 2).sum(), x)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+# The optimizer
+
+
+class Odd(nn.Module):
+    """Parameters of two types, layouts and fates: shared, frozen, without a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Linear(4, 4, bias=False)
+        self.again = self.shared
+        self.frozen = nn.Parameter(torch.ones(4), requires_grad=False)
+        self.unused = nn.Parameter(torch.ones(2))
+        self.wide = nn.Parameter(torch.ones(4, dtype=torch.float64))
+        self.kernel = nn.Parameter(torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last))
+
+    def forward(self, x):
+        return self.again(self.shared(x)) * self.frozen * self.wide.float() * self.kernel.sum()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_flat_optimizer_does_what_its_rule_does_to_each(optimizer):
+    with seeded(0, CPU):
+        model, x = Odd(), torch.randn(5, 4)
+    plain = copy.deepcopy(model)
+    rule = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
+    extra = {"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {}
+    theirs = rule([p for p in plain.parameters() if p.requires_grad], 0.03, weight_decay=0.2, **extra)
+    ours = FlatOptimizer(model, Recipe(1, 2, optimizer, weight_decay=0.2), torch.tensor(0.03))
+    for _ in range(3):
+        ours.zero_grad()
+        model(x).square().sum().backward()
+        ours.step()
+        theirs.zero_grad()
+        plain(x).square().sum().backward()
+        theirs.step()
+    for (name, mine), its in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert mine.stride() == its.stride()
+        if name != "unused":  # which decays here
+            torch.testing.assert_close(mine, its)
+
+
+def test_a_network_without_parameters_is_told():
+    with pytest.raises(ValueError, match="no parameters to train"):
+        fit(nn.Flatten(), random_split(), Recipe(1, 16), generator())
+
+
+# Precision
+
+
+def test_bfloat16_trains_about_alike_and_leaves_float32():
+    data, single, half = random_split(), linear(), linear()
+    recipe = Recipe(3, 16, learning_rate=0.05)
+    curve = fit(single, data, recipe, generator())
+    other = fit(half, data, recipe, generator(), precision=torch.bfloat16)
+    assert curve != other
+    np.testing.assert_allclose(curve, other, rtol=0.05)
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+
+
+# Repeating
+
+
+def test_on_a_processor_a_repeated_function_is_called_as_it_is():
+    calls = []
+    with repeated(lambda: calls.append(1), 100, CPU) as act:
+        for _ in range(5):
+            act()
+    assert len(calls) == 5
+    assert act.eager == "no GPU"
+
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_a_captured_function_counts_as_an_eager_one():
+    device = torch.device("cuda")
+    total = torch.zeros((), device=device)
+    with repeated(lambda: total.add_(1), 100, device) as act:
+        for _ in range(100):
+            act()
+    assert act.eager is None
+    assert int(total) == 100
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_what_cannot_be_captured_is_called_as_it_is_and_the_reason_is_logged(caplog):
+    device = torch.device("cuda")
+    total = torch.zeros((), device=device)
+
+    def waits():
+        total.add_(1)
+        total.item()
+
+    with repeated(waits, 100, device) as act:
+        for _ in range(20):
+            act()
+    assert act.eager
+    assert "not captured as a CUDA graph" in caplog.text
+    assert int(total) == 20
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_captured_training_is_the_eager_one(optimizer, monkeypatch):
+    device = torch.device("cuda")
+    data = load_dataset("digits").to(device)
+    curves = {}
+    for worth in (0, 10**9):
+        monkeypatch.setattr("nasenv.fitting.repeating._WORTH_CAPTURING", worth)
+        with seeded(0, device):
+            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.0), nn.Linear(32, 10)).to(
+                device
+            )
+        curves[worth] = fit(model, data.train, Recipe(4, 64, optimizer), torch.Generator(device).manual_seed(0))
+    np.testing.assert_allclose(*curves.values(), rtol=0.02)
 
 
 # Around it

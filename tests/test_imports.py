@@ -13,15 +13,16 @@ ORDER = [
     *("errors", "files", "clock", "configuration", "provenance"),
     *("spaces", "tables", "benchmarks", "sources", "datasets", "plots", "fitting"),
     *("evaluators", "history", "budget", "batch", "database", "leases", "cache"),
-    *("objectives", "journal", "trials", "measuring", "replay", "record", "run_directory", "search"),
+    *("objectives", "journal", "trials", "measuring", "replay", "events", "record", "run_directory", "search"),
     *("env", "vector", "agents"),
     *("export", "result", "finals", "comparison", "commands", "scripts"),
 ]
 BASES = {  # what the other files of a folder may import of it
-    "spaces": {"space"},
+    "spaces": {"space", "layers"},
     "sources": {"source"},
     "benchmarks": {"benchmark"},
-    "evaluators": {"evaluator", "cost", "workers", "serving", "worker", "team", "dispatch"},
+    "fitting": {"recipe", "setting", "batches", "optimizer", "repeating"},
+    "evaluators": {"evaluator", "cost", "trainer", "workers", "serving", "worker", "team", "dispatch"},
     "agents": {"agent", "stable_baselines", "sb3_env", "sb3_start"},
     "comparison": {
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),

@@ -14,7 +14,8 @@ from nasenv.agents import RandomSearch
 from nasenv.cache import Cache
 from nasenv.datasets import Split, load_dataset
 from nasenv.errors import InputError
-from nasenv.evaluators.training import TrainingEvaluator, count
+from nasenv.evaluators.trainer import count
+from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.fitting import accuracy
 from nasenv.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -68,7 +69,7 @@ REASONS = {
     "nan": "diverged: the training loss is nan in epoch 1 of 1",
     "slow": "timeout: the training took more than 2 s",
     "exits": "SystemExit: 3",
-    "shapeless": "ValueError: optimizer got",
+    "shapeless": "ValueError: the network has no parameters",
     "memory": "out of memory: no more",
     "dies": "the worker process ended with exit code 7",
     "hangs": "timeout: the worker hung and was ended",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Generic, TypeVar
@@ -71,13 +70,13 @@ class Dispatch(Generic[Job, Answer]):
         stopped: Callable[[], bool],
     ) -> None:
         self._team, self._limit, self._retry, self._failed, self._stopped = team, limit, retry, failed, stopped
-        self._waiting: deque[Job] = deque()
+        self._waiting: Iterator[Job | None] = iter(())
         self._busy: dict[Worker, _Task[Job]] = {}
         self._clock = WakingClock(_LONGEST_LOOK)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
-        """Yield each job with its answer as it is done."""
-        self._waiting.extend(jobs)
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Answer]]:
+        """Yield each job with its answer as it is done; see `WorkerPool.stream` for the jobs."""
+        self._waiting = iter(jobs)
         try:
             self._begin()
             while self._busy:
@@ -103,9 +102,9 @@ class Dispatch(Generic[Job, Answer]):
     def _begin(self) -> None:
         """Keep the workers busy."""
         if self._stopped():
-            self._waiting.clear()
-        while self._waiting and len(self._busy) < self._team.size:
-            self._hand(_Task(self._waiting.popleft(), self._clock), self._team.idle())
+            self._waiting = iter(())
+        while len(self._busy) < self._team.size and (job := next(self._waiting, None)) is not None:
+            self._hand(_Task(job, self._clock), self._team.idle())
 
     def _hand(self, task: _Task[Job], worker: Worker | None) -> None:
         """Give a job to a worker that is ready, or start one for it where there is none or it died meanwhile."""

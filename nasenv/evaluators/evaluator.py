@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -157,6 +158,11 @@ class Evaluator(Configurable, ABC):
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
+    @property
+    def slots(self) -> int:
+        """How many trials of a stream it works on at once; an asynchronous search has so many designs in flight."""
+        return 1
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a short hash of everything that changes a measurement: data, settings, its own seed, version."""
@@ -181,9 +187,15 @@ class Evaluator(Configurable, ABC):
         Here those of one kind are asked for together.
 
         Args:
-            trials: what is asked for, each once.
+            trials: what is asked for, each once. An evaluator of several ``slots`` is given a deque too: it takes a
+                trial from its left whenever it is free for one, as more come in between two answers, and ends the
+                stream when it works on none and finds none.
             stopped: no further trial is begun when it says so; those in flight are still yielded.
         """
+        if isinstance(trials, deque):
+            while trials and not stopped():
+                yield from self.stream([trials.popleft()], stopped)
+            return
         searched: dict[float, list[Trial]] = {}  # by fidelity
         final: dict[tuple[Any, tuple[int, ...]], list[Architecture]] = {}  # by kind and seeds
         seeds: dict[tuple[Any, Architecture], list[int]] = {}

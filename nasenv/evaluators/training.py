@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import multiprocessing
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode
 
 from nasenv.configuration import digest
 from nasenv.datasets import Dataset, load_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.cost import TrainingCost
 from nasenv.evaluators.evaluator import DIVERGED, Answer, Evaluator, Measurement, TestResult, Trial
+from nasenv.evaluators.trainer import Job, Trained, Trainer, resolve_precision
 from nasenv.evaluators.workers import WorkerPool
-from nasenv.fitting import TIMEOUT, Diverged, Recipe, accuracy, fit, one_thread, same_each_time, seeded
+from nasenv.fitting import TIMEOUT, Recipe, seeded
 from nasenv.spaces.space import Architecture, SearchSpace
 
-_VERSION = 1  # counted up when the same settings come to give another measurement
+_VERSION = 2  # counted up when the same settings come to give another measurement
 
 RECIPES = {"digits": Recipe(epochs=5, batch_size=64), "mnist5k": Recipe(epochs=3, batch_size=128)}
 """The training of a search by data set: long enough that two seeds rank designs alike (BENCHMARKS.md)."""
@@ -36,92 +32,6 @@ OTHER_RECIPE = Recipe(epochs=5, batch_size=128)
 
 _FINAL_EPOCHS = {"digits": 10}  # by data set; the default run has two minutes on two cores
 _FINAL_LENGTH = 4  # else the final training is so many times as long as the search's
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: which network, how, from which seed, and on what it is scored."""
-
-    architecture: Architecture
-    recipe: Recipe
-    seed: int
-    scored_on: Literal["validation", "test"]  # on the test split after training on training + validation data
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a job came to; accuracy or error, and the weights of a network that was tested."""
-
-    accuracy: float | None
-    error: str | None
-    train_seconds: float
-    metrics: Mapping[str, float]
-    curve: tuple[float, ...] = ()
-    weights: Mapping[str, NDArray[Any]] | None = None
-
-
-class Trainer:
-    """Does one job at a time on one device; every worker process has one.
-
-    Args:
-        space: builds the networks.
-        dataset: the data, on the CPU.
-        device: where to train.
-        timeout_seconds: wall time after which a training is given up.
-        deterministic: whether a GPU is to give the same numbers each time.
-    """
-
-    def __init__(
-        self, space: SearchSpace, dataset: Dataset, device: str, timeout_seconds: float, deterministic: bool = False
-    ) -> None:
-        self.space, self.dataset, self.timeout_seconds = space, dataset, timeout_seconds
-        self._sameness = same_each_time if deterministic else contextlib.nullcontext
-        self.device = torch.device(device)
-        self._resident: Dataset | None = None
-
-    def run(self, job: Job) -> Trained:
-        """Train and score; a failure comes back as its reason."""
-        started = time.perf_counter()
-        try:
-            with one_thread(self.device), seeded(job.seed, self.device), self._sameness(self.device):
-                return self._train(job)
-        except Diverged as error:
-            reason = f"{DIVERGED}: {error}"
-        except TimeoutError as error:
-            reason = str(error)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            reason = f"out of memory: {_one_line(error)}"
-        except (Exception, SystemExit) as error:  # a user's network may raise anything, and the search goes on
-            reason = f"{type(error).__name__}: {_one_line(error)}"
-        return Trained(None, reason, time.perf_counter() - started, {})
-
-    def _train(self, job: Job) -> Trained:
-        if self._resident is None:
-            importlib.import_module("torch._dynamo")  # two seconds that the first optimizer would take of its training
-            self._resident = self.dataset.to(self.device)
-        data = self._resident
-        testing = job.scored_on == "test"
-        model = self.space.build(job.architecture).to(self.device)
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        generator = torch.Generator(self.device).manual_seed(job.seed)
-        clock = (
-            time.thread_time if self.device.type == "cpu" else time.perf_counter
-        )  # other work on the cores is not its
-        started = clock()
-        training_data = data.training_and_validation if testing else data.train
-        curve = fit(model, training_data, job.recipe, generator, self.timeout_seconds)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        train_seconds = clock() - started
-        score = accuracy(model, data.test if testing else data.validation)
-        return Trained(
-            accuracy=score,
-            error=None,
-            train_seconds=train_seconds,
-            metrics=count(model, data.input_shape, self.device),
-            curve=curve,
-            weights={k: v.cpu().contiguous().numpy() for k, v in model.state_dict().items()} if testing else None,
-        )
 
 
 class TrainingEvaluator(Evaluator):
@@ -150,6 +60,11 @@ class TrainingEvaluator(Evaluator):
         timeout_seconds: a training that takes longer is a failed measurement.
         deterministic: whether trainings on a GPU are to come out the same each time, which makes them slower; on the
             CPU they always do.
+        precision: what convolutions and products of a training are computed in, float32 or bfloat16; auto is bfloat16
+            on a GPU that has it, on a processor that has it for networks that gain by it, and float32 elsewhere.
+            Weights, their updates and scores are float32 always.
+        compile_final: whether trainings after the search go through torch.compile, which takes 20 to 60 s a network,
+            and pays where they are long (BENCHMARKS.md).
 
     Raises:
         InputError: unusable settings or data, or data that do not fit the space.
@@ -175,6 +90,8 @@ class TrainingEvaluator(Evaluator):
         workers: int | Literal["auto"] = "auto",
         timeout_seconds: float = 600.0,
         deterministic: bool = False,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        compile_final: bool = False,
     ) -> None:
         super().__init__(space)
         data = load_dataset(dataset, split_seed) if isinstance(dataset, str) else dataset
@@ -203,17 +120,21 @@ class TrainingEvaluator(Evaluator):
         if not isinstance(deterministic, bool):
             raise InputError(f"deterministic must be true or false, got {deterministic!r}")
         self.deterministic = deterministic
-        self._trainer = Trainer(space, data, self.device, timeout_seconds, deterministic)
+        self.precision = resolve_precision(precision, self.device)
+        if not isinstance(compile_final, bool):
+            raise InputError(f"compile_final must be true or false, got {compile_final!r}")
+        self.compile_final = compile_final
+        self._trainer = Trainer(space, data, self.device, timeout_seconds, deterministic, self.precision)
         self._cost = TrainingCost(space)
         self._pool: WorkerPool[Job, Trained] | None = None
 
     def fingerprint(self) -> str:
-        """Return a short hash of the data, the recipe, the seed, the kind of device and a subclass's source."""
+        """Return a short hash of data, recipe, seed, kind of device, precision, and a subclass's source."""
         kind = torch.device(self.device).type
         if kind == "cuda" and self.deterministic:
             kind = "cuda, deterministic"
         data = self._trainer.dataset.fingerprint
-        return digest([_VERSION, data, asdict(self.recipe), self.seed, kind, self.source_digest()])
+        return digest([_VERSION, data, asdict(self.recipe), self.seed, kind, self.precision, self.source_digest()])
 
     def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
         """Train each on the training split for ``fidelity`` of the epochs (one at least); score on validation."""
@@ -269,7 +190,8 @@ class TrainingEvaluator(Evaluator):
     def _job(self, trial: Trial) -> Job:
         seed = self._seed(trial.architecture, trial.kind, trial.seed)
         if trial.kind != "search":
-            return Job(trial.architecture, self.final_recipe, seed, "test" if trial.kind == "test" else "validation")
+            scored_on: Literal["validation", "test"] = "test" if trial.kind == "test" else "validation"
+            return Job(trial.architecture, self.final_recipe, seed, scored_on, self.compile_final)
         epochs = max(1, round(trial.fidelity * self.recipe.epochs))
         return Job(trial.architecture, replace(self.recipe, epochs=epochs), seed, "validation")
 
@@ -302,14 +224,6 @@ def resolve_device(device: str) -> str:
     return str(device)
 
 
-def count(model: torch.nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> dict[str, float]:
-    """Return ``params`` and ``flops`` of one forward pass of one input."""
-    model.eval()
-    with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted
-        model(torch.zeros(1, *input_shape, device=device))
-    return {"params": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops()}
-
-
 def _resolve_workers(workers: int | str, device: str) -> int:
     if workers == "auto":
         return len(os.sched_getaffinity(0)) if device == "cpu" else 0
@@ -338,7 +252,3 @@ def _failed(_: Job, reason: str, seconds: float) -> Trained:
 
 def _measurement(trained: Trained, fidelity: float = 1.0) -> Measurement:
     return Measurement(trained.accuracy, trained.error, trained.train_seconds, fidelity, trained.metrics, trained.curve)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or "no message"

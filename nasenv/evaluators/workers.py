@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from nasenv.evaluators.dispatch import Dispatch
@@ -51,14 +51,15 @@ class WorkerPool(Generic[Job, Answer]):
 
     def stream(
         self,
-        jobs: Sequence[Job],
+        jobs: Iterable[Job | None],
         failed: Callable[[Job, str, float], Answer],
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[tuple[Job, Answer]]:
         """Yield each job with its answer, in order of completion.
 
         Args:
-            jobs: begun in this order.
+            jobs: begun in this order, each taken when a worker is free for it; None says that there is none for the
+                moment. The stream is over when no job is being done and there is none to begin.
             failed: ``failed(job, reason, seconds)`` stands in for the answer of a job that went wrong twice.
             stopped: asked again and again; once it says yes, no job is begun or tried again, and the stream ends
                 after those that are being done.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nasenv.errors import InputError
+from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
 
 KERNELS = (1, 3, 5)
@@ -285,6 +286,7 @@ class ChainNetwork(nn.Module):
         super().__init__()
         self.layers = layers
         self.shortcuts = shortcuts
+        self.pool = GlobalAveragePool()
         self.classifier = classifier
 
     def forward(self, images_nchw: Tensor) -> Tensor:
@@ -293,7 +295,7 @@ class ChainNetwork(nn.Module):
         for i, layer in enumerate(self.layers):
             joined = last + self.shortcuts[str(i)](before) if str(i) in self.shortcuts else last
             before, last = last, layer(joined)
-        logits: Tensor = self.classifier(last.mean((2, 3)))
+        logits: Tensor = self.classifier(self.pool(last))
         return logits
 
 

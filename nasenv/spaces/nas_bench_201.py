@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from nasenv.errors import InputError
+from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; in the order of the official string
@@ -92,7 +93,7 @@ class NASBench201(SearchSpace):
         for _ in range(2):
             layers += [_ResidualBlock(width), *(_Cell(operations, 2 * width) for _ in range(self.cells))]
             width *= 2
-        layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        layers += [nn.BatchNorm2d(width), nn.ReLU(), GlobalAveragePool()]
         return nn.Sequential(*layers, nn.Linear(width, self.num_classes))
 
     def reference(self) -> Architecture:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nasenv.errors import InputError
+from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
 
 OPERATIONS = ("identity", "mb3_k3", "mb6_k5")  # in the order of the published digits
@@ -87,7 +88,7 @@ class NASBenchMacro(SearchSpace):
                 width *= 2
             elif choice:
                 layers.append(_layer(choice, width, width, stride=1))
-        layers += [_conv_bn_relu(width, self.features, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        layers += [_conv_bn_relu(width, self.features, 1), GlobalAveragePool()]
         return nn.Sequential(*layers, nn.Linear(self.features, self.num_classes))
 
     def reference(self) -> Architecture:

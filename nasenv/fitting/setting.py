@@ -1,0 +1,64 @@
+"""What a training runs under: seeds, threads, sameness, precision."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Give layers that draw from torch's global generators (initial weights, dropout) those of this seed.
+
+    Layers take no generator of their own; the state from before is put back at the end.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.random.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Compute on one processor thread, so that results do not depend on how many there are."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def same_each_time(device: torch.device) -> Iterator[None]:
+    """Use on a GPU only algorithms that give the same numbers each time; an operation that has none raises.
+
+    One processor thread always gives the same. See https://docs.pytorch.org/docs/stable/notes/randomness.html.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used in a process
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.deterministic = before[1]
+
+
+def mixed(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which convolutions and products are computed in a precision; weights stay float32.
+
+    Casts are not cached: a captured step would find those of the step in which it was captured.
+    """
+    if precision == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, precision, cache_enabled=False)
