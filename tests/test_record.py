@@ -172,7 +172,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, place):
 def test_full_disk_is_one_line(tmp_path):
     record = Record(tmp_path)
     with open("/dev/full", "wb", buffering=0) as full:
-        os.dup2(full.fileno(), record._file.fileno())
+        os.dup2(full.fileno(), record._file._file.fileno())
     with pytest.raises(InputError, match="No space left"):
         record.scalars({"a": 1.0}, 1)
 
