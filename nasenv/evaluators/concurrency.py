@@ -1,0 +1,52 @@
+"""How many trainings to have at work at once on GPUs: found by trying, while the search goes on."""
+
+from __future__ import annotations
+
+_WORTH = 1.1  # times the rate of half as many that twice as many have to reach
+
+
+class Concurrency:
+    """The number of trainings side by side, from measured rates: doubled while that pays, halved where memory runs out.
+
+    A small network leaves most of a GPU idle, and how many fit beside each other, in memory and in time, depends on the
+    networks. Every batch of a search is a measurement: the work that it was expected to be against its seconds.
+
+    Args:
+        least: to begin with, and never less: one a device.
+        most: never more, such as the processor's cores, each of which drives one training.
+
+    Attributes:
+        now: trainings to have at work.
+    """
+
+    def __init__(self, least: int, most: int) -> None:
+        self.now = self._least = least
+        self._most = max(least, most)
+        self._rates: dict[int, float] = {}
+        self._settled = False
+
+    def measured(self, trainings: int, work: float, seconds: float) -> None:
+        """Take in what a batch came to, and choose the number for the next.
+
+        Args:
+            trainings: how many the batch had; fewer than twice ``now`` did not keep it busy, and tell nothing.
+            work: their expected cost, in any unit that stays the same.
+            seconds: wall time of the batch.
+        """
+        if self._settled or trainings < 2 * self.now or seconds <= 0:
+            return
+        self._rates[self.now] = work / seconds
+        before = self._rates.get(self.now // 2)
+        if before is not None and self._rates[self.now] < _WORTH * before:
+            self.now, self._settled = self.now // 2, True
+        elif 2 * self.now <= self._most:
+            self.now *= 2
+        else:
+            self._settled = True
+
+    def out_of_memory(self) -> bool:
+        """Go back to half as many, for good; return False where there is nothing to go back to."""
+        if self.now == self._least:
+            return False
+        self.now, self._settled = max(self._least, self.now // 2), True
+        return True
