@@ -292,6 +292,14 @@ def test_bfloat16_trains_about_alike_and_leaves_float32():
     assert {p.dtype for p in half.parameters()} == {torch.float32}
 
 
+def test_a_compiled_training_is_about_the_plain_one():
+    data, plain, compiled = random_split(), linear(), linear()
+    recipe = Recipe(3, 16, learning_rate=0.05)
+    curve = fit(plain, data, recipe, generator())
+    np.testing.assert_allclose(fit(compiled, data, recipe, generator(), compiled=True), curve, rtol=1e-3)
+    assert accuracy(compiled, data) == pytest.approx(accuracy(plain, data), abs=0.02)
+
+
 # Repeating
 
 

@@ -102,12 +102,10 @@ class Trainer:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         metrics = count(model, data.input_shape, self.device)
         precision = self._precision(metrics["flops"] * job.recipe.batch_size)
-        if job.compiled:
-            model.compile()
         generator = torch.Generator(self.device).manual_seed(job.seed)
         times.end("building")
         training_data = data.training_and_validation if testing else data.train
-        curve = fit(model, training_data, job.recipe, generator, self.timeout_seconds, precision)
+        curve = fit(model, training_data, job.recipe, generator, self.timeout_seconds, precision, job.compiled)
         train_seconds = times.end("training")
         score = accuracy(model, data.test if testing else data.validation)
         times.end("scoring")

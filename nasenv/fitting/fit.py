@@ -33,6 +33,7 @@ def fit(
     generator: torch.Generator,
     timeout_seconds: float = math.inf,
     precision: torch.dtype = torch.float32,
+    compiled: bool = False,
 ) -> tuple[float, ...]:
     """Train the model in place and return the mean training loss of each epoch.
 
@@ -44,12 +45,14 @@ def fit(
         generator: draws the order of the data and their augmentation; on the device of the data.
         timeout_seconds: wall time after which the training is given up; a suspension does not count.
         precision: float32, or bfloat16: what convolutions and products are computed in; weights stay float32.
+        compiled: whether steps go through torch.compile, in whose first a minute may pass.
 
     Raises:
         Diverged: the loss is nan or infinite.
         TimeoutError: the time is up.
     """
-    training = _Training(model, data, recipe, generator, precision)
+    network = torch.compile(model, dynamic=False) if compiled else model
+    training = _Training(network, data, recipe, generator, precision)
     clock = WakingClock(timeout_seconds / 10)
     model.train()
     with repeated(training.step, recipe.epochs * len(training.batches), data.images.device) as step:
@@ -69,9 +72,9 @@ class _Training:
     """A training in progress: everything that a step reads and writes, on the device."""
 
     def __init__(
-        self, model: nn.Module, data: Split, recipe: Recipe, generator: torch.Generator, precision: torch.dtype
+        self, network: nn.Module, data: Split, recipe: Recipe, generator: torch.Generator, precision: torch.dtype
     ) -> None:
-        self._model, self._recipe, self._precision = model, recipe, precision
+        self._network, self._recipe, self._precision = network, recipe, precision
         self._device = data.images.device
         self.batches = Batches(data, recipe, generator)
         steps = len(self.batches)
@@ -79,7 +82,7 @@ class _Training:
         self._rates = torch.tensor(rates, device=self._device).view(recipe.epochs, steps)
         self._rates_of_epoch = torch.zeros(steps, device=self._device)
         self._rate = torch.zeros((), device=self._device)
-        self._optimizer = FlatOptimizer(model, recipe, self._rate)
+        self._optimizer = FlatOptimizer(network, recipe, self._rate)
         self._number = torch.zeros(1, dtype=torch.int64, device=self._device)  # of the next batch
         self._total = torch.zeros((), device=self._device)  # of the losses of this epoch
         self._losses = torch.zeros(recipe.epochs, device=self._device)
@@ -98,7 +101,7 @@ class _Training:
         self._number += 1
         self._optimizer.zero_grad()
         with mixed(self._device, self._precision):
-            loss = F.cross_entropy(self._model(images), labels, label_smoothing=self._recipe.label_smoothing)
+            loss = F.cross_entropy(self._network(images), labels, label_smoothing=self._recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._total += loss.detach()
