@@ -7,12 +7,13 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.evaluators.evaluator import Measurement
+from nasenv.proposals import Places, Proposals
 from nasenv.spaces.space import Architecture
 
 
@@ -52,9 +53,12 @@ class History(Sequence[Outcome]):
 
     It is kept in columns, and an `Outcome` is made when it is asked for: on a table, an agent's thousands of
     proposals a second would else be spent on making objects.
+
+    Args:
+        num_choices: (T,), of each decision, for proposals as an array to be looked up at once; None for tuples alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_choices: NDArray[np.int64] | None = None) -> None:
         self.proposals = 0  # all that were answered, repeats among them
         self.train_seconds = 0.0  # paid by this search: cached measurements cost nothing
         self.charged_seconds = 0.0  # what the budget counts: cached measurements too, repeats where they are charged
@@ -65,6 +69,21 @@ class History(Sequence[Outcome]):
         self._proposals, self._free = array("q"), array("b")
         self._rewards, self._val_accuracies, self._charged = array("d"), array("d"), array("d")
         self._best: int | None = None
+        self._places = Places(num_choices) if num_choices is not None and Places.suit(num_choices) else None
+
+    def propose(
+        self, rows: NDArray[np.integer[Any]], check: Callable[[NDArray[np.int64]], list[Architecture]]
+    ) -> Proposals | None:
+        """Return the proposals of n rows, (n, T), for `take`; None where tuples are to be made of them.
+
+        Args:
+            rows: the designs.
+            check: returns rows as tuples, or raises InputError; it is given those that are new.
+        """
+        if self._places is None or rows.ndim != 2 or not np.issubdtype(rows.dtype, np.integer):
+            return None
+        self._places.catch_up(self._architectures)
+        return self._places.propose(rows.astype(np.int64), check)
 
     def take(
         self,
@@ -81,42 +100,56 @@ class History(Sequence[Outcome]):
             charge_repeats: whether proposals of known designs are charged again.
             hear: told of each answer when it has been taken in, before the next is.
         """
-        first = self.proposals + 1
-        indices = [self._index.get(design) for design in designs]
-        repeats = [True] * len(designs)
-        for i, design in enumerate(designs):
-            if indices[i] is not None and hear is None and not charge_repeats:
-                continue  # nothing but its number is to be kept
-            self.proposals = first + i
-            index = self._index.get(design)  # it may have become known since the batch began
-            if index is None:
-                index, repeats[i] = self._add(design, found[design]), False
-            elif charge_repeats:
-                self.charged_seconds += self._measurements[index].train_seconds
-            indices[i] = index
-            if hear is not None:
-                hear(self.outcome(index, self.proposals, repeats[i]))
-        self.proposals = first + len(designs) - 1
-        return Answers(self, [i for i in indices if i is not None], first, repeats)
-
-    def _add(self, design: Architecture, finding: Finding) -> int:
-        index = self._index[design] = len(self._measurements)
-        self._architectures.append(design)
-        self._proposals.append(self.proposals)
-        measurement, reward, cached = finding
-        self._measurements.append(measurement)
-        self._free.append(cached)
-        self._rewards.append(reward)
-        self._val_accuracies.append(math.nan if measurement.val_accuracy is None else measurement.val_accuracy)
-        self.charged_seconds += measurement.train_seconds
-        self._charged.append(self.charged_seconds)
-        if cached:
-            self.cached += 1
+        proposals = designs if isinstance(designs, Proposals) else Proposals.of(designs, self._index)
+        first, known = self.proposals + 1, len(self)
+        repeats = proposals.repeats
+        if hear is None and not charge_repeats:
+            self._add(proposals.new, [found[design] for design in proposals.new], (first + proposals.firsts).tolist())
         else:
-            self.train_seconds += measurement.train_seconds
-        if measurement.error is None and (self._best is None or reward > self._rewards[self._best]):
-            self._best = index
-        return index
+            self._take_each(proposals, repeats.tolist(), found, charge_repeats, hear)
+        self.proposals = first + len(proposals) - 1
+        return Answers(self, proposals.numbered(known), first, repeats)
+
+    def _take_each(
+        self,
+        proposals: Proposals,
+        repeats: Sequence[bool],
+        found: Mapping[Architecture, Finding],
+        charge_repeats: bool,
+        hear: Callable[[Outcome], None] | None,
+    ) -> None:
+        """Take in proposals one by one."""
+        numbers, new = proposals.numbered(len(self)).tolist(), iter(proposals.new)
+        for number, repeat in zip(numbers, repeats, strict=True):
+            self.proposals += 1
+            if not repeat:
+                design = next(new)
+                self._add([design], [found[design]], [self.proposals])
+            elif charge_repeats:
+                self.charged_seconds += self._measurements[number].train_seconds
+            if hear is not None:
+                hear(self.outcome(number, self.proposals, repeat))
+
+    def _add(self, designs: Sequence[Architecture], findings: Sequence[Finding], proposals: Sequence[int]) -> None:
+        """Take in what was found out about designs that are new, by the numbers of their proposals."""
+        first = len(self)
+        self._index.update(zip(designs, range(first, first + len(designs)), strict=True))
+        self._architectures += designs
+        self._proposals.extend(proposals)
+        for index, (measurement, reward, cached) in enumerate(findings, start=first):
+            seconds, val_accuracy = measurement.train_seconds, measurement.val_accuracy
+            self._measurements.append(measurement)
+            self._free.append(cached)
+            self._rewards.append(reward)
+            self._val_accuracies.append(math.nan if val_accuracy is None else val_accuracy)
+            self.charged_seconds += seconds
+            self._charged.append(self.charged_seconds)
+            if cached:
+                self.cached += 1
+            else:
+                self.train_seconds += seconds
+            if val_accuracy is not None and (self._best is None or reward > self._rewards[self._best]):
+                self._best = index
 
     def outcome(self, index: int, proposal: int | None = None, repeat: bool = False) -> Outcome:
         """Return the answer on evaluation ``index``, from 0, to its first proposal or a later one."""
@@ -160,7 +193,7 @@ class History(Sequence[Outcome]):
     @property
     def answers(self) -> Answers:
         """The answers to the first proposal of each distinct design, in arrays too."""
-        return Answers(self, range(len(self)), 1, [False] * len(self))
+        return Answers(self, np.arange(len(self)), 1, np.zeros(len(self), dtype=np.bool_))
 
     @property
     def repeats(self) -> int:
@@ -207,14 +240,13 @@ class Answers(Sequence[Outcome]):
 
     Args:
         history: holds what was measured.
-        indices: of the evaluations that the proposals led to, n of them, from 0.
+        indices: (n,), of the evaluations that the proposals led to, from 0.
         first: number of the first proposal.
-        repeats: whether each had been proposed before.
+        repeats: (n,), whether each had been proposed before.
     """
 
-    def __init__(self, history: History, indices: Sequence[int], first: int, repeats: Sequence[bool]) -> None:
-        self._history, self._first, self._repeats = history, first, repeats
-        self._indices = np.array(indices, dtype=np.int64)
+    def __init__(self, history: History, indices: NDArray[np.int64], first: int, repeats: NDArray[np.bool_]) -> None:
+        self._history, self._indices, self._first, self._repeats = history, indices, first, repeats
 
     @property
     def architectures(self) -> list[Architecture]:
@@ -248,7 +280,7 @@ class Answers(Sequence[Outcome]):
     @property
     def repeats(self) -> NDArray[np.bool_]:
         """(n,), whether each design had been proposed before."""
-        return np.array(self._repeats, dtype=np.bool_)
+        return self._repeats.copy()
 
     @overload
     def __getitem__(self, index: int) -> Outcome: ...
@@ -257,7 +289,8 @@ class Answers(Sequence[Outcome]):
     def __getitem__(self, index: int | slice) -> Outcome | list[Outcome]:
         numbers = range(len(self))[index]
         if isinstance(numbers, int):
-            return self._history.outcome(int(self._indices[numbers]), self._first + numbers, self._repeats[numbers])
+            index, repeat = int(self._indices[numbers]), bool(self._repeats[numbers])
+            return self._history.outcome(index, self._first + numbers, repeat)
         return [self[i] for i in numbers]
 
     def __len__(self) -> int:

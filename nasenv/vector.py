@@ -14,7 +14,7 @@ from nasenv.env import Episodes, check_render_mode, decisions_as_text, describe,
 from nasenv.errors import InputError
 from nasenv.history import Answers, Outcome
 from nasenv.search import Search
-from nasenv.spaces.space import SearchSpace, is_positive_integer, to_architectures
+from nasenv.spaces.space import SearchSpace, is_positive_integer
 
 _Array = NDArray[Any]
 
@@ -69,7 +69,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         done = self._episodes.take(actions)
         rewards, final = np.zeros(self.num_envs), {}
         if done:
-            answers = self.search.evaluate(to_architectures(self._episodes.choices))
+            answers = self.search.evaluate(self._episodes.choices)
             self.outcomes, rewards, final = answers, answers.rewards, self._final_info(answers)
             self._episodes.restart()
         ends = np.full(self.num_envs, done)
