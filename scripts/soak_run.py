@@ -56,7 +56,7 @@ def train_once(folder: Path, agent: str, workers: int, cache: bool, seed: int, e
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
     space = ToldChain()
-    evaluator = TrainingEvaluator(space, "digits", epochs=1, batch_size=256, final_epochs=1, workers=workers)
+    evaluator = TrainingEvaluator(space, "digits", epochs=1, batch_size=256, final_epochs=1, concurrency=workers)
     budget = Budget(evaluations, finalists=3, final_seeds=2)
     store = str(folder.with_suffix(".db")) if cache else "none"
     train(space, evaluator, AGENTS[agent](), Accuracy(), budget, seed, str(folder), store)

@@ -24,7 +24,7 @@ from tests.cheap_evaluators import Formula
 
 SPACE = ChainCNN(max_layers=2, widths=(8,))  # 160 designs or so, some of them equivalent
 SMALL = ChainCNN(max_layers=1, widths=(8,))  # 10 designs
-TRAINING = {"dataset": "digits", "epochs": 1, "final_epochs": 1, "workers": 0}
+TRAINING = {"dataset": "digits", "epochs": 1, "final_epochs": 1, "concurrency": 0}
 
 
 class Seeded(Formula):
@@ -191,7 +191,7 @@ def test_the_card_options_build_the_same_table(tmp_path):
 
     again = ["--config", str(tmp_path / "build.yaml"), "--output", str(tmp_path / "u.csv")]
     call(build_table, "build", again)
-    call(build_table, "build", [*again, "--evaluator.workers", "7"])
+    call(build_table, "build", [*again, "--evaluator.concurrency", "7"])
     assert without_seconds(tmp_path / "u.csv") == without_seconds(tmp_path / "t.csv")
 
 

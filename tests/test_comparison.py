@@ -330,7 +330,7 @@ def test_a_fault_of_the_evaluator_is_no_agents_fault(workers, tmp_path):
 
 def test_a_problem_that_trains_tests_its_last_incumbent_alone(tmp_path):
     def trains():
-        evaluator = TrainingEvaluator(SPACE, "digits", epochs=1, final_epochs=1, workers=0)
+        evaluator = TrainingEvaluator(SPACE, "digits", epochs=1, final_epochs=1, concurrency=0)
         return {"p": Problem(SPACE, evaluator, budget=Budget(3, final_seeds=1))}
 
     cache = str(tmp_path / "cache.db")

@@ -1,6 +1,18 @@
+import os
+import signal
+from contextlib import closing
+
+import numpy as np
 import pytest
 
+from nasenv.datasets import load_dataset
 from nasenv.evaluators.concurrency import Concurrency
+from nasenv.evaluators.devices import environments
+from nasenv.evaluators.evaluator import Trial
+from nasenv.evaluators.trainer import Trained
+from nasenv.evaluators.training import TrainingEvaluator
+from nasenv.evaluators.workers import WorkerPool
+from nasenv.spaces.chain_cnn import ChainCNN
 
 
 def found(rate_of, least=1, most=16, batches=10):
@@ -43,10 +55,65 @@ def test_it_backs_off_for_good_where_memory_runs_out():
     for _ in range(3):
         concurrency.measured(32, 1.0, 1.0 / concurrency.now)
     assert concurrency.now == 8
-    assert concurrency.out_of_memory()
+    assert concurrency.out_of_memory(8)
     concurrency.measured(32, 1.0, 0.01)
     assert concurrency.now == 4
-    assert concurrency.out_of_memory()
-    assert concurrency.out_of_memory()
-    assert not concurrency.out_of_memory()
+    assert concurrency.out_of_memory(8)  # began beside the first
+    assert concurrency.now == 4
+    assert concurrency.out_of_memory(4)
+    assert concurrency.out_of_memory(2)
     assert concurrency.now == 1
+    assert not concurrency.out_of_memory(1)
+
+
+class SmallMemory:
+    """Stands in for a pool of workers that have memory for so many trainings at once."""
+
+    def __init__(self, room, size):
+        self.room, self.size, self.tried = room, size, []
+
+    def stream(self, jobs, failed, stopped):
+        while True:
+            at_work = [job for job in (next(jobs) for _ in range(self.size)) if job is not None]
+            if not at_work:
+                return
+            self.tried.append(len(at_work))
+            for job in at_work:
+                fits = len(at_work) <= self.room
+                yield job, Trained(0.5, None, 1.0, {}) if fits else failed(job, "out of memory: 2 GiB", 1.0)
+
+    def close(self):
+        pass
+
+
+def test_trainings_that_ran_out_of_memory_are_made_again_with_fewer_beside_them():
+    evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=1)
+    evaluator._concurrency, evaluator._pool = Concurrency(1, 8), SmallMemory(room=2, size=8)
+    evaluator._concurrency.now = 8
+    designs = list(dict.fromkeys(evaluator.space.sample(20, np.random.default_rng(0))))
+    answers = dict(evaluator.stream([Trial(design) for design in designs]))
+    assert len(answers) == len(designs)
+    assert all(m.error is None for m in answers.values())
+    assert evaluator._pool.size == 2
+    evaluator._pool.room = 0
+    (failed,) = evaluator.evaluate(designs[:1])
+    assert failed.error == "out of memory: 2 GiB"
+
+
+def seen(_):
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_each_worker_sees_its_own_gpu_and_so_does_the_one_that_replaces_it(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")  # of which PyTorch's first is 4
+    each = environments(("cuda:0", "cuda:2"))
+    with closing(WorkerPool(seen, 2, timeout_seconds=60, environments=each)) as pool:
+        assert {answer for _, answer in pool.stream(range(20), lambda *fault: fault)} == {"4", "7"}
+        os.kill(min(pool.pids), signal.SIGKILL)
+        assert {answer for _, answer in pool.stream(range(20), lambda *fault: fault)} == {"4", "7"}
+
+
+def test_without_the_variable_gpus_are_numbered(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert environments(("cuda:1", "cuda:0")) == [{"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "0"}]
+    assert environments(("cpu",)) == [{}]

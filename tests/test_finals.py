@@ -239,7 +239,7 @@ def test_the_table_has_means_and_sample_deviations_in_percent():
 def run(tmp_path_factory):
     """A search that has been brought to its end on digits: its folder and its result."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    evaluator = TrainingEvaluator(SPACE, "digits", epochs=1, final_epochs=2, workers=0, device="cpu")
+    evaluator = TrainingEvaluator(SPACE, "digits", epochs=1, final_epochs=2, concurrency=0, devices="cpu")
     budget = Budget(evaluations=3, finalists=2, final_seeds=2)
     with Search(SPACE, evaluator, RandomSearch(batch_size=3), budget, seed=1, run_dir=folder) as search:
         search.run()
@@ -276,7 +276,7 @@ def test_the_exported_network_has_the_test_accuracy_that_is_said(run):
 
 def test_what_is_said_of_the_winner_can_be_had_again(run):
     _, result = run
-    evaluator = TrainingEvaluator(SPACE, "digits", epochs=1, final_epochs=2, workers=0, device="cpu")
+    evaluator = TrainingEvaluator(SPACE, "digits", epochs=1, final_epochs=2, concurrency=0, devices="cpu")
     (tested,) = evaluator.test([result.winner.architecture], [0, 1])
     assert tuple(t.test_accuracy for t in tested) == result.winner.test_accuracies
 

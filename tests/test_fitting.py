@@ -58,7 +58,7 @@ def test_fit_is_the_plain_loop(optimizer):
     data, model = random_split(), linear()
     recipe = Recipe(3, 16, optimizer, learning_rate=0.05, weight_decay=0.1, label_smoothing=0.2)
     plain = copy.deepcopy(model)
-    curve = fit(model, data, recipe, generator())
+    curve = fit(model, data, recipe, generator()).curve
 
     if optimizer == "adamw":
         rule = torch.optim.AdamW(plain.parameters(), lr=1.0, weight_decay=0.1, fused=False)
@@ -84,13 +84,13 @@ def test_fit_is_the_plain_loop(optimizer):
 
 def test_the_same_seed_repeats_to_the_bit_and_another_does_not():
     data, recipe = random_split(), Recipe(2, 16, augment="crop_flip")
-    curves = [fit(linear(), data, recipe, generator(seed)) for seed in (1, 1, 2)]
+    curves = [fit(linear(), data, recipe, generator(seed)).curve for seed in (1, 1, 2)]
     assert curves[0] == curves[1] != curves[2]
     assert len(curves[0]) == 2
 
 
 def test_data_smaller_than_a_batch_are_one_batch():
-    curve = fit(linear(), random_split(n=5), Recipe(4, 128), generator())
+    curve = fit(linear(), random_split(n=5), Recipe(4, 128), generator()).curve
     assert len(curve) == 4
     assert all(map(math.isfinite, curve))
 
@@ -285,8 +285,8 @@ def test_a_network_without_parameters_is_told():
 def test_bfloat16_trains_about_alike_and_leaves_float32():
     data, single, half = random_split(), linear(), linear()
     recipe = Recipe(3, 16, learning_rate=0.05)
-    curve = fit(single, data, recipe, generator())
-    other = fit(half, data, recipe, generator(), precision=torch.bfloat16)
+    curve = fit(single, data, recipe, generator()).curve
+    other = fit(half, data, recipe, generator(), precision=torch.bfloat16).curve
     assert curve != other
     np.testing.assert_allclose(curve, other, rtol=0.05)
     assert {p.dtype for p in half.parameters()} == {torch.float32}
@@ -295,8 +295,8 @@ def test_bfloat16_trains_about_alike_and_leaves_float32():
 def test_a_compiled_training_is_about_the_plain_one():
     data, plain, compiled = random_split(), linear(), linear()
     recipe = Recipe(3, 16, learning_rate=0.05)
-    curve = fit(plain, data, recipe, generator())
-    np.testing.assert_allclose(fit(compiled, data, recipe, generator(), compiled=True), curve, rtol=1e-3)
+    curve = fit(plain, data, recipe, generator()).curve
+    np.testing.assert_allclose(fit(compiled, data, recipe, generator(), compiled=True).curve, curve, rtol=1e-3)
     assert accuracy(compiled, data) == pytest.approx(accuracy(plain, data), abs=0.02)
 
 
@@ -358,7 +358,7 @@ def test_a_captured_training_is_the_eager_one(optimizer, monkeypatch):
             model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.0), nn.Linear(32, 10)).to(
                 device
             )
-        curves[worth] = fit(model, data.train, Recipe(4, 64, optimizer), torch.Generator(device).manual_seed(0))
+        curves[worth] = fit(model, data.train, Recipe(4, 64, optimizer), torch.Generator(device).manual_seed(0)).curve
     np.testing.assert_allclose(*curves.values(), rtol=0.02)
 
 
@@ -402,7 +402,7 @@ def test_bad_recipes(bad):
 
 
 def test_whole_numbers_of_numpy_are_numbers():
-    assert len(fit(linear(), random_split(), Recipe(np.int64(2), np.int64(16)), generator())) == 2
+    assert len(fit(linear(), random_split(), Recipe(np.int64(2), np.int64(16)), generator()).curve) == 2
 
 
 @pytest.mark.gpu

@@ -346,7 +346,7 @@ def test_nothing_listens_while_workers_train(tmp_path):
     words += [
         "--agent",
         "RandomSearch",
-        "--evaluator.workers",
+        "--evaluator.concurrency",
         "2",
         "--evaluator.epochs",
         "1",

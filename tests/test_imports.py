@@ -48,7 +48,10 @@ BASES = {  # what the other files of a folder may import of it
     "sources": {"source"},
     "benchmarks": {"benchmark"},
     "fitting": {"recipe", "setting", "batches", "optimizer", "repeating"},
-    "evaluators": {"evaluator", "cost", "trainer", "workers", "serving", "worker", "team", "dispatch"},
+    "evaluators": {
+        *("evaluator", "cost", "trainer", "concurrency", "devices"),
+        *("workers", "serving", "worker", "team", "dispatch"),
+    },
     "agents": {"agent", "stable_baselines", "sb3_env", "sb3_start"},
     "comparison": {
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),

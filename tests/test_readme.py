@@ -34,7 +34,7 @@ TINY = [
     "1",
     "--evaluator.final_epochs",
     "1",
-    "--evaluator.workers",
+    "--evaluator.concurrency",
     "0",
     "--cache",
     "none",

@@ -19,7 +19,7 @@ TRAINING = [
         "1",
         "--evaluator.final_epochs",
         "1",
-        "--evaluator.workers",
+        "--evaluator.concurrency",
         "0",
     ),
     *("--budget.evaluations", "4", "--budget.finalists", "2", "--budget.final_seeds", "2", "--agent", "RandomSearch"),
@@ -60,8 +60,8 @@ def test_trainings_too_whatever_the_cache_and_the_workers(tmp_path, capsys):
     for number in ("1", "2"):  # the second takes everything from the cache
         assert main(["train", *TRAINING, "--run_dir", str(tmp_path / number), "--cache", cache]) == 0
     config = (tmp_path / "2" / "config.yaml").read_text()
-    assert "workers: 0" in config
-    (tmp_path / "2" / "config.yaml").write_text(config.replace("workers: 0", "workers: 2"))
+    assert "concurrency: 0" in config
+    (tmp_path / "2" / "config.yaml").write_text(config.replace("concurrency: 0", "concurrency: 2"))
     assert main(["reproduce", str(tmp_path / "2"), "--output", str(tmp_path / "3")]) == 0
     assert "the same again: 4 evaluations" in capsys.readouterr().out
     assert (tmp_path / "3" / "trials.jsonl").read_text().count("\n") > 4, "everything was trained"

@@ -21,7 +21,7 @@ TRAIN = [
         "4",
         "--evaluator.final_epochs",
         "4",
-        "--evaluator.workers",
+        "--evaluator.concurrency",
         "2",
     ),
     *("--budget.evaluations", "24", "--budget.finalists", "2", "--budget.final_seeds", "1", "--cache", "none"),

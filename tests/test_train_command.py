@@ -74,7 +74,7 @@ def timeless(folder):
 
 
 def name_of(dataset="digits", agent=None, seed=0, space=SPACE, **options):
-    evaluator = TrainingEvaluator(space, "digits", workers=0, **options)
+    evaluator = TrainingEvaluator(space, "digits", concurrency=0, **options)
     config = Search(space, evaluator, agent or PPO(), Budget(), None, None, seed).config()
     config["evaluator"]["init_args"]["dataset"] = dataset
     return run_name(config)

@@ -88,12 +88,12 @@ def moody(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def in_process():
-    return TrainingEvaluator(SPACE, DIGITS, epochs=1, final_epochs=2, workers=0, device="cpu")
+    return TrainingEvaluator(SPACE, DIGITS, epochs=1, final_epochs=2, concurrency=0, devices="cpu")
 
 
 @pytest.fixture(scope="module")
 def pooled():
-    evaluator = TrainingEvaluator(SPACE, DIGITS, epochs=1, final_epochs=2, workers=2, device="cpu")
+    evaluator = TrainingEvaluator(SPACE, DIGITS, epochs=1, final_epochs=2, concurrency=2, devices="cpu")
     yield evaluator
     evaluator.close()
 
@@ -114,7 +114,7 @@ def test_measurements_repeat_and_depend_neither_on_order_nor_on_process(in_proce
 
 
 def test_it_learns(in_process):
-    (measurement,) = TrainingEvaluator(SPACE, DIGITS, epochs=5, workers=0, device="cpu").evaluate(
+    (measurement,) = TrainingEvaluator(SPACE, DIGITS, epochs=5, concurrency=0, devices="cpu").evaluate(
         [SPACE.from_text("conv3x8|max_pool3")]
     )
     assert measurement.val_accuracy > 0.2  # guessing is 0.1, with a standard error of 0.018
@@ -123,7 +123,7 @@ def test_it_learns(in_process):
 
 def test_parameters_and_flops_by_hand():
     space = ChainCNN(max_layers=1, widths=(8,))
-    evaluator = TrainingEvaluator(space, DIGITS, epochs=1, workers=0, device="cpu")
+    evaluator = TrainingEvaluator(space, DIGITS, epochs=1, concurrency=0, devices="cpu")
     (measurement,) = evaluator.evaluate([space.from_text("conv3x8")])
     model = space.build(space.from_text("conv3x8"))
     bias = 0 if next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).bias is None else 8
@@ -137,9 +137,9 @@ def test_count_of_a_linear_network():
 
 
 def test_seed_and_fidelity_change_it(in_process):
-    other = TrainingEvaluator(SPACE, DIGITS, epochs=1, workers=0, device="cpu", seed=1)
+    other = TrainingEvaluator(SPACE, DIGITS, epochs=1, concurrency=0, devices="cpu", seed=1)
     assert timeless(other.evaluate(DESIGNS)) != timeless(in_process.evaluate(DESIGNS))
-    four = TrainingEvaluator(SPACE, DIGITS, epochs=4, workers=0, device="cpu")
+    four = TrainingEvaluator(SPACE, DIGITS, epochs=4, concurrency=0, devices="cpu")
     for fidelity, epochs in ((0.5, 2), (0.01, 1), (1.0, 4)):
         (measurement,) = four.evaluate(DESIGNS[:1], fidelity)
         assert (len(measurement.curve), measurement.fidelity) == (epochs, fidelity)
@@ -200,7 +200,7 @@ def test_which_data_are_used_for_what():
         return replace(DIGITS, **{name: Split(split.images, labels)})
 
     def measured(data):
-        evaluator = TrainingEvaluator(SPACE, data, epochs=1, final_epochs=1, workers=0, device="cpu")
+        evaluator = TrainingEvaluator(SPACE, data, epochs=1, final_epochs=1, concurrency=0, devices="cpu")
         design = DESIGNS[:1]
         searched, confirmed = evaluator.evaluate(design)[0], evaluator.confirm(design, [0])[0][0]
         tested = evaluator.test(design, [0])[0][0]
@@ -239,7 +239,7 @@ def check_failures(kinds, measurements):
 
 
 def test_failures_are_measurements_in_this_process(moody):
-    evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, workers=0, device="cpu", timeout_seconds=2)
+    evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, concurrency=0, devices="cpu", timeout_seconds=2)
     kinds = ["linear", "raises", "nan", "slow", "exits", "shapeless", "memory", "dropout"]
     check_failures(kinds, evaluator.evaluate(batch(moody, kinds)))
     (tested,) = evaluator.test(batch(moody, ["raises"]), [0, 1])
@@ -248,7 +248,7 @@ def test_failures_are_measurements_in_this_process(moody):
 
 
 def test_a_worker_that_dies_or_hangs_costs_its_own_job_only(moody):
-    evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, workers=2, device="cpu", timeout_seconds=30)
+    evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, concurrency=2, devices="cpu", timeout_seconds=30)
     kinds = ["linear", "dies", "dropout", "raises", "exits", "linear"]
     try:
         measurements = evaluator.evaluate(batch(moody, kinds))
@@ -271,8 +271,8 @@ def test_a_space_that_workers_cannot_get_is_refused_in_one_line():
     class Local(ChainCNN):
         pass
 
-    evaluator = TrainingEvaluator(Local(max_layers=1), DIGITS, epochs=1, workers=1, device="cpu")
-    with pytest.raises(InputError, match="workers=0") as refusal:
+    evaluator = TrainingEvaluator(Local(max_layers=1), DIGITS, epochs=1, concurrency=1, devices="cpu")
+    with pytest.raises(InputError, match="concurrency=0") as refusal:
         evaluator.start()
     assert "\n" not in str(refusal.value)
 
@@ -282,16 +282,18 @@ def test_a_space_that_workers_cannot_get_is_refused_in_one_line():
 
 def test_what_changes_a_measurement_changes_the_fingerprint():
     def fingerprint(**changes):
-        return TrainingEvaluator(SPACE, **{"dataset": DIGITS, "epochs": 1, "device": "cpu", **changes}).fingerprint()
+        return TrainingEvaluator(SPACE, **{"dataset": DIGITS, "epochs": 1, "devices": "cpu", **changes}).fingerprint()
 
     other_data = replace(DIGITS, fingerprint="other")
     matter = [
         {"epochs": 2}, {"batch_size": 32}, {"optimizer": "sgd"}, {"learning_rate": 0.02}, {"weight_decay": 0.1},
         {"label_smoothing": 0.1}, {"augment": "crop"}, {"augment": "crop_flip"}, {"seed": 1}, {"dataset": other_data},
+        {"precision": "bfloat16"},
         {"dataset": "digits", "split_seed": 1},
     ]  # fmt: skip
     assert len({fingerprint(), *(fingerprint(**change) for change in matter)}) == len(matter) + 1
-    for change in ({"workers": 0}, {"workers": 3}, {"timeout_seconds": 1}, {"final_epochs": 9}, {"dataset": "digits"},
+    for change in ({"concurrency": 0}, {"concurrency": 3}, {"timeout_seconds": 1}, {"final_epochs": 9},
+                   {"compile_final": True}, {"dataset": "digits"},
                    {"epochs": np.int64(1)}, {"learning_rate": np.float64(0.01)}):  # fmt: skip
         assert fingerprint(**change) == fingerprint()
 
@@ -301,7 +303,7 @@ def test_a_subclass_that_measures_otherwise_has_another_fingerprint(in_process):
         def evaluate(self, architectures, fidelity=1.0):
             return super().evaluate(architectures, fidelity / 2)
 
-    assert Halved(SPACE, DIGITS, epochs=1, workers=0, device="cpu").fingerprint() != in_process.fingerprint()
+    assert Halved(SPACE, DIGITS, epochs=1, concurrency=0, devices="cpu").fingerprint() != in_process.fingerprint()
 
 
 # What is refused
@@ -315,27 +317,29 @@ def test_a_subclass_that_measures_otherwise_has_another_fingerprint(in_process):
         ({"optimizer": "adam"}, "optimizer"), ({"augment": "flip"}, "augment"),
         ({"timeout_seconds": 0}, "timeout_seconds"), ({"timeout_seconds": float("nan")}, "timeout_seconds"),
         ({"timeout_seconds": "1"}, "timeout_seconds"),
-        ({"workers": -1}, "workers"), ({"workers": "many"}, "workers"), ({"workers": 1.5}, "workers"),
-        ({"workers": True}, "workers"), ({"deterministic": "yes"}, "deterministic must be true or false"),
-        ({"device": "tpu"}, "device must be"), ({"device": "cuda:"}, "device must be"),
-        ({"device": "cuda:x"}, "device must be"), ({"device": "cuda:99"}, "CUDA devices here"),
-        ({"device": ""}, "device must be"), ({"device": None}, "device must be"),
-        ({"device": "cpu:1"}, "device must be"),
+        ({"concurrency": -1}, "concurrency"), ({"concurrency": "many"}, "concurrency"),
+        ({"concurrency": 1.5}, "concurrency"), ({"concurrency": True}, "concurrency"),
+        ({"precision": "float16"}, "precision must be"), ({"compile_final": 1}, "compile_final must be"),
+        ({"deterministic": "yes"}, "deterministic must be true or false"),
+        ({"devices": "tpu"}, "devices must be"), ({"devices": "cuda:"}, "devices must be"),
+        ({"devices": "cuda:x"}, "devices must be"), ({"devices": "cuda:99"}, "CUDA devices here"),
+        ({"devices": ""}, "devices must be"), ({"devices": None}, "devices must be"),
+        ({"devices": "cpu:1"}, "devices must be"),
         ({"dataset": "digit"}, "digits"), ({"seed": "x"}, "seed"), ({"seed": 1.5}, "seed"),
     ],
     ids=str,
 )  # fmt: skip
 def test_bad_settings(bad, said):
     with pytest.raises(InputError, match=said) as refusal:
-        TrainingEvaluator(SPACE, **{"dataset": DIGITS, "device": "cpu", **bad})
+        TrainingEvaluator(SPACE, **{"dataset": DIGITS, "devices": "cpu", **bad})
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_that_is_not_there():
-    with pytest.raises(InputError, match=r"sees 0 CUDA devices here; give --evaluator\.device cpu"):
-        TrainingEvaluator(SPACE, DIGITS, device="cuda")
-    assert TrainingEvaluator(SPACE, DIGITS, device="auto").device == "cpu"
+    with pytest.raises(InputError, match=r"sees 0 CUDA devices here; give --evaluator\.devices cpu"):
+        TrainingEvaluator(SPACE, DIGITS, devices="cuda")
+    assert TrainingEvaluator(SPACE, DIGITS, devices="auto").devices == ("cpu",)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +347,7 @@ def test_cuda_that_is_not_there():
 )
 def test_data_that_do_not_fit_the_space(options):
     with pytest.raises(InputError, match=r"make the space with input_shape=\(1, 8, 8\), num_classes=10"):
-        TrainingEvaluator(ChainCNN(**options), DIGITS, device="cpu")
+        TrainingEvaluator(ChainCNN(**options), DIGITS, devices="cpu")
 
 
 # Whole searches
@@ -378,7 +382,7 @@ def test_training_on_a_gpu_is_as_accurate_as_on_the_cpu():
     space = ChainCNN()
     means = []
     for device in ("cpu", "cuda"):
-        made = [TrainingEvaluator(space, DIGITS, device=device, workers=0, seed=s) for s in range(4)]
+        made = [TrainingEvaluator(space, DIGITS, devices=device, concurrency=0, seed=s) for s in range(4)]
         means.append(np.mean([e.evaluate([space.reference()])[0].val_accuracy for e in made]))
     assert abs(means[0] - means[1]) < 0.02
 
@@ -388,6 +392,6 @@ def test_training_on_a_gpu_is_as_accurate_as_on_the_cpu():
 def test_a_deterministic_gpu_gives_the_same_numbers_each_time():
     space = ChainCNN()
     design = [space.reference()]
-    options = {"device": "cuda", "workers": 0, "deterministic": True}
+    options = {"devices": "cuda", "concurrency": 0, "deterministic": True}
     first, second = (TrainingEvaluator(space, DIGITS, **options).evaluate(design)[0] for _ in range(2))
     assert (first.val_accuracy, first.curve) == (second.val_accuracy, second.curve)

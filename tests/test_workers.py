@@ -65,7 +65,7 @@ def test_a_scripts_own_classes_reach_workers_and_a_script_without_its_guard_is_t
 def test_a_file_that_hides_a_module_is_named(tmp_path):
     (tmp_path / "random.py").write_text("raise RuntimeError('mine')")
     script = Path(__file__).parent.parent / "scripts/train_controller.py"
-    command = [sys.executable, str(script), "--evaluator.workers", "1", "--cache", "none", "--run_dir", "run"]
+    command = [sys.executable, str(script), "--evaluator.concurrency", "1", "--cache", "none", "--run_dir", "run"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 2
     assert "may hide a module of the same name (random.py, torch.py): rename it" in process.stderr.splitlines()[-1]

@@ -44,9 +44,16 @@ class Concurrency:
         else:
             self._settled = True
 
-    def out_of_memory(self) -> bool:
-        """Go back to half as many, for good; return False where there is nothing to go back to."""
-        if self.now == self._least:
+    def out_of_memory(self, among: int) -> bool:
+        """Go back to half of those among which a training ran out of memory, for good; others of them may follow.
+
+        Args:
+            among: what ``now`` was when the training began.
+
+        Returns:
+            Whether it may be made again with fewer beside it; False where there were none to leave out.
+        """
+        if among <= self._least:
             return False
-        self.now, self._settled = max(self._least, self.now // 2), True
+        self.now, self._settled = min(self.now, max(self._least, among // 2)), True
         return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -18,14 +19,17 @@ class Team:
 
     Args:
         work: the function, or bound method, that answers a job; pickled once a worker.
-        size: the number of workers that wait for a job at most.
+        size: the number of workers; it may be set anew, and holds from the next job on.
+        environments: variables that workers have beside this process's, by their place in turn.
 
     Raises:
         InputError: ``work`` cannot be pickled, or the processes end before they are ready.
     """
 
-    def __init__(self, work: Callable[[Any], Any], size: int) -> None:
-        self.work, self.size = work, size
+    def __init__(
+        self, work: Callable[[Any], Any], size: int, environments: Sequence[Mapping[str, str]] = ({},)
+    ) -> None:
+        self.work, self.size, self._environments = work, size, environments
         self._workers: set[Worker] = set()
         self._idle: list[Worker] = []
         self.end = Finalize(self, _end, (self._workers,), exitpriority=_END_FIRST)
@@ -45,7 +49,9 @@ class Team:
 
     def fresh(self) -> Worker:
         """Start a worker; it will say when it is ready."""
-        worker = Worker(self.work)
+        taken = {worker.place for worker in self._workers}
+        place = next(place for place in count() if place not in taken)
+        worker = Worker(self.work, place, self._environments[place % len(self._environments)])
         self._workers.add(worker)
         return worker
 
@@ -73,7 +79,7 @@ def check_ready(message: Message) -> None:
         raise InputError(
             f"the worker processes ended before they were ready ({message.content}): in a script, start the work "
             "under `if __name__ == '__main__':`; classes of a notebook or shell cannot reach them: put those into a "
-            "module, or give workers=0; a file in the current folder hides a module of the same name (random.py, "
+            "module, or give concurrency=0; a file in the current folder hides a module of the same name (random.py, "
             "torch.py): rename it"
         )
 

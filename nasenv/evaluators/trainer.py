@@ -19,6 +19,7 @@ from nasenv.evaluators.evaluator import DIVERGED
 from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_thread, same_each_time, seeded
 from nasenv.spaces.space import Architecture, SearchSpace
 
+OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
 _BFLOAT16_FLOPS = 1e8  # of a batch's forward pass, from which on a processor gains by bfloat16 (BENCHMARKS.md)
 
 
@@ -40,6 +41,7 @@ class Trained:
     Args:
         train_seconds: processor time of the training, on a GPU wall time.
         seconds: wall time by part: data, building, training, scoring.
+        eager: why a training on a GPU was not replayed as a CUDA graph; None where it was.
     """
 
     accuracy: float | None
@@ -49,6 +51,7 @@ class Trained:
     curve: tuple[float, ...] = ()
     weights: Mapping[str, NDArray[Any]] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    eager: str | None = None
 
 
 class Trainer:
@@ -88,7 +91,7 @@ class Trainer:
         except TimeoutError as error:
             reason = str(error)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            reason = f"out of memory: {_one_line(error)}"
+            reason = f"{OUT_OF_MEMORY}: {_one_line(error)}"
         except (Exception, SystemExit) as error:  # a user's network may raise anything, and the search goes on
             reason = f"{type(error).__name__}: {_one_line(error)}"
         return Trained(None, reason, time.perf_counter() - started, {})
@@ -105,7 +108,7 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(job.seed)
         times.end("building")
         training_data = data.training_and_validation if testing else data.train
-        curve = fit(model, training_data, job.recipe, generator, self.timeout_seconds, precision, job.compiled)
+        fitted = fit(model, training_data, job.recipe, generator, self.timeout_seconds, precision, job.compiled)
         train_seconds = times.end("training")
         score = accuracy(model, data.test if testing else data.validation)
         times.end("scoring")
@@ -114,9 +117,10 @@ class Trainer:
             error=None,
             train_seconds=train_seconds,
             metrics=metrics,
-            curve=curve,
+            curve=fitted.curve,
             weights={k: v.cpu().contiguous().numpy() for k, v in model.state_dict().items()} if testing else None,
             seconds=times.wall,
+            eager=fitted.eager if self.device.type == "cuda" else None,
         )
 
     def _data(self) -> Dataset:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
@@ -15,9 +16,11 @@ import torch
 from nasenv.configuration import digest
 from nasenv.datasets import Dataset, load_dataset
 from nasenv.errors import InputError
+from nasenv.evaluators.concurrency import Concurrency
 from nasenv.evaluators.cost import TrainingCost
+from nasenv.evaluators.devices import environments, resolve_devices
 from nasenv.evaluators.evaluator import DIVERGED, Answer, Evaluator, Measurement, TestResult, Trial
-from nasenv.evaluators.trainer import Job, Trained, Trainer, resolve_precision
+from nasenv.evaluators.trainer import OUT_OF_MEMORY, Job, Trained, Trainer, resolve_precision
 from nasenv.evaluators.workers import WorkerPool
 from nasenv.fitting import TIMEOUT, Recipe, seeded
 from nasenv.spaces.space import Architecture, SearchSpace
@@ -54,9 +57,10 @@ class TrainingEvaluator(Evaluator):
         final_epochs: length of the training after the search; by default 10 on digits, four times ``epochs`` elsewhere.
         seed: seeds the trainings; searches that share it share a cache, whatever their own seeds.
         split_seed: seeds the split into training, validation and test data.
-        device: cpu, cuda, cuda:N, or auto: cuda where there is one.
-        workers: processes that train side by side, one thread each; 0 trains in this process; auto is one for each
-            processor core on the CPU, and 0 on a GPU.
+        devices: cpu; cuda, every GPU; a list such as cuda:0,cuda:2; or auto: every GPU, the CPU where there is none.
+        concurrency: trainings side by side, each in a worker process with one thread; 0 trains in this process. auto is
+            one for each processor core on the CPU; on GPUs it begins with one each, and finds while the search goes on
+            how many give the most trainings a second; it has fewer where memory runs out.
         timeout_seconds: a training that takes longer is a failed measurement.
         deterministic: whether trainings on a GPU are to come out the same each time, which makes them slower; on the
             CPU they always do.
@@ -66,11 +70,15 @@ class TrainingEvaluator(Evaluator):
         compile_final: whether trainings after the search go through torch.compile, which takes 20 to 60 s a network,
             and pays where they are long (BENCHMARKS.md).
 
+    Attributes:
+        seconds: wall time of the trainings so far by part: data, building, training, scoring; of all workers together.
+        eager: how many trainings on a GPU were not replayed as a CUDA graph, by the reason.
+
     Raises:
         InputError: unusable settings or data, or data that do not fit the space.
     """
 
-    indifferent = ("workers",)
+    indifferent = ("concurrency", "devices")
 
     def __init__(
         self,
@@ -86,8 +94,8 @@ class TrainingEvaluator(Evaluator):
         final_epochs: int | None = None,
         seed: int = 0,
         split_seed: int = 0,
-        device: str = "auto",
-        workers: int | Literal["auto"] = "auto",
+        devices: str = "auto",
+        concurrency: int | Literal["auto"] = "auto",
         timeout_seconds: float = 600.0,
         deterministic: bool = False,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -96,7 +104,7 @@ class TrainingEvaluator(Evaluator):
         super().__init__(space)
         data = load_dataset(dataset, split_seed) if isinstance(dataset, str) else dataset
         _check_fit(space, data)
-        self.dataset = data
+        self.dataset = self._data = data
         known = RECIPES.get(data.name, OTHER_RECIPE)
         self.recipe = Recipe(
             epochs=known.epochs if epochs is None else epochs,
@@ -113,27 +121,30 @@ class TrainingEvaluator(Evaluator):
         if not isinstance(seed, int | np.integer):
             raise InputError(f"the evaluator's seed must be an integer, got {seed!r}")
         self.seed = int(seed)
-        self.device = resolve_device(device)
-        self.workers = _resolve_workers(workers, self.device)
+        self.devices = resolve_devices(devices)
+        self.concurrency = _check_concurrency(concurrency)
+        self._concurrency = _concurrency(concurrency, self.devices)
         if not isinstance(timeout_seconds, int | float | np.number) or not timeout_seconds > 0:
             raise InputError(f"timeout_seconds must be a positive number, got {timeout_seconds!r}")
         if not isinstance(deterministic, bool):
             raise InputError(f"deterministic must be true or false, got {deterministic!r}")
-        self.deterministic = deterministic
-        self.precision = resolve_precision(precision, self.device)
+        self.timeout_seconds, self.deterministic = timeout_seconds, deterministic
+        self.precision = resolve_precision(precision, self.devices[0])
         if not isinstance(compile_final, bool):
             raise InputError(f"compile_final must be true or false, got {compile_final!r}")
         self.compile_final = compile_final
-        self._trainer = Trainer(space, data, self.device, timeout_seconds, deterministic, self.precision)
+        self.seconds: Counter[str] = Counter()
+        self.eager: Counter[str] = Counter()
+        self._alone = self._trainer(self.devices[0])
         self._cost = TrainingCost(space)
         self._pool: WorkerPool[Job, Trained] | None = None
 
     def fingerprint(self) -> str:
         """Return a short hash of data, recipe, seed, kind of device, precision, and a subclass's source."""
-        kind = torch.device(self.device).type
+        kind = torch.device(self.devices[0]).type
         if kind == "cuda" and self.deterministic:
             kind = "cuda, deterministic"
-        data = self._trainer.dataset.fingerprint
+        data = self._data.fingerprint
         return digest([_VERSION, data, asdict(self.recipe), self.seed, kind, self.precision, self.source_digest()])
 
     def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
@@ -156,14 +167,36 @@ class TrainingEvaluator(Evaluator):
         self, trials: Sequence[Trial], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[Trial, Answer]]:
         """Yield each trial with its answer as it is trained, the longest begun first; see `Evaluator.stream`."""
-        jobs = {self._job(trial): trial for trial in trials}
-        for job, trained in self._trained([*jobs], stopped):
-            yield jobs[job], self._answer(job, jobs[job], trained)
+        fed = isinstance(trials, deque)
+        if fed or len(trials) > 1:
+            self.start()
+        queue = trials if isinstance(trials, deque) else deque(self._longest_first(trials))
+        asked: dict[Job, tuple[Trial, int]] = {}
+        began = time.perf_counter()
+        for job, trained in self._trained(self._jobs(queue, asked), stopped):
+            trial, among = asked[job]
+            if _ran_out_of_memory(trained) and self._concurrency.out_of_memory(among):
+                queue.append(trial)
+            else:
+                self._learn(job, trained)
+                yield trial, self._answer(job, trial, trained)
+            self._resize()
+        if not fed:
+            epochs = sum(job.recipe.epochs for job in asked)
+            self._concurrency.measured(len(asked), epochs, time.perf_counter() - began)
+            self._resize()
+
+    @property
+    def slots(self) -> int:
+        """How many trainings are at work at once."""
+        return max(1, self._concurrency.now)
 
     def start(self) -> None:
         """Start the worker processes, where there are to be any; a worker process itself trains alone."""
-        if self.workers and self._pool is None and not multiprocessing.current_process().daemon:
-            self._pool = WorkerPool(self._trainer.run, self.workers, self._trainer.timeout_seconds, _may_be_mended)
+        if self.concurrency and self._pool is None and not multiprocessing.current_process().daemon:
+            trainer, least = self._trainer(torch.device(self.devices[0]).type), self._concurrency.now
+            each = environments(self.devices)
+            self._pool = WorkerPool(trainer.run, least, self.timeout_seconds, _may_be_mended, environments=each)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -171,21 +204,43 @@ class TrainingEvaluator(Evaluator):
             self._pool.close()
             self._pool = None
 
-    def _trained(self, jobs: list[Job], stopped: Callable[[], bool]) -> Iterator[tuple[Job, Trained]]:
+    def _trainer(self, device: str) -> Trainer:
+        return Trainer(self.space, self._data, device, self.timeout_seconds, self.deterministic, self.precision)
+
+    def _longest_first(self, trials: Sequence[Trial]) -> list[Trial]:
+        return [trials[i] for i in self._cost.longest_first([trial.architecture for trial in trials])]
+
+    def _jobs(self, queue: deque[Trial], asked: dict[Job, tuple[Trial, int]]) -> Iterator[Job | None]:
+        """Yield the job of the first trial in the queue, as long as somebody asks; None where there is none.
+
+        Put down in ``asked`` are its trial, and how many were to be at work when it began.
+        """
+        while True:
+            trial = queue.popleft() if queue else None
+            job = None if trial is None else self._job(trial)
+            if trial is not None and job is not None:
+                asked[job] = trial, self._concurrency.now
+            yield job
+
+    def _trained(self, jobs: Iterator[Job | None], stopped: Callable[[], bool]) -> Iterator[tuple[Job, Trained]]:
         """Yield the jobs as they are done: side by side where there are workers, else one after the other."""
-        if self._pool is None and len(jobs) > 1:
-            self.start()
-        if self._pool is None:
-            for job in jobs:
-                if stopped():
-                    return
-                yield job, self._trainer.run(job)
+        if self._pool is not None:
+            yield from self._pool.stream(jobs, _failed, stopped)
             return
-        order = self._cost.longest_first([job.architecture for job in jobs])
-        for job, trained in self._pool.stream([jobs[i] for i in order], _failed, stopped):
-            if trained.error is None:
-                self._cost.add(job.architecture, trained.train_seconds / job.recipe.epochs)
-            yield job, trained
+        while not stopped() and (job := next(jobs)) is not None:
+            yield job, self._alone.run(job)
+
+    def _learn(self, job: Job, trained: Trained) -> None:
+        """Take in what a training took."""
+        self.seconds.update(trained.seconds)
+        if trained.error is None:
+            self._cost.add(job.architecture, trained.train_seconds / job.recipe.epochs)
+            if trained.eager is not None:
+                self.eager[trained.eager] += 1
+
+    def _resize(self) -> None:
+        if self._pool is not None:
+            self._pool.size = self._concurrency.now
 
     def _job(self, trial: Trial) -> Job:
         seed = self._seed(trial.architecture, trial.kind, trial.seed)
@@ -210,26 +265,18 @@ class TrainingEvaluator(Evaluator):
         return TestResult(trained.accuracy, trained.error, trained.train_seconds, trained.metrics, trained.curve, model)
 
 
-def resolve_device(device: str) -> str:
-    """Return the device meant by auto, cpu, cuda or cuda:N; raise InputError for one that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
-        raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
-    name, _, index = str(device).partition(":")
-    if name == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give --evaluator.device cpu"
-        )
-    return str(device)
+def _check_concurrency(concurrency: int | str) -> int | str:
+    whole = isinstance(concurrency, int | np.integer) and not isinstance(concurrency, bool)
+    if concurrency != "auto" and not (whole and int(concurrency) >= 0):
+        raise InputError(f"concurrency must be auto or a number from 0, got {concurrency!r}")
+    return concurrency
 
 
-def _resolve_workers(workers: int | str, device: str) -> int:
-    if workers == "auto":
-        return len(os.sched_getaffinity(0)) if device == "cpu" else 0
-    if isinstance(workers, bool) or not isinstance(workers, int | np.integer) or workers < 0:
-        raise InputError(f"workers must be auto or a number from 0, got {workers!r}")
-    return int(workers)
+def _concurrency(concurrency: int | str, devices: Sequence[str]) -> Concurrency:
+    cores = len(os.sched_getaffinity(0))
+    if concurrency != "auto":
+        return Concurrency(int(concurrency), int(concurrency))
+    return Concurrency(cores, cores) if devices == ("cpu",) else Concurrency(len(devices), cores)
 
 
 def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
@@ -244,6 +291,10 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
 def _may_be_mended(trained: Trained) -> bool:
     """Return whether a fresh process might do better: out of memory, or a device or library in a bad state."""
     return trained.error is not None and not trained.error.startswith((DIVERGED, TIMEOUT))
+
+
+def _ran_out_of_memory(trained: Trained) -> bool:
+    return trained.error is not None and trained.error.startswith(OUT_OF_MEMORY)
 
 
 def _failed(_: Job, reason: str, seconds: float) -> Trained:

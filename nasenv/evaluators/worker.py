@@ -7,10 +7,11 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.reduction import ForkingPickler
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,12 +37,17 @@ class Worker:
 
     Args:
         work: the function, or bound method, that answers a job.
+        place: which of the team's places it has, from 0.
+        environment: variables that it has beside this process's.
 
     Raises:
         InputError: ``work`` cannot be pickled, or no process can be started.
     """
 
-    def __init__(self, work: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, work: Callable[[Any], Any], place: int = 0, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.place = place
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)
         self.connection, theirs = context.Pipe()
@@ -52,19 +58,19 @@ class Worker:
         except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
             raise InputError(
                 f"the space or data cannot be sent to worker processes ({error}); define functions and classes at "
-                "the top of a module, or give workers=0"
+                "the top of a module, or give concurrency=0"
             ) from error
         except RuntimeError:
             if multiprocessing.current_process().name != _NAME:
                 raise
             raise SystemExit(1) from None  # imports a script that lacks its guard; the process that runs it says so
         except EOFError:  # of the server
-            raise InputError(f"worker processes cannot import PyTorch; {_HIDING}, or give workers=0") from None
+            raise InputError(f"worker processes cannot import PyTorch; {_HIDING}, or give concurrency=0") from None
         except OSError as error:
-            raise InputError(f"no worker process can be started ({error}); give fewer workers, or workers=0") from error
+            raise InputError(f"no worker process can be started ({error}); give a lower concurrency, or 0") from error
         self.pid = self._process.pid
         with suppress(*_GONE):  # heard when it is listened to
-            self.connection.send(dict(os.environ))
+            self.connection.send({**os.environ, **environment})
 
     def give(self, job: Any) -> bool:
         """Send a job; return False where the worker died while it had none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from nasenv.evaluators.dispatch import Dispatch
@@ -26,6 +26,8 @@ class WorkerPool(Generic[Job, Answer]):
         timeout_seconds: a job that takes longer, by ``grace_seconds``, costs its worker; None is no limit.
         retry: tells from an answer whether a fresh process might give a better one; the second answer counts.
         grace_seconds: by default ten.
+        environments: variables that workers have beside this process's, the first worker those of the first, and so on
+            in turn: how each gets its GPU.
 
     Raises:
         InputError: ``work`` cannot be pickled, or the processes end before they are ready.
@@ -38,11 +40,21 @@ class WorkerPool(Generic[Job, Answer]):
         timeout_seconds: float | None,
         retry: Callable[[Answer], bool] = lambda answer: False,
         grace_seconds: float | None = None,
+        environments: Sequence[Mapping[str, str]] = ({},),
     ) -> None:
         grace = _GRACE_SECONDS if grace_seconds is None else grace_seconds
         self._timeout = None if timeout_seconds is None else timeout_seconds + grace
         self._retry = retry
-        self._team = Team(work, workers)
+        self._team = Team(work, workers, environments)
+
+    @property
+    def size(self) -> int:
+        """Number of jobs at work at once; setting it holds from the next job on."""
+        return self._team.size
+
+    @size.setter
+    def size(self, workers: int) -> None:
+        self._team.size = workers
 
     @property
     def pids(self) -> set[int]:

@@ -1,12 +1,13 @@
 """Training one network as fast as the machine can: the recipe, the batches, the step, and what it runs under."""
 
-from nasenv.fitting.fit import TIMEOUT, Diverged, accuracy, fit
+from nasenv.fitting.fit import TIMEOUT, Diverged, Fitted, accuracy, fit
 from nasenv.fitting.recipe import Recipe, one_cycle
 from nasenv.fitting.setting import mixed, one_thread, same_each_time, seeded
 
 __all__ = [
     "TIMEOUT",
     "Diverged",
+    "Fitted",
     "Recipe",
     "accuracy",
     "fit",

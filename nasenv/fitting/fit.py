@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,18 @@ _SCORING_BATCH = {"cpu": 256, "cuda": 2048}  # larger ones leave a processor's c
 _STATISTICS_BATCHES = 4  # forward passes that batch normalisation takes its statistics from
 
 
+class Fitted(NamedTuple):
+    """A training that is over.
+
+    Args:
+        curve: mean training loss of each epoch.
+        eager: why its steps were not replayed as a CUDA graph; None where they were.
+    """
+
+    curve: tuple[float, ...]
+    eager: str | None
+
+
 class Diverged(Exception):
     """The training came to a loss that is not finite."""
 
@@ -34,8 +47,8 @@ def fit(
     timeout_seconds: float = math.inf,
     precision: torch.dtype = torch.float32,
     compiled: bool = False,
-) -> tuple[float, ...]:
-    """Train the model in place and return the mean training loss of each epoch.
+) -> Fitted:
+    """Train the model in place.
 
     Args:
         model: on the device of the data; its parameters become views of one vector, and its batch normalisation
@@ -51,7 +64,7 @@ def fit(
         Diverged: the loss is nan or infinite.
         TimeoutError: the time is up.
     """
-    network = torch.compile(model, dynamic=False) if compiled else model
+    network: nn.Module = torch.compile(model, dynamic=False) if compiled else model  # type: ignore[assignment]
     training = _Training(network, data, recipe, generator, precision)
     clock = WakingClock(timeout_seconds / 10)
     model.train()
@@ -65,7 +78,7 @@ def fit(
             training.end(epoch)
         curve = training.curve()
     _refresh_batch_norm(model, training.batches)
-    return curve
+    return Fitted(curve, step.eager)
 
 
 class _Training:

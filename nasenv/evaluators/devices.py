@@ -1,0 +1,45 @@
+"""Which devices there are to train on, and how worker processes share them."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+
+from nasenv.errors import InputError
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def resolve_devices(devices: str) -> tuple[str, ...]:
+    """Return the devices meant by auto, cpu, cuda, or a list such as cuda:0,cuda:2.
+
+    auto is every GPU of the machine, and cpu where there is none; cuda is every GPU.
+
+    Raises:
+        InputError: another text, or a device that is not there.
+    """
+    there = torch.cuda.device_count()
+    if devices == "auto":
+        devices = "cuda" if torch.cuda.is_available() else "cpu"
+    if devices == "cpu":
+        return ("cpu",)
+    if not re.fullmatch(r"cuda|cuda:\d+(,cuda:\d+)*", str(devices)):
+        raise InputError(f"devices must be auto, cpu, cuda, or a list such as cuda:0,cuda:1, got {devices!r}")
+    named = [f"cuda:{i}" for i in range(there)] if devices == "cuda" else list(dict.fromkeys(devices.split(",")))
+    if not named or any(_index(name) >= there for name in named):
+        raise InputError(f"devices {devices}: PyTorch sees {there} CUDA devices here; give --evaluator.devices cpu")
+    return tuple(named)
+
+
+def environments(devices: tuple[str, ...]) -> list[dict[str, str]]:
+    """Return, by device, what makes a process see that device alone; nothing for the processor."""
+    if devices == ("cpu",):
+        return [{}]
+    seen = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]  # our cuda:0 is the first of these
+    return [{_VISIBLE: seen[_index(name)] if seen else str(_index(name))} for name in devices]
+
+
+def _index(device: str) -> int:
+    return int(device.partition(":")[2])
