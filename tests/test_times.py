@@ -1,0 +1,38 @@
+import time
+
+import pytest
+
+from nasenv.times import Times, where_it_went
+
+
+def test_each_moment_belongs_to_the_part_that_was_entered_last(monkeypatch):
+    now = iter(range(100))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(now)))  # a second from turn to turn
+    times = Times()
+    with times.part("outer"):
+        with times.part("inner"):
+            pass
+        with times.part("inner"):
+            pass
+    with times.part("outer"):
+        pass
+    assert times.seconds == {"outer": 4.0, "inner": 2.0}
+
+
+def test_a_part_ends_with_what_is_raised_in_it():
+    times = Times()
+    with pytest.raises(KeyError), times.part("a"):
+        raise KeyError
+    with times.part("b"):
+        time.sleep(0.02)
+    assert times.seconds["a"] < 0.01 <= times.seconds["b"]
+
+
+def test_parts_add_up_to_the_wall_time_and_idle_workers_are_one():
+    parts = where_it_went({"controller": 3.0, "evaluation": 10.0}, {"training": 12.0, "building": 2.0}, 2)
+    assert parts == {"training": 6.0, "controller": 3.0, "idle workers": 3.0, "building": 1.0}
+    assert sum(parts.values()) == 13.0
+
+
+def test_a_table_has_no_workers():
+    assert where_it_went({"controller": 1.0, "evaluation": 2.0}, {}, 1) == {"evaluation": 2.0, "controller": 1.0}
