@@ -36,24 +36,27 @@ class Episodes:
     Attributes:
         choices: (n, T) int64, the choices taken; 0 where still open.
         step: number of decisions taken.
-        mask: (n, C) bool, what is valid next; all of it after the last decision.
+        mask: (n, C) bool, what is valid next; all of it after the last decision. Not to be written to.
         observations: (n, `observation_size`) float32: one-hot of each decision taken, in order (zeros where open),
             then one-hot of the decision to be taken next (zeros after the last). Written to in place.
     """
 
     def __init__(self, space: SearchSpace, n: int) -> None:
         self.space, self.n = space, n
-        self._offsets = np.concatenate([[0], np.cumsum(space.num_choices)])
-        self._rows = np.arange(n)
+        self._ends = np.cumsum(space.num_choices).tolist()  # in an observation, of each decision's choices
+        self._size = observation_size(space)
+        self._starts = np.arange(n) * self._size  # of each design, in all observations one after the other
+        self._all_valid = np.ones((n, space.max_choices), dtype=np.bool_)
+        self._masks = _fixed_masks(space, n) if space.is_product else None
         self.restart()
 
     def restart(self) -> None:
         """Begin n new designs."""
         self.step = 0
-        self.choices = np.zeros((self.n, self.space.num_decisions), dtype=np.int64)
-        self.observations = np.zeros((self.n, self._offsets[-1] + self.space.num_decisions), dtype=np.float32)
-        self.observations[:, self._offsets[-1]] = 1.0
-        self.mask = self.space.mask(self.choices[:, :0])
+        self.choices = np.zeros((self.space.num_decisions, self.n), dtype=np.int64).T  # so a decision is contiguous
+        self.observations = np.zeros((self.n, self._size), dtype=np.float32)
+        self.observations[:, self._ends[-1]] = 1.0
+        self.mask = self._next_mask()
 
     def take(self, actions: ArrayLike) -> bool:
         """Take one decision for each design, (n,), invalid ones redirected; return whether it was the last.
@@ -65,21 +68,24 @@ class Episodes:
         t = self.step
         if t == self.space.num_decisions:
             raise gymnasium.error.ResetNeeded("the design is complete; call reset() for the next")
-        chosen = redirected(self.mask, self._checked(actions))
+        checked, k = self._checked(actions), len(self.space.decisions[t].choices)
+        chosen = checked % k if self.space.is_product else redirected(self.mask, checked)
         self.choices[:, t] = chosen
-        self.observations[self._rows, self._offsets[t] + chosen] = 1.0
-        self.observations[:, self._offsets[-1] + t] = 0.0
+        self.observations.ravel()[self._starts + (self._ends[t] - k + chosen)] = 1.0
+        self.observations[:, self._ends[-1] + t] = 0.0
         self.step = t + 1
-        if self.step == self.space.num_decisions:
-            self.mask = np.ones_like(self.mask)
-            return True
-        self.observations[:, self._offsets[-1] + t + 1] = 1.0
-        self.mask = self.space.mask(self.choices[:, : t + 1])
-        return False
+        done = self.step == self.space.num_decisions
+        if not done:
+            self.observations[:, self._ends[-1] + t + 1] = 1.0
+        self.mask = self._all_valid if done else self._next_mask()
+        return done
 
     def prefix(self, i: int) -> tuple[int, ...]:
         """Return the choices taken for design i."""
         return tuple(self.choices[i, : self.step].tolist())
+
+    def _next_mask(self) -> NDArray[np.bool_]:
+        return self.space.mask(self.choices[:, : self.step]) if self._masks is None else self._masks[self.step]
 
     def _checked(self, actions: ArrayLike) -> NDArray[np.int64]:
         given = np.asarray(actions)
@@ -89,6 +95,12 @@ class Episodes:
                 f"got an array of shape {given.shape} and type {given.dtype}"
             )
         return given.astype(np.int64)
+
+
+def _fixed_masks(space: SearchSpace, n: int) -> list[NDArray[np.bool_]]:
+    """Return the masks, (n, C), of the decisions of a space in which every choice is always valid."""
+    rows = [np.arange(space.max_choices) < k for k in space.num_choices]
+    return [np.broadcast_to(row, (n, space.max_choices)) for row in rows]
 
 
 def observation_size(space: SearchSpace) -> int:

@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from nasenv.errors import InputError
 Architecture: TypeAlias = tuple[int, ...]
 """A complete design: the index of the choice taken at each decision, in order; its length is T."""
 
+_BITS = 8  # of a byte
 _MOST_DESIGNS = 10_000_000  # that are listed in memory
 
 
@@ -317,15 +318,29 @@ def redirected(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[n
     """Return actions, (n,), with each that the mask, (n, C), forbids replaced by the (a mod k)-th of k valid ones."""
     actions = np.asarray(actions, dtype=np.int64)
     n, c = mask.shape
+    if c <= _BITS and not (actions & -_BITS).any():  # all of 0, ..., 7
+        return _meanings()[np.packbits(mask, axis=1, bitorder="little")[:, 0], actions]
     inside = (actions >= 0) & (actions < c)
     wrong = np.flatnonzero(~(inside & mask[np.arange(n), np.where(inside, actions, 0)]))
-    if not len(wrong):
-        return actions
-    masks = mask[wrong]
-    order = np.argsort(~masks, axis=1, kind="stable")  # valid choices first, in order
     meant = actions.copy()
-    meant[wrong] = order[np.arange(len(wrong)), actions[wrong] % masks.sum(axis=1)]
+    meant[wrong] = _nth_valid(mask[wrong], actions[wrong])
     return meant
+
+
+def _nth_valid(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the (a mod k)-th of the k choices that are valid in each row of a mask, (n, C)."""
+    order = np.argsort(~mask, axis=1, kind="stable")  # valid choices first, in order
+    nth: NDArray[np.int64] = order[np.arange(len(mask)), actions % mask.sum(axis=1)]
+    return nth
+
+
+@cache
+def _meanings() -> NDArray[np.int64]:
+    """Return what actions of 0, ..., 7 mean beside masks of up to eight choices, (256, 8), a mask's bits as its row."""
+    codes, actions = np.divmod(np.arange(_BITS, _BITS << _BITS), _BITS)  # all masks but the one that forbids everything
+    masks = codes[:, None] >> np.arange(_BITS) & 1 == 1
+    meant = np.where(masks[np.arange(len(codes)), actions], actions, _nth_valid(masks, actions))
+    return np.concatenate([np.arange(_BITS), meant]).reshape(-1, _BITS)
 
 
 def to_architectures(rows: NDArray[np.int64]) -> list[Architecture]:
