@@ -24,6 +24,10 @@ class Agent(Configurable):
 
     Args:
         batch_size: number of designs proposed at a time; they are evaluated side by side.
+        asynchronous: whether ``run`` asks for one design whenever a worker is free and tells each outcome as it comes,
+            instead of waiting for a batch. Then outcomes depend on how many designs are in flight and on the order
+            in which they end, both of which the journal keeps: the same run goes on after a stop, but another number of
+            workers, or another day, is another search.
 
     >>> class Newest(Agent):
     ...     '''Mutates whatever it saw last.'''
@@ -37,20 +41,26 @@ class Agent(Configurable):
     """
 
     batch_size: int = 16  # also where a subclass's constructor does not call this one
+    asynchronous: bool = False
 
-    def __init__(self, batch_size: int = 16) -> None:
+    def __init__(self, batch_size: int = 16, asynchronous: bool = False) -> None:
         if not is_positive_integer(batch_size):
             name = type(self).__name__
             raise InputError(
                 f"{name}: the number of designs at a time must be an integer of 1 or more, got {batch_size!r}"
             )
-        self.batch_size = batch_size
+        if not isinstance(asynchronous, bool):
+            raise InputError(f"{type(self).__name__}: asynchronous must be true or false, got {asynchronous!r}")
+        self.batch_size, self.asynchronous = batch_size, asynchronous
 
     def run(self, search: Search) -> None:
         """Propose and learn until `BudgetExhausted` is raised; the search sees to it that it is."""
         self.begin(search.space, np.random.default_rng(search.seed))
         if len(search.history):
             self.tell(list(search.history))
+        if self.asynchronous:
+            for outcomes in search.stream(lambda: self.ask(1)):
+                self.tell(outcomes)
         while True:
             self.tell(search.evaluate(self.ask(self.batch_size)))
 

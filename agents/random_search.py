@@ -15,6 +15,7 @@ class RandomSearch(Agent):
 
     Args:
         batch_size: number of designs proposed at a time.
+        asynchronous: see `Agent`.
     """
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:

@@ -24,13 +24,16 @@ class RegularizedEvolution(Agent):
         population_size: number of designs alive, P in the paper.
         sample_size: number of designs in a tournament, S in the paper, drawn with replacement.
         batch_size: number of children at a time; they are evaluated side by side, and none is the parent of another.
+        asynchronous: see `Agent`; children of designs in flight are then born later, as in the paper's own runs.
 
     Raises:
         InputError: a size that is not positive, or a sample larger than the population.
     """
 
-    def __init__(self, population_size: int = 50, sample_size: int = 10, batch_size: int = 1) -> None:
-        super().__init__(batch_size)
+    def __init__(
+        self, population_size: int = 50, sample_size: int = 10, batch_size: int = 1, asynchronous: bool = False
+    ) -> None:
+        super().__init__(batch_size, asynchronous)
         sizes = (sample_size, population_size)
         if not all(map(is_positive_integer, sizes)) or sample_size > population_size:
             raise InputError(

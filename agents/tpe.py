@@ -34,15 +34,21 @@ class TPE(Agent):
             and not among the others is taken.
         multivariate: whether the choices of a design are drawn together, from a joint density.
         batch_size: number of designs at a time; they are evaluated side by side.
+        asynchronous: see `Agent`; of designs in flight the estimator knows nothing, but none is proposed again.
 
     Raises:
         InputError: a number that is not positive; Optuna is not installed.
     """
 
     def __init__(
-        self, startup_trials: int = 10, candidates: int = 24, multivariate: bool = False, batch_size: int = 1
+        self,
+        startup_trials: int = 10,
+        candidates: int = 24,
+        multivariate: bool = False,
+        batch_size: int = 1,
+        asynchronous: bool = False,
     ) -> None:
-        super().__init__(batch_size)
+        super().__init__(batch_size, asynchronous)
         for name, number in {"startup_trials": startup_trials, "candidates": candidates}.items():
             if not is_positive_integer(number):
                 raise InputError(f"TPE: {name} must be an integer of 1 or more, got {number!r}")

@@ -10,8 +10,8 @@ from nasenv.spaces.space import Architecture
 
 
 def within_evaluations(
-    designs: list[Architecture], new: Sequence[Architecture], budget: Budget, history: History
-) -> list[Architecture]:
+    designs: Sequence[Architecture], new: Sequence[Architecture], budget: Budget, history: History
+) -> Sequence[Architecture]:
     """Return the designs before the first for which there is no evaluation left.
 
     Args:
@@ -29,12 +29,12 @@ def within_evaluations(
 
 
 def within_seconds(
-    designs: list[Architecture],
+    designs: Sequence[Architecture],
     new: Sequence[Architecture],
     found: Mapping[Architecture, Finding],
     budget: Budget,
     history: History,
-) -> list[Architecture] | None:
+) -> Sequence[Architecture] | None:
     """Return the designs up to and with the one that uses the charged seconds up.
 
     None where none of them does, as far as what was found of the new ones goes. For the other arguments see
@@ -59,8 +59,24 @@ def within_seconds(
 
 
 def before_unknown(
-    designs: list[Architecture], new: Sequence[Architecture], found: Mapping[Architecture, Finding]
-) -> list[Architecture]:
+    designs: Sequence[Architecture], new: Sequence[Architecture], found: Mapping[Architecture, Finding]
+) -> Sequence[Architecture]:
     """Return the designs before the first new one of which nothing could be found out."""
     unknown = next((design for design in new if design not in found), None)
     return designs if unknown is None else designs[: designs.index(unknown)]
+
+
+def is_another_payable(
+    in_flight: Sequence[Architecture], budget: Budget, history: History, designs: int | None
+) -> bool:
+    """Return whether there is an evaluation left beside those for the proposals in flight, and a design to be new.
+
+    Args:
+        in_flight: the proposals that are not answered.
+        budget: in evaluations; where it charges repeats, in proposals.
+        history: what was spent.
+        designs: number of designs of the space; None where it is not known.
+    """
+    left, new = budget.remaining(history), len(history.unknown(in_flight))
+    paid = len(in_flight) if budget.charge_repeats else new
+    return (left is None or paid < left) and (designs is None or len(history) + new < designs)

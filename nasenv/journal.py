@@ -20,6 +20,7 @@ from nasenv.history import Outcome
 
 _FORMAT = 1
 _LATEST = 4e9  # the year 2096
+_MOST_SLOTS = 1 << 16
 _LONGEST_FILE = 1 << 30  # bytes, to be read as a whole
 _LONGEST_LINE = 1 << 20  # bytes; the curve of a training of 40,000 epochs
 
@@ -234,6 +235,19 @@ class Journal(JSONLines):
         """When it was begun, in seconds since 1970."""
         told = self.header.get("started")
         return float(told) if isinstance(told, int | float) and 0.0 <= told < _LATEST else time.time()
+
+    @property
+    def slots(self) -> int | None:
+        """How many networks an asynchronous search has in flight at once; None where the journal does not say."""
+        return self.read_slots(self.path, self.header)
+
+    @classmethod
+    def read_slots(cls, path: Path, header: Mapping[str, Any]) -> int | None:
+        """Return what a header says of the slots; raise InputError where that is no number of them."""
+        told = header.get("slots")
+        if told is None or (type(told) is int and 1 <= told <= _MOST_SLOTS):
+            return told
+        raise cls._damaged(path, 1)
 
     @staticmethod
     def is_whole(entry: Mapping[str, Any], number: int) -> bool:

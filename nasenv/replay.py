@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 from nasenv.errors import InputError
 from nasenv.history import Finding
@@ -12,6 +15,25 @@ from nasenv.provenance import differences, provenance
 from nasenv.spaces.space import Architecture, SearchSpace
 
 _AFRESH = "--resume continue keeps every measurement and lets the agent start afresh"
+
+
+@dataclass(frozen=True)
+class Course:
+    """What decides, beside the seed, which way an asynchronous search goes.
+
+    Args:
+        slots: number of networks in flight at once.
+        designs: what was answered, in order.
+    """
+
+    slots: int | None = None
+    designs: Sequence[Architecture] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the course of the search whose journal this is; raise InputError where that is damaged."""
+        header, entries = Journal.read(path)
+        return cls(Journal.read_slots(path, header), [tuple(entry["architecture"]) for entry in entries])
 
 
 class Replay:
@@ -28,6 +50,7 @@ class Replay:
 
     def __init__(self, journal: Journal, space: SearchSpace, objective: Objective) -> None:
         self._journal, self._entries, self._left = journal, journal.entries(), len(journal)
+        self._awaited: Mapping[str, Any] | None = None  # an entry that was read ahead
         self._space, self._objective, self._where = space, objective, journal.path.parent
         self.seconds = 0.0
 
@@ -46,13 +69,18 @@ class Replay:
                 f"evaluations, the journal holds {len(self._journal)}; {self._cause()}; {_AFRESH}"
             )
 
+    def awaited(self) -> Architecture:
+        """Return the design of the next entry, which an asynchronous search has in flight; there must be one left."""
+        self._awaited = self._awaited or next(self._entries)
+        return tuple(self._awaited["architecture"])
+
     def answer(self, design: Architecture) -> Finding:
         """Return what the next entry says of the design.
 
         Raises:
             InputError: the entry is of another design, or the objective pays otherwise now.
         """
-        entry = next(self._entries)
+        entry, self._awaited = self._awaited or next(self._entries), None
         self._left -= 1
         if tuple(entry["architecture"]) != design:
             raise InputError(

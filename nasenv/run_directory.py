@@ -30,6 +30,7 @@ class RunDirectory:
         path: the folder, made where missing.
         config: the configuration, for those who read it.
         identity: what the search follows from; a folder of another one is refused.
+        slots: how many networks an asynchronous search has in flight at once, for a new journal to say.
         trains: whether measurements cost trainings, each of which is then kept the moment it ends.
         afresh: whether an agent that does not repeat itself begins anew: the older journal is set aside, and what was
             measured for it is known.
@@ -51,6 +52,7 @@ class RunDirectory:
         path: Path,
         config: Mapping[str, Any],
         identity: Mapping[str, Any],
+        slots: int,
         trains: bool,
         afresh: bool,
         clock: Callable[[], float],
@@ -61,7 +63,7 @@ class RunDirectory:
             raise InputError(f"run_dir {path} cannot be made: {error.strerror}") from error
         if afresh:
             _set_aside(path, identity)
-        about = {"started": round(time.time(), 3), "made_with": provenance()}
+        about = {"started": round(time.time(), 3), "made_with": provenance(), "slots": slots}
         self.path = path
         self._text = yaml.safe_dump(without_derived(config), sort_keys=False)
         with ExitStack() as opened:

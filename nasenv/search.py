@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nasenv.batch import before_unknown, within_evaluations, within_seconds
+from nasenv.answering import Answering
+from nasenv.asynchronous import Answerable
+from nasenv.batch import before_unknown, is_another_payable, within_evaluations, within_seconds
 from nasenv.budget import Budget, integer
 from nasenv.cache import Cache
-from nasenv.errors import AgentError, BudgetExhausted, InputError, SearchStopped
+from nasenv.designs import Designs, checked
+from nasenv.ending import Ending
+from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.history import Answers, Finding, History, Outcome
+from nasenv.in_flight import InFlight
+from nasenv.known import Known
 from nasenv.measuring import Measuring
 from nasenv.objectives import Accuracy, Objective
-from nasenv.replay import Replay
+from nasenv.replay import Course, Replay
 from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.times import EVALUATION, Times, where_it_went
+from nasenv.trainings import Trainings
 
 if TYPE_CHECKING:
     from nasenv.record import Record
     from nasenv.run_directory import RunDirectory
     from nasenv.trials import TrialLog
-
-_REFUSALS = 1000  # after which an agent is taken not to hear
-_PICTURES = 4  # pictures of the choice shares in the course of a search
 
 Resume = Literal["replay", "continue", "conclude"]
 Listener = Callable[["Search", Outcome], None]
@@ -70,11 +71,13 @@ class Search:
         resume: what is done with the journal of an earlier start. replay: the agent runs again from its seed, is
             answered from the journal, and goes on. continue: it starts afresh, and what was measured costs nothing;
             the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
+        course: how an asynchronous search is to go: on so many slots, answered in this order as far as its agent
+            proposes the same again.
 
     Attributes:
-        ended: why the search is over; None while it is not.
-        stopped: why it was stopped before; None where it was not.
-        notices: what a user is to know of the run directory, a line each.
+        slots: how many networks an asynchronous search has in flight at once: as many as its journal says, so that it
+            goes on as it began whatever the workers are now; else as many as the evaluator works on.
+        times: wall time of this start by part: controller, bookkeeping, evaluation, cache, logging.
         say: told in words what the search waits for, other searches on its cache; None is silence.
 
     Raises:
@@ -95,38 +98,42 @@ class Search:
         listeners: Iterable[Listener] = (),
         start: Sequence[Architecture] = (),
         resume: Resume = "replay",
+        course: Course | None = None,
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
             raise InputError("the evaluator was made for another space than the search's; make it with this one")
         self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
         self.budget = budget or Budget()
         self.objective = objective or Accuracy()
-        self.history = History()
-        self.ended: str | None = None
-        self.stopped: str | None = None
+        self.history = History(space.num_choices)
         self.say: Callable[[str], None] | None = None
+        self.times = Times()
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.listeners = list(listeners)
         self.start = space.check_all(start)
-        self._evaluator = evaluator
-        self._space_size = space.size
-        self._fault: BaseException | None = None
-        self._refusals = 0
+        self._evaluator, self._course = evaluator, course or Course()
+        self._ending = Ending(self.budget, self.history, space.size, type(agent).__name__)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
-        self._deadline: threading.Timer | None = None
         self._replay: Replay | None = None
+        self.slots = self._course.slots or evaluator.slots
         self._files = self._open(self.run_dir, resume) if self.run_dir is not None else None
         if self._files is not None:
             self._replay = Replay(self._files.journal, space, self.objective)
+            self.slots = self._files.journal.slots or self.slots
         self._concluding = resume == "conclude"
         trials, aside = (self._files.trials, self._files.set_aside) if self._files is not None else (None, {})
-        self._measuring = Measuring(evaluator, self.objective, cache, trials, aside, self._said)
+        self._known = Known(evaluator, self.objective, cache, trials, aside, self.times)
+        self._measuring = Measuring(evaluator, self._known, self._said)
+        self._answering = Answering(
+            space, self.history, self.budget, self._files, evaluator.trains, self._seconds, self.times
+        )
 
     def _open(self, run_dir: Path, resume: Resume) -> RunDirectory:
         from nasenv.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
 
-        parts = (run_dir, self.config(), self.identity(), self._evaluator.trains, resume == "continue")
-        return RunDirectory(*parts, clock=lambda: self.seconds)
+        afresh = resume == "continue"
+        parts = (run_dir, self.config(), self.identity(), self.slots, self._evaluator.trains, afresh)
+        return RunDirectory(*parts, clock=self._seconds)
 
     def config(self) -> dict[str, Any]:
         """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
@@ -155,6 +162,20 @@ class Search:
             "budget": self.budget.identity(),
             "fingerprint": {"space": self.space.fingerprint(), "evaluator": self._evaluator.fingerprint(), **data},
         }
+
+    @property
+    def ended(self) -> str | None:
+        """Why the search is over; None while it is not."""
+        return self._ending.ended
+
+    @ended.setter
+    def ended(self, why: str) -> None:
+        self._ending.ended = why
+
+    @property
+    def stopped(self) -> str | None:
+        """Why it was stopped before its end; None where it was not."""
+        return self._ending.stopped
 
     @property
     def evaluator(self) -> Evaluator:
@@ -186,11 +207,11 @@ class Search:
         Args:
             reason: why, for ``stopped``.
         """
-        self.stopped = self.stopped or reason
+        self._ending.stop(reason)
 
     def is_stopped(self) -> bool:
         """Return whether the search was asked to end early."""
-        return self.stopped is not None
+        return self._ending.is_stopped()
 
     def prepare(self) -> None:
         """Start the evaluator's workers now, so that the first evaluation does not wait for them."""
@@ -212,19 +233,20 @@ class Search:
                 self._conclude_journal()
             if self.start:
                 self.evaluate(self.start)
-            self.agent.run(self)
+            with self.times.part("controller"):
+                self.agent.run(self)
         except BudgetExhausted:
             pass
         except (Exception, SystemExit) as error:  # an agent that exits would end the program in silence
-            if self._fault is not None:  # the agent may have wrapped it
-                raise self._fault from None
+            if self._ending.fault is not None:  # the agent may have wrapped it
+                raise self._ending.fault from None
             if isinstance(error, InputError):
                 raise AgentError(f"agent {name}: {error}; after {len(self.history)} evaluations") from error
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
             raise AgentError(f"agent {name} raised {reason} after {len(self.history)} evaluations") from error
-        if self._fault is not None:  # the agent has swallowed it
-            raise self._fault
+        if self._ending.fault is not None:  # the agent has swallowed it
+            raise self._ending.fault
         if self.stopped is None and self._replay is not None:
             self._replay.check_used_up(len(self.history))
         if self.ended is None and self.stopped is None:
@@ -237,7 +259,7 @@ class Search:
         self.ended = self.ended or f"concluded as asked for, after {len(self.history)} evaluations"
         raise BudgetExhausted(self.ended)
 
-    def evaluate(self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]) -> Answers:
+    def evaluate(self, architectures: Designs) -> Answers:
         """Measure, reward and record designs, and return the outcomes in their order.
 
         A design that this search has seen before is a repeat, free unless the budget says otherwise. Where the budget
@@ -251,9 +273,12 @@ class Search:
             SearchStopped: it was stopped, and is not over.
             AgentError: something that is not a design of the space was proposed.
         """
-        designs, new = self._checked(architectures)
-        try:
-            self._end_if_over()
+        with self.times.part("bookkeeping"):
+            return self._evaluate(architectures)
+
+    def _evaluate(self, architectures: Designs) -> Answers:
+        designs, new = checked(self.space, self.history, architectures)
+        with self._ending.answering():
             self._begin()
             payable = within_evaluations(designs, new, self.budget, self.history)
             if len(payable) < len(designs):
@@ -262,20 +287,68 @@ class Search:
             replayed = len(found)
             within = within_seconds(payable, new, found, self.budget, self.history)
             if within is None and len(new) > replayed:
-                found |= self._measuring.measure(new[replayed:], self.is_stopped)
+                with self.times.part(EVALUATION):
+                    found |= self._measuring.measure(new[replayed:], self.is_stopped)
                 payable = before_unknown(payable, new, found)
                 within = within_seconds(payable, new, found, self.budget, self.history)
-            answers = self._take(payable if within is None else within, found, set(new[replayed:]))
+            taken = payable if within is None else within
+            answers = self._answering.take(taken, found, set(new[replayed:]), self._listener)
             if len(answers) < len(designs):
-                self._end_if_over()
+                self._ending.check()
             return answers
+
+    def stream(self, ask: Callable[[], Designs]) -> Iterator[Answers]:
+        """Yield the answers to designs, one by one, in the order in which their evaluations end.
+
+        Another design is asked for whenever there is room for one: while fewer networks than ``slots`` are in flight
+        and the budget reaches for it. So what is proposed when follows from the number of slots and the order of the
+        answers, which are journaled, and a search that is started again has the same designs in flight.
+
+        Where the search ends, trainings in flight are waited for and kept, but not answered.
+
+        Args:
+            ask: returns one design; none where the agent waits for an answer first.
+
+        Raises:
+            BudgetExhausted: the search is over.
+            SearchStopped: it was stopped, and is not over.
+            AgentError: something else than one design of the space was proposed, or none while nothing is in flight.
+        """
+        flight = InFlight(self.slots, self._evaluator.representative)
+        trainings = Trainings(self._evaluator, self._known, self._said, self.is_stopped)
+        following = (flight, self.history, self._known, trainings, self._replay, self._course, self.is_stopped)
+        answerable = Answerable(*following)
+        try:
+            while True:
+                with self._ending.answering():
+                    self._begin()
+                self._fill(flight, ask)
+                with self.times.part(EVALUATION), self._ending.answering():
+                    found = answerable.next()
+                    if found is None:
+                        continue  # it was stopped
+                    flight.land(found.design)
+                    findings = {} if found.finding is None else {found.design: found.finding}
+                    new = {found.design} if found.new else set()
+                    answers = self._answering.take([found.design], findings, new, self._listener)
+                yield answers
         except BudgetExhausted:
+            with self._ending.answering():
+                trainings.land()
             raise
-        except (Exception, SystemExit) as error:  # ours, not the agent's, though it passes through the agent
-            if self._fault is not None:
-                raise
-            self._fault = error
-            raise
+        finally:
+            trainings.close()
+
+    def _fill(self, flight: InFlight, ask: Callable[[], Designs]) -> None:
+        """Ask for designs as long as there is room for another."""
+        while flight.has_room and is_another_payable(flight.designs, self.budget, self.history, self.space.size):
+            proposed = ask()
+            if not len(proposed) and len(flight):
+                return
+            designs, _ = checked(self.space, self.history, proposed)
+            if len(designs) > 1:
+                raise AgentError(f"proposed {len(designs)} designs, was asked for one")
+            flight.add(designs[0])
 
     def _said(self, text: str) -> None:
         if self.say is not None:
@@ -303,8 +376,7 @@ class Search:
 
     def close(self) -> None:
         """Let go of the run directory and of the evaluator's workers."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._ending.close()
         self._evaluator.close()
         if self._files is not None:
             self._files.close()
@@ -315,90 +387,36 @@ class Search:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _checked(
-        self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]
-    ) -> tuple[list[Architecture], list[Architecture]]:
-        """Return the designs as tuples of ints, and those of them that are new to the search, checked, each once."""
-        if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
-            raise AgentError(f"proposed {architectures!r:.80}, expected one or more designs of the space")
-        designs = architectures.tolist() if isinstance(architectures, np.ndarray) else architectures
-        try:
-            given = list(map(tuple, designs))
-            new = self.history.unknown(given)
-            if not new:
-                return given, new
-            checked = dict(zip(new, self.space.check_all(new), strict=True))
-            return [checked.get(design, design) for design in given], list(checked.values())
-        except InputError as error:
-            raise AgentError(f"proposed a design that is not one of the space: {error}") from error
-        except (TypeError, ValueError) as error:
-            raise AgentError(f"proposed something that is not a design: {error}") from error
-
     def _begin(self) -> None:
-        """Start the clocks, where they do not run yet."""
+        """Start the clocks, where they do not run yet; raise where the search is over."""
+        self._ending.check()
         if self._since is None and not self.replayed:
             self._since = time.monotonic()
-        if self._deadline is None and self.budget.wall_seconds is not None:
-            said = f"the budget of {self.budget.wall_seconds:g} wall seconds is used up"
-            seconds = min(self.budget.wall_seconds, threading.TIMEOUT_MAX)
-            self._deadline = threading.Timer(seconds, self.stop, [said])
-            self._deadline.daemon = True
-            self._deadline.start()
-
-    def _end_if_over(self) -> None:
-        if self.stopped is not None:
-            raise self._refused(SearchStopped(self.stopped))
-        if self.ended is None:
-            self.ended = self.budget.spent(self.history)
-        if self.ended is None and len(self.history) == self._space_size:
-            self.ended = f"all {self._space_size} designs of the space are evaluated"
-        if self.ended is not None:
-            raise self._refused(BudgetExhausted(self.ended))
-
-    def _refused(self, error: BudgetExhausted) -> BaseException:
-        """Return the error, or, where the agent goes on and on after it, one that it is not likely to catch."""
-        self._refusals += 1
-        if self._refusals <= _REFUSALS:
-            return error
-        self._fault = AgentError(
-            f"agent {type(self.agent).__name__} goes on proposing after the search is over: {error}"
-        )
-        return SystemExit(str(self._fault))
+        self._ending.watch_the_clock()
 
     def _replayed(self, designs: Sequence[Architecture]) -> dict[Architecture, Finding]:
         """Return what the journal still has to say, of the first of the designs."""
         if self._replay is None or not self.replayed:
             return {}
-        return self._measuring.learn({design: self._replay.answer(design) for design in designs[: self.replayed]})
+        return self._known.learn({design: self._replay.answer(design) for design in designs[: self.replayed]})
 
-    def _take(
-        self, designs: Sequence[Architecture], found: Mapping[Architecture, Finding], new: Collection[Architecture]
-    ) -> Answers:
-        """Return the answers to the designs, recorded, and those of the new ones journaled."""
-        files, spent = self._files, self.history.train_seconds
+    def where_time_went(self) -> dict[str, float]:
+        """Return the seconds of this start by part, the largest first; what workers did counts by their number."""
+        return where_it_went(self.times.seconds, self._evaluator.worked, self._evaluator.slots)
 
-        def hear(outcome: Outcome) -> None:
-            if files is not None and not outcome.repeat and outcome.architecture in new:
-                files.journal.add(outcome, self.space.to_text(outcome.architecture), self.seconds)
-            self._tell(outcome)
-
-        heard = hear if files is not None or self.listeners else None
-        answers = self.history.take(designs, found, self.budget.charge_repeats, heard)
-        if files is not None and self._evaluator.trains and new and self.history.train_seconds > spent:
-            files.journal.sync()
-        return answers
+    @property
+    def _listener(self) -> Callable[[Outcome], None] | None:
+        return self._tell if self.listeners else None
 
     def _tell(self, outcome: Outcome) -> None:
-        if self.record is not None and not outcome.repeat:
-            self.record.evaluation(self.history, outcome)
-            every = self.budget.evaluations and max(1, self.budget.evaluations // _PICTURES)
-            if every and outcome.evaluation % every == 0:
-                self.record.choice_shares(self.space, self.history)
         for listener in self.listeners:
             listener(self, outcome)
 
     @property
     def seconds(self) -> float:
         """Wall time that the search has taken, in all its starts, since its first proposal."""
+        return self._seconds()
+
+    def _seconds(self) -> float:
         earlier = 0.0 if self._replay is None else self._replay.seconds
         return earlier if self._since is None else earlier + time.monotonic() - self._since

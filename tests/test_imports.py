@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    *("errors", "files", "clock", "configuration", "provenance"),
+    *("errors", "files", "clock", "times", "configuration", "provenance"),
     *("spaces", "tables", "benchmarks", "sources", "datasets", "plots", "fitting"),
     *(
         "evaluators",
@@ -57,7 +57,7 @@ BASES = {  # what the other files of a folder may import of it
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),
         *("lines", "drawing", "panels", "boxes", "matrix", "figures", "cells", "tables", "page", "words"),
     },
-    "commands": {"parser", "arguments", "progress", "compared", "stopping", "train"},
+    "commands": {"parser", "arguments", "progress", "compared", "stopping", "spent", "train"},
     "scripts": set(),
 }
 ONLY_IN = {

@@ -545,7 +545,7 @@ def contents(folder):
 def test_a_finished_run_shows_its_result_without_working(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished.parent)
     before = contents(finished)
-    monkeypatch.setattr("nasenv.evaluators.training.fit", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr("nasenv.evaluators.trainer.fit", lambda *_: pytest.fail("it trains"))
     assert main(["train", *OPTIONS.split()]) == 0
     out = capsys.readouterr().out
     assert "run is finished; this is its result" in out

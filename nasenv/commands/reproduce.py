@@ -20,6 +20,7 @@ from nasenv.files import user_path
 from nasenv.journal import Journal
 from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
+from nasenv.replay import Course
 from nasenv.result import RESULT, Result
 from nasenv.run_directory import JOURNAL
 from nasenv.search import Search
@@ -48,7 +49,7 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
     if (again / RESULT).exists():
         raise InputError(f"{again} holds a finished run; delete it to train everything anew, or give another --output")
     make = call(_search, "nasenv reproduce", ["--config", str(folder / "config.yaml")])
-    with make(run_dir=again) as search:
+    with make(run_dir=again, course=Course.read(folder / JOURNAL)) as search:
         for said in _circumstances(header, search.identity()):
             console.print(said, soft_wrap=True)
         result_again = concluded(search, console)

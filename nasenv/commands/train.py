@@ -19,6 +19,7 @@ from nasenv.agents.agent import Agent
 from nasenv.budget import Budget
 from nasenv.cache import Cache
 from nasenv.commands.progress import ReplayEnd, SearchProgress
+from nasenv.commands.spent import show_spent
 from nasenv.commands.stopping import stopping
 from nasenv.configuration import digest
 from nasenv.errors import InputError, SearchStopped
@@ -171,6 +172,7 @@ def _searched(search: Search, console: Console) -> Result:
         raise SearchStopped(search.stopped)
     said = f"{search.ended}; {search.seconds:.0f} s, {search.history.cached} evaluations from the cache"
     console.print(said, soft_wrap=True)
+    show_spent(search, console)
     finalists = min(search.budget.finalists, len(search.history))
     times = search.budget.final_seeds
     if search.evaluator.trains:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from torch import nn
@@ -141,19 +141,21 @@ class Evaluator(Configurable, ABC):
 
     ``evaluate`` serves the search. ``confirm`` and ``test`` serve its end: test data are out of a search's reach.
     A failed evaluation is a measurement with its reason, never an exception. An evaluator whose trainings end one by
-    one writes ``stream`` too, so that each is kept as soon as it is done.
+    one writes ``stream`` too, so that each is kept as soon as it is done; one that works on several, ``slots`` too.
 
     Args:
         space: the space whose architectures it measures.
 
     Attributes:
         dataset: the data that it trains on; None where it does not train.
+        eager: how many trainings on a GPU were not replayed as a CUDA graph, by the reason.
         trains: whether a measurement costs a training; where it does not (a table, say) asking again is free, and no
             search caches it.
     """
 
     dataset: Dataset | None = None
     trains: bool = True
+    eager: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -162,6 +164,11 @@ class Evaluator(Configurable, ABC):
     def slots(self) -> int:
         """How many trials of a stream it works on at once; an asynchronous search has so many designs in flight."""
         return 1
+
+    @property
+    def worked(self) -> Mapping[str, float]:
+        """Wall seconds of its trainings so far by part, such as building and training, of all workers together."""
+        return {}
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -187,15 +194,11 @@ class Evaluator(Configurable, ABC):
         Here those of one kind are asked for together.
 
         Args:
-            trials: what is asked for, each once. An evaluator of several ``slots`` is given a deque too: it takes a
-                trial from its left whenever it is free for one, as more come in between two answers, and ends the
-                stream when it works on none and finds none.
+            trials: what is asked for, each once. An evaluator of several ``slots`` is given a deque too, to which
+                trials are added between two answers: it takes one from the left whenever it is free for it, and ends
+                the stream when it works on none and there is none left.
             stopped: no further trial is begun when it says so; those in flight are still yielded.
         """
-        if isinstance(trials, deque):
-            while trials and not stopped():
-                yield from self.stream([trials.popleft()], stopped)
-            return
         searched: dict[float, list[Trial]] = {}  # by fidelity
         final: dict[tuple[Any, tuple[int, ...]], list[Architecture]] = {}  # by kind and seeds
         seeds: dict[tuple[Any, Architecture], list[int]] = {}

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -70,10 +70,6 @@ class TrainingEvaluator(Evaluator):
         compile_final: whether trainings after the search go through torch.compile, which takes 20 to 60 s a network,
             and pays where they are long (BENCHMARKS.md).
 
-    Attributes:
-        seconds: wall time of the trainings so far by part: data, building, training, scoring; of all workers together.
-        eager: how many trainings on a GPU were not replayed as a CUDA graph, by the reason.
-
     Raises:
         InputError: unusable settings or data, or data that do not fit the space.
     """
@@ -133,7 +129,7 @@ class TrainingEvaluator(Evaluator):
         if not isinstance(compile_final, bool):
             raise InputError(f"compile_final must be true or false, got {compile_final!r}")
         self.compile_final = compile_final
-        self.seconds: Counter[str] = Counter()
+        self._worked: dict[str, float] = {}
         self.eager: Counter[str] = Counter()
         self._alone = self._trainer(self.devices[0])
         self._cost = TrainingCost(space)
@@ -191,6 +187,11 @@ class TrainingEvaluator(Evaluator):
         """How many trainings are at work at once."""
         return max(1, self._concurrency.now)
 
+    @property
+    def worked(self) -> Mapping[str, float]:
+        """Wall seconds of its trainings so far: data, building, training, scoring; of all workers together."""
+        return self._worked
+
     def start(self) -> None:
         """Start the worker processes, where there are to be any; a worker process itself trains alone."""
         if self.concurrency and self._pool is None and not multiprocessing.current_process().daemon:
@@ -232,7 +233,8 @@ class TrainingEvaluator(Evaluator):
 
     def _learn(self, job: Job, trained: Trained) -> None:
         """Take in what a training took."""
-        self.seconds.update(trained.seconds)
+        for part, seconds in trained.seconds.items():
+            self._worked[part] = self._worked.get(part, 0.0) + seconds
         if trained.error is None:
             self._cost.add(job.architecture, trained.train_seconds / job.recipe.epochs)
             if trained.eager is not None:

@@ -1,0 +1,81 @@
+"""The order in which an asynchronous search answers: by what is known first, or as it was answered before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nasenv.history import Finding, History
+from nasenv.in_flight import InFlight
+from nasenv.known import Known
+from nasenv.replay import Course, Replay
+from nasenv.spaces.space import Architecture
+from nasenv.trainings import Trainings
+
+
+class Next(NamedTuple):
+    """The design to be answered next; what was found of it, None for a repeat; whether that is to be journaled."""
+
+    design: Architecture
+    finding: Finding | None = None
+    new: bool = False
+
+
+class Answerable:
+    """Finds among the proposals in flight the one that is answered next.
+
+    A repeat is answered at once. Else, while there is a journal to replay, it is the one that was answered then; after
+    that the one that a course says, where one is to be followed and has it in flight; else the first whose network is
+    known, the oldest first.
+
+    Args:
+        flight: the proposals.
+        history: what the search has seen.
+        known: what is known of networks.
+        trainings: find out what is not; begun when there is nothing to replay any more.
+        replay: what a journal still has to answer; None where there is none.
+        course: which order to keep.
+        stopped: whether to give up.
+    """
+
+    def __init__(
+        self,
+        flight: InFlight,
+        history: History,
+        known: Known,
+        trainings: Trainings,
+        replay: Replay | None,
+        course: Course,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._flight, self._history, self._known, self._trainings = flight, history, known, trainings
+        self._replay, self._course, self._stopped = replay, course, stopped
+
+    def next(self) -> Next | None:
+        """Return it when it can be answered; None where the search is stopped before.
+
+        Raises:
+            InputError: the agent does not repeat what the journal holds, or a fault of the machine.
+        """
+        repeat = next((d for d in self._flight.designs if self._history.find(d) is not None), None)
+        if repeat is not None:
+            return Next(repeat)
+        if self._replay is not None and len(self._replay):
+            awaited = self._replay.awaited()
+            design = awaited if awaited in self._flight else self._flight.designs[0]  # which answer() refuses
+            return Next(design, self._known.learn({design: self._replay.answer(design)})[design])
+        self._trainings.begin(self._flight.representatives)
+        while not self._stopped():
+            for design in self._candidates():
+                finding = self._known.charge(design)
+                if finding is not None:
+                    return Next(design, finding, new=True)
+            self._trainings.wait()
+        return None
+
+    def _candidates(self) -> list[Architecture]:
+        """Return the designs of which one is to be answered, in order of preference."""
+        evaluation = len(self._history)
+        if evaluation < len(self._course.designs) and self._course.designs[evaluation] in self._flight:
+            return [self._course.designs[evaluation]]
+        return self._flight.designs

@@ -1,0 +1,89 @@
+"""Whether a search is over, or was stopped, and whose fault it is where it broke off."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nasenv.budget import Budget
+from nasenv.errors import AgentError, BudgetExhausted, SearchStopped
+from nasenv.history import History
+
+_REFUSALS = 1000  # after which an agent is taken not to hear
+
+
+class Ending:
+    """Why a search is over, or was stopped before.
+
+    Args:
+        budget: when it is over.
+        history: what was spent.
+        designs: number of designs of its space; None where it is not known.
+        agent: its name.
+
+    Attributes:
+        ended: why it is over; None while it is not.
+        stopped: why it was stopped before; None where it was not.
+        fault: what went wrong in the search itself, though it passes through the agent; None where nothing did.
+    """
+
+    def __init__(self, budget: Budget, history: History, designs: int | None, agent: str) -> None:
+        self._budget, self._history, self._designs, self._agent = budget, history, designs, agent
+        self.ended: str | None = None
+        self.stopped: str | None = None
+        self.fault: BaseException | None = None
+        self._refusals = 0
+        self._deadline: threading.Timer | None = None
+
+    def stop(self, reason: str) -> None:
+        """Note that it was asked to end early; from a signal handler or another thread too."""
+        self.stopped = self.stopped or reason
+
+    def is_stopped(self) -> bool:
+        """Return whether it was asked to end early."""
+        return self.stopped is not None
+
+    def watch_the_clock(self) -> None:
+        """Have it stopped after the budget's wall seconds, counted from the first call."""
+        if self._deadline is None and self._budget.wall_seconds is not None:
+            said = f"the budget of {self._budget.wall_seconds:g} wall seconds is used up"
+            seconds = min(self._budget.wall_seconds, threading.TIMEOUT_MAX)
+            self._deadline = threading.Timer(seconds, self.stop, [said])
+            self._deadline.daemon = True
+            self._deadline.start()
+
+    def check(self) -> None:
+        """Raise BudgetExhausted where the search is over, SearchStopped where it was stopped before."""
+        if self.stopped is not None:
+            raise self._refused(SearchStopped(self.stopped))
+        if self.ended is None:
+            self.ended = self._budget.spent(self._history)
+        if self.ended is None and len(self._history) == self._designs:
+            self.ended = f"all {self._designs} designs of the space are evaluated"
+        if self.ended is not None:
+            raise self._refused(BudgetExhausted(self.ended))
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Note what goes wrong meanwhile: it is ours, not the agent's, though it passes through the agent."""
+        try:
+            yield
+        except BudgetExhausted:
+            raise
+        except (Exception, SystemExit) as error:
+            self.fault = self.fault or error
+            raise
+
+    def close(self) -> None:
+        """Watch the clock no more."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _refused(self, error: BudgetExhausted) -> BaseException:
+        """Return the error, or, where the agent goes on and on after it, one that it is not likely to catch."""
+        self._refusals += 1
+        if self._refusals <= _REFUSALS:
+            return error
+        self.fault = AgentError(f"agent {self._agent} goes on proposing after the search is over: {error}")
+        return SystemExit(str(self.fault))

@@ -1,0 +1,123 @@
+"""What a search knows of designs, and how it is kept: in memory, in its log of trainings, in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from nasenv.cache import Cache
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, Trial
+from nasenv.history import Finding
+from nasenv.objectives import Objective
+from nasenv.spaces.space import Architecture
+from nasenv.times import Times
+from nasenv.trials import TrialLog
+
+FIDELITY = 1.0
+_CACHE = "cache"
+
+
+class Known:
+    """The measurements that a search has, by representative, and who has paid for them.
+
+    Args:
+        evaluator: says what nobody knows; here it is asked only where that costs no training.
+        objective: measurement -> reward.
+        cache: shared with other searches; None for none.
+        log: where every training is kept the moment it ends; None keeps none.
+        known: measurements that cost nothing any more, by representative.
+        times: told what the cache and the log take.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        objective: Objective,
+        cache: Cache | None,
+        log: TrialLog | None,
+        known: Mapping[Architecture, Measurement],
+        times: Times,
+    ) -> None:
+        self._evaluator, self._objective, self._cache, self._log = evaluator, objective, cache, log
+        self._times = times
+        self._known: dict[Architecture, Measurement] = dict(known)
+        self._unpaid: set[Architecture] = set()  # trained for this search, and not yet charged to an evaluation
+        for trial, answer in log.answers.items() if log is not None else ():
+            if trial.kind == "search" and isinstance(answer, Measurement):
+                self._known[trial.architecture] = answer
+                self._unpaid.add(trial.architecture)
+        self._problem = (evaluator.space.fingerprint(), evaluator.fingerprint(), FIDELITY)
+
+    def __contains__(self, representative: Architecture) -> bool:
+        return representative in self._known
+
+    def learn(self, found: Mapping[Architecture, Finding]) -> dict[Architecture, Finding]:
+        """Take in what a journal says of designs, and return it; what a table says too is kept once."""
+        if not self._evaluator.trains:
+            said = self._evaluator.evaluate(list(found), FIDELITY)
+            found = {
+                design: finding._replace(measurement=own) if own == finding.measurement else finding
+                for (design, finding), own in zip(found.items(), said, strict=True)
+            }
+        for design, finding in found.items():
+            representative = self._evaluator.representative(design)
+            self._known[representative] = finding.measurement
+            if not finding.cached:
+                self._unpaid.discard(representative)
+        return dict(found)
+
+    def find(self, wanted: Iterable[Architecture]) -> list[Architecture]:
+        """Learn of representatives what costs no training, and return those that are still unknown."""
+        missing = [r for r in wanted if r not in self._known]
+        if missing and not self._evaluator.trains:
+            measured = dict(zip(missing, self._evaluator.evaluate(missing, FIDELITY), strict=True))
+            self._known |= measured
+            self._unpaid |= measured.keys()
+        elif missing and self._cache is not None:
+            with self._times.part(_CACHE):
+                self._known |= self._cache.find(*self._problem, missing)
+        return [r for r in missing if r not in self._known]
+
+    def claim(self, missing: Sequence[Architecture]) -> list[Architecture]:
+        """Return the representatives that are this search's to train: the others have been, or are being, elsewhere."""
+        if self._cache is None or not missing:
+            return list(missing)
+        with self._times.part(_CACHE):
+            mine = self._cache.claim(*self._problem, missing)
+        return [r for r in missing if r in mine]
+
+    def release(self, representatives: Sequence[Architecture]) -> None:
+        """Give up claims."""
+        if self._cache is not None and representatives:
+            self._cache.release(*self._problem, representatives)
+
+    def keep(self, trial: Trial, answer: Answer) -> None:
+        """Keep a training that has ended; raise InputError where the answer is not a search's."""
+        if not isinstance(answer, Measurement):
+            raise faulty(self._evaluator, f"answered {trial} not with a Measurement")
+        if self._log is not None:  # first, as what a cache alone knows is not paid for
+            with self._times.part("logging"):
+                self._log.add(trial, answer)
+        self._known[trial.architecture] = answer
+        self._unpaid.add(trial.architecture)
+        if self._cache is not None:
+            with self._times.part(_CACHE):
+                self._cache.add(*self._problem, {trial.architecture: answer})
+
+    def charge(self, design: Architecture) -> Finding | None:
+        """Return what a design is worth, None where that is not known, and let it pay for its network.
+
+        The first design of a network that was trained for this search is not ``cached``: it is the one that paid.
+        """
+        representative = self._evaluator.representative(design)
+        measurement = self._known.get(representative)
+        if measurement is None:
+            return None
+        free = representative not in self._unpaid
+        self._unpaid.discard(representative)
+        return Finding(measurement, self._objective.reward(measurement), free)
+
+
+def faulty(evaluator: Evaluator, reason: str) -> InputError:
+    """Return the error of an evaluator whose stream breaks its contract."""
+    return InputError(f"evaluator {type(evaluator).__name__}: its stream {reason}")
