@@ -60,7 +60,8 @@ class TrainingEvaluator(Evaluator):
         devices: cpu; cuda, every GPU; a list such as cuda:0,cuda:2; or auto: every GPU, the CPU where there is none.
         concurrency: trainings side by side, each in a worker process with one thread; 0 trains in this process. auto is
             one for each processor core on the CPU; on GPUs it begins with one each, and finds while the search goes on
-            how many give the most trainings a second; it has fewer where memory runs out.
+            how many give the most trainings a second; it has fewer where memory runs out. An asynchronous search keeps
+            to as many as it began with, so give it a number there.
         timeout_seconds: a training that takes longer is a failed measurement.
         deterministic: whether trainings on a GPU are to come out the same each time, which makes them slower; on the
             CPU they always do.
