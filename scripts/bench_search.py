@@ -94,7 +94,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(folder: Path, agent: str, seed: int, arguments: argparse.Namespace, cache: str = "none") -> Run:
-    finished = Run(folder, agent, seed, arguments.evaluations, cache, arguments.options)
+    finished = Run(
+        folder, agent, seed, arguments.evaluations, cache, ["--evaluator.devices", arguments.device, *arguments.options]
+    )
     print(f"{folder.name}: {finished.whole_seconds:.0f} s", flush=True)
     return finished
 
@@ -173,6 +175,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--agents", nargs="+", default=["PPO", "RandomSearch"], help="default: %(default)s")
     parser.add_argument("--seeds", type=at_least(1), default=2, help="default: %(default)s")
     parser.add_argument("--evaluations", type=at_least(1), default=200, help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto; default: %(default)s")
     parser.add_argument("options", nargs="*", help="after --: further options of `nasenv train`, for every run")
     return parser
 

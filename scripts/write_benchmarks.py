@@ -1,8 +1,8 @@
 """Writes the marked sections of BENCHMARKS.md from what was measured: scripts/measured/BENCHMARK/DATE-DEVICE.json.
 
 A section lies between ``<!-- BENCHMARK: cpu, gpu -->`` and ``<!-- end of BENCHMARK -->``; the first mark names the
-kinds of device on which it is to be measured. What stands outside of the marks stays. ``--check`` writes nothing, and exits
-with 1 where the file is not what would be written.
+kinds of device on which it is to be measured. What stands outside of the marks stays. ``--check`` writes nothing, and
+exits with 1 where the file is not what would be written.
 """
 
 import argparse

@@ -1,0 +1,36 @@
+"""The benchmarks in their smallest form."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+TRAINING = ["--problems", "digits", "--designs", "2", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "goals"),
+    [
+        ("bench_training", [*TRAINING, "--pairs", "1"], 2),
+        ("bench_ablation", [*TRAINING, "--rounds", "1"], 0),
+    ],
+)
+def test_its_smallest_form_writes_setting_tables_and_goals(tmp_path, script, options, goals):
+    file = tmp_path / "figures.json"
+    command = [sys.executable, SCRIPTS / f"{script}.py", *options, "--json", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads(file.read_text())
+    assert (record["benchmark"], record["setting"]["kind"]) == (script, "cpu")
+    assert len(record["figures"].get("goals", [])) == goals
+    assert "\n| " in done.stdout
+
+
+def test_a_problem_that_there_is_not_is_refused():
+    command = [sys.executable, SCRIPTS / "bench_training.py", "--problems", "imagenet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "expected some of digits,mnist5k,cells, got 'imagenet'" in done.stderr
