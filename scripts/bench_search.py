@@ -85,12 +85,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for agent in arguments.agents
         }
         figures = {agent: [r.figures() for r in rs] for agent, rs in runs.items()}
-        _print_runs(figures)
+        tables = _run_tables(figures)
         rivals = {r["role"]: r["test_accuracies"] for r in runs[arguments.agents[0]][0].result["others"]}
         print(f"\ntest accuracies of what the first run's winner is held against: {rivals}")
         goals = _goals(figures[arguments.agents[0]])
         cached = _cached(folder, runs[arguments.agents[0]][0], arguments)
-    return {"runs": figures, "summary": _summary(figures), "rivals": rivals, "cached": cached, "goals": goals}
+    told = {"runs": figures, "summary": _summary(figures), "rivals": rivals, "cached": cached}
+    return {**told, "tables": tables, "goals": goals}
 
 
 def _run(folder: Path, agent: str, seed: int, arguments: argparse.Namespace, cache: str = "none") -> Run:
@@ -101,7 +102,8 @@ def _run(folder: Path, agent: str, seed: int, arguments: argparse.Namespace, cac
     return finished
 
 
-def _print_runs(figures: dict[str, list[dict[str, float]]]) -> None:
+def _run_tables(figures: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """Print and return the tables of the runs and of their summary."""
     heads = [
         *("agent", "seed", "test", "best val", "mean reward 1st > last quarter"),
         *("trained", "repeats", "search s", "not training", "whole s"),
@@ -115,13 +117,13 @@ def _print_runs(figures: dict[str, list[dict[str, float]]]) -> None:
         for agent, fs in figures.items()
         for seed, f in enumerate(fs)
     ]
-    table("each run, no cache", heads, rows)
+    runs = table("each run, no cache", heads, rows)
     keys = ("test_accuracy", "best_val_accuracy", "last_quarter", "search_seconds", "not_training", "whole_seconds")
     summary = _summary(figures)
     seeds = len(next(iter(figures.values())))
     spreads = [[key, *(shown(s[key], ".4g") for s in summary.values())] for key in keys]
     means = [[f"{key}, mean ± std", *(_mean_std(f[key] for f in fs) for fs in figures.values())] for key in keys[:2]]
-    table(f"median (min - max) over {seeds} seeds", ["", *summary], spreads + means)
+    return [runs, table(f"median (min - max) over {seeds} seeds", ["", *summary], spreads + means)]
 
 
 def _mean_std(values: Iterable[float]) -> str:
@@ -153,7 +155,7 @@ def _cached(folder: Path, uncached: Run, arguments: argparse.Namespace) -> dict[
     a, b = first.figures(), second.figures()
     share = b["search_seconds"] / a["search_seconds"]
     alike = uncached.without_times() == first.without_times()
-    table(
+    compared = table(
         f"{agent}, seed 0, twice on one cache",
         ["", "trained", "search s", "whole s"],
         [
@@ -166,7 +168,7 @@ def _cached(folder: Path, uncached: Run, arguments: argparse.Namespace) -> dict[
         goal(f"in under {GOAL_CACHED:.0%} of the time", share, share < GOAL_CACHED, ".1%"),
         goal("the same seed again, nothing cached: journals identical but for times", alike, alike, "d"),
     ]
-    return {"first": a, "second": b, "goals": goals}
+    return {"first": a, "second": b, "tables": [compared], "goals": goals}
 
 
 def options() -> argparse.ArgumentParser:

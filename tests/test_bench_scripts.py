@@ -27,6 +27,7 @@ def test_its_smallest_form_writes_setting_tables_and_goals(tmp_path, script, opt
     assert (record["benchmark"], record["setting"]["kind"]) == (script, "cpu")
     assert len(record["figures"].get("goals", [])) == goals
     assert "\n| " in done.stdout
+    assert record["figures"]["tables"][0]["rows"]
 
 
 def test_a_problem_that_there_is_not_is_refused():
