@@ -33,8 +33,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in arguments.problems:
             figures[name] = _compared(*_PROBLEMS[name], arguments.rounds, arguments.epochs)
     heads = ["reference", "n", "compiling, s", "an epoch, ms", "compiled, ms", "pays after epochs"]
-    table("torch.compile, median (min - max)", heads, [_row(name, f) for name, f in figures.items()])
-    return {"networks": figures}
+    shown_as = table("torch.compile, median (min - max)", heads, [_row(name, f) for name, f in figures.items()])
+    return {"networks": figures, "tables": [shown_as]}
 
 
 def _compared(dataset: str, batch_size: int, make: Callable[..., SearchSpace], rounds: int, epochs: int) -> Any:

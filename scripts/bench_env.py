@@ -33,8 +33,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             goal(f"{name}: 50 times SyncVectorEnv", ratio["median"], ratio["median"] >= GOAL_RATIO),
         ]
     heads = ["table", "n", "ArchitectureVectorEnv, decisions/s", "SyncVectorEnv, decisions/s", "ratio"]
-    table(f"{arguments.designs} designs side by side, median (min - max)", heads, rows)
-    return {"problems": figures, "goals": goals}
+    shown_as = table(f"{arguments.designs} designs side by side, median (min - max)", heads, rows)
+    return {"problems": figures, "tables": [shown_as], "goals": goals}
 
 
 def _problems(nas_bench_201: str | None) -> dict[str, TableEvaluator]:
@@ -75,7 +75,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--designs", type=at_least(1), default=1024, help="default: %(default)s")
     parser.add_argument("--episodes", type=at_least(2), default=60, help="default: %(default)s")
-    parser.add_argument("--rounds", type=at_least(1), default=5, help="default: %(default)s")
+    parser.add_argument("--rounds", type=at_least(1), default=7, help="default: %(default)s")
     parser.add_argument("--nas_bench_201", metavar="FILE", help="a table of import_benchmark, to be measured on too")
     return parser
 

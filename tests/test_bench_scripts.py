@@ -16,6 +16,8 @@ TRAINING = ["--problems", "digits", "--designs", "2", "--device", "cpu"]
     [
         ("bench_training", [*TRAINING, "--pairs", "1"], 2),
         ("bench_ablation", [*TRAINING, "--rounds", "1"], 0),
+        ("bench_ppo", ["--pairs", "1", "--updates", "2"], 4),
+        ("bench_env", ["--designs", "4", "--episodes", "2", "--rounds", "1"], 2),
     ],
 )
 def test_its_smallest_form_writes_setting_tables_and_goals(tmp_path, script, options, goals):

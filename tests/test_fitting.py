@@ -12,10 +12,10 @@ from torch import nn
 from nasenv.datasets import Split, load_dataset
 from nasenv.errors import InputError
 from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_cycle, one_thread, seeded
-from nasenv.fitting.batches import Batches
-from nasenv.fitting.optimizer import FlatOptimizer
+from nasenv.fitting.batches import Batches, channels_last
+from nasenv.fitting.optimizer import BETAS, FlatOptimizer
 from nasenv.fitting.repeating import repeated
-from nasenv.spaces.layers import GlobalAveragePool
+from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 
 CPU = torch.device("cpu")
 
@@ -61,7 +61,7 @@ def test_fit_is_the_plain_loop(optimizer):
     curve = fit(model, data, recipe, generator()).curve
 
     if optimizer == "adamw":
-        rule = torch.optim.AdamW(plain.parameters(), lr=1.0, weight_decay=0.1, fused=False)
+        rule = torch.optim.AdamW(plain.parameters(), 1.0, BETAS, weight_decay=0.1, fused=False)
     else:
         rule = torch.optim.SGD(plain.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=0.1, fused=False)
     orders, rates, losses = generator(), list(one_cycle(18, 0.05)), []
@@ -233,6 +233,15 @@ def test_the_gradient_of_the_global_average_pool_is_channels_last():
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(5, 2, 2, count_include_pad=False)])
+def test_a_pool_of_one_channel_is_the_pool_and_hands_on_channels_last(pool):
+    x = channels_last(torch.randn(4, 1, 7, 6)).requires_grad_()
+    pooled, expected = OneChannelPool(pool)(x), pool(x)
+    assert torch.equal(pooled, expected)
+    assert pooled.stride() == (12, 1, 3, 1)
+    assert torch.equal(*(torch.autograd.grad((y**2).sum(), x)[0] for y in (pooled, expected)))
+
+
 # The optimizer
 
 
@@ -258,7 +267,7 @@ def test_the_flat_optimizer_does_what_its_rule_does_to_each(optimizer):
         model, x = Odd(), torch.randn(5, 4)
     plain = copy.deepcopy(model)
     rule = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
-    extra = {"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {}
+    extra = {"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {"betas": BETAS}
     theirs = rule([p for p in plain.parameters() if p.requires_grad], 0.03, weight_decay=0.2, **extra)
     ours = FlatOptimizer(model, Recipe(1, 2, optimizer, weight_decay=0.2), torch.tensor(0.03))
     for _ in range(3):

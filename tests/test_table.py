@@ -155,7 +155,9 @@ def test_percent_out_of_range_is_said_in_percent(tmp_path):
         read_table(tmp_path / "t.csv", ["val_percent"])
 
 
-@pytest.mark.parametrize("data", [b"\x1f\x8b broken", gzip.compress(b"architecture\na\n" * 99, mtime=0)[:-9], b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "data", [b"\x1f\x8b broken", gzip.compress(b"architecture\na\n" * 99, mtime=0)[:-9], b"\xff\xfe\x00"]
+)
 def test_a_file_that_cannot_be_decoded(tmp_path, data):
     (tmp_path / "t.csv.gz").write_bytes(data)
     with pytest.raises(InputError, match="cannot be read as CSV, plain or gzipped"):

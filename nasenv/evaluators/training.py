@@ -49,7 +49,7 @@ class TrainingEvaluator(Evaluator):
         dataset: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME, or a `Dataset`.
         epochs: length of a search's training; by default what `RECIPES` says of the data set.
         batch_size: examples a step; by default what `RECIPES` says.
-        optimizer: adamw or sgd (Nesterov momentum 0.9), both with a one-cycle schedule.
+        optimizer: adamw (decays 0.85 and 0.99) or sgd (Nesterov momentum 0.9), both with a one-cycle schedule.
         learning_rate: the peak of the schedule.
         weight_decay: decoupled with adamw, L2 with sgd.
         label_smoothing: share of the target spread evenly over the classes.

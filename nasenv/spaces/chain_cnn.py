@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nasenv.errors import InputError
-from nasenv.spaces.layers import GlobalAveragePool
+from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
 
 KERNELS = (1, 3, 5)
@@ -302,10 +302,13 @@ class ChainNetwork(nn.Module):
 def _operation(operation: str, kernel: int, channels: int, width: int) -> nn.Module:
     """Return the layer that makes ``width`` channels of ``channels``."""
     padding = kernel // 2
-    if operation == "max_pool":
-        return nn.MaxPool2d(kernel, stride=2, padding=padding)
-    if operation == "avg_pool":
-        return nn.AvgPool2d(kernel, stride=2, padding=padding, count_include_pad=False)
+    if operation in ("max_pool", "avg_pool"):
+        pool = (
+            nn.MaxPool2d(kernel, stride=2, padding=padding)
+            if operation == "max_pool"
+            else nn.AvgPool2d(kernel, stride=2, padding=padding, count_include_pad=False)
+        )
+        return OneChannelPool(pool) if channels == 1 else pool
     if operation == "identity":
         return nn.Identity()
     if operation == "conv":
