@@ -20,7 +20,7 @@ from nasenv.fitting import Diverged, Recipe, accuracy, fit, one_thread, same_eac
 from nasenv.spaces.space import Architecture, SearchSpace
 
 OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
-_BFLOAT16_FLOPS = 1e8  # of a batch's forward pass, from which on a processor gains by bfloat16 (BENCHMARKS.md)
+_BFLOAT16_FLOPS = 1.5e8  # of a batch's forward pass, from which on a processor gains by bfloat16 (BENCHMARKS.md)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Trainer:
         """Train and score; a failure comes back as its reason."""
         started = time.perf_counter()
         try:
-            with one_thread(self.device), seeded(job.seed, self.device), self._sameness(self.device):
+            with self._current(), one_thread(self.device), seeded(job.seed, self.device), self._sameness(self.device):
                 return self._train(job)
         except Diverged as error:
             reason = f"{DIVERGED}: {error}"
@@ -122,6 +122,10 @@ class Trainer:
             seconds=times.wall,
             eager=fitted.eager if self.device.type == "cuda" else None,
         )
+
+    def _current(self) -> contextlib.AbstractContextManager[object]:
+        """Make the device the current one, as capturing a CUDA graph needs it to be."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def _data(self) -> Dataset:
         if self._resident is None:

@@ -21,8 +21,8 @@ class OneChannelPool(nn.Module):
     """A pool of images of one channel: (n, 1, height, width) -> (n, 1, h, w), as ``pool`` has it.
 
     Of one channel, both memory layouts are the same numbers in the same places; but PyTorch's pools take 2 to 6 times
-    as long where the strides say channels_last, and a 1x1 convolution 20 times as long where they do not. So the pool is
-    shown the one, and what comes after it the other.
+    as long where the strides say channels_last, and a 1x1 convolution 20 times as long where they do not. So the pool
+    is shown the one, and what comes after it the other.
 
     Args:
         pool: a max or average pool.
