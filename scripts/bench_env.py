@@ -22,7 +22,7 @@ GOAL_RATE, GOAL_RATIO = 5e6, 50.0
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print decisions a second and the ratio; return them."""
     figures, rows, goals = {}, [], []
-    for name, evaluator in _problems(arguments.nas_bench_201).items():
+    for name, evaluator in problems(arguments.nas_bench_201).items():
         rounds = [_round(evaluator, arguments.designs, arguments.episodes) for _ in range(arguments.rounds)]
         ours, sync = (spread(r[k] for r in rounds) for k in ("ours", "sync"))
         ratio = spread(r["ours"] / r["sync"] for r in rounds)
@@ -37,7 +37,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"problems": figures, "tables": [shown_as], "goals": goals}
 
 
-def _problems(nas_bench_201: str | None) -> dict[str, TableEvaluator]:
+def problems(nas_bench_201: str | None) -> dict[str, TableEvaluator]:
+    """Return the tables by name: the one that is shipped, and NAS-Bench-201's where its file is given."""
     problems = {"chain_cnn_digits (T = 13)": TableEvaluator(ChainCNN(max_layers=3, widths=(16,)))}
     if nas_bench_201 is not None:
         columns = {"val_column": "val_accuracy_200_epochs", "test_column": None}

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from bench import at_least, goal, run, shown, spread, table
+from bench_env import problems
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from nasenv import ArchitectureEnv, Budget, ChainCNN, NASBench201, Search, SearchSpace, TableEvaluator
+from nasenv import ArchitectureEnv, Budget, Search, SearchSpace, TableEvaluator
 from nasenv.agents import PPO, StableBaselines
 from nasenv.fitting import one_thread
 
@@ -37,7 +38,8 @@ class Timed(SB3PPO):
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the table and the goals; return them with their figures."""
-    space, evaluator = _problem(arguments.nas_bench_201)
+    evaluator = [*problems(arguments.nas_bench_201).values()][-1]
+    space = evaluator.space
     figures: dict[str, Any] = {}
     with one_thread(torch.device("cpu")):
         for epochs in _RATES:
@@ -54,14 +56,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         met = percent < 100 * _SHARE
         goals.append(goal(f"{epochs} epochs: percent not train()", percent, met, asked=f"under {100 * _SHARE:g}"))
     return {"epochs": figures, "tables": tables, "goals": goals}
-
-
-def _problem(nas_bench_201: str | None) -> tuple[SearchSpace, TableEvaluator]:
-    if nas_bench_201 is None:
-        space: SearchSpace = ChainCNN(max_layers=3, widths=(16,))
-        return space, TableEvaluator(space)
-    space = NASBench201()
-    return space, TableEvaluator(space, nas_bench_201, val_column="val_accuracy_200_epochs", test_column=None)
 
 
 def _pair(space: SearchSpace, evaluator: TableEvaluator, epochs: int, number: int, updates: int) -> dict[str, float]:
