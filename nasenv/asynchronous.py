@@ -1,15 +1,19 @@
-"""The order in which an asynchronous search answers: by what is known first, or as it was answered before."""
+"""An asynchronous search: when it asks for another design, and which of those in flight it answers next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from nasenv.batch import is_another_payable
+from nasenv.budget import Budget
+from nasenv.designs import Designs, checked
+from nasenv.errors import AgentError
 from nasenv.history import Finding, History
 from nasenv.in_flight import InFlight
 from nasenv.known import Known
 from nasenv.replay import Course, Replay
-from nasenv.spaces.space import Architecture
+from nasenv.spaces.space import Architecture, SearchSpace
 from nasenv.trainings import Trainings
 
 
@@ -79,3 +83,19 @@ class Answerable:
         if evaluation < len(self._course.designs) and self._course.designs[evaluation] in self._flight:
             return [self._course.designs[evaluation]]
         return self._flight.designs
+
+
+def fill(flight: InFlight, ask: Callable[[], Designs], space: SearchSpace, budget: Budget, history: History) -> None:
+    """Ask for designs as long as there is room for another and the budget reaches for it.
+
+    Raises:
+        AgentError: something else than one design was proposed, or none while nothing is in flight.
+    """
+    while flight.has_room and is_another_payable(flight.designs, budget, history, space.size):
+        proposed = ask()
+        if not len(proposed) and len(flight):
+            return
+        designs, _ = checked(space, history, proposed)
+        if len(designs) > 1:
+            raise AgentError(f"proposed {len(designs)} designs, was asked for one")
+        flight.add(designs[0])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nasenv.budget import Budget
-from nasenv.errors import AgentError, BudgetExhausted, SearchStopped
+from nasenv.errors import AgentError, BudgetExhausted, InputError, SearchStopped
 from nasenv.history import History
 
 _REFUSALS = 1000  # after which an agent is taken not to hear
@@ -52,6 +53,32 @@ class Ending:
             self._deadline = threading.Timer(seconds, self.stop, [said])
             self._deadline.daemon = True
             self._deadline.start()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let the agent run inside, until the search is over.
+
+        Raises:
+            AgentError: the agent raised; where that came from the search itself, it is raised as it was.
+        """
+        try:
+            yield
+        except BudgetExhausted:
+            pass
+        except (Exception, SystemExit) as error:  # an agent that exits would end the program in silence
+            if self.fault is not None:  # the agent may have wrapped it
+                raise self.fault from None
+            raise AgentError(self._told(error)) from error
+        if self.fault is not None:  # the agent has swallowed it
+            raise self.fault
+
+    def _told(self, error: BaseException) -> str:
+        after = f"after {len(self._history)} evaluations"
+        if isinstance(error, InputError):
+            return f"agent {self._agent}: {error}; {after}"
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
+        return f"agent {self._agent} raised {reason} {after}"
 
     def check(self) -> None:
         """Raise BudgetExhausted where the search is over, SearchStopped where it was stopped before."""

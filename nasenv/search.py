@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from nasenv.answering import Answering
-from nasenv.asynchronous import Answerable
-from nasenv.batch import before_unknown, is_another_payable, within_evaluations, within_seconds
+from nasenv.asynchronous import Answerable, fill
+from nasenv.batch import before_unknown, within_evaluations, within_seconds
 from nasenv.budget import Budget, integer
 from nasenv.cache import Cache
 from nasenv.designs import Designs, checked
@@ -227,30 +226,17 @@ class Search:
         """
         if self.agent is None:
             raise InputError("this search has no agent to run; give it one, or call evaluate")
-        name = type(self.agent).__name__
-        try:
+        with self._ending.running():
             if self._concluding:
                 self._conclude_journal()
             if self.start:
                 self.evaluate(self.start)
             with self.times.part("controller"):
                 self.agent.run(self)
-        except BudgetExhausted:
-            pass
-        except (Exception, SystemExit) as error:  # an agent that exits would end the program in silence
-            if self._ending.fault is not None:  # the agent may have wrapped it
-                raise self._ending.fault from None
-            if isinstance(error, InputError):
-                raise AgentError(f"agent {name}: {error}; after {len(self.history)} evaluations") from error
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
-            raise AgentError(f"agent {name} raised {reason} after {len(self.history)} evaluations") from error
-        if self._ending.fault is not None:  # the agent has swallowed it
-            raise self._ending.fault
         if self.stopped is None and self._replay is not None:
             self._replay.check_used_up(len(self.history))
         if self.ended is None and self.stopped is None:
-            self.ended = f"agent {name} stopped by itself"
+            self.ended = f"agent {type(self.agent).__name__} stopped by itself"
 
     def _conclude_journal(self) -> None:
         """Take in what the journal holds, whatever the agent would do now, and end the search."""
@@ -322,7 +308,7 @@ class Search:
             while True:
                 with self._ending.answering():
                     self._begin()
-                self._fill(flight, ask)
+                fill(flight, ask, self.space, self.budget, self.history)
                 with self.times.part(EVALUATION), self._ending.answering():
                     found = answerable.next()
                     if found is None:
@@ -338,17 +324,6 @@ class Search:
             raise
         finally:
             trainings.close()
-
-    def _fill(self, flight: InFlight, ask: Callable[[], Designs]) -> None:
-        """Ask for designs as long as there is room for another."""
-        while flight.has_room and is_another_payable(flight.designs, self.budget, self.history, self.space.size):
-            proposed = ask()
-            if not len(proposed) and len(flight):
-                return
-            designs, _ = checked(self.space, self.history, proposed)
-            if len(designs) > 1:
-                raise AgentError(f"proposed {len(designs)} designs, was asked for one")
-            flight.add(designs[0])
 
     def _said(self, text: str) -> None:
         if self.say is not None:
