@@ -85,13 +85,28 @@ class Answerable:
         return self._flight.designs
 
 
-def fill(flight: InFlight, ask: Callable[[], Designs], space: SearchSpace, budget: Budget, history: History) -> None:
+def fill(
+    flight: InFlight,
+    ask: Callable[[], Designs],
+    space: SearchSpace,
+    size: int | None,
+    budget: Budget,
+    history: History,
+) -> None:
     """Ask for designs as long as there is room for another and the budget reaches for it.
+
+    Args:
+        flight: the proposals, to which they are added.
+        ask: returns one design; none where the agent waits for an answer first.
+        space: of the designs.
+        size: how many it has; None where that is not known.
+        budget: of the search.
+        history: what the search has seen.
 
     Raises:
         AgentError: something else than one design was proposed, or none while nothing is in flight.
     """
-    while flight.has_room and is_another_payable(flight.designs, budget, history, space.size):
+    while flight.has_room and is_another_payable(flight.designs, budget, history, size):
         proposed = ask()
         if not len(proposed) and len(flight):
             return

@@ -111,7 +111,8 @@ class Search:
         self.listeners = list(listeners)
         self.start = space.check_all(start)
         self._evaluator, self._course = evaluator, course or Course()
-        self._ending = Ending(self.budget, self.history, space.size, type(agent).__name__)
+        self._designs = space.size  # counted once: a space may take its time over it
+        self._ending = Ending(self.budget, self.history, self._designs, type(agent).__name__)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
         self.slots = self._course.slots or evaluator.slots
@@ -308,7 +309,7 @@ class Search:
             while True:
                 with self._ending.answering():
                     self._begin()
-                fill(flight, ask, self.space, self.budget, self.history)
+                fill(flight, ask, self.space, self._designs, self.budget, self.history)
                 with self.times.part(EVALUATION), self._ending.answering():
                     found = answerable.next()
                     if found is None:
