@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -20,7 +21,7 @@ from nasenv.record import Record
 from nasenv.spaces.space import Architecture
 from nasenv.trials import TrialLog
 
-JOURNAL, TRIALS, CONFIG = "journal.jsonl", "trials.jsonl", "config.yaml"
+JOURNAL, TRIALS, CONFIG, TIMES = "journal.jsonl", "trials.jsonl", "config.yaml", "times.json"
 
 
 class RunDirectory:
@@ -85,6 +86,11 @@ class RunDirectory:
         other = differences(self.journal.made_with, provenance())
         if other and len(self.journal):
             yield f"the search was begun with {', '.join(other)}"
+
+    def leave_times(self, seconds: Mapping[str, float], slots: int) -> None:
+        """Write where the time of a start went, by part, on so many slots."""
+        parts = {part: round(spent, 3) for part, spent in seconds.items()}
+        write_whole(self.path / TIMES, json.dumps({"slots": slots, "seconds": parts}, indent=1) + "\n")
 
     def restore(self) -> None:
         """Write again what somebody deleted in the course of the search."""

@@ -238,6 +238,8 @@ class Search:
             self._replay.check_used_up(len(self.history))
         if self.ended is None and self.stopped is None:
             self.ended = f"agent {type(self.agent).__name__} stopped by itself"
+        if self._files is not None:
+            self._files.leave_times(self.where_time_went(), self._evaluator.slots)
 
     def _conclude_journal(self) -> None:
         """Take in what the journal holds, whatever the agent would do now, and end the search."""

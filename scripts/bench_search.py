@@ -1,10 +1,10 @@
 """The default run as a user starts it, beside random search: what it finds, and what of its time is not training.
 
-Each run is ``nasenv train --cache none`` of its own in a temporary folder, read from its journal and result. Search
-seconds go from the first proposal to the last reward; the share that is not training is
-1 - (sum of train_seconds) / (workers x search seconds), with one worker a core, or one training at a time on a GPU.
-Then the first seed of the first agent runs twice on one cache. At its defaults (2 agents, 2 seeds, 200 evaluations) it
-is to take less than 8 minutes on 2 cores.
+Each run is ``nasenv train --cache none`` of its own in a temporary folder, read from its journal, result and times.
+Search seconds go from the first proposal to the last reward. Two shares of the workers' time are told: what is not
+training, and, of that, the overhead: all but what workers do for an evaluation (training, building networks, scoring
+them), which is the agent, its records, and workers without work. Then the first seed of the first agent runs twice on
+one cache. At its defaults (2 agents, 2 seeds, 200 evaluations) it is to take less than 8 minutes on 2 cores.
 """
 
 import argparse
@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from bench import at_least, cores, goal, run, shown, spread, table
+from bench import at_least, goal, run, shown, spread, table
 
 from nasenv import InputError
 
@@ -28,6 +27,7 @@ GOAL_LEARNT = 0.8  # of the seeds
 GOAL_OVERHEAD = 0.05
 GOAL_CACHED = 0.1  # of the time
 _COMMAND = Path(__file__).with_name("train_controller.py")
+_EVALUATING = ("training", "building", "scoring", "data")  # what workers do
 _TIMES = ("seconds", "train_seconds")  # what differs between two journals of the same search
 
 
@@ -48,6 +48,7 @@ class Run:
         _, *lines = (folder / "journal.jsonl").read_text().splitlines()
         self.journal: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self.result = json.loads((folder / "result.json").read_text())
+        self.spent: dict[str, float] = json.loads((folder / "times.json").read_text())["seconds"]
 
     def without_times(self) -> list[dict[str, Any]]:
         """Return the journal without what no two runs share."""
@@ -57,23 +58,19 @@ class Run:
         """Return what the run came to; accuracies and rewards in [0, 1]."""
         rewards = [entry["reward"] for entry in self.journal]
         quarter = max(1, len(rewards) // 4)
-        paid = [entry["train_seconds"] for entry in self.journal if not entry["cached"]]
-        search_seconds = self.journal[-1]["seconds"]
+        whole = sum(self.spent.values())
         return {
             "test_accuracy": self.result["test_accuracy"],
             "best_val_accuracy": max(entry["val_accuracy"] or 0.0 for entry in self.journal),
             "first_quarter": float(np.mean(rewards[:quarter])),
             "last_quarter": float(np.mean(rewards[-quarter:])),
-            "trained": len(paid),
+            "trained": sum(not entry["cached"] for entry in self.journal),
             "repeats": self.result["repeats"],
-            "search_seconds": search_seconds,
-            "not_training": 1 - sum(paid) / (_trainings_at_once() * search_seconds),
+            "search_seconds": self.journal[-1]["seconds"],
+            "not_training": 1 - self.spent.get("training", 0.0) / whole,
+            "overhead": 1 - sum(self.spent.get(part, 0.0) for part in _EVALUATING) / whole,
             "whole_seconds": self.whole_seconds,
         }
-
-
-def _trainings_at_once() -> int:
-    return 1 if torch.cuda.is_available() else cores()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -106,19 +103,21 @@ def _run_tables(figures: dict[str, list[dict[str, float]]]) -> list[dict[str, An
     """Print and return the tables of the runs and of their summary."""
     heads = [
         *("agent", "seed", "test", "best val", "mean reward 1st > last quarter"),
-        *("trained", "repeats", "search s", "not training", "whole s"),
+        *("trained", "repeats", "search s", "not training", "overhead", "whole s"),
     ]
     rows = [
         [
             *(agent, str(seed), f"{f['test_accuracy']:.4f}", f"{f['best_val_accuracy']:.4f}"),
             *(f"{f['first_quarter']:.3f} > {f['last_quarter']:.3f}", f"{f['trained']}", f"{f['repeats']}"),
-            *(f"{f['search_seconds']:.1f}", f"{f['not_training']:.1%}", f"{f['whole_seconds']:.0f}"),
+            *(f"{f['search_seconds']:.1f}", f"{f['not_training']:.1%}", f"{f['overhead']:.1%}"),
+            f"{f['whole_seconds']:.0f}",
         ]
         for agent, fs in figures.items()
         for seed, f in enumerate(fs)
     ]
     runs = table("each run, no cache", heads, rows)
-    keys = ("test_accuracy", "best_val_accuracy", "last_quarter", "search_seconds", "not_training", "whole_seconds")
+    accuracies, times = ("test_accuracy", "best_val_accuracy", "last_quarter"), ("search_seconds", "whole_seconds")
+    keys = (*accuracies, *times, "not_training", "overhead")
     summary = _summary(figures)
     seeds = len(next(iter(figures.values())))
     spreads = [[key, *(shown(s[key], ".4g") for s in summary.values())] for key in keys]
@@ -140,11 +139,13 @@ def _goals(figures: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     """Print and return the goals of the first agent."""
     accuracy = float(np.median([f["test_accuracy"] for f in figures]))
     learnt = float(np.mean([f["last_quarter"] > f["first_quarter"] for f in figures]))
-    overhead = float(np.median([f["not_training"] for f in figures]))
+    overhead = float(np.median([f["overhead"] for f in figures]))
     return [
         goal(f"test accuracy of {GOAL_ACCURACY} or more at the median", accuracy, accuracy >= GOAL_ACCURACY, ".4f"),
         goal(f"last quarter above the first in {GOAL_LEARNT:.0%} of the seeds", learnt, learnt >= GOAL_LEARNT, ".0%"),
-        goal(f"not training under {GOAL_OVERHEAD:.0%} at the median", overhead, overhead < GOAL_OVERHEAD, ".1%"),
+        goal(
+            f"overhead under {GOAL_OVERHEAD:.0%} of the time at the median", overhead, overhead < GOAL_OVERHEAD, ".1%"
+        ),
     ]
 
 

@@ -1,8 +1,14 @@
+import json
 import time
 
 import pytest
 
+from nasenv.agents.random_search import RandomSearch
+from nasenv.budget import Budget
+from nasenv.search import Search
+from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.times import Times, where_it_went
+from tests.cheap_evaluators import Hashed
 
 
 def test_each_moment_belongs_to_the_part_that_was_entered_last(monkeypatch):
@@ -36,3 +42,16 @@ def test_parts_add_up_to_the_wall_time_and_idle_workers_are_one():
 
 def test_a_table_has_no_workers():
     assert where_it_went({"controller": 1.0, "evaluation": 2.0}, {}, 1) == {"evaluation": 2.0, "controller": 1.0}
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_search_leaves_where_its_time_went(tmp_path, stopped):
+    space = ChainCNN(max_layers=2)
+    with Search(space, Hashed(space), RandomSearch(), Budget(20), run_dir=tmp_path) as search:
+        if stopped:
+            search.listeners.append(lambda search, outcome: search.stop("enough"))
+        search.run()
+    left = json.loads((tmp_path / "times.json").read_text())
+    assert left["slots"] == 1
+    assert {"controller", "bookkeeping", "evaluation", "logging"} <= set(left["seconds"])
+    assert left["seconds"] == pytest.approx(search.where_time_went(), abs=0.001)
