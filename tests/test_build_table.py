@@ -128,6 +128,12 @@ def test_a_finished_table_is_not_trained_again(tmp_path):
     assert sorted(before) == ["t.csv", "t.csv.jsonl", "t.md"]
 
 
+def test_a_home_folder_may_be_written_as_it_is_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    build_table(SMALL, Seeded(SMALL), "~/t.csv")
+    assert (tmp_path / "t.csv").exists()
+
+
 def test_what_another_command_began_is_refused_and_left_alone(tmp_path):
     build_table(SMALL, Seeded(SMALL), str(tmp_path / "t.csv"))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -18,7 +18,7 @@ from nasenv.configuration import without_derived
 from nasenv.datasets import Dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult, Trial
-from nasenv.files import write_whole
+from nasenv.files import user_path, write_whole
 from nasenv.provenance import provenance
 from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer, to_architectures
 from nasenv.tables import write_table
@@ -57,7 +57,7 @@ def build_table(
     _check_positive(seeds=seeds, limit=limit)
     designs = every_design(space, 2 * seeds, limit)
     representatives = {design: evaluator.representative(design) for design in designs}
-    path = Path(output)
+    path = user_path(output)
     log = _open_log(path, _identity(space, evaluator, seeds))
     with closing(log):
         networks = list(dict.fromkeys(representatives.values()))

@@ -28,6 +28,7 @@ from nasenv.comparison.summary import summarise, write_summary
 from nasenv.configuration import digest
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
+from nasenv.files import user_path
 from nasenv.objectives import Accuracy, Objective
 from nasenv.provenance import provenance
 from nasenv.spaces.space import SearchSpace
@@ -84,7 +85,7 @@ def compare(
     processes = len(os.sched_getaffinity(0)) if workers == "auto" else integer("workers", workers, least=0)
     limit = _limit(timeout_seconds, made)
     config = config_of(contenders, made, metric, published)
-    folder = Path(output) if output is not None else Path("runs") / f"compare-{digest(config)[:6]}"
+    folder = user_path(output) if output is not None else Path("runs") / f"compare-{digest(config)[:6]}"
     comparison = Comparison(made, contenders, numbers, folder, None if cache == "none" else cache)
     with comparison.held():
         text = _write_config(folder, {**config, "seeds": seeds, "first_seed": first_seed})

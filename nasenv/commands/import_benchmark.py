@@ -12,6 +12,7 @@ from rich.console import Console
 from nasenv.benchmarks import BENCHMARKS
 from nasenv.benchmarks.benchmark import Benchmark, Rows
 from nasenv.errors import InputError
+from nasenv.files import user_path
 from nasenv.tables import nearest, write_table
 
 
@@ -34,12 +35,12 @@ def import_benchmark(
     benchmark, chosen = _chosen(name, dataset)
     if benchmark.needs_trust and not trust_archive:
         raise InputError(f"{name} needs --trust_archive true: {benchmark.needs_trust}: {benchmark.source}")
-    file = Path(output if output is not None else f"{name}-{chosen}.csv.gz".lower())
+    file = user_path(output if output is not None else f"{name}-{chosen}.csv.gz".lower())
     if not file.parent.is_dir():
         raise InputError(f"output {file}: there is no folder {file.parent}")
     console = Console(markup=False, highlight=False)
     with console.status(f"reading {name}, which can take some minutes"):
-        rows = benchmark.read(chosen, Path(source).expanduser() if source is not None else None)
+        rows = benchmark.read(chosen, user_path(source) if source is not None else None)
         verified = benchmark.verify(chosen, rows)
     write_table(file, rows.architectures, rows.columns)
     lines = [
