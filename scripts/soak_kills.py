@@ -3,8 +3,10 @@
 For every agent one search runs in peace, with no worker processes and with two. Then others of the same configuration
 are killed, once or twice, at moments drawn evenly over the time of the peaceful one, and started again until they
 end. Compared are the journal, the trainings and the result, times aside, the networks' weights byte by byte, and
-TensorBoard's curve. Also looked at: how many trainings were begun more than once, and whether worker processes, or the
-server that they are forked from, outlive their parent. Half of the searches have a cache.
+TensorBoard's curve. An asynchronous search goes as its trainings happen to end: it is compared with one in peace that
+is made to take the same course. Also looked at: whether the journal still begins with what it held at each kill, how
+many trainings were begun more than once, and whether worker processes, or the server that they are forked from,
+outlive their parent. Half of the searches have a cache.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from bench import at_least, goal, run, table
-from soak_run import AGENTS, PRELOADED, train_once, trainings_file
+from soak_run import AGENTS, PRELOADED, reproduce_once, train_once, trainings_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 WORKERS = (0, 2)
@@ -38,7 +40,7 @@ class Searches:
     """
 
     def __init__(self, folder: Path, seed: int, evaluations: int) -> None:
-        self.folder, self._rest = folder, (seed, evaluations)
+        self.folder, self.evaluations, self._rest = folder, evaluations, (seed, evaluations)
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(PRELOADED)
 
@@ -55,6 +57,14 @@ class Searches:
         opened = _opened(self.folder / name, process)
         finish(process, self.folder / name)
         return time.perf_counter() - opened
+
+    def again(self, folder: Path) -> Path:
+        """Let a search that has ended run once more, in peace, on the course that it took; return its folder."""
+        again = folder.with_name(f"{folder.name}-again")
+        process = self._processes.Process(target=reproduce_once, args=(folder, again))
+        process.start()
+        finish(process, again)
+        return again
 
 
 def finish(process: ForkServerProcess, folder: Path) -> None:
@@ -98,8 +108,9 @@ def kill_and_resume(searches: Searches, name: str, how: tuple[str, int, bool], m
         finish(searches.start(name, *how), folder)
 
 
-def _lines(path: Path) -> int:
-    return len(path.read_bytes().splitlines()) if path.exists() else 0
+def _lines(path: Path) -> list[bytes]:
+    """Return the lines that have an end."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
 def _children(pid: int | None) -> list[int]:
@@ -166,6 +177,15 @@ def _faults_of_curve(folder: Path, evaluations: int) -> Iterator[str]:
         yield "unfinished files are left"
 
 
+def _faults_of_journal(folder: Path, kept: Sequence[list[bytes]], evaluations: int) -> Iterator[str]:
+    """Yield what is wrong with a journal that held these lines at each kill, whatever others of its kind hold."""
+    lines = _lines(folder / "journal.jsonl")
+    if len(lines) != 1 + evaluations:
+        yield f"{len(lines) - 1} evaluations, the budget is {evaluations}"
+    if any(lines[: len(before)] != before for before in kept):
+        yield "the journal does not begin with what it held when the search was killed"
+
+
 def soak_kills(
     kills: int = 100, seed: int = 0, evaluations: int = 64, names: Sequence[str] = tuple(AGENTS)
 ) -> dict[str, Any]:
@@ -193,7 +213,8 @@ def _in_peace(figures: dict[str, Any], searches: Searches, agent: str) -> dict[i
     peaceful = [searches.folder / f"{agent}-{workers}" for workers in WORKERS]
     try:
         spans = {w: searches.in_peace(folder.name, agent, w) for w, folder in zip(WORKERS, peaceful, strict=True)}
-        figures["failures"] += [f"{peaceful[1].name}: {reason}" for reason in differences(*peaceful)]
+        if not AGENTS[agent]().asynchronous:
+            figures["failures"] += [f"{peaceful[1].name}: {reason}" for reason in differences(*peaceful)]
     except RuntimeError as error:
         figures["failures"].append(str(error))
     return spans
@@ -204,15 +225,19 @@ def _add(
 ) -> None:
     """Kill and resume one search, and add what it came to to its agent's figures."""
     agent, workers, _ = how
-    folder, peaceful = searches.folder / name, searches.folder / f"{agent}-0"
+    folder = searches.folder / name
+    orphans, kept = [], []
     try:
-        orphans = list(kill_and_resume(searches, name, how, moments))
+        for left in kill_and_resume(searches, name, how, moments):
+            orphans.append(left)
+            kept.append(_lines(folder / "journal.jsonl"))
+        peaceful = searches.again(folder) if AGENTS[agent]().asynchronous else searches.folder / f"{agent}-0"
     except RuntimeError as error:
         figures["failures"].append(str(error))
         figures["kills"] += 1
         return
-    begun = _lines(trainings_file(folder)) - _lines(trainings_file(peaceful))
-    found = list(differences(peaceful, folder))
+    begun = len(_lines(trainings_file(folder))) - len(_lines(trainings_file(peaceful)))
+    found = [*differences(peaceful, folder), *_faults_of_journal(folder, kept, searches.evaluations)]
     if begun > max(1, workers) * len(orphans):
         found.append(f"{begun} trainings were begun again after {len(orphans)} kills of {max(1, workers)} at a time")
     if sum(orphans):

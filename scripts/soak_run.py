@@ -10,11 +10,13 @@ from torch import nn
 
 from nasenv import Accuracy, Architecture, Budget, ChainCNN, TrainingEvaluator, agents
 from nasenv.agents import Agent
+from nasenv.commands.reproduce import reproduce
 from nasenv.commands.train import train
 
 AGENTS: dict[str, Callable[[], Agent]] = {
     **{name: getattr(agents, name) for name in agents.__all__ if name not in ("Agent", "StableBaselines")},
     "StableBaselines": lambda: agents.StableBaselines(agents.A2C().algorithm),
+    "AsynchronousEvolution": lambda: agents.RegularizedEvolution(10, 3, asynchronous=True),
 }
 PRELOADED = ["soak_run", "nasenv.run_directory", "torch._dynamo", "optuna", "matplotlib.pyplot", "sklearn.datasets"]
 """What takes seconds to import, so that a process of `train_once` need not do it."""
@@ -50,16 +52,27 @@ class _Telling:
 
 
 def train_once(folder: Path, agent: str, workers: int, cache: bool, seed: int, evaluations: int) -> None:
-    """Search in a run directory, or go on there; what it says goes to ``<folder>.log``, trainings to `trainings`."""
-    os.environ[_TRAININGS] = str(trainings_file(folder))
-    log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(log, stream.fileno())
+    """Search in a run directory, or go on there."""
+    _tell(folder)
     space = ToldChain()
     evaluator = TrainingEvaluator(space, "digits", epochs=1, batch_size=256, final_epochs=1, concurrency=workers)
     budget = Budget(evaluations, finalists=3, final_seeds=2)
     store = str(folder.with_suffix(".db")) if cache else "none"
     train(space, evaluator, AGENTS[agent](), Accuracy(), budget, seed, str(folder), store)
+
+
+def reproduce_once(folder: Path, again: Path) -> None:
+    """Search again as in a run directory that is finished, asynchronously on the same course; exit with 0 if it was."""
+    _tell(again)
+    sys.exit(reproduce(str(folder), str(again)))
+
+
+def _tell(folder: Path) -> None:
+    """Have what is said go to ``<folder>.log``, and trainings to `trainings_file`."""
+    os.environ[_TRAININGS] = str(trainings_file(folder))
+    log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
 
 
 def trainings_file(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """The soak in its short form, and that each of its checks can fail."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -144,6 +145,22 @@ def test_a_resumed_run_that_is_not_as_the_peaceful_one_is_seen(script, tmp_path,
     peaceful, resumed = run_directory(tmp_path / "peaceful"), run_directory(tmp_path / "resumed", **other)
     found = list(script("soak_kills").differences(peaceful, resumed))
     assert found == [] if said is None else any(reason.startswith(said) for reason in found)
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "rewards", "said"),
+    [
+        (2, (0.5, 0.25), []),
+        (3, (0.5, 0.25), ["2 evaluations, the budget is 3"]),
+        (2, (0.6, 0.25), ["the journal does not begin with what it held when the search was killed"]),
+    ],
+)
+def test_a_journal_that_is_not_what_it_was_at_the_kill_is_seen(script, tmp_path, evaluations, rewards, said):
+    kills, folder = script("soak_kills"), run_directory(tmp_path / "run", rewards=(0.5,))
+    kept = kills._lines(folder / "journal.jsonl")
+    shutil.rmtree(folder)
+    run_directory(folder, rewards=rewards)
+    assert list(kills._faults_of_journal(folder, [kept], evaluations)) == said
 
 
 def test_a_process_that_goes_on_is_counted(script):
