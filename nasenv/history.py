@@ -151,10 +151,10 @@ class History(Sequence[Outcome]):
         self._val_accuracies.extend(val_accuracies)
         self.cached += sum(cached)
         self.train_seconds = sum([m.train_seconds for m, _, free in findings if not free], self.train_seconds)
-        measured = [i for i, m in zip(numbers, measurements, strict=True) if m.val_accuracy is not None]
-        best = max(measured, key=self._rewards.__getitem__, default=None)  # the first among equals
-        if best is not None and (self._best is None or self._rewards[best] > self._rewards[self._best]):
-            self._best = best
+        if self._best is None or max(rewards) > self._rewards[self._best]:
+            measured = [i for i, m in zip(numbers, measurements, strict=True) if m.val_accuracy is not None]
+            best = measured if self._best is None else [self._best, *measured]
+            self._best = max(best, key=self._rewards.__getitem__, default=None)  # the first among equals
 
     @property
     def _index(self) -> Mapping[Architecture, int]:

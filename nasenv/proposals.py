@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import overload
 
 import numpy as np
@@ -94,6 +93,7 @@ class Places:
         self._weights = np.array([math.prod(num_choices[t + 1 :].tolist()) for t in range(len(num_choices))])
         self._numbers = np.full(math.prod(num_choices.tolist()), -1, dtype=np.int32)
         self._taken = 0
+        self._proposed: tuple[Sequence[Architecture], NDArray[np.int64]] = (), np.zeros(0, np.int64)  # last, and where
 
     @staticmethod
     def suit(num_choices: NDArray[np.int64]) -> bool:
@@ -123,12 +123,14 @@ class Places:
         is_first = first == order
         numbers[unknown] = -np.cumsum(is_first)[first]
         firsts = unknown[is_first]
-        return Proposals(rows, numbers, check(rows[firsts]), firsts)
+        self._proposed = check(rows[firsts]), new[is_first]
+        return Proposals(rows, numbers, self._proposed[0], firsts)
 
     def catch_up(self, designs: Sequence[Architecture]) -> None:
         """Take in the designs, all that were evaluated so far, in order, that it does not know yet."""
         if self._taken < len(designs):
-            new = chain.from_iterable(designs[self._taken :])
-            rows = np.fromiter(new, dtype=np.int64).reshape(-1, len(self._weights))
-            self._numbers[rows @ self._weights] = np.arange(self._taken, len(designs))
+            new, (proposed, places) = designs[self._taken :], self._proposed
+            if new != proposed:
+                places = np.array(new, dtype=np.int64) @ self._weights
+            self._numbers[places] = np.arange(self._taken, len(designs))
             self._taken = len(designs)
