@@ -48,6 +48,7 @@ class Answering:
         found: Mapping[Architecture, Finding],
         new: Collection[Architecture],
         tell: Callable[[Outcome], None] | None,
+        slots: int | None = None,
     ) -> Answers:
         """Return the answers to the designs, recorded, and those of the new ones journaled.
 
@@ -56,13 +57,14 @@ class Answering:
             found: what is known of those that the history does not have.
             new: those of them that are not in the journal yet.
             tell: told of every answer, repeats too; None where nobody listens.
+            slots: how many networks are in flight from now on; None for as many as before.
         """
         files, spent = self._files, self._history.train_seconds
 
         def hear(outcome: Outcome) -> None:
             if files is not None and not outcome.repeat:
                 if outcome.architecture in new:
-                    files.journal.add(outcome, self._space.to_text(outcome.architecture), self._seconds())
+                    files.journal.add(outcome, self._space.to_text(outcome.architecture), self._seconds(), slots)
                 self._draw(files, outcome)
             if tell is not None:
                 tell(outcome)

@@ -114,7 +114,7 @@ def test_after_a_power_cut_it_goes_on_and_trains_nothing_twice(tmp_path, agent, 
     ended = [tuple(json.loads(line)["architecture"]) for line in lines]
     assert len(set(ended)) == len(ended)
     assert set(ended) == {SPACE.canonical(tuple(entry["architecture"])) for entry in after}
-    assert set(second.at_once) <= {1, 2, 3}  # as many slots as it began with
+    assert max(second.at_once) <= 7  # what was in flight before, and then what this machine has
     assert not {SPACE.canonical(tuple(entry["architecture"])) for entry in before} & set(second.began)
 
 
