@@ -68,7 +68,10 @@ class Agent(Configurable):
         """Make the state of a new search."""
 
     def ask(self, n: int) -> Sequence[Architecture] | NDArray[np.integer[Any]]:
-        """Return n designs to be evaluated, one at least: tuples, or an integer array (n, T)."""
+        """Return n designs to be evaluated, one at least: tuples, or an integer array (n, T).
+
+        An asynchronous agent may return none while designs of its own are in flight: it waits for one to be told.
+        """
         raise AgentError(f"{type(self).__name__} has neither run nor ask; an agent writes one of them")
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:

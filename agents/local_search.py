@@ -26,13 +26,17 @@ class LocalSearch(Agent):
             neighbours before it moves.
         batch_size: number of neighbours, or of random designs to start from, at a time; a neighbourhood's last batch
             can be smaller.
+        asynchronous: see `Agent`; neighbours are evaluated ahead, but it moves in their order, and nothing is asked for
+            while the last of a neighbourhood are in flight.
 
     Raises:
         InputError: an improvement that is neither first nor best.
     """
 
-    def __init__(self, improvement: Literal["first", "best"] = "first", batch_size: int = 1) -> None:
-        super().__init__(batch_size)
+    def __init__(
+        self, improvement: Literal["first", "best"] = "first", batch_size: int = 1, asynchronous: bool = False
+    ) -> None:
+        super().__init__(batch_size, asynchronous)
         if improvement not in ("first", "best"):
             raise InputError(f"LocalSearch: improvement must be first or best, got {improvement!r}")
         self.improvement = improvement
@@ -43,16 +47,23 @@ class LocalSearch(Agent):
         self._rewards: dict[Architecture, float] = {}
         self._here: Architecture | None = None
         self._neighbours: list[Architecture] = []  # of where it stands
+        self._awaited: set[Architecture] = set()  # neighbours of where it stands, or stood, that are not answered yet
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return up to n neighbours not seen before, or n random designs where it stands nowhere."""
-        return self._unknown()[:n] if self._here is not None else self._space.sample(n, self._rng)
+        """Return up to n neighbours not asked for before, or n random designs where it stands nowhere."""
+        if self._here is None:
+            return self._space.sample(n, self._rng)
+        asked = [a for a in self._neighbours if a not in self._rewards and a not in self._awaited][:n]
+        self._awaited.update(asked)
+        return asked
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Remember the rewards and go uphill as far as they tell."""
         self._rewards.update((o.architecture, o.reward) for o in outcomes)
-        if self._here is None:
-            self._stand_on(max(outcomes, key=lambda o: o.reward).architecture)
+        starts = [o for o in outcomes if o.architecture not in self._awaited]
+        self._awaited.difference_update(o.architecture for o in outcomes)
+        if self._here is None and starts:
+            self._stand_on(max(starts, key=lambda o: o.reward).architecture)
         self._climb()
 
     def _climb(self) -> None:
@@ -69,9 +80,6 @@ class LocalSearch(Agent):
                 self._stand_on(max(higher, key=self._rewards.__getitem__))
             else:
                 self._here = None
-
-    def _unknown(self) -> list[Architecture]:
-        return [a for a in self._neighbours if a not in self._rewards]
 
     def _stand_on(self, architecture: Architecture) -> None:
         self._here = architecture

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import gymnasium
@@ -13,12 +12,16 @@ from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-from nasenv.history import Outcome
+from nasenv.env import Episodes, single_spaces
+from nasenv.history import Answers
 from nasenv.search import Search
-from nasenv.vector import ArchitectureVectorEnv
 
-Shaping: TypeAlias = Callable[[Sequence[Outcome]], NDArray[np.float64]]
-"""What an algorithm is paid for n outcomes, (n,)."""
+_Rewards: TypeAlias = NDArray[np.float64]
+
+_MERGED = 512  # rewards that are sorted anew with every batch; more are merged with those before
+
+Shaping: TypeAlias = Callable[[_Rewards, NDArray[np.bool_]], _Rewards]
+"""What an algorithm is paid, (n,), for n rewards, (n,), of which some are repeats, (n,)."""
 
 
 class RankReward:
@@ -28,43 +31,55 @@ class RankReward:
     """
 
     def __init__(self) -> None:
-        self._seen: list[float] = []  # sorted
+        self._seen, self._recent = np.zeros(0), np.zeros(0)  # both sorted
 
-    def __call__(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-        """Return the rewards, (n,), of a batch; all of it is taken in before any is ranked."""
-        for outcome in outcomes:
-            if not outcome.repeat:
-                bisect.insort(self._seen, outcome.reward)
-        return np.array([self._rank(o.reward) for o in outcomes])
+    def __call__(self, rewards: _Rewards, repeats: NDArray[np.bool_]) -> _Rewards:
+        """Return what is paid for a batch, (n,); all of it is taken in before any is ranked."""
+        self._recent = np.sort(np.concatenate([self._recent, rewards[~repeats]]))
+        if len(self._recent) > _MERGED:
+            merged = np.concatenate([self._seen, self._recent])
+            self._seen, self._recent = np.sort(merged, kind="stable"), np.zeros(0)  # stable sorting merges runs
+        below, not_above = (
+            self._seen.searchsorted(rewards, side) + self._recent.searchsorted(rewards, side)
+            for side in ("left", "right")
+        )
+        return (below + not_above) / (len(self._seen) + len(self._recent)) - 1.0
 
-    def _rank(self, reward: float) -> float:
-        below = bisect.bisect_left(self._seen, reward)
-        not_above = bisect.bisect_right(self._seen, reward)
-        return (below + not_above) / len(self._seen) - 1.0
 
-
-def raw_reward(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+def raw_reward(rewards: _Rewards, repeats: NDArray[np.bool_]) -> _Rewards:
     """Return the rewards, (n,), as the objective pays them."""
-    return np.array([o.reward for o in outcomes])
+    return rewards
 
 
 class SearchVecEnv(VecEnv):
-    """`ArchitectureVectorEnv` as Stable-Baselines3 wants a vector environment, with its own view of the reward."""
+    """A search's episodes as Stable-Baselines3 wants a vector environment, with its own view of the reward.
+
+    Observations, actions and masks are those of `nasenv.vector.ArchitectureVectorEnv`.
+
+    Args:
+        search: evaluates the designs; its budget ends a step with `BudgetExhausted`.
+        num_envs: number of designs at once.
+        shape: what the algorithm is paid for rewards.
+        repeat_penalty: what it is paid less for a design that was proposed before.
+    """
+
+    render_mode: str | None = None
 
     def __init__(self, search: Search, num_envs: int, shape: Shaping, repeat_penalty: float) -> None:
-        self._env = ArchitectureVectorEnv(search, num_envs)
+        self.search = search
+        self._episodes = Episodes(search.space, num_envs)
         self._shape, self._penalty = shape, repeat_penalty
         self._actions: NDArray[Any] = np.zeros(num_envs, dtype=np.int64)
-        super().__init__(num_envs, self._env.single_observation_space, self._env.single_action_space)
+        super().__init__(num_envs, *single_spaces(search.space))
 
-    def pay(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+    def pay(self, answers: Answers) -> _Rewards:
         """Return what the algorithm is paid for n designs, (n,)."""
-        return self._shape(outcomes) - self._penalty * np.array([o.repeat for o in outcomes])
+        return self._shape(answers.rewards, answers.repeats) - self._penalty * answers.repeats
 
     def reset(self) -> NDArray[Any]:
         """Begin num_envs designs and return the first observations, (num_envs, D)."""
-        observations, _ = self._env.reset()
-        return observations
+        self._episodes.restart()
+        return self._episodes.observations.copy()
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep the actions, (num_envs,), for ``step_wait``."""
@@ -72,27 +87,36 @@ class SearchVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
         """Return observations, rewards, ends and infos, with what Stable-Baselines3 looks for at an end."""
-        observations, rewards, dones, _, info = self._env.step(self._actions)
+        done = self._episodes.take(self._actions)
+        rewards = np.zeros(self.num_envs, dtype=np.float32)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if dones.any():
-            outcomes = self._env.outcomes
-            rewards = self.pay(outcomes)
-            for i, outcome in enumerate(outcomes):
-                infos[i]["terminal_observation"] = info["final_obs"][i]
-                infos[i]["TimeLimit.truncated"] = False
-                infos[i]["episode"] = {"r": outcome.reward, "l": self._env.search.space.num_decisions, "t": 0.0}
-        return observations, rewards.astype(np.float32), dones, infos
+        if done:
+            answers = self.search.evaluate(self._episodes.choices)
+            rewards, infos = self.pay(answers).astype(np.float32), self._said(answers)
+            self._episodes.restart()
+        return self._episodes.observations.copy(), rewards, np.full(self.num_envs, done), infos
+
+    def _said(self, answers: Answers) -> list[dict[str, Any]]:
+        steps, ends = self.search.space.num_decisions, self._episodes.observations
+        return [
+            {"terminal_observation": end, "TimeLimit.truncated": False, "episode": {"r": reward, "l": steps, "t": 0.0}}
+            for end, reward in zip(ends, answers.rewards.tolist(), strict=True)
+        ]
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are valid now, (num_envs, C)."""
+        return self._episodes.mask.copy()
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         """Return the action masks, which MaskablePPO asks for; there is no other method."""
         if method_name != "action_masks":
             raise AttributeError(f"the environments of a search have no method {method_name}")
-        masks = self._env.action_masks()
+        masks = self.action_masks()
         return [masks[i] for i in self._get_indices(indices)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return an attribute once for each environment: they share it."""
-        return [getattr(self._env, attr_name)] * len(list(self._get_indices(indices)))
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Refuse."""

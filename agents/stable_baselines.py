@@ -1,4 +1,4 @@
-"""Stable-Baselines3 and sb3-contrib algorithms as agents, unmodified, on `ArchitectureVectorEnv`."""
+"""Stable-Baselines3 and sb3-contrib algorithms as agents, unmodified."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from nasenv.agents.agent import Agent, weight
 from nasenv.agents.sb3_env import RankReward, SearchVecEnv, SearchWriter, raw_reward
+from nasenv.agents.sb3_policy import policy_of
 from nasenv.agents.sb3_start import learn_from_start
 from nasenv.errors import InputError
 from nasenv.fitting import one_thread
@@ -23,8 +24,9 @@ class StableBaselines(Agent):
     """Any algorithm of Stable-Baselines3 or sb3-contrib, by its class.
 
     The algorithm is the unmodified class, on the CPU under one thread: its networks are too small for more, and a
-    search repeats exactly. A reward is paid at the end of an episode. Where the search was given designs to start from,
-    an on-policy algorithm first imitates the best of them, and an off-policy one replays them.
+    search repeats exactly. The policies that are a perceptron for actor and critic choose as the library's do, by fewer
+    calls (`nasenv.agents.sb3_policy`). A reward is paid at the end of an episode. Where the search was given designs to
+    start from, an on-policy algorithm first imitates the best of them, and an off-policy one replays them.
 
     Args:
         algorithm: the class, such as sb3_contrib.TRPO.
@@ -65,11 +67,12 @@ class StableBaselines(Agent):
         with one_thread(torch.device("cpu")):
             model = self._make(env, search)
             model.set_logger(Logger(None, [SearchWriter(search)]))
+            logged: dict[str, Any] = {"log_interval": None} if search.record is None else {}
             if len(search.history):
-                learn_from_start(model, search, env.pay(list(search.history)))
-            model.learn(steps)
+                learn_from_start(model, search, env.pay(search.history.answers))
+            model.learn(steps, **logged)
             while True:  # repeats are free, so there may be more episodes than evaluations in the budget
-                model.learn(steps, reset_num_timesteps=False)
+                model.learn(steps, reset_num_timesteps=False, **logged)
 
     def settings_for(self, search: Search) -> dict[str, Any]:
         """Return the arguments of the algorithm for one search."""
@@ -77,8 +80,9 @@ class StableBaselines(Agent):
 
     def _make(self, env: VecEnv, search: Search) -> BaseAlgorithm:
         settings = self.settings_for(search)
+        policy = policy_of(self.algorithm, self.policy)
         try:
-            return self.algorithm(self.policy, env, seed=search.seed, device="cpu", **settings)
+            return self.algorithm(policy, env, seed=search.seed, device="cpu", **settings)
         except (AssertionError, TypeError, ValueError) as error:  # Stable-Baselines3 asserts what it was given
             raise InputError(
                 f"{self.algorithm.__name__} cannot be made with {settings}: {' '.join(str(error).split())}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import nn
 from nasenv.agents.agent import Agent
 from nasenv.budget import Budget
 from nasenv.configuration import digest
-from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
+from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, TestResult, Trial
 from nasenv.history import Answers
+from nasenv.replay import Course
 from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
@@ -61,6 +63,44 @@ class Formula(Evaluator):
         if chance < self.failing:
             return Measurement(None, error="diverged")
         return Measurement(value if self.accuracy is None else self.accuracy)
+
+
+class AnyOrder(Formula):
+    """Measures several designs at once, in pretence; which is done first is drawn from a generator of its own.
+
+    Args:
+        space: the space whose designs it measures.
+        failing: share of the designs whose evaluation fails.
+        slots: how many it works on at once.
+        order: seeds the generator.
+    """
+
+    trains = True
+    indifferent = ("slots", "order")
+
+    def __init__(self, space: SearchSpace, failing: float = 0.1, slots: int = 3, order: int = 0) -> None:
+        super().__init__(space, failing)
+        self._slots, self._order = slots, np.random.default_rng(order)
+        self.at_work: list[Trial] = []
+
+    @property
+    def slots(self) -> int:
+        """How many designs it works on at once."""
+        return self._slots
+
+    def stream(
+        self, trials: Sequence[Trial], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[Trial, Answer]]:
+        """Yield trials of a search with their figures, of those at work any."""
+        queue = trials if isinstance(trials, deque) else deque(trials)
+        self.at_work.clear()
+        while True:
+            while queue and len(self.at_work) < self._slots and not stopped():
+                self.at_work.append(queue.popleft())
+            if not self.at_work:
+                return
+            trial = self.at_work.pop(self._order.integers(len(self.at_work)))
+            yield trial, self.evaluate([trial.architecture])[0]
 
 
 class AgentContract:
@@ -165,6 +205,21 @@ class AgentContract:
             assert first[:n] == start
             assert len(first) == _EVALUATIONS, ways[0].ended
 
+    def test_asynchronous_it_follows_from_the_order_of_the_answers(self) -> None:
+        """An agent that can be answered one by one is: in any order, and the same order leads it the same way."""
+        config = self.make().config()
+        if "asynchronous" not in config["init_args"]:
+            return
+        config["init_args"]["asynchronous"] = True
+        space, agent = _masked_space(), self.make_again(config)
+        for failing in (0.1, 1.0):
+            first = self._searched(space, AnyOrder(space, failing, order=1), agent)
+            assert first.ended == f"the budget of {_EVALUATIONS} evaluations is used up", first.ended
+            designs = [o.architecture for o in first.history]
+            evaluator = AnyOrder(space, failing, slots=2, order=2)
+            again = self._searched(space, evaluator, self.make_again(config), course=Course(first.slots, designs))
+            assert [o.architecture for o in again.history] == designs, "the same answers led to other designs"
+
     def _searched(
         self,
         space: SearchSpace | None = None,
@@ -174,10 +229,12 @@ class AgentContract:
         evaluations: int = _EVALUATIONS,
         start: Sequence[Architecture] = (),
         repeats: int = 20,
+        course: Course | None = None,
     ) -> Search:
         space = space or _masked_space()
         budget = Budget(evaluations, repeats_per_evaluation=repeats)
-        search = _Watched(space, evaluator or Formula(space), agent or self.make(), budget, seed=seed, start=start)
+        parts = (space, evaluator or Formula(space), agent or self.make(), budget)
+        search = _Watched(*parts, seed=seed, start=start, course=course)
         search.run()
         return search
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from nasenv.errors import InputError
 from nasenv.history import Outcome
 from nasenv.search import Search
 from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 _MUTATIONS = 100  # tries to find a design that is new
 
@@ -27,6 +23,8 @@ class TPE(Agent):
     are valid: where masks leave it others, it is another parameter, so the tree is that of the masks. The
     estimator soon suggests the same few designs over and over: one that was asked for before is mutated, in one random
     decision after another, until it is new. Designs that the search was given to start from are trials like others.
+    Designs that are asked for and not answered yet count among those that are not good (Optuna's ``constant_liar``), so
+    that those of a batch, or those in flight, keep apart.
 
     Args:
         startup_trials: number of random designs, or designs to start from, before the estimator is used.
@@ -34,7 +32,7 @@ class TPE(Agent):
             and not among the others is taken.
         multivariate: whether the choices of a design are drawn together, from a joint density.
         batch_size: number of designs at a time; they are evaluated side by side.
-        asynchronous: see `Agent`; of designs in flight the estimator knows nothing, but none is proposed again.
+        asynchronous: see `Agent`.
 
     Raises:
         InputError: a number that is not positive; Optuna is not installed.
@@ -71,28 +69,32 @@ class TPE(Agent):
         """Start a study in memory."""
         import optuna
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate
+        with warnings.catch_warnings():  # before Optuna 5, multivariate and constant_liar are experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(
                 n_startup_trials=self.startup_trials,
                 n_ei_candidates=self.candidates,
                 multivariate=self.multivariate,
+                constant_liar=True,
                 seed=int(rng.integers(2**32)),
             )
         self._space, self._rng = space, rng
         self._study = optuna.create_study(sampler=sampler, direction="maximize")
-        self._seen: set[Architecture] = set()
+        self._numbers: dict[Architecture, int] = {}  # of the trials of the designs that were asked for, or told
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n designs, none of which was asked for before as far as that can be."""
-        return [self._new(self._suggested()) for _ in range(n)]
+        """Return n designs, none of which was asked for before as far as that can be; their trials are running."""
+        designs: list[Architecture] = []
+        for _ in range(n):
+            designs.append(self._new(self._suggested()))
+            self._trial(designs[-1])
+        return designs
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Add a trial for each design that is new."""
+        """End the trial of each design that is new."""
         for outcome in outcomes:
-            self._seen.add(outcome.architecture)
             if not outcome.repeat:
-                self._study.add_trial(self._trial(outcome))
+                self._study.tell(self._trial(outcome.architecture), outcome.reward)
 
     def _suggested(self) -> Architecture:
         """Return the estimator's design; the trial that it takes is given up, as what is evaluated may be another."""
@@ -109,24 +111,26 @@ class TPE(Agent):
     def _new(self, design: Architecture) -> Architecture:
         """Return the design, mutated until it is one that was not asked for before."""
         for _ in range(_MUTATIONS):
-            if design not in self._seen:
+            if design not in self._numbers:
                 break
             design = self._space.mutate(design, self._rng)
-        self._seen.add(design)
         return design
 
-    def _trial(self, outcome: Outcome) -> FrozenTrial:
-        """Return a finished trial of a design that was not asked for."""
+    def _trial(self, design: Architecture) -> int:
+        """Return the number of a design's trial; a new design's begins to run."""
         from optuna.distributions import CategoricalDistribution
-        from optuna.trial import create_trial
+        from optuna.trial import TrialState, create_trial
 
-        row = outcome.architecture
-        taken = [(*self._parameter(row[:t]), choice) for t, choice in enumerate(row)]
-        return create_trial(
-            params={name: choice for name, valid, choice in taken if len(valid) > 1},
-            distributions={name: CategoricalDistribution(valid) for name, valid, _ in taken if len(valid) > 1},
-            value=outcome.reward,
-        )
+        if design not in self._numbers:
+            taken = [(*self._parameter(design[:t]), choice) for t, choice in enumerate(design)]
+            trial = create_trial(
+                state=TrialState.RUNNING,
+                params={name: choice for name, valid, choice in taken if len(valid) > 1},
+                distributions={name: CategoricalDistribution(valid) for name, valid, _ in taken if len(valid) > 1},
+            )
+            self._study.add_trial(trial)
+            self._numbers[design] = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[-1].number
+        return self._numbers[design]
 
     def _parameter(self, prefix: Architecture) -> tuple[str, tuple[int, ...]]:
         """Return the name and the values of the parameter that stands for the next decision."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nasenv.budget import Budget
@@ -45,8 +45,8 @@ class Answering:
     def take(
         self,
         designs: Sequence[Architecture],
-        found: Mapping[Architecture, Finding],
-        new: Collection[Architecture],
+        found: Sequence[Finding],
+        replayed: int,
         tell: Callable[[Outcome], None] | None,
         slots: int | None = None,
     ) -> Answers:
@@ -54,16 +54,16 @@ class Answering:
 
         Args:
             designs: the proposals, in order.
-            found: what is known of those that the history does not have.
-            new: those of them that are not in the journal yet.
+            found: what is known of those that are new, in order.
+            replayed: how many of these, from the first, are in the journal already.
             tell: told of every answer, repeats too; None where nobody listens.
             slots: how many networks are in flight from now on; None for as many as before.
         """
-        files, spent = self._files, self._history.train_seconds
+        files, spent, journaled = self._files, self._history.train_seconds, len(self._history) + replayed
 
         def hear(outcome: Outcome) -> None:
             if files is not None and not outcome.repeat:
-                if outcome.architecture in new:
+                if outcome.evaluation > journaled:
                     files.journal.add(outcome, self._space.to_text(outcome.architecture), self._seconds(), slots)
                 self._draw(files, outcome)
             if tell is not None:
@@ -72,7 +72,8 @@ class Answering:
         heard = hear if files is not None or tell is not None else None
         with self._times.part("logging"):
             answers = self._history.take(designs, found, self._budget.charge_repeats, heard)
-            if files is not None and self._durable and new and self._history.train_seconds > spent:
+            paid = len(self._history) > journaled and self._history.train_seconds > spent
+            if files is not None and self._durable and paid:
                 files.journal.sync()
         return answers
 

@@ -83,9 +83,9 @@ class Answerable:
         self._trainings.begin(self._flight.representatives)
         while not self._stopped():
             for design in self._candidates():
-                finding = self._known.charge(design)
-                if finding is not None:
-                    return Next(design, finding, new=True, slots=self._changed())
+                found = self._known.charge([design])
+                if found:
+                    return Next(design, found[0], new=True, slots=self._changed())
             self._trainings.wait()
         return None
 

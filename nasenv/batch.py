@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from nasenv.budget import Budget
 from nasenv.history import Finding, History
@@ -31,27 +31,27 @@ def within_evaluations(
 def within_seconds(
     designs: Sequence[Architecture],
     new: Sequence[Architecture],
-    found: Mapping[Architecture, Finding],
+    found: Sequence[Finding],
     budget: Budget,
     history: History,
 ) -> Sequence[Architecture] | None:
     """Return the designs up to and with the one that uses the charged seconds up.
 
-    None where none of them does, as far as what was found of the new ones goes. For the other arguments see
-    `within_evaluations`.
+    None where none of them does, as far as what was found of the first of the new ones goes. For the other arguments
+    see `within_evaluations`.
     """
     limit, charged = budget.charged_seconds, history.charged_seconds
     if limit is None:
         return None
-    uncharged = set(new)
+    uncharged, of = set(new), dict(zip(new, found, strict=False))
     for number, design in enumerate(designs, 1):
         if design in uncharged:
-            if design not in found:
+            if design not in of:
                 return None
-            charged += found[design].measurement.train_seconds
+            charged += of[design].measurement.train_seconds
             uncharged.discard(design)
         elif budget.charge_repeats:
-            seen = found[design] if design in found else history.find(design)
+            seen = of[design] if design in of else history.find(design)
             charged += seen.measurement.train_seconds if seen else 0.0
         if charged >= limit:
             return designs[:number]
@@ -59,11 +59,10 @@ def within_seconds(
 
 
 def before_unknown(
-    designs: Sequence[Architecture], new: Sequence[Architecture], found: Mapping[Architecture, Finding]
+    designs: Sequence[Architecture], new: Sequence[Architecture], found: Sequence[Finding]
 ) -> Sequence[Architecture]:
     """Return the designs before the first new one of which nothing could be found out."""
-    unknown = next((design for design in new if design not in found), None)
-    return designs if unknown is None else designs[: designs.index(unknown)]
+    return designs if len(found) == len(new) else designs[: designs.index(new[len(found)])]
 
 
 def is_another_payable(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from functools import cache, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -60,6 +62,52 @@ class EventFile:
             self._file.close()
         except OSError as error:
             raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
+
+
+def scalars_event(wall_time: float, step: int, values: Mapping[str, float]) -> bytes:
+    """Return an event that holds a value for each tag, serialised as protobuf does it.
+
+    The messages are TensorBoard's Event and Summary (tensorboard/compat/proto/event.proto, summary.proto): making and
+    serialising them takes four times as long.
+
+    Args:
+        wall_time: seconds since 1970.
+        step: 0 or more.
+        values: by tag; as float32, so infinite where they are too large for it.
+    """
+    layout, heads = _layout(tuple(values))
+    with np.errstate(over="ignore"):
+        numbers = np.fromiter(values.values(), np.float64, len(values)).astype(np.float32).tolist()
+    summary = layout.pack(*chain.from_iterable(zip(heads, numbers, strict=True)))
+    return b"".join(
+        (
+            struct.pack("<Bd", 0x09, wall_time),
+            b"\x10" + _varint(step) if step else b"",  # a zero is left out
+            b"\x2a" + _varint(len(summary)),
+            summary,
+        )
+    )
+
+
+@lru_cache(maxsize=256)
+def _layout(tags: tuple[str, ...]) -> tuple[struct.Struct, list[bytes]]:
+    """Return how the values of a Summary with these tags lie, and what stands before each of them."""
+    heads = []
+    for tag in tags:
+        name = tag.encode()
+        named = b"\x0a" + _varint(len(name)) + name + b"\x15"
+        heads.append(b"\x0a" + _varint(len(named) + 4) + named)
+    return struct.Struct("<" + "".join(f"{len(head)}sf" for head in heads)), heads
+
+
+def _varint(number: int) -> bytes:
+    """Return a whole number, 0 or more, as protobuf writes it: seven bits a byte, the lowest first."""
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
 
 
 def crc32c(data: bytes) -> int:

@@ -63,7 +63,7 @@ class History(Sequence[Outcome]):
         self.train_seconds = 0.0  # paid by this search: cached measurements cost nothing
         self.charged_seconds = 0.0  # what the budget counts: cached measurements too, repeats where they are charged
         self.cached = 0  # distinct evaluations that cost nothing
-        self._index: dict[Architecture, int] = {}
+        self._numbers: dict[Architecture, int] = {}  # of the first designs, as `_index` caught up with them
         self._architectures: list[Architecture] = []
         self._measurements: list[Measurement] = []
         self._proposals, self._free = array("q"), array("b")
@@ -88,7 +88,7 @@ class History(Sequence[Outcome]):
     def take(
         self,
         designs: Sequence[Architecture],
-        found: Mapping[Architecture, Finding],
+        found: Sequence[Finding],
         charge_repeats: bool = False,
         hear: Callable[[Outcome], None] | None = None,
     ) -> Answers:
@@ -96,60 +96,73 @@ class History(Sequence[Outcome]):
 
         Args:
             designs: the proposals, in order.
-            found: what is known of those among them that are new.
+            found: what is known of those among them that are new, in order.
             charge_repeats: whether proposals of known designs are charged again.
             hear: told of each answer when it has been taken in, before the next is.
         """
         proposals = designs if isinstance(designs, Proposals) else Proposals.of(designs, self._index)
         first, known = self.proposals + 1, len(self)
-        repeats = proposals.repeats
-        if hear is None and not charge_repeats:
-            self._add(proposals.new, [found[design] for design in proposals.new], (first + proposals.firsts).tolist())
+        repeats, numbers = proposals.repeats, proposals.numbered(known)
+        if hear is None:
+            self._take(proposals.new, found, (first + proposals.firsts).tolist(), numbers.tolist(), charge_repeats)
         else:
-            self._take_each(proposals, repeats.tolist(), found, charge_repeats, hear)
-        self.proposals = first + len(proposals) - 1
-        return Answers(self, proposals.numbered(known), first, repeats)
-
-    def _take_each(
-        self,
-        proposals: Proposals,
-        repeats: Sequence[bool],
-        found: Mapping[Architecture, Finding],
-        charge_repeats: bool,
-        hear: Callable[[Outcome], None] | None,
-    ) -> None:
-        """Take in proposals one by one."""
-        numbers, new = proposals.numbered(len(self)).tolist(), iter(proposals.new)
-        for number, repeat in zip(numbers, repeats, strict=True):
-            self.proposals += 1
-            if not repeat:
-                design = next(new)
-                self._add([design], [found[design]], [self.proposals])
-            elif charge_repeats:
-                self.charged_seconds += self._measurements[number].train_seconds
-            if hear is not None:
+            for number, repeat in zip(numbers.tolist(), repeats.tolist(), strict=True):
+                one = slice(len(self) - known, len(self) - known + (not repeat))
+                self._take(proposals.new[one], found[one], [self.proposals + 1], [number], charge_repeats)
                 hear(self.outcome(number, self.proposals, repeat))
+        return Answers(self, numbers, first, repeats)
+
+    def _take(
+        self,
+        new: Sequence[Architecture],
+        found: Sequence[Finding],
+        firsts: Sequence[int],
+        numbers: Sequence[int],
+        charge_repeats: bool,
+    ) -> None:
+        """Take in the next proposals.
+
+        Args:
+            new: those that are new, each once.
+            found: what is known of these.
+            firsts: the numbers of their proposals.
+            numbers: (n,), of the evaluation of each proposal, from 0.
+            charge_repeats: whether those that are known are charged.
+        """
+        known = len(self)
+        if new:
+            self._add(new, found[: len(new)], firsts)
+        self.proposals += len(numbers)
+        for number in numbers if charge_repeats else range(known, len(self)):
+            self.charged_seconds += self._measurements[number].train_seconds
+            if number == len(self._charged):
+                self._charged.append(self.charged_seconds)
 
     def _add(self, designs: Sequence[Architecture], findings: Sequence[Finding], proposals: Sequence[int]) -> None:
-        """Take in what was found out about designs that are new, by the numbers of their proposals."""
-        first = len(self)
-        self._index.update(zip(designs, range(first, first + len(designs)), strict=True))
+        """Take in what was found out about one or more designs that are new, by the numbers of their proposals."""
+        measurements, rewards, cached = zip(*findings, strict=True)
+        numbers = range(len(self), len(self) + len(designs))
         self._architectures += designs
+        self._measurements += measurements
         self._proposals.extend(proposals)
-        for index, (measurement, reward, cached) in enumerate(findings, start=first):
-            seconds, val_accuracy = measurement.train_seconds, measurement.val_accuracy
-            self._measurements.append(measurement)
-            self._free.append(cached)
-            self._rewards.append(reward)
-            self._val_accuracies.append(math.nan if val_accuracy is None else val_accuracy)
-            self.charged_seconds += seconds
-            self._charged.append(self.charged_seconds)
-            if cached:
-                self.cached += 1
-            else:
-                self.train_seconds += seconds
-            if val_accuracy is not None and (self._best is None or reward > self._rewards[self._best]):
-                self._best = index
+        self._free.extend(cached)
+        self._rewards.extend(rewards)
+        val_accuracies = [math.nan if m.val_accuracy is None else m.val_accuracy for m in measurements]
+        self._val_accuracies.extend(val_accuracies)
+        self.cached += sum(cached)
+        self.train_seconds = sum([m.train_seconds for m, _, free in findings if not free], self.train_seconds)
+        measured = [i for i, m in zip(numbers, measurements, strict=True) if m.val_accuracy is not None]
+        best = max(measured, key=self._rewards.__getitem__, default=None)  # the first among equals
+        if best is not None and (self._best is None or self._rewards[best] > self._rewards[self._best]):
+            self._best = best
+
+    @property
+    def _index(self) -> Mapping[Architecture, int]:
+        """The number of each design's evaluation, from 0."""
+        taken = len(self._numbers)
+        if taken < len(self):
+            self._numbers.update(zip(self._architectures[taken:], range(taken, len(self)), strict=True))
+        return self._numbers
 
     def outcome(self, index: int, proposal: int | None = None, repeat: bool = False) -> Outcome:
         """Return the answer on evaluation ``index``, from 0, to its first proposal or a later one."""

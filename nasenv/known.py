@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat, takewhile
 
 from nasenv.cache import Cache
 from nasenv.errors import InputError
@@ -41,15 +42,12 @@ class Known:
         self._evaluator, self._objective, self._cache, self._log = evaluator, objective, cache, log
         self._times = times
         self._known: dict[Architecture, Measurement] = dict(known)
-        self._unpaid: set[Architecture] = set()  # trained for this search, and not yet charged to an evaluation
+        self._payers: dict[Architecture, Architecture | None] = dict.fromkeys(known)  # by representative; None: nobody
         for trial, answer in log.answers.items() if log is not None else ():
             if trial.kind == "search" and isinstance(answer, Measurement):
                 self._known[trial.architecture] = answer
-                self._unpaid.add(trial.architecture)
+                self._payers.pop(trial.architecture, None)
         self._problem = (evaluator.space.fingerprint(), evaluator.fingerprint(), FIDELITY)
-
-    def __contains__(self, representative: Architecture) -> bool:
-        return representative in self._known
 
     def learn(self, found: Mapping[Architecture, Finding]) -> dict[Architecture, Finding]:
         """Take in what a journal says of designs, and return it; what a table says too is kept once."""
@@ -62,20 +60,19 @@ class Known:
         for design, finding in found.items():
             representative = self._evaluator.representative(design)
             self._known[representative] = finding.measurement
-            if not finding.cached:
-                self._unpaid.discard(representative)
+            self._payers[representative] = design
         return dict(found)
 
     def find(self, wanted: Iterable[Architecture]) -> list[Architecture]:
         """Learn of representatives what costs no training, and return those that are still unknown."""
-        missing = [r for r in wanted if r not in self._known]
-        if missing and not self._evaluator.trains:
-            measured = dict(zip(missing, self._evaluator.evaluate(missing, FIDELITY), strict=True))
-            self._known |= measured
-            self._unpaid |= measured.keys()
-        elif missing and self._cache is not None:
+        if not self._evaluator.trains:
+            return []
+        missing = [r for r in dict.fromkeys(wanted) if r not in self._known]
+        if missing and self._cache is not None:
             with self._times.part(_CACHE):
-                self._known |= self._cache.find(*self._problem, missing)
+                cached = self._cache.find(*self._problem, missing)
+            self._known |= cached
+            self._payers |= dict.fromkeys(cached)
         return [r for r in missing if r not in self._known]
 
     def claim(self, missing: Sequence[Architecture]) -> list[Architecture]:
@@ -99,23 +96,25 @@ class Known:
             with self._times.part("logging"):
                 self._log.add(trial, answer)
         self._known[trial.architecture] = answer
-        self._unpaid.add(trial.architecture)
         if self._cache is not None:
             with self._times.part(_CACHE):
                 self._cache.add(*self._problem, {trial.architecture: answer})
 
-    def charge(self, design: Architecture) -> Finding | None:
-        """Return what a design is worth, None where that is not known, and let it pay for its network.
+    def charge(self, designs: Sequence[Architecture]) -> list[Finding]:
+        """Return what designs are worth, up to the first of which it is not known, and let them pay for their networks.
 
-        The first design of a network that was trained for this search is not ``cached``: it is the one that paid.
+        The first design of a network that was measured for this search is not ``cached``: it is the one that paid.
         """
-        representative = self._evaluator.representative(design)
-        measurement = self._known.get(representative)
-        if measurement is None:
-            return None
-        free = representative not in self._unpaid
-        self._unpaid.discard(representative)
-        return Finding(measurement, self._objective.reward(measurement), free)
+        networks = [self._evaluator.representative(design) for design in designs]
+        if self._evaluator.trains:
+            networks = list(takewhile(self._known.__contains__, networks))
+            measurements = [self._known[network] for network in networks]
+        else:
+            measurements = self._evaluator.evaluate(networks, FIDELITY)
+        payers = map(self._payers.setdefault, networks, designs)
+        cached = [payer is not design for payer, design in zip(payers, designs, strict=False)]
+        columns = zip(measurements, self._objective.rewards(measurements), cached, strict=True)
+        return list(map(tuple.__new__, repeat(Finding), columns))  # Finding's own __new__ is Python
 
 
 def faulty(evaluator: Evaluator, reason: str) -> InputError:

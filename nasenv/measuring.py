@@ -25,12 +25,10 @@ class Measuring:
     def __init__(self, evaluator: Evaluator, known: Known, say: Callable[[str], None]) -> None:
         self._evaluator, self._known, self._say = evaluator, known, say
 
-    def measure(self, designs: Sequence[Architecture], stopped: Callable[[], bool]) -> dict[Architecture, Finding]:
-        """Return what designs are worth: of all, or, where it is stopped, of those that were done by then."""
-        representatives = dict.fromkeys(self._evaluator.representative(design) for design in designs)
-        self._train_once(self._known.find(representatives), stopped)
-        found = {design: self._known.charge(design) for design in designs}
-        return {design: finding for design, finding in found.items() if finding is not None}
+    def measure(self, designs: Sequence[Architecture], stopped: Callable[[], bool]) -> list[Finding]:
+        """Return what designs are worth: of all, or, where it is stopped, up to the first that was not done by then."""
+        self._train_once(self._known.find(map(self._evaluator.representative, designs)), stopped)
+        return self._known.charge(designs)
 
     def _train_once(self, missing: Sequence[Architecture], stopped: Callable[[], bool]) -> None:
         """Have designs trained by this search, or wait for another on the same cache that is training them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import overload
 
 import numpy as np
@@ -115,17 +116,19 @@ class Places:
         unknown = np.flatnonzero(numbers < 0)
         if not len(unknown):
             return Proposals(rows, numbers, (), unknown)
-        _, firsts, which = np.unique(places[unknown], return_index=True, return_inverse=True)
-        order = np.argsort(firsts)  # by their first proposal
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        numbers[unknown] = -1 - rank[which]
-        firsts = unknown[firsts[order]]
+        order, new = np.arange(len(unknown)), places[unknown]
+        self._numbers[new[::-1]] = order[::-1]  # of equals the first is written last
+        first = self._numbers[new]  # of each, the first of its equals
+        self._numbers[new] = -1
+        is_first = first == order
+        numbers[unknown] = -np.cumsum(is_first)[first]
+        firsts = unknown[is_first]
         return Proposals(rows, numbers, check(rows[firsts]), firsts)
 
     def catch_up(self, designs: Sequence[Architecture]) -> None:
         """Take in the designs, all that were evaluated so far, in order, that it does not know yet."""
         if self._taken < len(designs):
-            rows = np.array(designs[self._taken :], dtype=np.int64)
+            new = chain.from_iterable(designs[self._taken :])
+            rows = np.fromiter(new, dtype=np.int64).reshape(-1, len(self._weights))
             self._numbers[rows @ self._weights] = np.arange(self._taken, len(designs))
             self._taken = len(designs)

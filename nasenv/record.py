@@ -23,7 +23,7 @@ from tensorboard.plugins.text.metadata import create_summary_metadata as text_me
 from torch import fx, nn
 
 from nasenv.errors import InputError
-from nasenv.events import EventFile
+from nasenv.events import EventFile, scalars_event
 from nasenv.history import History, Outcome
 from nasenv.plots import Figure, choice_shares, to_png
 from nasenv.spaces.space import SearchSpace
@@ -101,7 +101,7 @@ class Record:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write one event with a value for each tag."""
-        self._summaries((Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()), step)
+        self._file.write(scalars_event(self._started + self._clock(), step, values))
 
     def curve(self, tag: str, values: Sequence[float]) -> None:
         """Write a learning curve: values[k] at step k + 1, the epoch."""

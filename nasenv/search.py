@@ -277,11 +277,11 @@ class Search:
             within = within_seconds(payable, new, found, self.budget, self.history)
             if within is None and len(new) > replayed:
                 with self.times.part(EVALUATION):
-                    found |= self._measuring.measure(new[replayed:], self.is_stopped)
+                    found += self._measuring.measure(new[replayed:], self.is_stopped)
                 payable = before_unknown(payable, new, found)
                 within = within_seconds(payable, new, found, self.budget, self.history)
             taken = payable if within is None else within
-            answers = self._answering.take(taken, found, set(new[replayed:]), self._listener)
+            answers = self._answering.take(taken, found, replayed, self._listener)
             if len(answers) < len(designs):
                 self._ending.check()
             return answers
@@ -319,9 +319,9 @@ class Search:
                         continue  # it was stopped
                     flight.land(found.design)
                     flight.slots = found.slots or flight.slots
-                    findings = {} if found.finding is None else {found.design: found.finding}
-                    new = {found.design} if found.new else set()
-                    answers = self._answering.take([found.design], findings, new, self._listener, found.slots)
+                    findings = [] if found.finding is None else [found.finding]
+                    replayed = 0 if found.new else len(findings)
+                    answers = self._answering.take([found.design], findings, replayed, self._listener, found.slots)
                 yield answers
         except BudgetExhausted:
             with self._ending.answering():
@@ -374,11 +374,12 @@ class Search:
             self._since = time.monotonic()
         self._ending.watch_the_clock()
 
-    def _replayed(self, designs: Sequence[Architecture]) -> dict[Architecture, Finding]:
+    def _replayed(self, designs: Sequence[Architecture]) -> list[Finding]:
         """Return what the journal still has to say, of the first of the designs."""
         if self._replay is None or not self.replayed:
-            return {}
-        return self._known.learn({design: self._replay.answer(design) for design in designs[: self.replayed]})
+            return []
+        said = {design: self._replay.answer(design) for design in designs[: self.replayed]}
+        return list(self._known.learn(said).values())
 
     def where_time_went(self) -> dict[str, float]:
         """Return the seconds of this start by part, the largest first; what workers did counts by their number."""

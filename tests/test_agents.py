@@ -26,8 +26,6 @@ from nasenv.agents.sb3_env import RankReward
 from nasenv.agents.testing import AgentContract
 from nasenv.budget import Budget
 from nasenv.errors import AgentError
-from nasenv.evaluators.evaluator import Measurement
-from nasenv.history import Outcome
 from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.cheap_evaluators import Hashed, HiddenDesign
@@ -226,12 +224,13 @@ def test_masks_keep_invalid_choices_from_being_proposed(agent, wasted, monkeypat
 
 def test_rank_rewards_are_mid_ranks_among_the_distinct_designs():
     rng = np.random.default_rng(0)
-    values = rng.integers(0, 6, 40) / 5
-    outcomes = [Outcome((i,), Measurement(v), float(v), i + 1, i + 1) for i, v in enumerate(values)]
+    values, repeats = rng.integers(0, 900, 2000) / 900, rng.random(2000) < 0.3
     rank = RankReward()
-    rank(outcomes[:20])
-    expected = (rankdata(values) - 0.5) / 40 * 2 - 1
-    np.testing.assert_allclose(rank(outcomes[20:]), expected[20:])
+    for first in range(0, 2000, 40):
+        last = first + 40
+        seen = values[:last][~repeats[:last]]
+        expected = [(rankdata([*seen, v])[-1] - 1) / len(seen) * 2 - 1 for v in values[first:last]]
+        np.testing.assert_allclose(rank(values[first:last], repeats[first:last]), expected, atol=1e-12)
 
 
 def test_what_an_algorithm_logs_is_in_the_searchs_own_event_file(tmp_path):

@@ -13,8 +13,10 @@ from nasenv.agents.random_search import RandomSearch
 from nasenv.budget import Budget
 from nasenv.cache import Cache
 from nasenv.errors import BudgetExhausted, InputError
+from nasenv.evaluators.table import TableEvaluator
 from nasenv.search import Search
 from nasenv.spaces.space import Decision, SearchSpace
+from nasenv.tables import write_table
 from tests.cheap_evaluators import Hashed
 
 
@@ -163,6 +165,44 @@ def test_columns_say_what_the_outcomes_say():
         assert search.history.top(3)[0] == best
         assert search.history[-1] == list(search.history)[-1]
         assert search.history[1:3] == list(search.history)[1:3]
+
+
+# A batch
+
+
+def problem(kind, folder):
+    """Return an evaluator that trains, or one that looks up the same in a table; seconds there are tenths."""
+    if kind == "trained":
+        return Priced(SPACE)
+    accuracies = [Priced(SPACE).measure(design).val_accuracy for design in DESIGNS]
+    columns = {"val_accuracy": accuracies, "train_seconds": [price(design) / 10 for design in DESIGNS]}
+    write_table(folder / "t.csv", [SPACE.to_text(design) for design in DESIGNS], columns)
+    return TableEvaluator(SPACE, str(folder / "t.csv"), test_column=None, canonical=kind == "canonical table")
+
+
+@pytest.mark.parametrize("charge_repeats", [False, True])
+@pytest.mark.parametrize("kind", ["trained", "table", "canonical table"])
+def test_a_batch_is_answered_as_its_designs_are_one_by_one(kind, charge_repeats, tmp_path):
+    drawn = np.random.default_rng(0).integers(3, size=(4, 15, 3))  # repeats and equivalent designs among them
+    ways = {
+        "one by one": [[tuple(row)] for rows in drawn.tolist() for row in rows],
+        "tuples": [[tuple(row) for row in rows] for rows in drawn.tolist()],
+        "arrays": drawn,
+    }
+    found = {}
+    for way, batches in ways.items():
+        for folder in (None, tmp_path / way):
+            with make(problem(kind, tmp_path), run_dir=folder, charge_repeats=charge_repeats) as search:
+                answers = [outcome for batch in batches for outcome in search.evaluate(batch)]
+                history = search.history
+                spent = (history.train_seconds, history.charged_seconds, history.cached, history.proposals)
+                columns = [c.tolist() for c in (history.seconds, history.proposal_numbers)]
+                found[way, folder] = (answers, list(history), history.best, spent, columns)
+    expected = found["one by one", None]
+    assert all(result == expected for result in found.values())
+    assert [journal(tmp_path / way) for way in ways] == [journal(tmp_path / "one by one")] * 3
+    assert {o.repeat for o in expected[0]} == {True, False}
+    assert {o.cached for o in expected[0]} == ({False} if kind == "table" else {True, False})
 
 
 # Charged seconds

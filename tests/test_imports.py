@@ -52,7 +52,7 @@ BASES = {  # what the other files of a folder may import of it
         *("evaluator", "cost", "trainer", "concurrency", "devices"),
         *("workers", "serving", "worker", "team", "dispatch"),
     },
-    "agents": {"agent", "stable_baselines", "sb3_env", "sb3_start"},
+    "agents": {"agent", "stable_baselines", "sb3_env", "sb3_policy", "sb3_start"},
     "comparison": {
         *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),
         *("lines", "drawing", "panels", "boxes", "matrix", "figures", "cells", "tables", "page", "words"),
@@ -62,10 +62,10 @@ BASES = {  # what the other files of a folder may import of it
 }
 ONLY_IN = {
     "stable_baselines3": {
-        *(f"agents/{name}.py" for name in ("stable_baselines", "sb3", "sb3_env", "sb3_start")),
+        *(f"agents/{name}.py" for name in ("stable_baselines", "sb3", "sb3_env", "sb3_policy", "sb3_start")),
         "scripts/bench_ppo.py",  # which holds it against ours
     },
-    "sb3_contrib": {"agents/sb3.py", "agents/sb3_start.py"},
+    "sb3_contrib": {"agents/sb3.py", "agents/sb3_policy.py", "agents/sb3_start.py"},
     "optuna": {"agents/tpe.py"},
     "matplotlib": {
         "nasenv/plots.py",

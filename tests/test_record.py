@@ -33,7 +33,7 @@ def outcome_of(k, val_accuracy, history, cached=False):
     error = "out of memory" if val_accuracy is None else None
     measurement = Measurement(val_accuracy, error, train_seconds=2.0, metrics={"params": 10.0 * k, "device": "cpu"})
     design = (k % 2, k % 3, k)  # the space has two decisions; the last tells designs apart
-    return history.take([design], {design: Finding(measurement, val_accuracy or -1.0, cached)})[0]
+    return history.take([design], [Finding(measurement, val_accuracy or -1.0, cached)])[0]
 
 
 def record_search(directory, accuracies, cached=()):

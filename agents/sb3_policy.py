@@ -1,0 +1,95 @@
+"""The policies called MlpPolicy by Stable-Baselines3, with fewer calls where a rollout asks for the next choices.
+
+A rollout asks at every decision, for a handful of designs: there, the networks take less time than the objects and the
+checks around them. What is asked, and what is answered, is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import Tensor
+
+_IMPOSSIBLE = -1e8  # the logit of an invalid choice, as sb3-contrib has it
+
+
+class LeanPolicy(ActorCriticPolicy):
+    """`ActorCriticPolicy` that draws from the networks' logits itself, where it is asked for vectors and one choice.
+
+    Elsewhere, or where features are extracted by a class of the user's, it is the standard policy.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._suits = _suits(self)
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions, (n,), values, (n, 1), and the actions' log-probabilities, (n,), of observations, (n, D)."""
+        if deterministic or not self._suits:
+            return super().forward(obs, deterministic)
+        actor, critic = self.mlp_extractor(obs)
+        actions, log_probs = _draw(_normalised(self.action_net(actor)))
+        return actions, self.value_net(critic), log_probs
+
+
+class LeanMaskablePolicy(MaskableActorCriticPolicy):
+    """`MaskableActorCriticPolicy`, as `LeanPolicy` is `ActorCriticPolicy`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._suits = _suits(self)
+
+    def forward(
+        self, obs: Tensor, deterministic: bool = False, action_masks: NDArray[np.bool_] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions, (n,), values, (n, 1), and log-probabilities, (n,); masks, (n, C), say what is valid."""
+        if deterministic or action_masks is None or not self._suits:
+            return super().forward(obs, deterministic, action_masks)
+        actor, critic = self.mlp_extractor(obs)
+        logits = _normalised(self.action_net(actor))
+        valid = torch.as_tensor(action_masks, dtype=torch.bool, device=logits.device)
+        actions, log_probs = _draw(_normalised(torch.where(valid, logits, _IMPOSSIBLE)))
+        return actions, self.value_net(critic), log_probs
+
+
+_LEAN: dict[type[BasePolicy], type[BasePolicy]] = {
+    ActorCriticPolicy: LeanPolicy,
+    MaskableActorCriticPolicy: LeanMaskablePolicy,
+}
+
+
+def policy_of(algorithm: type[BaseAlgorithm], name: str) -> str | type[BasePolicy]:
+    """Return the lean policy in the place of the one that an algorithm knows by this name; the name if there is none.
+
+    >>> from stable_baselines3 import DQN, PPO
+    >>> policy_of(PPO, "MlpPolicy").__name__, policy_of(PPO, "CnnPolicy"), policy_of(DQN, "MlpPolicy")
+    ('LeanPolicy', 'CnnPolicy', 'MlpPolicy')
+    """
+    standard = algorithm.policy_aliases.get(name)
+    return name if standard is None else _LEAN.get(standard, name)
+
+
+def _suits(policy: ActorCriticPolicy | MaskableActorCriticPolicy) -> bool:
+    """Return whether features are the observations as they are, and an action is one choice."""
+    observations = policy.observation_space
+    vectors = isinstance(observations, spaces.Box) and observations.dtype == np.float32 and len(observations.shape) == 1
+    plain = type(policy.features_extractor) is FlattenExtractor
+    return vectors and plain and isinstance(policy.action_space, spaces.Discrete)
+
+
+def _normalised(logits: Tensor) -> Tensor:
+    return logits - logits.logsumexp(dim=-1, keepdim=True)
+
+
+def _draw(log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return n choices, drawn as `torch.distributions.Categorical` draws them, and their log-probabilities, (n,)."""
+    actions = torch.multinomial(torch.softmax(log_probs, dim=-1), 1, replacement=True)
+    return actions.squeeze(-1), log_probs.gather(-1, actions).squeeze(-1)
