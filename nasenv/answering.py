@@ -48,6 +48,7 @@ class Answering:
         found: Sequence[Finding],
         replayed: int,
         tell: Callable[[Outcome], None] | None,
+        slots: int | None = None,
     ) -> Answers:
         """Return the answers to the designs, recorded, and those of the new ones journaled.
 
@@ -56,13 +57,14 @@ class Answering:
             found: what is known of those that are new, in order.
             replayed: how many of these, from the first, are in the journal already.
             tell: told of every answer, repeats too; None where nobody listens.
+            slots: how many networks are in flight from now on; None for as many as before.
         """
         files, spent, journaled = self._files, self._history.train_seconds, len(self._history) + replayed
 
         def hear(outcome: Outcome) -> None:
             if files is not None and not outcome.repeat:
                 if outcome.evaluation > journaled:
-                    files.journal.add(outcome, self._space.to_text(outcome.architecture), self._seconds())
+                    files.journal.add(outcome, self._space.to_text(outcome.architecture), self._seconds(), slots)
                 self._draw(files, outcome)
             if tell is not None:
                 tell(outcome)

@@ -18,11 +18,19 @@ from nasenv.trainings import Trainings
 
 
 class Next(NamedTuple):
-    """The design to be answered next; what was found of it, None for a repeat; whether that is to be journaled."""
+    """What is answered next.
+
+    Args:
+        design: of a proposal in flight.
+        finding: what was found of it; None for a repeat.
+        new: whether that is to be journaled.
+        slots: how many networks are to be in flight from then on; None for as many as before.
+    """
 
     design: Architecture
     finding: Finding | None = None
     new: bool = False
+    slots: int | None = None
 
 
 class Answerable:
@@ -30,7 +38,8 @@ class Answerable:
 
     A repeat is answered at once. Else, while there is a journal to replay, it is the one that was answered then; after
     that the one that a course says, where one is to be followed and has it in flight; else the first whose network is
-    known, the oldest first.
+    known, the oldest first. In the same way, how many are in flight from then on is what journal or course say, and
+    after them what the evaluator works on at once by then.
 
     Args:
         flight: the proposals.
@@ -39,6 +48,7 @@ class Answerable:
         trainings: find out what is not; begun when there is nothing to replay any more.
         replay: what a journal still has to answer; None where there is none.
         course: which order to keep.
+        slots: says how many networks the evaluator works on at once now.
         stopped: whether to give up.
     """
 
@@ -50,10 +60,11 @@ class Answerable:
         trainings: Trainings,
         replay: Replay | None,
         course: Course,
+        slots: Callable[[], int],
         stopped: Callable[[], bool],
     ) -> None:
         self._flight, self._history, self._known, self._trainings = flight, history, known, trainings
-        self._replay, self._course, self._stopped = replay, course, stopped
+        self._replay, self._course, self._slots, self._stopped = replay, course, slots, stopped
 
     def next(self) -> Next | None:
         """Return it when it can be answered; None where the search is stopped before.
@@ -67,15 +78,23 @@ class Answerable:
         if self._replay is not None and len(self._replay):
             awaited = self._replay.awaited()
             design = awaited if awaited in self._flight else self._flight.designs[0]  # which answer() refuses
-            return Next(design, self._known.learn({design: self._replay.answer(design)})[design])
+            learnt = self._known.learn({design: self._replay.answer(design)})
+            return Next(design, learnt[design], slots=self._replay.slots)
         self._trainings.begin(self._flight.representatives)
         while not self._stopped():
             for design in self._candidates():
                 found = self._known.charge([design])
                 if found:
-                    return Next(design, found[0], new=True)
+                    return Next(design, found[0], new=True, slots=self._changed())
             self._trainings.wait()
         return None
+
+    def _changed(self) -> int | None:
+        """Return how many slots there are from the next evaluation on; None for as many as before."""
+        evaluation = len(self._history) + 1
+        if evaluation <= len(self._course.designs):
+            return self._course.changes.get(evaluation)
+        return now if (now := self._slots()) != self._flight.slots else None
 
     def _candidates(self) -> list[Architecture]:
         """Return the designs of which one is to be answered, in order of preference."""

@@ -14,12 +14,12 @@ class InFlight:
     together; as an agent might propose the same for ever, there are no more than two proposals a slot.
 
     Args:
-        slots: number of networks in flight.
+        slots: number of networks in flight; it may be set anew.
         representative: design -> the network that is measured for it.
     """
 
     def __init__(self, slots: int, representative: Callable[[Architecture], Architecture]) -> None:
-        self._slots, self._representative = slots, representative
+        self.slots, self._representative = slots, representative
         self.designs: list[Architecture] = []
         self.representatives: list[Architecture] = []  # of each of them
 
@@ -32,7 +32,7 @@ class InFlight:
     @property
     def has_room(self) -> bool:
         """Whether the agent is to be asked for another."""
-        return len(set(self.representatives)) < self._slots and len(self) < 2 * self._slots
+        return len(set(self.representatives)) < self.slots and len(self) < 2 * self.slots
 
     def add(self, design: Architecture) -> None:
         """Take in a proposal."""

@@ -238,15 +238,14 @@ class Journal(JSONLines):
 
     @property
     def slots(self) -> int | None:
-        """How many networks an asynchronous search has in flight at once; None where the journal does not say."""
+        """How many networks an asynchronous search began with in flight; None where the journal does not say."""
         return self.read_slots(self.path, self.header)
 
     @classmethod
     def read_slots(cls, path: Path, header: Mapping[str, Any]) -> int | None:
         """Return what a header says of the slots; raise InputError where that is no number of them."""
-        told = header.get("slots")
-        if told is None or (type(told) is int and 1 <= told <= _MOST_SLOTS):
-            return told
+        if _are_slots(header.get("slots")):
+            return header.get("slots")
         raise cls._damaged(path, 1)
 
     @staticmethod
@@ -256,13 +255,21 @@ class Journal(JSONLines):
             read_measurement(entry)
             design, reward, seconds = entry["architecture"], float(entry["reward"]), float(entry["seconds"])
             known = entry["evaluation"] == number and isinstance(entry["text"], str) and type(entry["cached"]) is bool
+            known = known and _are_slots(entry.get("slots"))
             numbers = math.isfinite(reward) and 0.0 <= seconds < math.inf and type(entry["proposal"]) is int
             return known and numbers and isinstance(design, list) and all(type(c) is int for c in design)
         except (KeyError, TypeError, ValueError, OverflowError):
             return False
 
-    def add(self, outcome: Outcome, text: str, seconds: float) -> None:
-        """Append one evaluation: text is the design in words, seconds the time since the search's start."""
+    def add(self, outcome: Outcome, text: str, seconds: float, slots: int | None = None) -> None:
+        """Append one evaluation.
+
+        Args:
+            outcome: the answer to its first proposal.
+            text: the design in words.
+            seconds: since the search's start.
+            slots: how many networks an asynchronous search has in flight from now on; None for as many as before.
+        """
         self.write(
             {
                 "evaluation": outcome.evaluation,
@@ -273,6 +280,7 @@ class Journal(JSONLines):
                 **outcome.measurement.to_json(),
                 "cached": outcome.cached,
                 "seconds": round(seconds, 3),
+                **({} if slots is None else {"slots": slots}),
             }
         )
 
@@ -280,6 +288,10 @@ class Journal(JSONLines):
 def read_measurement(entry: Mapping[str, Any]) -> Measurement:
     """Return the measurement of a journal's line; raise KeyError, TypeError or ValueError where there is none."""
     return Measurement.from_json({k: entry[k] for k in Measurement.__dataclass_fields__})
+
+
+def _are_slots(told: Any) -> bool:
+    return told is None or (type(told) is int and 1 <= told <= _MOST_SLOTS)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

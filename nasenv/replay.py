@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,18 +22,21 @@ class Course:
     """What decides, beside the seed, which way an asynchronous search goes.
 
     Args:
-        slots: number of networks in flight at once.
+        slots: number of networks in flight at once, to begin with.
         designs: what was answered, in order.
+        changes: the number of slots from then on, by the number, from 1, of the evaluation that was answered then.
     """
 
     slots: int | None = None
     designs: Sequence[Architecture] = ()
+    changes: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Return the course of the search whose journal this is; raise InputError where that is damaged."""
         header, entries = Journal.read(path)
-        return cls(Journal.read_slots(path, header), [tuple(entry["architecture"]) for entry in entries])
+        changes = {entry["evaluation"]: entry["slots"] for entry in entries if entry.get("slots") is not None}
+        return cls(Journal.read_slots(path, header), [tuple(entry["architecture"]) for entry in entries], changes)
 
 
 class Replay:
@@ -46,6 +49,7 @@ class Replay:
 
     Attributes:
         seconds: when the last evaluation that was answered was journaled, since the search's start.
+        slots: what the last evaluation that was answered says of the slots from then on; None for as many as before.
     """
 
     def __init__(self, journal: Journal, space: SearchSpace, objective: Objective) -> None:
@@ -53,6 +57,7 @@ class Replay:
         self._awaited: Mapping[str, Any] | None = None  # an entry that was read ahead
         self._space, self._objective, self._where = space, objective, journal.path.parent
         self.seconds = 0.0
+        self.slots: int | None = None
 
     def __len__(self) -> int:
         return self._left
@@ -94,7 +99,7 @@ class Replay:
                 f"{self._where}: the objective has changed since the journal was written: evaluation "
                 f"{entry['evaluation']} was paid {entry['reward']}, now it would be {reward}; give another run_dir"
             )
-        self.seconds = float(entry["seconds"])
+        self.seconds, self.slots = float(entry["seconds"]), entry.get("slots")
         return Finding(measurement, reward, entry["cached"])
 
     def _cause(self) -> str:

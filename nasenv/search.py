@@ -74,8 +74,8 @@ class Search:
             proposes the same again.
 
     Attributes:
-        slots: how many networks an asynchronous search has in flight at once: as many as its journal says, so that it
-            goes on as it began whatever the workers are now; else as many as the evaluator works on.
+        slots: how many networks an asynchronous search begins with in flight at once: as many as its journal says, so
+            that it goes on as it began whatever the workers are now; else as many as the evaluator works on.
         times: wall time of this start by part: controller, bookkeeping, evaluation, cache, logging.
         say: told in words what the search waits for, other searches on its cache; None is silence.
 
@@ -289,8 +289,9 @@ class Search:
     def stream(self, ask: Callable[[], Designs]) -> Iterator[Answers]:
         """Yield the answers to designs, one by one, in the order in which their evaluations end.
 
-        Another design is asked for whenever there is room for one: while fewer networks than ``slots`` are in flight
-        and the budget reaches for it. So what is proposed when follows from the number of slots and the order of the
+        Another design is asked for whenever there is room for one: while fewer networks are in flight than there are
+        slots, and the budget reaches for it. Slots are as many as the evaluator works on at once, looked up at every
+        evaluation that is answered. So what is proposed when follows from the numbers of slots and the order of the
         answers, which are journaled, and a search that is started again has the same designs in flight.
 
         Where the search ends, trainings in flight are waited for and kept, but not answered.
@@ -305,8 +306,8 @@ class Search:
         """
         flight = InFlight(self.slots, self._evaluator.representative)
         trainings = Trainings(self._evaluator, self._known, self._said, self.is_stopped)
-        following = (flight, self.history, self._known, trainings, self._replay, self._course, self.is_stopped)
-        answerable = Answerable(*following)
+        following = (flight, self.history, self._known, trainings, self._replay, self._course)
+        answerable = Answerable(*following, lambda: self._evaluator.slots, self.is_stopped)
         try:
             while True:
                 with self._ending.answering():
@@ -317,9 +318,10 @@ class Search:
                     if found is None:
                         continue  # it was stopped
                     flight.land(found.design)
+                    flight.slots = found.slots or flight.slots
                     findings = [] if found.finding is None else [found.finding]
                     replayed = 0 if found.new else len(findings)
-                    answers = self._answering.take([found.design], findings, replayed, self._listener)
+                    answers = self._answering.take([found.design], findings, replayed, self._listener, found.slots)
                 yield answers
         except BudgetExhausted:
             with self._ending.answering():

@@ -147,7 +147,7 @@ def test_after_a_power_cut_it_goes_on_and_trains_nothing_twice(tmp_path, agent, 
     ended = trained(tmp_path)
     assert len(set(ended)) == len(ended)
     assert set(ended) == networks(SPACE, after)
-    assert set(second.at_once) <= {1, 2, 3} or cut_after <= start  # as many slots as it began with
+    assert max(second.at_once) <= 7  # what was in flight before, and then what this machine has
     assert not networks(SPACE, before) & set(second.began)
 
 

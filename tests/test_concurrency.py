@@ -1,5 +1,6 @@
 import os
 import signal
+from collections import deque
 from contextlib import closing
 
 import numpy as np
@@ -41,6 +42,8 @@ def test_it_keeps_to_its_bounds():
     assert found(lambda n: n, least=2, most=12) == 8
     assert found(lambda n: 1.0, least=2) == 2
     assert found(lambda n: n, least=4, most=2) == 4
+    assert Concurrency(1, 16, first=2).now == 2
+    assert Concurrency(1, 1, first=2).now == 1
 
 
 def test_small_batches_tell_nothing():
@@ -98,6 +101,21 @@ def test_trainings_that_ran_out_of_memory_are_made_again_with_fewer_beside_them(
     evaluator._pool.room = 0
     (failed,) = evaluator.evaluate(designs[:1])
     assert failed.error == "out of memory: 2 GiB"
+
+
+def test_a_stream_that_is_fed_finds_the_number_too():
+    evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=1)
+    evaluator._concurrency, evaluator._pool = Concurrency(1, 8, first=2), SmallMemory(room=8, size=2)
+    designs = list(dict.fromkeys(evaluator.space.sample(60, np.random.default_rng(0))))
+    queue = deque(Trial(design) for design in designs[:2])
+    at_once, rest = [], iter(designs[2:])
+    for _ in evaluator.stream(queue):  # all of them done at once, so the more the better
+        at_once.append(evaluator.slots)
+        while len(queue) < evaluator.slots and (design := next(rest, None)):
+            queue.append(Trial(design))
+    assert len(at_once) == len(designs)
+    assert at_once[:3] == [2, 2, 2]
+    assert evaluator._pool.size == evaluator.slots > 2
 
 
 def seen(_):

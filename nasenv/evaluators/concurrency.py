@@ -12,16 +12,17 @@ class Concurrency:
     networks. Every batch of a search is a measurement: the work that it was expected to be against its seconds.
 
     Args:
-        least: to begin with, and never less: one a device.
+        least: never less: one a device.
         most: never more, such as the processor's cores, each of which drives one training.
+        first: to begin with; where not given, the least.
 
     Attributes:
         now: trainings to have at work.
     """
 
-    def __init__(self, least: int, most: int) -> None:
-        self.now = self._least = least
-        self._most = max(least, most)
+    def __init__(self, least: int, most: int, first: int | None = None) -> None:
+        self._least, self._most = least, max(least, most)
+        self.now = min(first or least, self._most)
         self._rates: dict[int, float] = {}
         self._settled = False
 

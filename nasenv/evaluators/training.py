@@ -59,9 +59,8 @@ class TrainingEvaluator(Evaluator):
         split_seed: seeds the split into training, validation and test data.
         devices: cpu; cuda, every GPU; a list such as cuda:0,cuda:2; or auto: every GPU, the CPU where there is none.
         concurrency: trainings side by side, each in a worker process with one thread; 0 trains in this process. auto is
-            one for each processor core on the CPU; on GPUs it begins with one each, and finds while the search goes on
-            how many give the most trainings a second; it has fewer where memory runs out. An asynchronous search keeps
-            to as many as it began with, so give it a number there.
+            one for each processor core on the CPU; on GPUs it begins with two each, and finds while the search goes on
+            how many give the most trainings a second; it has fewer where memory runs out.
         timeout_seconds: a training that takes longer is a failed measurement.
         deterministic: whether trainings on a GPU are to come out the same each time, which makes them slower; on the
             CPU they always do.
@@ -169,18 +168,21 @@ class TrainingEvaluator(Evaluator):
             self.start()
         queue = trials if isinstance(trials, deque) else deque(self._longest_first(trials))
         asked: dict[Job, tuple[Trial, int]] = {}
-        began = time.perf_counter()
+        began, epochs = time.perf_counter(), []  # of the trainings that were done since
         for job, trained in self._trained(self._jobs(queue, asked), stopped):
             trial, among = asked[job]
             if _ran_out_of_memory(trained) and self._concurrency.out_of_memory(among):
                 queue.append(trial)
             else:
                 self._learn(job, trained)
+                epochs.append(job.recipe.epochs)
                 yield trial, self._answer(job, trial, trained)
+            if fed and len(epochs) >= 2 * self._concurrency.now:
+                self._concurrency.measured(len(epochs), sum(epochs), time.perf_counter() - began)
+                began, epochs = time.perf_counter(), []
             self._resize()
         if not fed:
-            epochs = sum(job.recipe.epochs for job in asked)
-            self._concurrency.measured(len(asked), epochs, time.perf_counter() - began)
+            self._concurrency.measured(len(epochs), sum(epochs), time.perf_counter() - began)
             self._resize()
 
     @property
@@ -279,7 +281,9 @@ def _concurrency(concurrency: int | str, devices: Sequence[str]) -> Concurrency:
     cores = len(os.sched_getaffinity(0))
     if concurrency != "auto":
         return Concurrency(int(concurrency), int(concurrency))
-    return Concurrency(cores, cores) if devices == ("cpu",) else Concurrency(len(devices), cores)
+    if devices == ("cpu",):
+        return Concurrency(cores, cores)
+    return Concurrency(len(devices), cores, first=2 * len(devices))  # one computes while the other's host works
 
 
 def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
