@@ -21,6 +21,26 @@ from torch import Tensor
 _IMPOSSIBLE = -1e8  # the logit of an invalid choice, as sb3-contrib has it
 
 
+class _Layers:
+    """The networks of a policy, layer by layer: called as modules of modules, the calls take longer than the layers."""
+
+    def __init__(self, policy: ActorCriticPolicy | MaskableActorCriticPolicy) -> None:
+        self._actor = [layer.forward for layer in (*policy.mlp_extractor.policy_net, policy.action_net)]
+        self._critic = [layer.forward for layer in (*policy.mlp_extractor.value_net, policy.value_net)]
+
+    def logits(self, observations: Tensor) -> Tensor:
+        """Return the logits, (n, C), of observations, (n, D), their exponentials adding up to 1."""
+        for layer in self._actor:
+            observations = layer(observations)
+        return _normalised(observations)
+
+    def values(self, observations: Tensor) -> Tensor:
+        """Return the values, (n, 1), of observations, (n, D)."""
+        for layer in self._critic:
+            observations = layer(observations)
+        return observations
+
+
 class LeanPolicy(ActorCriticPolicy):
     """`ActorCriticPolicy` that draws from the networks' logits itself, where it is asked for vectors and one choice.
 
@@ -29,15 +49,14 @@ class LeanPolicy(ActorCriticPolicy):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._suits = _suits(self)
+        self._layers = _Layers(self) if _suits(self) else None
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, (n,), values, (n, 1), and the actions' log-probabilities, (n,), of observations, (n, D)."""
-        if deterministic or not self._suits:
+        if deterministic or self._layers is None:
             return super().forward(obs, deterministic)
-        actor, critic = self.mlp_extractor(obs)
-        actions, log_probs = _draw(_normalised(self.action_net(actor)))
-        return actions, self.value_net(critic), log_probs
+        actions, log_probs = _draw(self._layers.logits(obs))
+        return actions, self._layers.values(obs), log_probs
 
 
 class LeanMaskablePolicy(MaskableActorCriticPolicy):
@@ -45,19 +64,18 @@ class LeanMaskablePolicy(MaskableActorCriticPolicy):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._suits = _suits(self)
+        self._layers = _Layers(self) if _suits(self) else None
 
     def forward(
         self, obs: Tensor, deterministic: bool = False, action_masks: NDArray[np.bool_] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, (n,), values, (n, 1), and log-probabilities, (n,); masks, (n, C), say what is valid."""
-        if deterministic or action_masks is None or not self._suits:
+        if deterministic or action_masks is None or self._layers is None:
             return super().forward(obs, deterministic, action_masks)
-        actor, critic = self.mlp_extractor(obs)
-        logits = _normalised(self.action_net(actor))
+        logits = self._layers.logits(obs)
         valid = torch.as_tensor(action_masks, dtype=torch.bool, device=logits.device)
         actions, log_probs = _draw(_normalised(torch.where(valid, logits, _IMPOSSIBLE)))
-        return actions, self.value_net(critic), log_probs
+        return actions, self._layers.values(obs), log_probs
 
 
 _LEAN: dict[type[BasePolicy], type[BasePolicy]] = {

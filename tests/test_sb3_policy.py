@@ -76,7 +76,8 @@ def histories(algorithm, settings):
         policy_aliases = {"MlpPolicy": Renamed}  # noqa: RUF012, as the library declares it
 
     for kind in (algorithm, Standard):
-        search = Search(SPACE, Hashed(SPACE), StableBaselines(kind, settings=settings, num_envs=4), Budget(60), seed=3)
+        agent, budget = StableBaselines(kind, settings=settings, num_envs=4), Budget(120, charge_repeats=True)
+        search = Search(SPACE, Hashed(SPACE), agent, budget, seed=3)
         search.run()
         yield search.history.architectures, search.history.proposal_numbers.tolist()
 
