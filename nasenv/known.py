@@ -113,7 +113,7 @@ class Known:
             measurements = self._evaluator.evaluate(networks, FIDELITY)
         payers = map(self._payers.setdefault, networks, designs)
         cached = [payer is not design for payer, design in zip(payers, designs, strict=False)]
-        columns = zip(measurements, self._objective.rewards(measurements), cached, strict=True)
+        columns = zip(measurements, map(self._objective.reward, measurements), cached, strict=True)
         return list(map(tuple.__new__, repeat(Finding), columns))  # Finding's own __new__ is Python
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 from nasenv.configuration import Configurable
 from nasenv.errors import InputError
@@ -35,10 +34,6 @@ class Objective(Configurable, ABC):
         if not math.isfinite(score):
             raise InputError(f"objective {type(self).__name__}: expected a finite score, got {score} of {measurement}")
         return score
-
-    def rewards(self, measurements: Sequence[Measurement]) -> list[float]:
-        """Return the reward of each measurement; one that is quicker in all at once may be written instead."""
-        return [self.reward(measurement) for measurement in measurements]
 
     @abstractmethod
     def score(self, measurement: Measurement) -> float:

@@ -184,10 +184,12 @@ def problem(kind, folder):
 @pytest.mark.parametrize("kind", ["trained", "table", "canonical table"])
 def test_a_batch_is_answered_as_its_designs_are_one_by_one(kind, charge_repeats, tmp_path):
     drawn = np.random.default_rng(0).integers(3, size=(4, 15, 3))  # repeats and equivalent designs among them
+    tuples = [[tuple(row) for row in rows] for rows in drawn.tolist()]
     ways = {
-        "one by one": [[tuple(row)] for rows in drawn.tolist() for row in rows],
-        "tuples": [[tuple(row) for row in rows] for rows in drawn.tolist()],
+        "one by one": [[design] for batch in tuples for design in batch],
+        "tuples": tuples,
         "arrays": drawn,
+        "in turn": [drawn[0], tuples[1], drawn[2], tuples[3]],
     }
     found = {}
     for way, batches in ways.items():
@@ -200,7 +202,7 @@ def test_a_batch_is_answered_as_its_designs_are_one_by_one(kind, charge_repeats,
                 found[way, folder] = (answers, list(history), history.best, spent, columns)
     expected = found["one by one", None]
     assert all(result == expected for result in found.values())
-    assert [journal(tmp_path / way) for way in ways] == [journal(tmp_path / "one by one")] * 3
+    assert [journal(tmp_path / way) for way in ways] == [journal(tmp_path / "one by one")] * 4
     assert {o.repeat for o in expected[0]} == {True, False}
     assert {o.cached for o in expected[0]} == ({False} if kind == "table" else {True, False})
 
