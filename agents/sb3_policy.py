@@ -6,6 +6,8 @@ checks around them. What is asked, and what is answered, is the same to the last
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 _IMPOSSIBLE = -1e8  # the logit of an invalid choice, as sb3-contrib has it
 
@@ -25,8 +28,8 @@ class _Layers:
     """The networks of a policy, layer by layer: called as modules of modules, the calls take longer than the layers."""
 
     def __init__(self, policy: ActorCriticPolicy | MaskableActorCriticPolicy) -> None:
-        self._actor = [layer.forward for layer in (*policy.mlp_extractor.policy_net, policy.action_net)]
-        self._critic = [layer.forward for layer in (*policy.mlp_extractor.value_net, policy.value_net)]
+        self._actor = [_function(layer) for layer in (*policy.mlp_extractor.policy_net, policy.action_net)]
+        self._critic = [_function(layer) for layer in (*policy.mlp_extractor.value_net, policy.value_net)]
 
     def logits(self, observations: Tensor) -> Tensor:
         """Return the logits, (n, C), of observations, (n, D), their exponentials adding up to 1."""
@@ -103,11 +106,23 @@ def _suits(policy: ActorCriticPolicy | MaskableActorCriticPolicy) -> bool:
     return vectors and plain and isinstance(policy.action_space, spaces.Discrete)
 
 
+def _function(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what a layer does, on the parameters that it has: optimisers change them in place."""
+    if type(layer) is nn.Linear:
+        return partial(functional.linear, weight=layer.weight, bias=layer.bias)
+    return torch.tanh if type(layer) is nn.Tanh else layer.forward
+
+
 def _normalised(logits: Tensor) -> Tensor:
     return logits - logits.logsumexp(dim=-1, keepdim=True)
 
 
 def _draw(log_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return n choices, drawn as `torch.distributions.Categorical` draws them, and their log-probabilities, (n,)."""
-    actions = torch.multinomial(torch.softmax(log_probs, dim=-1), 1, replacement=True)
-    return actions.squeeze(-1), log_probs.gather(-1, actions).squeeze(-1)
+    """Return n choices, drawn as `torch.distributions.Categorical` draws them, and their log-probabilities, (n,).
+
+    It is the race of exponentials that `torch.multinomial` draws one choice by, without its checks of probabilities,
+    which take longer; a policy that has become nan is refused when it is trained.
+    """
+    probs = torch.softmax(log_probs, dim=-1)
+    actions = torch.argmax(probs.div_(torch.empty_like(probs).exponential_()), dim=-1)
+    return actions, log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)

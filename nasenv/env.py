@@ -45,7 +45,8 @@ class Episodes:
         self.space, self.n = space, n
         self._ends = np.cumsum(space.num_choices).tolist()  # in an observation, of each decision's choices
         self._size = observation_size(space)
-        self._starts = np.arange(n) * self._size  # of each design, in all observations one after the other
+        starts = np.arange(n) * self._size  # of each design, in all observations one after the other
+        self._places = [starts + end - k for end, k in zip(self._ends, space.num_choices.tolist(), strict=True)]
         self._all_valid = np.ones((n, space.max_choices), dtype=np.bool_)
         self._masks = _fixed_masks(space, n) if space.is_product else None
         self.restart()
@@ -71,7 +72,7 @@ class Episodes:
         checked, k = self._checked(actions), len(self.space.decisions[t].choices)
         chosen = checked % k if self.space.is_product else redirected(self.mask, checked)
         self.choices[:, t] = chosen
-        self.observations.ravel()[self._starts + (self._ends[t] - k + chosen)] = 1.0
+        self.observations.ravel()[self._places[t] + chosen] = 1.0
         self.observations[:, self._ends[-1] + t] = 0.0
         self.step = t + 1
         done = self.step == self.space.num_decisions
@@ -89,7 +90,7 @@ class Episodes:
 
     def _checked(self, actions: ArrayLike) -> NDArray[np.int64]:
         given = np.asarray(actions)
-        if given.shape != (self.n,) or not np.issubdtype(given.dtype, np.integer):
+        if given.shape != (self.n,) or given.dtype.kind not in "iu":
             raise InputError(
                 f"expected whole numbers, one for each of {self.n} designs, "
                 f"got an array of shape {given.shape} and type {given.dtype}"
