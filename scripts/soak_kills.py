@@ -25,7 +25,7 @@ from soak_run import AGENTS, PRELOADED, reproduce_once, train_once, trainings_fi
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 WORKERS = (0, 2)
-_GRACE_SECONDS = {"workers": 2.0, "servers": 60.0}  # to outlive the parent; a server may be importing PyTorch
+_GRACE_SECONDS = {"workers": 10.0, "servers": 60.0}  # to outlive the parent; either may be importing when it ends
 _TIMES = {"seconds", "train_seconds"}
 _STOP_LOOKING = 300.0  # seconds until a search that does not end is given up
 

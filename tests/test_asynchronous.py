@@ -19,6 +19,7 @@ from nasenv.commands.cli import main
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.evaluators.table import TableEvaluator
+from nasenv.record import Record
 from nasenv.replay import Course
 from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -31,6 +32,12 @@ AGENTS = {
     "LocalSearch": LocalSearch,
     "TPE": partial(TPE, startup_trials=4),
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    """Drawing them takes most of the time of searches as short as these."""
+    monkeypatch.setattr(Record, "choice_shares", lambda *_: None)
 
 
 class PowerCut(BaseException):
