@@ -99,7 +99,7 @@ def choice_shares(space: SearchSpace, architectures: Sequence[Architecture]) -> 
         for column, t in enumerate(band):
             corner = origin + pitch * (column, row)
             shares = _shares(rows[:, t], mattered[:, t], edges, len(choices))
-            _draw_panel(axes, corner, size, _shorten(space.decisions[t].name, 20), _boxes(shares, edges), colours)
+            _draw_panel(axes, corner, size, _shorten(space.decisions[t].name, 20), _outlines(shares, edges), colours)
             if row + 1 == len(bands) or column >= len(bands[row + 1]):
                 _write(axes, corner + size * (0, 1.1), "1", 0.7, ha="left")
                 _write(axes, corner + size * (1, 1.1), str(len(rows)), 0.7, ha="right")
@@ -291,13 +291,17 @@ def _bands(space: SearchSpace, decisions: Sequence[int]) -> list[list[int]]:
     return bands
 
 
-def _boxes(shares: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the corners, (C * w, 4, 2), of the stacked shares, (C, w), in a square of side 1 with y upwards."""
-    top = shares.cumsum(axis=0)
-    bottom = top - shares
-    left, right = edges[:-1] / edges[-1], edges[1:] / edges[-1]
-    corners = [(left, bottom), (left, top), (right, top), (right, bottom)]
-    return np.stack([np.stack(np.broadcast_arrays(*xy), axis=-1) for xy in corners], axis=-2).reshape(-1, 4, 2)
+def _outlines(shares: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the outlines, (C, 4 * w, 2), of the stacked shares, (C, w), in a square of side 1 with y upwards.
+
+    Each is a flight of steps, there along the upper side and back along the lower one.
+    """
+    top = shares.cumsum(axis=0).repeat(2, axis=1)
+    bottom = top - shares.repeat(2, axis=1)
+    along = (edges / edges[-1]).repeat(2)[1:-1]
+    there = np.stack(np.broadcast_arrays(along, top), axis=-1)
+    back = np.stack(np.broadcast_arrays(along, bottom), axis=-1)
+    return np.concatenate([there, back[:, ::-1]], axis=1)
 
 
 def _draw_panel(
@@ -305,13 +309,12 @@ def _draw_panel(
     corner: NDArray[np.float64],
     size: NDArray[np.float64],
     name: str,
-    boxes: NDArray[np.float64],
+    outlines: NDArray[np.float64],
     colours: NDArray[np.float64],
 ) -> None:
-    """Draw boxes, (C * w, 4, 2), of C colours in a frame of this upper left corner and size, below its name."""
-    faces = np.repeat(colours, len(boxes) // len(colours), axis=0)
-    placed = corner + size * np.stack([boxes[..., 0], 1 - boxes[..., 1]], axis=-1)
-    axes.add_collection(PolyCollection(list(placed), facecolors=faces, antialiased=False), autolim=False)
+    """Draw outlines, (C, v, 2), in C colours, in a frame of this upper left corner and size, below its name."""
+    placed = corner + size * np.stack([outlines[..., 0], 1 - outlines[..., 1]], axis=-1)
+    axes.add_collection(PolyCollection(list(placed), facecolors=colours, antialiased=False), autolim=False)
     axes.add_patch(Rectangle((corner[0], corner[1]), size[0], size[1], fill=False, ec=_GREY_STROKE, lw=0.5))
     _write(axes, corner + size * (0.5, -0.09), name, 0.75)
 

@@ -30,8 +30,9 @@ def coloured_areas(figure):
     areas: dict[tuple, float] = {}
     for collection in figure.axes[0].collections:
         for path, colour in zip(collection.get_paths(), collection.get_facecolors(), strict=True):
-            width, height = np.ptp(path.vertices, axis=0)
-            areas[tuple(colour)] = areas.get(tuple(colour), 0.0) + width * height
+            x, y = path.vertices.T
+            area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2  # the shoelace formula
+            areas[tuple(colour)] = areas.get(tuple(colour), 0.0) + area
     return areas
 
 
