@@ -74,7 +74,8 @@ class SearchVecEnv(VecEnv):
 
     def pay(self, answers: Answers) -> _Rewards:
         """Return what the algorithm is paid for n designs, (n,)."""
-        return self._shape(answers.rewards, answers.repeats) - self._penalty * answers.repeats
+        repeats = answers.repeats
+        return self._shape(answers.rewards, repeats) - self._penalty * repeats
 
     def reset(self) -> NDArray[Any]:
         """Begin num_envs designs and return the first observations, (num_envs, D)."""
