@@ -25,7 +25,7 @@ class PPO(StableBaselines):
 
     Args:
         learning_rate: of Adam.
-        num_envs: number of designs an update; they are evaluated side by side.
+        num_envs: number of designs an update; they are evaluated side by side. auto: see `StableBaselines`.
         n_epochs: passes over them an update.
         ent_coef: weight of the policy's entropy in the loss; keeps the policy from collapsing onto one design.
         clip_range: how far an update may move the probability ratio from 1.
@@ -42,7 +42,7 @@ class PPO(StableBaselines):
     def __init__(
         self,
         learning_rate: float = 3e-3,
-        num_envs: int = 16,
+        num_envs: int | Literal["auto"] = 16,
         n_epochs: int = 10,
         ent_coef: float = 0.05,
         clip_range: float = 0.2,
@@ -67,7 +67,7 @@ class PPO(StableBaselines):
     def settings_for(self, search: Search) -> dict[str, Any]:
         """Return the arguments of the algorithm: rollouts of one episode an environment, learnt from as one batch."""
         episode = search.space.num_decisions
-        return {**self.settings, "n_steps": episode, "batch_size": episode * self.batch_size}
+        return {**self.settings, "n_steps": episode, "batch_size": episode * self.designs_at_once(search)}
 
 
 class MaskablePPO(PPO):
@@ -95,7 +95,7 @@ class RecurrentPPO(PPO):
     def __init__(
         self,
         learning_rate: float = 3e-3,
-        num_envs: int = 16,
+        num_envs: int | Literal["auto"] = 16,
         n_epochs: int = 10,
         ent_coef: float = 0.05,
         clip_range: float = 0.2,
@@ -128,7 +128,7 @@ class A2C(StableBaselines):
 
     Args:
         learning_rate: of Adam.
-        num_envs: number of designs an update; they are evaluated side by side.
+        num_envs: number of designs an update; they are evaluated side by side. auto: see `StableBaselines`.
         ent_coef: weight of the policy's entropy in the loss; keeps the policy from collapsing onto one design.
         gamma: discount of the reward at the end of an episode for each decision before it.
         gae_lambda: trade-off of bias and variance of generalised advantage estimation.
@@ -140,7 +140,7 @@ class A2C(StableBaselines):
     def __init__(
         self,
         learning_rate: float = 7e-3,
-        num_envs: int = 4,
+        num_envs: int | Literal["auto"] = 4,
         ent_coef: float = 0.05,
         gamma: float = 1.0,
         gae_lambda: float = 1.0,
@@ -173,7 +173,7 @@ class DQN(StableBaselines):
 
     Args:
         learning_rate: of Adam.
-        num_envs: number of designs a round; they are evaluated side by side.
+        num_envs: number of designs a round; they are evaluated side by side. auto: see `StableBaselines`.
         gradient_steps: number of batches learnt from after each round.
         batch_size: decisions in a batch.
         random_designs: number of designs made at random, or to start from, before it learns.
@@ -187,7 +187,7 @@ class DQN(StableBaselines):
     def __init__(
         self,
         learning_rate: float = 1e-3,
-        num_envs: int = 4,
+        num_envs: int | Literal["auto"] = 4,
         gradient_steps: int = 8,
         batch_size: int = 64,
         random_designs: int = 16,
@@ -217,7 +217,7 @@ class DQN(StableBaselines):
             "n_steps": episode,
             "train_freq": episode,
             "learning_starts": max(0, self.random_designs - len(search.history)) * episode,
-            "target_update_interval": episode * self.batch_size,
+            "target_update_interval": episode * self.designs_at_once(search),
             "buffer_size": _REPLAYED * episode,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from nasenv.errors import InputError
 from nasenv.fitting import one_thread
 from nasenv.search import Search
 
+_DESIGNS = 16  # at a time, at least, where that follows the evaluator: an update learns from them
 _ENDLESS = 1_000_000  # evaluations that an algorithm plans for where the budget has no limit
 
 
@@ -32,7 +34,9 @@ class StableBaselines(Agent):
         algorithm: the class, such as sb3_contrib.TRPO.
         policy: the policy's name as the algorithm knows it.
         settings: further arguments of the algorithm, such as {gamma: 1.0}.
-        num_envs: number of designs made at a time; they are evaluated side by side.
+        num_envs: number of designs made at a time; they are evaluated side by side. auto follows the evaluator: of
+            the multiples of how many it works on when the search begins, the least that is 16 or more. A search that
+            goes on keeps to it.
         reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
         repeat_penalty: what a design that was proposed before is paid less.
 
@@ -47,11 +51,12 @@ class StableBaselines(Agent):
         algorithm: type[BaseAlgorithm],
         policy: str = "MlpPolicy",
         settings: dict[str, Any] | None = None,
-        num_envs: int = 16,
+        num_envs: int | Literal["auto"] = 16,
         reward: Literal["rank", "raw"] = "rank",
         repeat_penalty: float = 1.0,
     ) -> None:
-        super().__init__(batch_size=num_envs)
+        super().__init__(batch_size=_DESIGNS if num_envs == "auto" else num_envs)
+        self.num_envs = num_envs
         if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
             raise InputError(f"algorithm must be a class of Stable-Baselines3 or sb3-contrib, got {algorithm!r}")
         if reward not in ("rank", "raw"):
@@ -62,7 +67,7 @@ class StableBaselines(Agent):
     def run(self, search: Search) -> None:
         """Let the algorithm learn until the budget is used up."""
         shape = RankReward() if self.reward == "rank" else raw_reward
-        env = SearchVecEnv(search, self.batch_size, shape, self.repeat_penalty)
+        env = SearchVecEnv(search, self.designs_at_once(search), shape, self.repeat_penalty)
         steps = (search.remaining or _ENDLESS) * search.space.num_decisions
         with one_thread(torch.device("cpu")):
             model = self._make(env, search)
@@ -73,6 +78,10 @@ class StableBaselines(Agent):
             model.learn(steps, **logged)
             while True:  # repeats are free, so there may be more episodes than evaluations in the budget
                 model.learn(steps, reset_num_timesteps=False, **logged)
+
+    def designs_at_once(self, search: Search) -> int:
+        """Return how many designs are made at a time in this search."""
+        return math.ceil(_DESIGNS / search.slots) * search.slots if self.num_envs == "auto" else self.batch_size
 
     def settings_for(self, search: Search) -> dict[str, Any]:
         """Return the arguments of the algorithm for one search."""

@@ -45,6 +45,33 @@ def test_one_design_at_a_time_is_enough_to_learn_from(agent):
     assert len(search_of(agent(num_envs=1), evaluations=3).history) == 3
 
 
+class Wide(HiddenDesign):
+    """Works on several designs at once, as it says."""
+
+    indifferent = ("slots",)
+
+    def __init__(self, space, hidden, slots):
+        super().__init__(space, hidden)
+        self.at_once = slots
+
+    @property
+    def slots(self):
+        return self.at_once
+
+
+@pytest.mark.parametrize(("slots", "designs"), [(1, 16), (2, 16), (12, 24), (40, 40)])
+def test_designs_at_a_time_follow_the_slots_with_which_the_search_began(tmp_path, slots, designs):
+    agent = PPO(num_envs="auto")
+    for there in (slots, 7):  # it goes on where there are others
+        parts = (SPACE, Wide(SPACE, HIDDEN, there), agent, Budget(evaluations=60))
+        with Search(*parts, run_dir=tmp_path) as search:
+            assert agent.designs_at_once(search) == designs
+            if there == slots:
+                search.listeners.append(lambda search, _: search.stop("enough") if len(search.history) > 20 else None)
+            search.run()
+    assert len(search.history) == 60
+
+
 def test_a_policy_that_collapses_ends_the_search_with_a_reason():
     """Without entropy and penalty, at a high learning rate, PPO proposes a few designs for ever."""
     agent = PPO(learning_rate=0.1, ent_coef=0.0, repeat_penalty=0.0, num_envs=8)
