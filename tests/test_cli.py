@@ -46,6 +46,15 @@ class Table(TrainingEvaluator):
     def __init__(self, space, path: str = "table.csv") -> None:
         super().__init__(space)
 
+class Broken(Evaluator):
+    def fingerprint(self):
+        return "broken"
+
+    def evaluate(self, architectures, fidelity=1.0):
+        return [1 // 0 for _ in architectures]
+
+    confirm = test = evaluate
+
 class Noisy(TrainingEvaluator):
     def __init__(self, space, inner: Evaluator, noise: float = 0.1) -> None:
         self.space, self.inner = space, inner
@@ -286,3 +295,18 @@ def test_the_script_is_the_command(folder: Path):
     done = subprocess.run([*script, *line], cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "nasenv train: error: agent (MyAgent): unknown option learning_rate; there are: lr\n"
+
+
+def test_what_a_users_evaluator_raises_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--evaluator", "users_own.Broken", "--cache", "none"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "nasenv train: error: ZeroDivisionError: integer division or modulo by zero (users_own.py, line 29); "
+        "when that is mended, the same command goes on\n"
+    )
+
+
+def test_what_nasenv_itself_raises_is_shown_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasenv.commands.arguments.call", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train"])

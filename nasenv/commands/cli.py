@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 COMMANDS = {  # name, which is the module's and the function's too: what it does
     "train": "search for an architecture, and train and test the best one",
@@ -54,7 +56,23 @@ def _run(name: str, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"nasenv {name}: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
         return 130
+    except Exception as error:
+        where = _in_the_users_code(error)
+        if where is None:
+            raise
+        reason = f"{type(error).__name__}: {error} ({where}); when that is mended, the same command goes on"
+        return _refuse(f"nasenv {name}", reason)
     return int(code or 0)
+
+
+def _in_the_users_code(error: Exception) -> str | None:
+    """Return the last line of a user's module that led to it, a module below the current folder; None for none."""
+    here, own = Path.cwd(), Path(__file__).parent.parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(here) and not path.is_relative_to(own) and "site-packages" not in path.parts:
+            return f"{path.relative_to(here)}, line {frame.lineno}"
+    return None
 
 
 def _refuse(prog: str, reason: str) -> int:
