@@ -51,6 +51,7 @@ BASES = {  # what the other files of a folder may import of it
     "evaluators": {
         *("evaluator", "cost", "trainer", "concurrency", "devices"),
         *("workers", "serving", "worker", "team", "dispatch"),
+        *("streamed", "ray_cluster", "ray_actor", "ray_fleet", "ray_dispatch"),
     },
     "agents": {"agent", "stable_baselines", "sb3_env", "sb3_start"},
     "comparison": {
@@ -72,6 +73,7 @@ ONLY_IN = {
         *(f"nasenv/comparison/{name}.py" for name in ("figures", "drawing", "panels", "boxes", "matrix")),
     },
     "tensorboard": {"nasenv/record.py", "scripts/soak_kills.py"},
+    "ray": {"nasenv/evaluators/ray_cluster.py"},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
 }
