@@ -99,7 +99,7 @@ class Slot:
         sys.path += [path for path in paths if path not in known and Path(path).is_dir()]
         node, node_id = here()
         try:
-            evaluator = unpack(packed)
+            evaluator: Evaluator = unpack(packed)
             settled = evaluator.settled(gpu)
             self._evaluator = evaluator.single(settled)
         except BaseException as error:  # of a user's module
@@ -132,21 +132,22 @@ def here() -> tuple[str, str]:
     return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})", str(context.get_node_id())
 
 
-def pack(evaluator: Evaluator) -> Packed:
-    """Return an evaluator to be sent; raise InputError where it cannot be."""
+def pack(work: Any) -> Packed:
+    """Return an evaluator, or what holds some, to be sent; raise InputError where it cannot be."""
     arrays: Arrays = []
     file = io.BytesIO()
     try:
-        _Packer(file, arrays).dump(evaluator)
+        _Packer(file, arrays).dump(work)
     except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"the evaluator cannot be sent to Ray's workers ({described(error)})") from error
+        raise InputError(
+            f"the space, evaluator or agent cannot be sent to Ray's workers ({described(error)})"
+        ) from error
     return Packed(file.getvalue(), arrays)
 
 
-def unpack(packed: Packed) -> Evaluator:
-    """Return the evaluator; whatever its classes raise is raised. Its data are not to be written to."""
-    evaluator: Evaluator = _Unpacker(io.BytesIO(packed.pickled), packed.arrays).load()
-    return evaluator
+def unpack(packed: Packed) -> Any:
+    """Return what was packed; whatever its classes raise is raised. Its data are not to be written to."""
+    return _Unpacker(io.BytesIO(packed.pickled), packed.arrays).load()
 
 
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
