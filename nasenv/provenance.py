@@ -24,7 +24,7 @@ def provenance() -> dict[str, str]:
     ``nasenv commit`` is that of nasenv's own source where it lies in a git repository, ``commit`` that of the current
     folder's; both end in -dirty where files differ from it.
     """
-    known = {"python": platform.python_version(), **_versions(), **_hardware()}
+    known = {**versions(), **_hardware()}
     here, own = _commit(Path.cwd()), _commit(Path(__file__).resolve().parent)
     return known | {k: v for k, v in (("commit", here), ("nasenv commit", own)) if v is not None}
 
@@ -39,14 +39,16 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return [f"{n} {then.get(n, 'none')}, now {now.get(n, 'none')}" for n in names if then.get(n) != now.get(n)]
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter and are installed, by name."""
+    known = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            versions[package] = version(package)
+            known[package] = version(package)
         except PackageNotFoundError:  # an extra that is not installed
             continue
-    return versions
+    return known
 
 
 def _hardware() -> dict[str, str]:

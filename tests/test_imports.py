@@ -51,10 +51,23 @@ BASES = {  # what the other files of a folder may import of it
     "evaluators": {
         *("evaluator", "cost", "trainer", "concurrency", "devices"),
         *("workers", "serving", "worker", "team", "dispatch"),
+        *("streamed", "ray_cluster", "ray_actor", "ray_fleet", "ray_dispatch"),
     },
     "agents": {"agent", "stable_baselines", "sb3_env", "sb3_policy", "sb3_start"},
     "comparison": {
-        *("run", "problem", "runner", "findings", "digest", "statistics", "curves", "pairs", "verdicts", "summary"),
+        *(
+            "run",
+            "problem",
+            "runner",
+            "on_ray",
+            "findings",
+            "digest",
+            "statistics",
+            "curves",
+            "pairs",
+            "verdicts",
+            "summary",
+        ),
         *("lines", "drawing", "panels", "boxes", "matrix", "figures", "cells", "tables", "page", "words"),
     },
     "commands": {"parser", "arguments", "progress", "compared", "stopping", "spent", "train"},
@@ -72,6 +85,7 @@ ONLY_IN = {
         *(f"nasenv/comparison/{name}.py" for name in ("figures", "drawing", "panels", "boxes", "matrix")),
     },
     "tensorboard": {"nasenv/record.py", "scripts/soak_kills.py"},
+    "ray": {"nasenv/evaluators/ray_cluster.py"},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
 }

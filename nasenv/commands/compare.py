@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from nasenv.comparison.figures import draw, save
 from nasenv.comparison.findings import Metric, Summary
 from nasenv.comparison.problem import Problem
 from nasenv.comparison.report import Description, standings_table, write_report
+from nasenv.comparison.run import Run
 from nasenv.comparison.summary import summarise, write_summary
 from nasenv.configuration import digest
 from nasenv.errors import InputError
@@ -51,6 +52,8 @@ def compare(
     workers: int | Literal["auto"] = "auto",
     timeout_seconds: float | None = None,
     cache: str = "runs/cache.db",
+    backend: Literal["processes", "ray"] = "processes",
+    address: str | None = None,
 ) -> None:
     """Compare agents over many seeds, and leave results, statistics, figures and a report.
 
@@ -76,6 +79,9 @@ def compare(
         timeout_seconds: wall time after which a search is taken to have stalled; by default 600 where all problems are
             tables, else none.
         cache: file of measurements for problems that train; none for no cache.
+        backend: processes, on this machine; ray, on all nodes of a Ray cluster, one search a core (``workers`` does not
+            matter then).
+        address: of the cluster: auto, HOST:PORT or ray://HOST:PORT; by default Ray is started on this machine.
     """
     console = Console(markup=False, highlight=False)
     numbers = range(first_seed, integer("first_seed", first_seed, least=0) + integer("seeds", seeds, least=1))
@@ -89,7 +95,10 @@ def compare(
     comparison = Comparison(made, contenders, numbers, folder, None if cache == "none" else cache)
     with comparison.held():
         text = _write_config(folder, {**config, "seeds": seeds, "first_seed": first_seed})
-        _run(comparison, processes, limit, console)
+        if backend == "ray":
+            _run(comparison, lambda done: comparison.run_on_ray(done, address, limit), console)
+        else:
+            _run(comparison, lambda done: comparison.run(done, processes, limit), console)
         summaries, figures = _conclude(comparison, metric, console)
         hardware, versions = _setting()
         description = Description(f"nasenv compare --config {folder / 'config.yaml'}", text, hardware, versions)
@@ -115,12 +124,12 @@ def _limit(timeout_seconds: float | None, problems: Mapping[str, Problem]) -> fl
     return timeout_seconds
 
 
-def _run(comparison: Comparison, workers: int, timeout_seconds: float | None, console: Console) -> None:
+def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], console: Console) -> None:
     total, missing = len(comparison.jobs), len(comparison.pending)
     kept = f"; {total - missing} are there already" if missing < total else ""
     console.print(f"{total} runs in {comparison.folder}{kept}", soft_wrap=True)
     with ComparisonProgress(console, missing) as progress, stopping(comparison.stop):
-        comparison.run(progress, workers, timeout_seconds)
+        do(progress)
 
 
 def _conclude(

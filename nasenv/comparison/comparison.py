@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from nasenv.agents.agent import Agent
 from nasenv.comparison.digest import Digest
+from nasenv.comparison.on_ray import RayRuns
 from nasenv.comparison.problem import Problem
 from nasenv.comparison.run import Run
 from nasenv.comparison.runner import Job, Runner
@@ -57,6 +58,7 @@ class Comparison:
             _check_name(name)
         self.problems, self.agents, self.seeds, self.folder = problems, agents, seeds, folder
         self._stopped: str | None = None
+        self._cache = cache
         self._runner = Runner(problems, agents, folder / "runs", cache)
         self.jobs = [Job(p, a, s) for s in seeds for p in problems for a in agents]
         self.pending = [job for job in self.jobs if not self._is_done(job)]
@@ -87,6 +89,28 @@ class Comparison:
             self._hear(pool.stream(self.pending, self._runner.give_up, self._runner.is_stopped), done)
         finally:
             pool.close()
+
+    def run_on_ray(self, done: Callable[[Run], None], address: str | None, timeout_seconds: float | None) -> None:
+        """Do what is not yet done on a Ray cluster, each run on a core of some node; see ``run``.
+
+        Args:
+            done: told of each run when it is written here.
+            address: of the cluster, as with `nasenv.evaluators.ray.RayEvaluator`; None starts Ray on this machine.
+            timeout_seconds: wall time after which a search is taken to have stalled; None is no limit.
+
+        Raises:
+            InputError: an evaluator that fails; no such cluster, or it is lost; a cache that its nodes cannot see.
+            SearchStopped: it was stopped before all were done.
+        """
+        trains = any(problem.evaluator.trains for problem in self.problems.values())
+        if address is not None and trains and self._cache is not None and "://" not in self._cache:
+            raise InputError(
+                f"the machines of a cluster cannot share the file {self._cache} as a cache; give the URL of a "
+                "PostgreSQL database with --cache, or none"
+            )
+        if self.pending:
+            with RayRuns(self._runner, address) as runs:
+                self._hear(runs.stream(self.pending, timeout_seconds), done)
 
     def _hear(self, answers: Iterator[tuple[Job, Run | None]], done: Callable[[Run], None]) -> None:
         """Tell of each run that is done; raise SearchStopped where the comparison was stopped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nasenv.budget import Budget
@@ -45,6 +45,23 @@ class Problem:
         known = self.evaluator.all_measurements()
         rewards = [self.objective.reward(m) for m in known or () if m.error is None]
         return max(rewards, default=None)
+
+    def alone(self, name: str) -> Problem:
+        """Return the problem for another process, whose evaluator works there, on a processor.
+
+        Args:
+            name: of the problem, for an error.
+
+        Raises:
+            InputError: it would not be measured there as it is here.
+        """
+        evaluator = self.evaluator.single(self.evaluator.settled(gpu=False))
+        if evaluator.fingerprint() != self.evaluator.fingerprint():
+            raise InputError(
+                f"problem {name} would be measured on processors there, and otherwise than on this machine's GPU; give "
+                "its evaluator devices cpu"
+            )
+        return replace(self, evaluator=evaluator)
 
     def config(self) -> dict[str, Any]:
         """Return how it was made, in plain values."""

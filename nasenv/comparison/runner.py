@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
 
 import numpy as np
@@ -96,6 +96,24 @@ class Runner:
                 self._record(run, search, path.parent)
         run.write(path, self.identity(job))
         return run
+
+    def alone(self) -> Self:
+        """Return one for a process of another machine that does one run at a time, on a processor.
+
+        Raises:
+            InputError: a problem would not be measured there as it is here.
+        """
+        other = copy.copy(self)
+        other._problems = {name: problem.alone(name) for name, problem in self._problems.items()}
+        if self._cache is not None and "://" not in self._cache:
+            other._cache = str(Path(self._cache).absolute())
+        return other
+
+    def below(self, folder: Path) -> Self:
+        """Return one that leaves its runs' folders in another folder."""
+        other = copy.copy(self)
+        other._folder = folder
+        return other
 
     def stop(self) -> None:
         """Have the runs that are being done end early, in worker processes too."""

@@ -228,6 +228,28 @@ class Evaluator(Configurable, ABC):
         """Return the measurements of all designs of the space where they are known without training, else None."""
         return None
 
+    def settled(self, gpu: bool) -> Mapping[str, str]:
+        """Return, by name, what of its settings is left to the machine that does the work, as it comes out on this one.
+
+        Where measurements follow from it, machines that differ in it cannot share a search.
+
+        Args:
+            gpu: whether it has a GPU for a trial; else a processor alone.
+        """
+        return {}
+
+    def single(self, settled: Mapping[str, str]) -> Self:
+        """Return the evaluator as it answers one trial after the other, in this process, as is settled.
+
+        It has to measure as this one does on a machine where ``settled`` comes out that way. It need not be able to
+        measure anything here: another machine, or a ``fingerprint``, may be what it is for.
+        """
+        return self
+
+    def mendable(self, answer: Answer) -> bool:
+        """Return whether an answer is an error, and another try in a fresh process might give a better one."""
+        return False
+
     def start(self) -> None:
         """Get ready (start workers, say), so that the first evaluation takes no longer than the others."""
 

@@ -7,8 +7,9 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from nasenv.errors import InputError
 from nasenv.evaluators.concurrency import Concurrency
 from nasenv.evaluators.cost import TrainingCost
 from nasenv.evaluators.devices import environments, resolve_devices
-from nasenv.evaluators.evaluator import DIVERGED, Answer, Evaluator, Measurement, TestResult, Trial
+from nasenv.evaluators.evaluator import DIVERGED, Answer, Measurement, TestResult, Trial
+from nasenv.evaluators.streamed import Streamed
 from nasenv.evaluators.trainer import OUT_OF_MEMORY, Job, Trained, Trainer, resolve_precision
 from nasenv.evaluators.workers import WorkerPool
 from nasenv.fitting import TIMEOUT, Recipe, seeded
@@ -37,8 +39,12 @@ _FINAL_EPOCHS = {"digits": 10}  # by data set; the default run has two minutes o
 _FINAL_LENGTH = 4  # else the final training is so many times as long as the search's
 
 
-class TrainingEvaluator(Evaluator):
+class TrainingEvaluator(Streamed):
     """Trains the network of an architecture from scratch and reports its validation accuracy.
+
+    A search's training is on the training split, for ``fidelity`` of the epochs (one at least), and scored on
+    validation; so is ``confirm``, for ``final_epochs``. ``test`` trains on training + validation data for
+    ``final_epochs``, and scores on test.
 
     A training's seed comes from the evaluator's seed and the architecture alone, so a measurement depends neither
     on the search nor on the order or the process in which it was made. Metrics reported: ``params``, and ``flops`` of
@@ -126,6 +132,7 @@ class TrainingEvaluator(Evaluator):
             raise InputError(f"deterministic must be true or false, got {deterministic!r}")
         self.timeout_seconds, self.deterministic = timeout_seconds, deterministic
         self.precision = resolve_precision(precision, self.devices[0])
+        self._asked = {"devices": devices, "precision": precision}
         if not isinstance(compile_final, bool):
             raise InputError(f"compile_final must be true or false, got {compile_final!r}")
         self.compile_final = compile_final
@@ -142,22 +149,6 @@ class TrainingEvaluator(Evaluator):
             kind = "cuda, deterministic"
         data = self._data.fingerprint
         return digest([_VERSION, data, asdict(self.recipe), self.seed, kind, self.precision, self.source_digest()])
-
-    def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
-        """Train each on the training split for ``fidelity`` of the epochs (one at least); score on validation."""
-        trials = [Trial(a, "search", fidelity=fidelity) for a in architectures]
-        answers: dict[Trial, Any] = dict(self.stream(list(dict.fromkeys(trials))))
-        return [answers[trial] for trial in trials]
-
-    def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[Measurement]]:
-        """Train each for ``final_epochs`` on the training split, once a seed; score on validation."""
-        answers: dict[Trial, Any] = dict(self.stream([Trial(a, "confirm", s) for a in architectures for s in seeds]))
-        return [[answers[Trial(a, "confirm", s)] for s in seeds] for a in architectures]
-
-    def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
-        """Train each for ``final_epochs`` on training + validation data, once a seed; score on test."""
-        answers: dict[Trial, Any] = dict(self.stream([Trial(a, "test", s) for a in architectures for s in seeds]))
-        return [[answers[Trial(a, "test", s)] for s in seeds] for a in architectures]
 
     def stream(
         self, trials: Sequence[Trial], stopped: Callable[[], bool] = lambda: False
@@ -194,6 +185,28 @@ class TrainingEvaluator(Evaluator):
     def worked(self) -> Mapping[str, float]:
         """Wall seconds of its trainings so far: data, building, training, scoring; of all workers together."""
         return self._worked
+
+    def settled(self, gpu: bool) -> Mapping[str, str]:
+        """Return the kind of device and the precision."""
+        asked, kind = self._asked["devices"], "cuda" if gpu else "cpu"
+        if asked != "auto" and not asked.startswith(kind):
+            raise InputError(f"devices is {asked}, where trainings are given {'a GPU' if gpu else 'no GPU'}; give auto")
+        if gpu and not torch.cuda.is_available():
+            raise InputError("PyTorch sees no GPU, where trainings are given one; install a build of it with CUDA")
+        return {"devices": kind, "precision": resolve_precision(self._asked["precision"], kind)}
+
+    def single(self, settled: Mapping[str, str]) -> Self:
+        """Return an evaluator without worker processes, on a processor or the first GPU."""
+        alone = copy(self)
+        alone.devices = ("cuda:0" if settled["devices"] == "cuda" else "cpu",)
+        alone.precision, alone.concurrency, alone._concurrency = settled["precision"], 0, Concurrency(0, 0)
+        alone._worked, alone.eager, alone._cost, alone._pool = {}, Counter(), TrainingCost(self.space), None
+        alone._alone = alone._trainer(alone.devices[0])
+        return alone
+
+    def mendable(self, answer: Answer) -> bool:
+        """Return whether it is an error other than a loss that diverged and a training that took too long."""
+        return _may_be_mended(answer)
 
     def start(self) -> None:
         """Start the worker processes, where there are to be any; a worker process itself trains alone."""
@@ -295,7 +308,7 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
         )
 
 
-def _may_be_mended(trained: Trained) -> bool:
+def _may_be_mended(trained: Trained | Answer) -> bool:
     """Return whether a fresh process might do better: out of memory, or a device or library in a bad state."""
     return trained.error is not None and not trained.error.startswith((DIVERGED, TIMEOUT))
 

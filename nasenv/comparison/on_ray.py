@@ -1,0 +1,218 @@
+"""Runs of a comparison on a Ray cluster: each is a task on some node, and its files come back from there."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+
+from nasenv.clock import WakingClock
+from nasenv.comparison.run import Run
+from nasenv.comparison.runner import Job, Runner
+from nasenv.errors import InputError
+from nasenv.evaluators.ray_actor import Packed, pack, unpack
+from nasenv.evaluators.ray_cluster import Cluster, Share, imported_ray
+from nasenv.evaluators.ray_fleet import reason
+from nasenv.evaluators.serving import described
+from nasenv.files import write_whole
+
+_RETRIES = 2  # of a run that was lost with its node
+_POLL_SECONDS = 0.2
+_LONGEST_LOOK = 1.0  # seconds between two looks at the clock; more is a suspension
+
+Files = Mapping[str, bytes]
+"""What a run's folder holds, by name."""
+
+
+class Came(NamedTuple):
+    """What comes of a run on a node; its own, None where it was stopped, or why there is none."""
+
+    run: Run | None
+    files: Files
+    refusal: str | None = None
+    fault: str | None = None
+
+
+@dataclass
+class _Begun:
+    """A run that was handed to Ray: which, and when."""
+
+    job: Job
+    since: float
+
+
+class RayRuns:
+    """Does the runs of a comparison on all nodes of a Ray cluster, one a core; nodes may come and go.
+
+    A run that was lost with its node is done again elsewhere, from where this machine knows it. One that is stopped
+    comes back as far as it is. Every node needs what `nasenv.evaluators.ray.RayEvaluator` says.
+
+    Args:
+        runner: does a run, and says where its files are here.
+        address: of the cluster, as with `RayEvaluator`; None starts Ray on this machine alone.
+
+    Raises:
+        InputError: Ray is not installed, there is no such cluster, or the problems cannot be sent.
+    """
+
+    def __init__(self, runner: Runner, address: str | None) -> None:
+        self._runner, self._cluster = runner, Cluster(address, Share(1.0, 0.0))
+        self._clock = WakingClock(_LONGEST_LOOK)
+        ray = imported_ray()
+        self._packed = ray.put(pack(runner.alone()))
+        self._flag = ray.remote(num_cpus=0)(Flag).remote()
+        self._do = ray.remote(num_cpus=1, max_retries=_RETRIES)(do)
+        self._busy: dict[Any, _Begun] = {}
+
+    def stream(self, jobs: Iterable[Job], timeout_seconds: float | None) -> Iterator[tuple[Job, Run | None]]:
+        """Yield each job with its run as it is done and written here, None where it was stopped.
+
+        Args:
+            jobs: begun in this order, as many at once as the cluster has room for.
+            timeout_seconds: after which a run is given up; None is no limit.
+
+        Raises:
+            InputError: of an evaluator, or the cluster is lost.
+        """
+        waiting = iter(jobs)
+        while self._begin(waiting):
+            done, _ = imported_ray().wait([*self._busy], num_returns=1, timeout=_POLL_SECONDS)
+            if self._runner.is_stopped():
+                self._flag.put_up.remote()
+            for ref in done:
+                yield self._settled(ref)
+            if timeout_seconds is not None:
+                yield from self._overdue(timeout_seconds)
+
+    def close(self) -> None:
+        """Give up what is being done, and let go of the cluster."""
+        for ref in self._busy:
+            imported_ray().cancel(ref, force=True)
+        self._cluster.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _begin(self, waiting: Iterator[Job]) -> bool:
+        """Keep the cluster busy; return whether there is anything to wait for."""
+        room = max(1, sum(self._cluster.slots_by_node().values()))
+        while len(self._busy) < room and not self._runner.is_stopped() and (job := next(waiting, None)) is not None:
+            files = _read(self._runner.path(job).parent)
+            ref = self._do.remote([self._packed], [self._flag], job, files, sys.path)
+            self._busy[ref] = _Begun(job, self._clock())
+        return bool(self._busy)
+
+    def _settled(self, ref: Any) -> tuple[Job, Run | None]:
+        """Write what came of a run, and return it."""
+        ray, begun = imported_ray(), self._busy.pop(ref)
+        try:
+            came: Came = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            came = Came(None, {}, fault=reason(error))
+        if came.refusal is not None:
+            raise InputError(came.refusal)
+        if came.fault is not None:
+            return begun.job, self._runner.give_up(begun.job, came.fault, self._clock() - begun.since)
+        _write(self._runner.path(begun.job), came.files)
+        return begun.job, came.run
+
+    def _overdue(self, seconds: float) -> Iterator[tuple[Job, Run]]:
+        """End the runs that take too long, and yield what that makes of them."""
+        now = self._clock()
+        for ref in [ref for ref, begun in self._busy.items() if now - begun.since > seconds]:
+            begun = self._busy.pop(ref)
+            imported_ray().cancel(ref, force=True)
+            yield begun.job, self._runner.give_up(begun.job, "timeout: the run hung and was ended", now - begun.since)
+
+
+class Flag:
+    """Says to all nodes whether the comparison is stopped; made an actor by ``ray.remote``."""
+
+    def __init__(self) -> None:
+        self._up = False
+
+    def put_up(self) -> None:
+        """Say so from now on."""
+        self._up = True
+
+    def is_up(self) -> bool:
+        """Return whether it is."""
+        return self._up
+
+
+def do(packed: Sequence[Any], flag: Sequence[Any], job: Job, files: Files, paths: Sequence[str]) -> Came:
+    """Do a run in a folder of this node, and return its files; made a task by ``ray.remote``.
+
+    Args:
+        packed: where the runner lies, in a list, as Ray would else send it with every run.
+        flag: says when to stop.
+        job: the run.
+        files: what is known of it, where it was begun before.
+        paths: folders in which the driver finds modules; those that there are here are looked through last.
+    """
+    torch.set_num_threads(1)
+    sys.path += [path for path in paths if path not in sys.path and Path(path).is_dir()]
+    with tempfile.TemporaryDirectory(prefix="nasenv-") as folder:
+        try:
+            runner = _runner(packed[0]).below(Path(folder))
+            path = runner.path(job)
+            _write(path, files)
+            with _watched(flag[0], runner.stop):
+                run = runner(job)
+        except InputError as error:
+            return Came(None, {}, refusal=str(error))
+        except BaseException as error:  # of a user's class
+            return Came(None, {}, fault=described(error))
+        return Came(run, _read(path.parent))
+
+
+@functools.lru_cache(maxsize=1)
+def _runner(ref: Any) -> Runner:
+    """Return the runner of the runs of one comparison; a process does many of them."""
+    packed: Packed = imported_ray().get(ref)
+    runner: Runner = unpack(packed)
+    return runner
+
+
+@contextmanager
+def _watched(flag: Any, stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` when the flag is up."""
+    over, ray = threading.Event(), imported_ray()
+
+    def watch() -> None:
+        with suppress(ray.exceptions.RayError):  # lost with its node: nobody can say when to stop
+            while not over.wait(_POLL_SECONDS):
+                if ray.get(flag.is_up.remote()):
+                    stop()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _read(folder: Path) -> Files:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _write(path: Path, files: Files) -> None:
+    """Write a run's files beside and at the path, that which says that it is done last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in sorted(files, key=lambda name: name == path.name):
+        file = path.parent / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, files[name])
