@@ -47,6 +47,9 @@ class Known:
                 self._known[trial.architecture] = answer
                 self._unpaid.add(trial.architecture)
         self._problem = (evaluator.space.fingerprint(), evaluator.fingerprint(), FIDELITY)
+        if cache is not None and self._unpaid:  # some may not have reached it before an earlier start ended
+            with times.part(_CACHE):
+                cache.add(*self._problem, {r: self._known[r] for r in self._unpaid})
 
     def __contains__(self, representative: Architecture) -> bool:
         return representative in self._known

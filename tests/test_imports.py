@@ -22,6 +22,8 @@ ORDER = [
         "designs",
         "ending",
         "database",
+        "sqlite",
+        "postgresql",
         "leases",
         "cache",
     ),
@@ -72,6 +74,7 @@ ONLY_IN = {
         *(f"nasenv/comparison/{name}.py" for name in ("figures", "drawing", "panels", "boxes", "matrix")),
     },
     "tensorboard": {"nasenv/record.py", "scripts/soak_kills.py"},
+    "psycopg": {"nasenv/postgresql.py", "scripts/postgresql_server.py"},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
 }

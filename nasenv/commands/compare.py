@@ -74,7 +74,8 @@ def compare(
             each processor core.
         timeout_seconds: wall time after which a search is taken to have stalled; by default 600 where all problems are
             tables, else none.
-        cache: file of measurements for problems that train; none for no cache.
+        cache: file of measurements for problems that train, or postgresql://user@host:port/database; none for no
+            cache.
     """
     console = Console(markup=False, highlight=False)
     numbers = range(first_seed, integer("first_seed", first_seed, least=0) + integer("seeds", seeds, least=1))

@@ -59,7 +59,8 @@ def train(
         budget: when the search is over.
         seed: seeds the agent.
         run_dir: folder for everything that the run leaves; by default under runs, named after the configuration.
-        cache: file of measurements shared by searches; none for no cache.
+        cache: file of measurements shared by searches, or postgresql://user@host:port/database for those of several
+            machines; none for no cache.
         start_from: designs that are evaluated first, for the agent to go on from: a file of one design a line, as
             runs print them, or in a --config file a list of them.
         resume: what is done with the journal of an earlier, interrupted start. replay: the agent runs again from its

@@ -1,0 +1,252 @@
+"""A cache's database on a PostgreSQL server: connected to, again where it went away, and its faults in words."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from nasenv.database import Away, Connection, refused_as_newer
+from nasenv.errors import InputError
+
+SCHEMA = "nasenv"  # of the server, a folder of tables: another program's cannot be in the way
+_PATIENCE_SECONDS = 60.0  # for which a server that went away is tried again in one call
+_QUIET_SECONDS = 2.0  # of which nothing is said
+_REST_SECONDS = 30.0  # between two tries after that
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two tries before that
+_LOCK = 0x6E6173656E76  # "nasenv": held by who makes the tables
+_DEFAULTS = {  # what the URL does not say
+    "application_name": "nasenv",
+    "connect_timeout": "5",
+    "keepalives_idle": "10",  # seconds; a machine that vanished is noticed within half a minute
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",  # milliseconds
+}
+_SETTINGS = f"SET search_path TO {SCHEMA}; SET idle_in_transaction_session_timeout TO '10s'"  # of a suspended process
+_TYPES = {"TEXT": 'TEXT COLLATE "C"', "REAL": "DOUBLE PRECISION", " WITHOUT ROWID": ""}  # SQLite's and ours
+_PASSING = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+_EXPECTED = (
+    "expected postgresql://user:password@host:port/database, in user and password %40 for @, %2F for / and so on"
+)
+_OTHERS = "give another database with --cache, or none with --cache none"
+_Raw: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+_T = TypeVar("_T")
+_log = logging.getLogger("nasenv")
+logging.getLogger("psycopg").addHandler(logging.NullHandler())  # it would print each lost connection, which we tell of
+
+
+class PostgreSQL:
+    """One connection to a PostgreSQL server, made when it is needed: a `Database`.
+
+    A transaction sees what others have committed (READ COMMITTED, the server's default). All that is written is on the
+    server's disk on return.
+
+    Args:
+        url: as libpq reads it, with several hosts and options too; what it leaves out comes from the environment
+            (PGPASSWORD, PGPASSFILE, ...) or ~/.pgpass.
+        relaxed: what is written last may be lost with the server.
+
+    Raises:
+        InputError: it is not a URL. No message holds the password.
+    """
+
+    among = "= ANY(?)"
+    shared = True
+
+    def __init__(self, url: str, relaxed: bool = False) -> None:
+        given = _parsed(url)
+        self.name = _without_password(given)
+        self._url, self._conninfo = url, make_conninfo(**{**_DEFAULTS, **given})
+        self._settings = _SETTINGS + ("; SET synchronous_commit TO off" if relaxed else "")
+        self._connection: _Raw | None = None
+        self._rests_until: float | None = None  # given up until then
+
+    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]]) -> None:
+        """Make the tables of a schema, or bring older ones to it; see `Database`."""
+
+        def make(connection: Connection) -> None:
+            connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+            version = self._version(connection, schema)
+            if version is None and _first(connection, "SELECT to_regnamespace(?) IS NULL", SCHEMA):
+                connection.execute(f"CREATE SCHEMA {SCHEMA}")
+            if version is None:
+                connection.execute("CREATE TABLE version (version INTEGER NOT NULL)")
+            for statement in migrations.get(version or 0, ()):
+                connection.execute(_translated(statement))
+            connection.execute("DELETE FROM version")  # always: where nothing may be written is refused here
+            connection.execute("INSERT INTO version VALUES (?)", (schema,))
+
+        self.write(make, patience=0.0)
+
+    def _version(self, connection: Connection, known: int) -> int | None:
+        """Return the schema of the tables, None where there are none; refuse what is not ours."""
+        columns = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(?) AND attnum > 0"
+        found = {name for (name,) in connection.execute(columns, (f"{SCHEMA}.measurements",))}
+        versioned = _first(connection, "SELECT to_regclass(?) IS NOT NULL", f"{SCHEMA}.version")
+        if not found and not versioned:
+            return None
+        version = int(_first(connection, "SELECT max(version) FROM version") or 0) if versioned else 0
+        if version > known:
+            raise refused_as_newer(self.name, version, known)
+        if not found >= {"space", "evaluator", "fidelity", "architecture", "measurement"} or not version:
+            raise InputError(
+                f"cache {self.name}: its schema {SCHEMA} is of another program; give another database with --cache"
+            )
+        return version
+
+    def read(self, act: Callable[[Connection], _T], patience: float | None = None) -> _T:
+        """Return act(connection).
+
+        Args:
+            act: may be called several times.
+            patience: seconds for which a server that went away is tried again; None for a minute, or, where that was
+                in vain before, for one try now and then.
+
+        Raises:
+            Away: the server does not answer.
+            InputError: it refuses.
+        """
+        return self._done(act, patience)
+
+    def write(self, act: Callable[[Connection], _T], durable: bool = False, patience: float | None = None) -> _T:
+        """Return act(connection), all of it done in one transaction or nothing; see `read`.
+
+        Where the connection is lost before the server says that it is done, it is done again: twice must be as once.
+        """
+
+        def whole(session: _Session) -> _T:
+            with session.connection.pipeline(), session.connection.transaction():  # few ways there and back
+                return act(session)
+
+        return self._done(whole, patience)
+
+    def _done(self, act: Callable[[_Session], _T], patience: float | None) -> _T:
+        if patience is not None:
+            return self._tried(act, patience)
+        given_up = self._rests_until is not None
+        if self._rests_until is not None and time.monotonic() < self._rests_until:
+            raise Away(f"cache {self.name} does not answer")
+        try:
+            result = self._tried(act, 0.0 if given_up else _PATIENCE_SECONDS)
+        except Away as away:
+            if not given_up:
+                _log.warning("%s; the search goes on without it, and what it measures waits to enter it", away)
+            self._rests_until = time.monotonic() + _REST_SECONDS
+            raise
+        if given_up:
+            _log.warning("cache %s answers again", self.name)
+            self._rests_until = None
+        return result
+
+    def _tried(self, act: Callable[[_Session], _T], patience: float) -> _T:
+        """Return act(session), tried until it succeeds, is refused, or the patience has come to its end."""
+        started, pause, said = time.monotonic(), _FIRST_PAUSE, False
+        while True:
+            try:
+                return act(self._session())
+            except psycopg.Error as error:
+                self.close()
+                if not isinstance(error, _PASSING):
+                    raise self._refusal(error) from error
+                gone = time.monotonic() - started
+                if gone + pause > patience:
+                    raise self._away(error) from error
+                if gone > _QUIET_SECONDS and not said:
+                    said = True
+                    _log.warning("%s; trying again for %.0f s", self._away(error), patience)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _session(self) -> _Session:
+        if self._connection is None:
+            self._connection = psycopg.connect(self._conninfo, autocommit=True)
+            self._connection.execute(self._settings.encode())
+        return _Session(self._connection)
+
+    def listed(self, values: Sequence[str]) -> list[str]:
+        """Return the parameter for ``among``."""
+        return list(values)
+
+    def command(self, sql: str) -> str:
+        """Return what to type in a shell to execute a statement."""
+        return f'psql {self.name} -c "SET search_path TO {SCHEMA}; {sql}"'
+
+    def beside(self) -> PostgreSQL:
+        """Return a second connection, whose last seconds may be lost with the server."""
+        return PostgreSQL(self._url, relaxed=True)
+
+    def close(self) -> None:
+        """Let go of the server."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _away(self, error: psycopg.Error) -> Away:
+        return Away(f"cache {self.name} does not answer ({error}): see to its server; or {_OTHERS}")
+
+    def _refusal(self, error: psycopg.Error) -> InputError:
+        return InputError(f"cache {self.name} cannot be used ({error}); {_OTHERS}")
+
+
+class _Session:
+    """A connection of psycopg that takes SQLite's placeholders: a `Connection`."""
+
+    def __init__(self, connection: _Raw) -> None:
+        self.connection = connection
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Execute a statement."""
+        return self.connection.execute(_query(sql), parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
+        """Execute a statement for each row of parameters."""
+        self.connection.cursor().executemany(_query(sql), rows)
+
+
+@functools.lru_cache(maxsize=64)
+def _query(sql: str) -> bytes:
+    return sql.replace("?", "%s").encode()
+
+
+def _translated(statement: str) -> str:
+    """Return a statement that makes a table in the server's words.
+
+    >>> _translated("CREATE TABLE a (b TEXT, c REAL) WITHOUT ROWID")
+    'CREATE TABLE a (b TEXT COLLATE "C", c DOUBLE PRECISION)'
+    """
+    return functools.reduce(lambda text, word: text.replace(word, _TYPES[word]), _TYPES, statement)
+
+
+def _first(connection: Connection, sql: str, *parameters: object) -> Any:
+    return connection.execute(sql, parameters).fetchone()[0]
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    """Return the parts of a URL; of one that cannot be read, the message holds nothing: it may be the password."""
+    _, slashes, rest = url.partition("://")
+    if slashes and rest.count("@") <= 1 and "@" not in rest.partition("/")[2]:
+        try:
+            return conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            pass
+    raise InputError(f"--cache begins as the URL of a PostgreSQL server, but cannot be read as one: {_EXPECTED}")
+
+
+def _without_password(parts: Mapping[str, Any]) -> str:
+    """Return the URL of a server's parts.
+
+    >>> _without_password({"user": "u", "password": "secret", "host": "h", "port": "1", "dbname": "d"})
+    'postgresql://u@h:1/d'
+    """
+    user = f"{quote(parts['user'], '')}@" if "user" in parts else ""
+    hosts, ports = parts.get("host", "").split(","), parts.get("port", "").split(",")
+    ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
+    where = ",".join(quote(host, ":[]") + (port and f":{port}") for host, port in zip(hosts, ports, strict=True))
+    return f"postgresql://{user}{where}/{quote(parts.get('dbname', ''))}"
