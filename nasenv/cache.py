@@ -23,7 +23,7 @@ _MEASUREMENTS = (
 _KEEP = f"INSERT INTO measurements VALUES (?, ?, ?, ?, ?) ON CONFLICT ({KEY_NAMES}) DO NOTHING"
 _LAST_SECONDS = 10.0  # for which a server is waited for at the end
 _URLS = ("postgresql:/", "postgres:/")
-_ENTER = "they are kept in the run directory, and enter it when the same command is started again"
+_ENTER = "those of a run directory enter it when the same command is started again"
 _log = logging.getLogger("nasenv")
 
 
@@ -69,8 +69,10 @@ class Cache:
         self.path = self._database.name
         self._leases = Leases(self._database)
         self._late: dict[Key, str | None] = {}  # what a server that is away is still to be told; None: not measured
-        where = f"{IS_PROBLEM} AND architecture {self._database.among}"
-        self._find = f"SELECT architecture, measurement FROM measurements WHERE {where}"
+        known = f"(SELECT measurement FROM measurements WHERE {IS_PROBLEM} AND architecture=value)"
+        self._find = (
+            f"SELECT value, {known} FROM {self._database.values}"  # unlike IN, this never reads the whole table
+        )
         try:
             self._database.prepare(_SCHEMA, {0: (_MEASUREMENTS, *TABLES), 1: TABLES})
         except InputError:
@@ -92,8 +94,9 @@ class Cache:
         try:
             rows = dict(self._database.read(lambda connection: [*connection.execute(self._find, asked)]))
         except Away:
-            rows = {name: text for name in names if (text := self._late.get((*problem, name))) is not None}
-        return {names[name]: self._measurement((*problem, name), text) for name, text in rows.items()}
+            rows = {name: self._late.get((*problem, name)) for name in names}
+        found = ((name, text) for name, text in rows.items() if text is not None)
+        return {names[name]: self._measurement((*problem, name), text) for name, text in found}
 
     def _measurement(self, key: Key, text: str) -> Measurement:
         try:

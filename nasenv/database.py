@@ -41,11 +41,11 @@ class Database(Protocol):
 
     Attributes:
         name: the file, or the URL without its password.
-        among: how SQL says that a value is one of those that ``listed`` returns.
+        values: the table, in SQL, whose column ``value`` holds what ``listed`` was given.
     """
 
     name: str
-    among: str
+    values: str
 
     @property
     def shared(self) -> bool:
@@ -80,7 +80,7 @@ class Database(Protocol):
         """
 
     def listed(self, values: Sequence[str]) -> Any:
-        """Return the parameter for ``among``."""
+        """Return the parameter of ``values``."""
 
     def command(self, sql: str) -> str:
         """Return what to type in a shell to execute a statement."""

@@ -47,9 +47,9 @@ class Known:
                 self._known[trial.architecture] = answer
                 self._unpaid.add(trial.architecture)
         self._problem = (evaluator.space.fingerprint(), evaluator.fingerprint(), FIDELITY)
-        if cache is not None and self._unpaid:  # some may not have reached it before an earlier start ended
+        if cache is not None and log is not None:
             with times.part(_CACHE):
-                cache.add(*self._problem, {r: self._known[r] for r in self._unpaid})
+                bring(log, evaluator, cache)
 
     def __contains__(self, representative: Architecture) -> bool:
         return representative in self._known
@@ -119,6 +119,12 @@ class Known:
         free = representative not in self._unpaid
         self._unpaid.discard(representative)
         return Finding(measurement, self._objective.reward(measurement), free)
+
+
+def bring(log: TrialLog, evaluator: Evaluator, cache: Cache) -> None:
+    """Add to a cache what a search has trained: some may not have reached its server before an earlier start ended."""
+    trained = {t.architecture: a for t, a in log.answers.items() if t.kind == "search" and isinstance(a, Measurement)}
+    cache.add(evaluator.space.fingerprint(), evaluator.fingerprint(), FIDELITY, trained)
 
 
 def faulty(evaluator: Evaluator, reason: str) -> InputError:

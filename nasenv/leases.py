@@ -67,20 +67,21 @@ class Leases:
     def claim(self, problem: Problem, architectures: Sequence[str]) -> set[str]:
         """Return those that nobody else holds and nobody has measured; they are held now."""
         wanted = sorted(architectures)  # who waits for a lease of another's transaction keeps to the same order
-        among = f"{IS_PROBLEM} AND architecture {self._database.among}"
-        asked = (*problem, self._database.listed(wanted))
-        own = f"SELECT architecture FROM leases WHERE {among} AND holder=?"
-        done = f"SELECT architecture FROM measurements WHERE {among}"
+        lease, done = (
+            f"(SELECT {column} FROM {table} WHERE {IS_PROBLEM} AND architecture=value)"
+            for column, table in (("holder", "leases"), ("1", "measurements"))
+        )
+        look = f"SELECT value, {lease}, {done} FROM {self._database.values}"
 
         def take(connection: Connection) -> set[str]:
             connection.execute(_BEAT, (self._holder, next(self._beats)))
             self._bury(connection)
             connection.executemany(_TAKE, [(*problem, name, self._holder) for name in wanted])
-            mine = {name for (name,) in connection.execute(own, (*asked, self._holder))}
             # A statement of its own: what others measure while the former waits for their leases to end is seen here.
-            measured = mine.intersection(name for (name,) in connection.execute(done, asked))
-            self.delete(connection, [(*problem, name) for name in sorted(measured)])
-            return mine - measured
+            rows = connection.execute(look, (*problem, *problem, self._database.listed(wanted)))
+            mine = {name: measured for name, holder, measured in rows if holder == self._holder}
+            self.delete(connection, [(*problem, name) for name in wanted if mine.get(name)])
+            return {name for name, measured in mine.items() if not measured}
 
         taken = self._database.write(take)
         self._entered = True

@@ -57,7 +57,7 @@ class PostgreSQL:
         InputError: it is not a URL. No message holds the password.
     """
 
-    among = "= ANY(?)"
+    values = "unnest(?::text[]) AS value"
     shared = True
 
     def __init__(self, url: str, relaxed: bool = False) -> None:
@@ -171,7 +171,7 @@ class PostgreSQL:
         return _Session(self._connection)
 
     def listed(self, values: Sequence[str]) -> list[str]:
-        """Return the parameter for ``among``."""
+        """Return the parameter of ``values``."""
         return list(values)
 
     def command(self, sql: str) -> str:

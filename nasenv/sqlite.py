@@ -37,7 +37,7 @@ class SQLite:
         InputError: it cannot be opened.
     """
 
-    among = "IN (SELECT value FROM json_each(?))"
+    values = "json_each(?)"
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path) if path == _MEMORY else str(Path(path))
@@ -127,7 +127,7 @@ class SQLite:
         return result
 
     def listed(self, values: Sequence[str]) -> str:
-        """Return the parameter for ``among``."""
+        """Return the parameter of ``values``."""
         return json.dumps(values)
 
     def command(self, sql: str) -> str:
