@@ -6,20 +6,14 @@ _LONGEST = 2000  # characters of a message: what stands in a file can be as long
 _COMMANDING = re.compile(  # control characters, those that turn the direction of writing, halves of surrogate pairs
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_PASSWORD = re.compile(r"(://[^\s:@/]*):\S+@")  # of a URL
 
 
 def printable(text: str) -> str:
     r"""Return the text with each character that a terminal would obey, or that has no bytes, written as its escape.
 
-    A URL's password is left out.
-
     >>> print(printable("a\x1b[2Jb"))
     a\x1b[2Jb
-    >>> print(printable("postgresql://me:secret@host/name"))
-    postgresql://me:***@host/name
     """
-    text = _PASSWORD.sub(r"\1:***@", text)
     return _COMMANDING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -32,7 +32,7 @@ TABLES = (
     f"CREATE TABLE leases ({KEY_COLUMNS}, holder TEXT NOT NULL, PRIMARY KEY ({KEY_NAMES}))",
     "CREATE TABLE holders (holder TEXT PRIMARY KEY, beat INTEGER NOT NULL)",
 )
-_TAKE = f"INSERT INTO leases VALUES (?, ?, ?, ?, ?) ON CONFLICT ({KEY_NAMES}) DO NOTHING"
+_LOOKS = ("holder FROM leases", "1 FROM measurements")
 _GIVE_UP = f"DELETE FROM leases WHERE {IS_PROBLEM} AND architecture=? AND holder=?"
 _BEAT = "INSERT INTO holders VALUES (?, ?) ON CONFLICT (holder) DO UPDATE SET beat=excluded.beat"
 
@@ -67,21 +67,26 @@ class Leases:
     def claim(self, problem: Problem, architectures: Sequence[str]) -> set[str]:
         """Return those that nobody else holds and nobody has measured; they are held now."""
         wanted = sorted(architectures)  # who waits for a lease of another's transaction keeps to the same order
-        lease, done = (
-            f"(SELECT {column} FROM {table} WHERE {IS_PROBLEM} AND architecture=value)"
-            for column, table in (("holder", "leases"), ("1", "measurements"))
-        )
-        look = f"SELECT value, {lease}, {done} FROM {self._database.values}"
+        values, listed = self._database.values, self._database.listed(wanted)
+        insert = f"INSERT INTO leases SELECT ?, ?, ?, value, ? FROM {values} WHERE true"
+        insert += f" ON CONFLICT ({KEY_NAMES}) DO NOTHING"
+        holder, measured = (f"(SELECT {of} WHERE {IS_PROBLEM} AND architecture=value)" for of in _LOOKS)
+        look = f"SELECT value, {holder}, {measured} FROM {values}"
+
+        def enter(connection: Connection) -> dict[str, tuple[str | None, int | None]]:
+            connection.execute(insert, (*problem, self._holder, listed))
+            # A statement of its own: what others measure while the former waits for their leases to end is seen here.
+            rows = connection.execute(look, (*problem, *problem, listed))
+            return {name: (holder, done) for name, holder, done in rows}
 
         def take(connection: Connection) -> set[str]:
             connection.execute(_BEAT, (self._holder, next(self._beats)))
-            self._bury(connection)
-            connection.executemany(_TAKE, [(*problem, name, self._holder) for name in wanted])
-            # A statement of its own: what others measure while the former waits for their leases to end is seen here.
-            rows = connection.execute(look, (*problem, *problem, self._database.listed(wanted)))
-            mine = {name: measured for name, holder, measured in rows if holder == self._holder}
-            self.delete(connection, [(*problem, name) for name in wanted if mine.get(name)])
-            return {name for name, measured in mine.items() if not measured}
+            found = enter(connection)
+            if any(holder != self._holder for holder, _ in found.values()) and self._bury(connection):
+                found = enter(connection)
+            mine = {name: done for name, (holder, done) in found.items() if holder == self._holder}
+            self.delete(connection, [(*problem, name) for name, done in mine.items() if done])
+            return {name for name, done in mine.items() if not done}
 
         taken = self._database.write(take)
         self._entered = True
@@ -121,8 +126,11 @@ class Leases:
             self._heart.stop()
             self._heart = None
 
-    def _bury(self, connection: Connection) -> None:
-        """Take note of the beats of the others; delete those that stood still for too long, with their leases."""
+    def _bury(self, connection: Connection) -> bool:
+        """Take note of the beats of the others; delete those that stood still for too long, with their leases.
+
+        Returns whether there were any.
+        """
         now = time.monotonic()
         others = connection.execute("SELECT holder, beat FROM holders WHERE holder<>? ORDER BY holder", (self._holder,))
         watched = {holder: self._look(self._watched.get(holder), beat, now) for holder, beat in others}
@@ -130,6 +138,7 @@ class Leases:
         for table in ("leases", "holders") if dead else ():
             connection.executemany(f"DELETE FROM {table} WHERE holder=?", dead)
         self._watched = watched
+        return bool(dead)
 
     @staticmethod
     def _look(before: _Watched | None, beat: int, now: float) -> _Watched:

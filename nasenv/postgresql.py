@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
@@ -122,8 +123,11 @@ class PostgreSQL:
         """
 
         def whole(session: _Session) -> _T:
-            with session.connection.pipeline(), session.connection.transaction():  # few ways there and back
-                return act(session)
+            with session.connection.pipeline():  # one way there and back where nothing is read
+                session.execute("BEGIN")
+                result = act(session)
+                session.execute("COMMIT")
+            return result
 
         return self._done(whole, patience)
 
@@ -150,9 +154,9 @@ class PostgreSQL:
         started, pause, said = time.monotonic(), _FIRST_PAUSE, False
         while True:
             try:
-                return act(self._session())
+                with self._closed_by_errors():
+                    return act(self._session())
             except psycopg.Error as error:
-                self.close()
                 if not isinstance(error, _PASSING):
                     raise self._refusal(error) from error
                 gone = time.monotonic() - started
@@ -163,6 +167,15 @@ class PostgreSQL:
                     _log.warning("%s; trying again for %.0f s", self._away(error), patience)
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
+
+    @contextlib.contextmanager
+    def _closed_by_errors(self) -> Iterator[None]:
+        """Let go of the server where something goes wrong: it then takes back what was not committed."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def _session(self) -> _Session:
         if self._connection is None:
@@ -207,7 +220,11 @@ class _Session:
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
         """Execute a statement for each row of parameters."""
-        self.connection.cursor().executemany(_query(sql), rows)
+        given = list(rows)
+        if len(given) > 1:
+            self.connection.cursor().executemany(_query(sql), given)
+        elif given:
+            self.execute(sql, given[0])  # a third of the time
 
 
 @functools.lru_cache(maxsize=64)
