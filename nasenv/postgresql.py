@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import quote
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from nasenv.database import Away, Connection, refused_as_newer
 from nasenv.errors import InputError
+from nasenv.patience import Patience
+from nasenv.server_url import parsed, without_password
 
 SCHEMA = "nasenv"  # of the server, a folder of tables: another program's cannot be in the way
-_PATIENCE_SECONDS = 60.0  # for which a server that went away is tried again in one call
-_QUIET_SECONDS = 2.0  # of which nothing is said
-_REST_SECONDS = 30.0  # between two tries after that
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two tries before that
 _LOCK = 0x6E6173656E76  # "nasenv": held by who makes the tables
 _DEFAULTS = {  # what the URL does not say
     "application_name": "nasenv",
@@ -33,20 +29,16 @@ _DEFAULTS = {  # what the URL does not say
 _SETTINGS = f"SET search_path TO {SCHEMA}; SET idle_in_transaction_session_timeout TO '10s'"  # of a suspended process
 _TYPES = {"TEXT": 'TEXT COLLATE "C"', "REAL": "DOUBLE PRECISION", " WITHOUT ROWID": ""}  # SQLite's and ours
 _PASSING = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
-_EXPECTED = (
-    "expected postgresql://user:password@host:port/database, in user and password %40 for @, %2F for / and so on"
-)
 _OTHERS = "give another database with --cache, or none with --cache none"
 _Raw: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 _T = TypeVar("_T")
-_log = logging.getLogger("nasenv")
 logging.getLogger("psycopg").addHandler(logging.NullHandler())  # it would print each lost connection, which we tell of
 
 
 class PostgreSQL:
     """One connection to a PostgreSQL server, made when it is needed: a `Database`.
 
-    A transaction sees what others have committed (READ COMMITTED, the server's default). All that is written is on the
+    A statement sees what others have committed when it begins (READ COMMITTED). All that is written is on the
     server's disk on return.
 
     Args:
@@ -62,12 +54,12 @@ class PostgreSQL:
     shared = True
 
     def __init__(self, url: str, relaxed: bool = False) -> None:
-        given = _parsed(url)
-        self.name = _without_password(given)
+        given = parsed(url)
+        self.name = without_password(given)
         self._url, self._conninfo = url, make_conninfo(**{**_DEFAULTS, **given})
         self._settings = _SETTINGS + ("; SET synchronous_commit TO off" if relaxed else "")
         self._connection: _Raw | None = None
-        self._rests_until: float | None = None  # given up until then
+        self._patience = Patience(self.name)
 
     def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]]) -> None:
         """Make the tables of a schema, or bring older ones to it; see `Database`."""
@@ -84,7 +76,10 @@ class PostgreSQL:
             connection.execute("DELETE FROM version")  # always: where nothing may be written is refused here
             connection.execute("INSERT INTO version VALUES (?)", (schema,))
 
-        self.write(make, patience=0.0)
+        try:
+            self.write(make, patience=0.0)
+        except Away as away:
+            raise InputError(f"{away}: see to its server; or {_OTHERS}") from away
 
     def _version(self, connection: Connection, known: int) -> int | None:
         """Return the schema of the tables, None where there are none; refuse what is not ours."""
@@ -107,8 +102,7 @@ class PostgreSQL:
 
         Args:
             act: may be called several times.
-            patience: seconds for which a server that went away is tried again; None for a minute, or, where that was
-                in vain before, for one try now and then.
+            patience: None has a server that went away tried again, with `Patience`; any other, once alone.
 
         Raises:
             Away: the server does not answer.
@@ -124,7 +118,7 @@ class PostgreSQL:
 
         def whole(session: _Session) -> _T:
             with session.connection.pipeline():  # one way there and back where nothing is read
-                session.execute("BEGIN")
+                session.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 result = act(session)
                 session.execute("COMMIT")
             return result
@@ -132,41 +126,18 @@ class PostgreSQL:
         return self._done(whole, patience)
 
     def _done(self, act: Callable[[_Session], _T], patience: float | None) -> _T:
-        if patience is not None:
-            return self._tried(act, patience)
-        given_up = self._rests_until is not None
-        if self._rests_until is not None and time.monotonic() < self._rests_until:
-            raise Away(f"cache {self.name} does not answer")
-        try:
-            result = self._tried(act, 0.0 if given_up else _PATIENCE_SECONDS)
-        except Away as away:
-            if not given_up:
-                _log.warning("%s; the search goes on without it, and what it measures waits to enter it", away)
-            self._rests_until = time.monotonic() + _REST_SECONDS
-            raise
-        if given_up:
-            _log.warning("cache %s answers again", self.name)
-            self._rests_until = None
-        return result
+        if patience is None:
+            return self._patience.tried(lambda: self._once(act))
+        return self._once(act)
 
-    def _tried(self, act: Callable[[_Session], _T], patience: float) -> _T:
-        """Return act(session), tried until it succeeds, is refused, or the patience has come to its end."""
-        started, pause, said = time.monotonic(), _FIRST_PAUSE, False
-        while True:
-            try:
-                with self._closed_by_errors():
-                    return act(self._session())
-            except psycopg.Error as error:
-                if not isinstance(error, _PASSING):
-                    raise self._refusal(error) from error
-                gone = time.monotonic() - started
-                if gone + pause > patience:
-                    raise self._away(error) from error
-                if gone > _QUIET_SECONDS and not said:
-                    said = True
-                    _log.warning("%s; trying again for %.0f s", self._away(error), patience)
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+    def _once(self, act: Callable[[_Session], _T]) -> _T:
+        try:
+            with self._closed_by_errors():
+                return act(self._session())
+        except _PASSING as error:
+            raise Away(f"cache {self.name} does not answer ({error})") from error
+        except psycopg.Error as error:
+            raise InputError(f"cache {self.name} cannot be used ({error}): {_OTHERS}") from error
 
     @contextlib.contextmanager
     def _closed_by_errors(self) -> Iterator[None]:
@@ -200,12 +171,6 @@ class PostgreSQL:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-    def _away(self, error: psycopg.Error) -> Away:
-        return Away(f"cache {self.name} does not answer ({error}): see to its server; or {_OTHERS}")
-
-    def _refusal(self, error: psycopg.Error) -> InputError:
-        return InputError(f"cache {self.name} cannot be used ({error}); {_OTHERS}")
 
 
 class _Session:
@@ -243,27 +208,3 @@ def _translated(statement: str) -> str:
 
 def _first(connection: Connection, sql: str, *parameters: object) -> Any:
     return connection.execute(sql, parameters).fetchone()[0]
-
-
-def _parsed(url: str) -> dict[str, Any]:
-    """Return the parts of a URL; of one that cannot be read, the message holds nothing: it may be the password."""
-    _, slashes, rest = url.partition("://")
-    if slashes and rest.count("@") <= 1 and "@" not in rest.partition("/")[2]:
-        try:
-            return conninfo_to_dict(url)
-        except psycopg.ProgrammingError:
-            pass
-    raise InputError(f"--cache begins as the URL of a PostgreSQL server, but cannot be read as one: {_EXPECTED}")
-
-
-def _without_password(parts: Mapping[str, Any]) -> str:
-    """Return the URL of a server's parts.
-
-    >>> _without_password({"user": "u", "password": "secret", "host": "h", "port": "1", "dbname": "d"})
-    'postgresql://u@h:1/d'
-    """
-    user = f"{quote(parts['user'], '')}@" if "user" in parts else ""
-    hosts, ports = parts.get("host", "").split(","), parts.get("port", "").split(",")
-    ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
-    where = ",".join(quote(host, ":[]") + (port and f":{port}") for host, port in zip(hosts, ports, strict=True))
-    return f"postgresql://{user}{where}/{quote(parts.get('dbname', ''))}"

@@ -6,6 +6,7 @@ turn has come, and finds some that others have measured. All are on one machine 
 
 import argparse
 import contextlib
+import gc
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ GOAL_RATE, GOAL_MS = 2000.0, 2.0
 _PROBLEM = ("a space's fingerprint", "an evaluator's", 1.0)
 _BATCH = 16  # designs that the default agents propose at a time
 _FILLED = 1000  # rows of a transaction of the first filling
+_SOME = 100  # measurements that a client has at hand
 _DOWN_SECONDS = 1.0  # between a kill and the next start
 _LEEWAY = 0.98  # of the rate asked for: the clients pace themselves by the clock
 
@@ -43,8 +45,10 @@ class Client(NamedTuple):
 class Done(NamedTuple):
     """What one client did: how many measurements it added, and what calls took, (n,) seconds each."""
 
+    plan: Client
     added: int
     seconds: float
+    cpu_seconds: float
     took: dict[str, NDArray[np.float64]]
 
 
@@ -52,43 +56,33 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the cost of calls under load, and what was lost; return it."""
     with _served(arguments) as (url, server):
         rows = _fill(url, arguments.rows)
-        plans = [_plans(arguments, url, rows, first) for first in (0, arguments.clients)]
-        quiet = _load(plans[0], None, 0)
-        stormy = _load(plans[1], server, arguments.kills) if server is not None else []
-        lost = _lost(url, [*zip(plans[0], quiet, strict=True), *zip(plans[1], stormy, strict=False)])
+        used = server.cpu_seconds if server else 0.0
+        quiet = _load(_plans(arguments, url, rows, 0), None, 0)
+        server_cores = (server.cpu_seconds - used) / arguments.seconds if server else None
+        stormy = _load(_plans(arguments, url, rows, arguments.clients), server, arguments.kills) if server else []
+        lost = _lost(url, [*quiet, *stormy])
     rate = sum(done.added / done.seconds for done in quiet)
-    took = {call: np.concatenate([done.took[call] for done in quiet]) * 1000 for call in quiet[0].took}
-    heads = ["ms a call", "calls a second", "median", "99th percentile", "max"]
-    cells = [
-        [c, f"{len(t) / arguments.seconds:.0f}", *map(_form, np.quantile(t, [0.5, 0.99, 1]))] for c, t in took.items()
-    ]
-    title = f"{arguments.clients} clients, {rate:.0f} measurements a second written, {rows:,} rows there before"
-    shown = table(title, heads, cells)
+    took = {call: 1000 * np.concatenate([done.took[call] for done in quiet]) for call in quiet[0].took}
+    cores = f"cores in use: clients {sum(done.cpu_seconds / done.seconds for done in quiet):.2f}"
+    cores += f", server {server_cores:.2f}" if server_cores is not None else ""
+    title = f"{arguments.clients} clients, {rate:.0f} measurements a second written, {rows:,} rows before; {cores}"
+    shown = table(
+        title,
+        ["ms a call", "calls a second", "median", "99th percentile", "max"],
+        [
+            [call, f"{len(times) / arguments.seconds:.0f}", *(f"{q:.2f}" for q in np.quantile(times, [0.5, 0.99, 1]))]
+            for call, times in took.items()
+        ],
+    )
     hit = float(np.quantile(took["hit"], 0.99))
-    writes = [done.added for done in stormy]
+    kills = arguments.kills if server else 0
+    told = f"0 of {sum(done.added for done in [*quiet, *stormy]):,}, the server killed {kills} times"
     goals = [
         goal("measurements a second", rate, rate >= _LEEWAY * arguments.rate, ".0f", f"at least {arguments.rate:.0f}"),
         goal("ms of a hit at the 99th percentile", hit, hit < GOAL_MS, ".2f", f"under {GOAL_MS:g}"),
-        goal(
-            "measurements lost",
-            lost,
-            lost == 0,
-            ".0f",
-            f"0, of {sum(writes)} with the server killed {arguments.kills} times",
-        ),
+        goal("measurements lost", lost, lost == 0, ".0f", told),
     ]
-    return {
-        "rows": rows,
-        "rate": rate,
-        "lost": lost,
-        "written under kills": sum(writes),
-        "tables": [shown],
-        "goals": goals,
-    }
-
-
-def _form(milliseconds: float) -> str:
-    return f"{milliseconds:.2f}"
+    return {"rows": rows, "rate": rate, "lost": lost, "tables": [shown], "goals": goals}
 
 
 @contextlib.contextmanager
@@ -129,6 +123,7 @@ def _plans(arguments: argparse.Namespace, url: str, rows: int, first: int) -> li
 
 def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
     """Let all clients work at once, and the server die meanwhile; return what they did."""
+    gc.freeze()  # a collection in a client would copy all that PyTorch has
     context = multiprocessing.get_context("fork")  # 50 imports of PyTorch would take minutes
     with ProcessPoolExecutor(len(plans), mp_context=context) as pool:
         working: list[Future[Done]] = [pool.submit(_work, plan) for plan in plans]
@@ -144,9 +139,9 @@ def _work(plan: Client) -> Done:
     """Do what one client does for some seconds, on time where it can."""
     rng = np.random.default_rng(plan.number)
     took: dict[str, list[float]] = {f"claim of {_BATCH}": [], "add": [], "hit": []}
-    *_, added = 0, 0
+    some, added = [measurement(rng) for _ in range(_SOME)], 0
     with Cache(plan.url) as cache:
-        started = time.monotonic()
+        started, used = time.monotonic(), time.process_time()
         while time.monotonic() < started + plan.seconds:
             batch = [_own(plan, added + k) for k in range(_BATCH)]
             with _timed(took[f"claim of {_BATCH}"]):
@@ -155,13 +150,14 @@ def _work(plan: Client) -> Done:
             for design in batch:
                 time.sleep(max(0.0, started + (added + rng.random()) / plan.rate - time.monotonic()))
                 with _timed(took["add"]):
-                    cache.add(*_PROBLEM, {design: measurement(rng)})
+                    cache.add(*_PROBLEM, {design: some[added % _SOME]})
                 added += 1
                 known = _design(int(rng.integers(plan.rows)))
                 with _timed(took["hit"]):
                     found = cache.find(*_PROBLEM, [known])
                 assert known in found, "a measurement that was there before is not found"
-        return Done(added, time.monotonic() - started, {call: np.array(times) for call, times in took.items()})
+        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - used
+    return Done(plan, added, seconds, cpu_seconds, {call: np.array(times) for call, times in took.items()})
 
 
 @contextlib.contextmanager
@@ -171,9 +167,9 @@ def _timed(times: list[float]) -> Iterator[None]:
     times.append(time.perf_counter() - started)
 
 
-def _lost(url: str, done: list[tuple[Client, Done]]) -> int:
+def _lost(url: str, done: list[Done]) -> int:
     """Return how many of the measurements that were added are not there."""
-    added = [_own(plan, k) for plan, does in done for k in range(does.added)]
+    added = [_own(does.plan, k) for does in done for k in range(does.added)]
     with Cache(url) as cache:
         batches = (added[i : i + _FILLED] for i in range(0, len(added), _FILLED))
         return sum(len(batch) - len(cache.find(*_PROBLEM, batch)) for batch in batches)

@@ -51,6 +51,13 @@ class Server:
         """Where it is, with the password."""
         return f"postgresql://nasenv:p%40ss%2Fw%3Ard@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def cpu_seconds(self) -> float:
+        """What its processes have used since it was started, those of clients that have gone."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
     def start(self) -> None:
         """Start it, and return when it answers."""
         where = [f"--port={self.port}", "--listen_addresses=127.0.0.1", f"--unix_socket_directories={self._folder}"]

@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from nasenv import postgresql as backend
+from nasenv import patience
 from nasenv.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.errors import InputError
@@ -68,7 +68,7 @@ def server(postgresql):
 @pytest.fixture
 def impatient(monkeypatch):
     for name, seconds in {"_PATIENCE_SECONDS": 0.2, "_QUIET_SECONDS": 0.05, "_REST_SECONDS": 0.0}.items():
-        monkeypatch.setattr(backend, name, seconds)
+        monkeypatch.setattr(patience, name, seconds)
     monkeypatch.setattr("nasenv.cache._LAST_SECONDS", 0.0)
 
 

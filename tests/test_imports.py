@@ -23,6 +23,8 @@ ORDER = [
         "ending",
         "database",
         "sqlite",
+        "patience",
+        "server_url",
         "postgresql",
         "leases",
         "cache",
@@ -74,7 +76,7 @@ ONLY_IN = {
         *(f"nasenv/comparison/{name}.py" for name in ("figures", "drawing", "panels", "boxes", "matrix")),
     },
     "tensorboard": {"nasenv/record.py", "scripts/soak_kills.py"},
-    "psycopg": {"nasenv/postgresql.py", "scripts/postgresql_server.py"},
+    "psycopg": {"nasenv/postgresql.py", "nasenv/server_url.py", "scripts/postgresql_server.py"},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
 }
