@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import json
-import sqlite3
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-from nasenv.database import Database
+from nasenv.database import Away, Connection, Database
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.files import parse_json
-from nasenv.leases import IS_KEY, KEY_COLUMNS, KEY_NAMES, TABLES, Key, Leases
+from nasenv.leases import IS_PROBLEM, KEY_COLUMNS, KEY_NAMES, TABLES, Key, Leases
 from nasenv.spaces.space import Architecture
+from nasenv.sqlite import SQLite
 
 _SCHEMA = 2  # 1 had no leases
 _MEASUREMENTS = (
     f"CREATE TABLE measurements ({KEY_COLUMNS}, measurement TEXT NOT NULL, PRIMARY KEY ({KEY_NAMES})) WITHOUT ROWID"
 )
+_KEEP = f"INSERT INTO measurements VALUES (?, ?, ?, ?, ?) ON CONFLICT ({KEY_NAMES}) DO NOTHING"
+_LAST_SECONDS = 10.0  # for which a server is waited for at the end
+_URLS = ("postgresql:/", "postgres:/")
+_ENTER = "those of a run directory enter it when the same command is started again"
+_log = logging.getLogger("nasenv")
 
 
 class Cache:
-    """A SQLite database of measurements.
+    """A database of measurements: a SQLite file, or one on a PostgreSQL server.
 
     The key is (space fingerprint, evaluator fingerprint, fidelity, architecture), so that nothing is ever taken for a
-    measurement of another problem. Several processes may use one file (WAL mode). What would perhaps end otherwise if
-    tried again (a timeout, out of memory) is not kept. An object is to be used in the thread that made it.
+    measurement of another problem. Several processes may use one file, and several machines one server. What would
+    perhaps end otherwise if tried again (a timeout, out of memory) is not kept. An object is to be used in the thread
+    that made it.
 
     So that no two processes train the same design, claim what is missing, and wait for what others are training:
 
@@ -40,50 +47,37 @@ class Cache:
 
     A claim ends with `add`, `release` or `close`, and some ten seconds after its process died.
 
+    A server that goes away is tried again for a minute. After that nothing is found, every claim is granted, and what
+    is added waits in memory until the server answers again, for which it is tried twice a minute; the logger ``nasenv``
+    says so.
+
     Args:
-        path: the file, made with its folders where missing; ":memory:" for one that lives as long as this object.
+        path: the file, made with its folders where missing; ":memory:" for one that lives as long as this object; or
+            postgresql://user:password@host:port/database, where tables are made in a schema ``nasenv``.
+
+    Attributes:
+        path: the file, or the URL without its password.
 
     Raises:
-        InputError: a file that is not such a database, is from a newer version, or cannot be written. This and all
-            else waits while other searches write, and for a minute where another program holds the file.
+        InputError: a database that is not such a one, is from a newer version, cannot be written, or whose server does
+            not answer. This and all else waits while other searches write, and for a minute where another program
+            holds the file.
     """
 
     def __init__(self, path: str | Path = "runs/cache.db") -> None:
-        self._database = Database(path)
-        self.path = self._database.path
+        self._database = _database(path)
+        self.path = self._database.name
         self._leases = Leases(self._database)
+        self._late: dict[Key, str | None] = {}  # what a server that is away is still to be told; None: not measured
+        known = f"(SELECT measurement FROM measurements WHERE {IS_PROBLEM} AND architecture=value)"
+        self._find = (
+            f"SELECT value, {known} FROM {self._database.values}"  # unlike IN, this never reads the whole table
+        )
         try:
-            self._database.read(self._version_at_once)  # before anything of another program's file is changed
-            self._database.use_wal()
-            self._database.write(self._make_tables)
+            self._database.prepare(_SCHEMA, {0: (_MEASUREMENTS, *TABLES), 1: TABLES})
         except InputError:
             self._database.close()
             raise
-
-    def _version_at_once(self, connection: sqlite3.Connection) -> None:
-        """See to it that another process does not make the tables between two looks at the file."""
-        with connection:
-            connection.execute("BEGIN")
-            self._version(connection)
-
-    def _version(self, connection: sqlite3.Connection) -> int:
-        """Return the schema of the file, 0 for an empty one; refuse what is not ours."""
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        if "measurements" not in tables if version else tables:
-            raise InputError(f"cache {self.path} is the database of another program; give another file with --cache")
-        if version > _SCHEMA:
-            raise InputError(
-                f"cache {self.path} is from a newer nasenv (schema {version}, this one knows {_SCHEMA}): install that,"
-                " or give another file with --cache"
-            )
-        return version
-
-    def _make_tables(self, connection: sqlite3.Connection) -> None:
-        version = self._version(connection)  # again, as another process may have made them meanwhile
-        for statement in {0: (_MEASUREMENTS, *TABLES), 1: TABLES}.get(version, ()):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={_SCHEMA}")  # always: a file that may only be read is refused here
 
     def find(
         self, space: str, evaluator: str, fidelity: float, architectures: Iterable[Architecture]
@@ -93,21 +87,27 @@ class Cache:
         Raises:
             InputError: the file is damaged, or gone.
         """
-        query = f"SELECT measurement FROM measurements WHERE {IS_KEY}"
-        keys = {architecture: _key(space, evaluator, fidelity, architecture) for architecture in architectures}
-        rows = self._database.read(lambda c: {a: c.execute(query, key).fetchone() for a, key in keys.items()})
-        return {a: self._measurement(keys[a], row[0]) for a, row in rows.items() if row is not None}
+        problem = (space, evaluator, fidelity)
+        names = {_name(architecture): architecture for architecture in architectures}
+        asked = (*problem, self._database.listed(list(names)))
+        self._catch_up()
+        try:
+            rows = dict(self._database.read(lambda connection: [*connection.execute(self._find, asked)]))
+        except Away:
+            rows = {name: self._late.get((*problem, name)) for name in names}
+        found = ((name, text) for name, text in rows.items() if text is not None)
+        return {names[name]: self._measurement((*problem, name), text) for name, text in found}
 
     def _measurement(self, key: Key, text: str) -> Measurement:
         try:
             return Measurement.from_json(parse_json(text))
         except (ValueError, TypeError, KeyError) as error:
-            space, evaluator, _, architecture = key
-            row = f"architecture='{architecture}' AND space='{space}' AND evaluator='{evaluator}'"
+            space, evaluator, _, name = key
+            row = f"architecture='{name}' AND space='{space}' AND evaluator='{evaluator}'"
             raise InputError(
-                f"cache {self.path} holds a damaged measurement of {architecture} ({type(error).__name__}: {error}):"
-                f' `sqlite3 {self.path} "DELETE FROM measurements WHERE {row}"` removes it;'
-                " or give another file with --cache, or none with --cache none"
+                f"cache {self.path} holds a damaged measurement of {name} ({type(error).__name__}: {error}):"
+                f" `{self._database.command(f'DELETE FROM measurements WHERE {row}')}` removes it;"
+                " or give another one with --cache, or none with --cache none"
             ) from error
 
     def claim(
@@ -118,8 +118,17 @@ class Cache:
         Raises:
             InputError: the file cannot be written any more.
         """
-        keys = {_key(space, evaluator, fidelity, architecture): architecture for architecture in architectures}
-        return {keys[key] for key in self._leases.claim(keys)}
+        names = {_name(architecture): architecture for architecture in architectures}
+        self._catch_up()
+        try:
+            return {names[name] for name in self._leases.claim((space, evaluator, fidelity), list(names))}
+        except Away:
+            late = {
+                key[-1]
+                for key, text in self._late.items()
+                if text is not None and key[:3] == (space, evaluator, fidelity)
+            }
+            return {architecture for name, architecture in names.items() if name not in late}
 
     def release(self, space: str, evaluator: str, fidelity: float, architectures: Iterable[Architecture]) -> None:
         """Give up claims without a measurement; architectures that are not claimed do not matter.
@@ -127,7 +136,7 @@ class Cache:
         Raises:
             InputError: the file cannot be written any more.
         """
-        self._store([], [_key(space, evaluator, fidelity, architecture) for architecture in architectures])
+        self._store({(space, evaluator, fidelity, _name(architecture)): None for architecture in architectures})
 
     def add(
         self, space: str, evaluator: str, fidelity: float, measurements: Mapping[Architecture, Measurement]
@@ -140,27 +149,41 @@ class Cache:
         Raises:
             InputError: the file cannot be written any more (a full disk, say).
         """
-        keys = {a: _key(space, evaluator, fidelity, a) for a in measurements}
-        rows = [(*keys[a], json.dumps(m.to_json())) for a, m in measurements.items() if m.repeatable]
-        self._store(rows, keys.values())
+        texts = {a: json.dumps(m.to_json()) if m.repeatable else None for a, m in measurements.items()}
+        self._store({(space, evaluator, fidelity, _name(a)): text for a, text in texts.items()})
 
-    def _store(self, rows: list[tuple[str, str, float, str, str]], keys: Iterable[Key]) -> None:
-        held = self._leases.held(keys)
+    def _store(self, told: dict[Key, str | None], patience: float | None = None) -> None:
+        told = told | {key: text for key, text in self._late.items() if text is not None or key not in told}
+        rows = [(*key, text) for key, text in sorted(told.items()) if text is not None]
+        held = self._leases.held(sorted(told))
 
-        def store(connection: sqlite3.Connection) -> None:
-            connection.executemany("INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?)", rows)
+        def store(connection: Connection) -> None:
+            connection.executemany(_KEEP, rows)
             self._leases.delete(connection, held)
 
         if rows or held:
-            self._database.write(store, durable=bool(rows and held))
-            self._leases.forget(held)
+            try:
+                self._database.write(store, durable=bool(rows and held), patience=patience)
+            except Away:
+                self._late = told
+                return
+        self._leases.forget(held)
+        self._late = {}
+
+    def _catch_up(self) -> None:
+        if self._late:
+            self._store({})
 
     def __len__(self) -> int:
         query = "SELECT COUNT(*) FROM measurements"
         return int(self._database.read(lambda connection: connection.execute(query).fetchone()[0]))
 
     def close(self) -> None:
-        """Give up all claims and let go of the file."""
+        """Give up all claims and let go of the database; what waits for a server is tried for ten seconds more."""
+        if self._late:
+            self._store({}, _LAST_SECONDS)
+        if lost := sum(text is not None for text in self._late.values()):
+            _log.warning("cache %s does not answer; %d measurements did not reach it: %s", self.path, lost, _ENTER)
         self._leases.close()
         self._database.close()
 
@@ -171,5 +194,20 @@ class Cache:
         self.close()
 
 
-def _key(space: str, evaluator: str, fidelity: float, architecture: Architecture) -> Key:
-    return space, evaluator, fidelity, ",".join(map(str, architecture))
+def _name(architecture: Architecture) -> str:
+    return ",".join(map(str, architecture))
+
+
+def _database(path: str | Path) -> Database:
+    """Return the database at a path or URL; the message of a URL that cannot be used does not hold its password."""
+    text = str(path)
+    if not text.startswith(_URLS):
+        return SQLite(path)
+    try:
+        from nasenv.postgresql import PostgreSQL  # the driver is an extra
+    except ImportError as error:
+        raise InputError(
+            f"a cache on a PostgreSQL server needs psycopg ({error}): pip install 'nasenv[postgres]', or give a file"
+            " with --cache"
+        ) from error
+    return PostgreSQL(text)

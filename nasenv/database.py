@@ -1,145 +1,100 @@
-"""The SQLite file of a cache: opened, read and written while other processes do the same, and its faults in words."""
+"""What a cache asks of the database that it lies in: a SQLite file, or one on a PostgreSQL server."""
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from nasenv.errors import InputError
 
-_BUSY_SECONDS = 60.0  # how long others may hold the file before that is an error
-_WAIT_SECONDS = 1.0  # in one piece, as SQLite does not hear Ctrl-C while it waits
-_MEMORY = ":memory:"
-_CAUSES = {
-    sqlite3.SQLITE_FULL: "cannot be written, the disk is full: free some space",
-    sqlite3.SQLITE_READONLY: "may not be written to: change its permissions",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened: change its permissions or its folder's",
-    sqlite3.SQLITE_NOTADB: "is not a database, or its beginning is damaged",
-    sqlite3.SQLITE_CORRUPT: "is damaged: `sqlite3 FILE .recover` may save a part",
-    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk is full or fails, or the file was deleted while in use",
-}
 _T = TypeVar("_T")
 
 
-class Database:
-    """One connection to a SQLite file that several processes use (WAL mode); to be used in one thread.
+class Away(InputError):
+    """The server does not answer, but may do so later; never said of a file."""
 
-    Whatever is done waits for other processes and is tried again. All errors are one line: `InputError`.
 
-    Args:
-        path: the file, made with its folders where missing; ":memory:" for one that lives as long as this object.
+class Rows(Protocol):
+    """What a statement has found."""
 
-    Raises:
-        InputError: it cannot be opened.
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def fetchone(self) -> Any:
+        """Return the next row; None where there is none."""
+
+
+class Connection(Protocol):
+    """Executes statements in the SQL that SQLite and PostgreSQL share; parameters stand as ?."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Rows:
+        """Execute a statement."""
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
+        """Execute a statement for each row of parameters."""
+
+
+class Database(Protocol):
+    """One connection to a database that several processes use; to be used in one thread.
+
+    Whatever is done waits for other processes and is tried again, so that an ``act`` may be called several times. All
+    errors are one line: `InputError`, and `Away` of a server that does not answer.
+
+    Attributes:
+        name: the file, or the URL without its password.
+        values: the table, in SQL, whose column ``value`` holds what ``listed`` was given.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path) if path == _MEMORY else str(Path(path))
-        try:
-            if self.shared:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
-            self._file = self._file_there()
-        except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: a null character in the path
-            raise self.refusal(error) from error
+    name: str
+    values: str
 
     @property
     def shared(self) -> bool:
         """Whether others can see it."""
-        return self.path != _MEMORY
 
-    def read(self, act: Callable[[sqlite3.Connection], _T], patience: float | None = None) -> _T:
+    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]]) -> None:
+        """Make the tables of a schema, or bring older ones to it.
+
+        Args:
+            schema: number of the schema that is known here.
+            migrations: schema found, 0 for an empty database -> statements.
+
+        Raises:
+            InputError: it is another program's, from a newer version, or cannot be written.
+        """
+
+    def read(self, act: Callable[[Connection], _T], patience: float | None = None) -> _T:
         """Return act(connection).
 
         Args:
-            act: may be called several times.
-            patience: seconds for which others are waited for; None for a minute.
-
-        Raises:
-            InputError: another program holds the file for too long, or the file is damaged or gone.
+            act: reads.
+            patience: seconds for which others, or the server, are waited for; None for a minute.
         """
-        deadline = time.monotonic() + (_BUSY_SECONDS if patience is None else patience)
-        while True:
-            try:
-                return act(self._connection)
-            except sqlite3.Error as error:
-                if _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL) or time.monotonic() > deadline:
-                    raise self.refusal(error) from error
-                time.sleep(0.01)
-            except UnicodeDecodeError as error:  # the name of a table, say, in a damaged file
-                raise self.refusal(error) from error
 
-    def write(
-        self, act: Callable[[sqlite3.Connection], _T], durable: bool = False, patience: float | None = None
-    ) -> _T:
+    def write(self, act: Callable[[Connection], _T], durable: bool = False, patience: float | None = None) -> _T:
         """Return act(connection), all of it done in one transaction or nothing.
 
         Args:
-            act: may be called several times.
-            durable: it is on the disk on return, for some milliseconds; else a power cut may take it back (a kill not).
-            patience: seconds for which others are waited for; None for a minute.
-
-        Raises:
-            InputError: as with `read`, or the file cannot be written (a full disk, say), or was deleted.
+            act: writes.
+            durable: it is on the disk on return; else a power cut may take it back (a kill not).
+            patience: as for `read`.
         """
 
-        def whole(connection: sqlite3.Connection) -> _T:
-            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            with connection:  # commits, or takes all back where it fails
-                connection.execute("BEGIN IMMEDIATE")
-                return act(connection)
+    def listed(self, values: Sequence[str]) -> Any:
+        """Return the parameter of ``values``."""
 
-        result = self.read(whole, patience)
-        self._check()  # last: SQLite goes on writing to a file that nobody will find
-        return result
+    def command(self, sql: str) -> str:
+        """Return what to type in a shell to execute a statement."""
 
-    def use_wal(self) -> None:
-        """Let others read while one writes, from now on."""
-        self.read(lambda connection: connection.execute("PRAGMA journal_mode=WAL").fetchone())
-
-    def beside(self) -> sqlite3.Connection:
-        """Return a second connection, for another thread.
-
-        Raises:
-            InputError: the file was deleted or replaced.
-        """
-        self._check()
-        connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
+    def beside(self) -> Database:
+        """Return a second connection, to be used in the thread that calls this; for what need not be on the disk."""
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._connection.close()
-
-    def refusal(self, error: Exception) -> InputError:
-        """Return what is wrong, in words, and what to do."""
-        if _code(error) == sqlite3.SQLITE_BUSY:
-            cause = f"is locked by another program, which has held it for {_BUSY_SECONDS:g} s: end that program"
-        else:
-            code = sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else _code(error)
-            cause = _CAUSES.get(code, f"cannot be used: {error}")
-        return InputError(f"cache {self.path} {cause}; or give another file with --cache, or none with --cache none")
-
-    def _check(self) -> None:
-        if self._file_there() != self._file:
-            raise InputError(
-                f"cache {self.path} was deleted, replaced or moved while in use, and can keep nothing any more: start"
-                " the same command again"
-            )
-
-    def _file_there(self) -> tuple[int, int] | None:
-        """Return which file lies at the path; None for none, or none that can be seen."""
-        try:
-            status = os.stat(self.path) if self.shared else None
-        except OSError:
-            return None
-        return (status.st_dev, status.st_ino) if status else None
+        """Let go of it."""
 
 
-def _code(error: Exception) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what is special about it
+def refused_as_newer(name: str, found: int, known: int) -> InputError:
+    """Return the error of a database whose schema is newer than the one that is known here."""
+    return InputError(
+        f"cache {name} is from a newer nasenv (schema {found}, this one knows {known}): install that, or give another"
+        " one with --cache"
+    )

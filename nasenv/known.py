@@ -48,6 +48,9 @@ class Known:
                 self._known[trial.architecture] = answer
                 self._payers.pop(trial.architecture, None)
         self._problem = (evaluator.space.fingerprint(), evaluator.fingerprint(), FIDELITY)
+        if cache is not None and log is not None:
+            with times.part(_CACHE):
+                bring(log, evaluator, cache)
 
     def learn(self, found: Mapping[Architecture, Finding]) -> dict[Architecture, Finding]:
         """Take in what a journal says of designs, and return it; what a table says too is kept once."""
@@ -115,6 +118,12 @@ class Known:
         cached = [payer is not design for payer, design in zip(payers, designs, strict=False)]
         columns = zip(measurements, map(self._objective.reward, measurements), cached, strict=True)
         return list(map(tuple.__new__, repeat(Finding), columns))  # Finding's own __new__ is Python
+
+
+def bring(log: TrialLog, evaluator: Evaluator, cache: Cache) -> None:
+    """Add to a cache what a search has trained: some may not have reached its server before an earlier start ended."""
+    trained = {t.architecture: a for t, a in log.answers.items() if t.kind == "search" and isinstance(a, Measurement)}
+    cache.add(evaluator.space.fingerprint(), evaluator.fingerprint(), FIDELITY, trained)
 
 
 def faulty(evaluator: Evaluator, reason: str) -> InputError:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import sqlite3
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from nasenv.database import Database
+from nasenv.database import Connection, Database
 from nasenv.errors import InputError
 
 _BEAT_SECONDS = 1.0
@@ -25,18 +23,17 @@ _LONGEST_LOOK = (
     1.0  # seconds that one look counts for, at most: who looks may have been suspended along with the holder
 )
 
-Key: TypeAlias = tuple[str, str, float, str]  # space, evaluator, fidelity, architecture
+Problem: TypeAlias = tuple[str, str, float]  # space, evaluator, fidelity
+Key: TypeAlias = tuple[str, str, float, str]  # and the architecture
 KEY_COLUMNS = "space TEXT, evaluator TEXT, fidelity REAL, architecture TEXT"
 KEY_NAMES = "space, evaluator, fidelity, architecture"
-IS_KEY = "space=? AND evaluator=? AND fidelity=? AND architecture=?"
+IS_PROBLEM = "space=? AND evaluator=? AND fidelity=?"
 TABLES = (
     f"CREATE TABLE leases ({KEY_COLUMNS}, holder TEXT NOT NULL, PRIMARY KEY ({KEY_NAMES}))",
     "CREATE TABLE holders (holder TEXT PRIMARY KEY, beat INTEGER NOT NULL)",
 )
-_TAKE = (
-    f"INSERT INTO leases SELECT ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM measurements WHERE {IS_KEY})"
-    f" ON CONFLICT ({KEY_NAMES}) DO UPDATE SET holder=excluded.holder WHERE leases.holder=excluded.holder"
-)
+_LOOKS = ("holder FROM leases", "1 FROM measurements")
+_GIVE_UP = f"DELETE FROM leases WHERE {IS_PROBLEM} AND architecture=? AND holder=?"
 _BEAT = "INSERT INTO holders VALUES (?, ?) ON CONFLICT (holder) DO UPDATE SET beat=excluded.beat"
 
 
@@ -67,18 +64,33 @@ class Leases:
         self._watched: dict[str, _Watched] = {}
         self._heart: _Heart | None = None
 
-    def claim(self, keys: Iterable[Key]) -> set[Key]:
+    def claim(self, problem: Problem, architectures: Sequence[str]) -> set[str]:
         """Return those that nobody else holds and nobody has measured; they are held now."""
+        wanted = sorted(architectures)  # who waits for a lease of another's transaction keeps to the same order
+        values, listed = self._database.values, self._database.listed(wanted)
+        insert = f"INSERT INTO leases SELECT ?, ?, ?, value, ? FROM {values} WHERE true"
+        insert += f" ON CONFLICT ({KEY_NAMES}) DO NOTHING"
+        holder, measured = (f"(SELECT {of} WHERE {IS_PROBLEM} AND architecture=value)" for of in _LOOKS)
+        look = f"SELECT value, {holder}, {measured} FROM {values}"
 
-        def take(connection: sqlite3.Connection) -> set[Key]:
+        def enter(connection: Connection) -> dict[str, tuple[str | None, int | None]]:
+            connection.execute(insert, (*problem, self._holder, listed))
+            # A statement of its own: what others measure while the former waits for their leases to end is seen here.
+            rows = connection.execute(look, (*problem, *problem, listed))
+            return {name: (holder, done) for name, holder, done in rows}
+
+        def take(connection: Connection) -> set[str]:
             connection.execute(_BEAT, (self._holder, next(self._beats)))
-            self._bury(connection)
-            return {key for key in wanted if connection.execute(_TAKE, (*key, self._holder, *key)).rowcount > 0}
+            found = enter(connection)
+            if any(holder != self._holder for holder, _ in found.values()) and self._bury(connection):
+                found = enter(connection)
+            mine = {name: done for name, (holder, done) in found.items() if holder == self._holder}
+            self.delete(connection, [(*problem, name) for name, done in mine.items() if done])
+            return {name for name, done in mine.items() if not done}
 
-        wanted = list(keys)
         taken = self._database.write(take)
         self._entered = True
-        self._held |= taken
+        self._held |= {(*problem, name) for name in taken}
         if self._held and self._heart is None and self._database.shared:
             self._heart = _Heart(self, self._database.beside, self._holder, self._beats)
         return taken
@@ -87,9 +99,9 @@ class Leases:
         """Return those of the keys that are held here, as far as is known."""
         return [key for key in keys if key in self._held]
 
-    def delete(self, connection: sqlite3.Connection, keys: Iterable[Key]) -> None:
+    def delete(self, connection: Connection, keys: Iterable[Key]) -> None:
         """Give leases up as a part of a transaction; those of others stay."""
-        connection.executemany(f"DELETE FROM leases WHERE {IS_KEY} AND holder=?", [(*k, self._holder) for k in keys])
+        connection.executemany(_GIVE_UP, [(*key, self._holder) for key in keys])
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Take note that leases were given up."""
@@ -105,7 +117,7 @@ class Leases:
             with contextlib.suppress(InputError):
                 self._database.write(self._leave, patience=0.0)
 
-    def _leave(self, connection: sqlite3.Connection) -> None:
+    def _leave(self, connection: Connection) -> None:
         for table in ("leases", "holders"):
             connection.execute(f"DELETE FROM {table} WHERE holder=?", (self._holder,))
 
@@ -114,15 +126,19 @@ class Leases:
             self._heart.stop()
             self._heart = None
 
-    def _bury(self, connection: sqlite3.Connection) -> None:
-        """Take note of the beats of the others; delete those that stood still for too long, with their leases."""
+    def _bury(self, connection: Connection) -> bool:
+        """Take note of the beats of the others; delete those that stood still for too long, with their leases.
+
+        Returns whether there were any.
+        """
         now = time.monotonic()
-        others = connection.execute("SELECT holder, beat FROM holders WHERE holder<>?", (self._holder,)).fetchall()
+        others = connection.execute("SELECT holder, beat FROM holders WHERE holder<>? ORDER BY holder", (self._holder,))
         watched = {holder: self._look(self._watched.get(holder), beat, now) for holder, beat in others}
         dead = [(holder,) for holder, w in watched.items() if w.still_seconds >= _DEAD_SECONDS or _is_gone(holder)]
         for table in ("leases", "holders") if dead else ():
             connection.executemany(f"DELETE FROM {table} WHERE holder=?", dead)
         self._watched = watched
+        return bool(dead)
 
     @staticmethod
     def _look(before: _Watched | None, beat: int, now: float) -> _Watched:
@@ -158,7 +174,7 @@ class _Heart:
     """The thread that raises a holder's beat, until it is stopped or its owner is no more."""
 
     def __init__(
-        self, owner: object, connect: Callable[[], sqlite3.Connection], holder: str, beats: itertools.count[int]
+        self, owner: object, connect: Callable[[], Database], holder: str, beats: itertools.count[int]
     ) -> None:
         self._stopped = threading.Event()
         weakref.finalize(owner, self._stopped.set)
@@ -172,10 +188,15 @@ class _Heart:
         self._thread.join()
 
 
-def _beat(
-    connect: Callable[[], sqlite3.Connection], holder: str, beats: itertools.count[int], stopped: threading.Event
-) -> None:
+def _beat(connect: Callable[[], Database], holder: str, beats: itertools.count[int], stopped: threading.Event) -> None:
+    database: Database | None = None
     while not stopped.wait(_BEAT_SECONDS):
-        # A fault of the file is said by whatever is read or written next; without a beat the leases end by themselves.
-        with contextlib.suppress(sqlite3.Error, InputError), closing(connect()) as connection:
-            connection.execute(_BEAT, (holder, next(beats)))
+        try:
+            database = database or connect()
+            database.write(lambda connection: connection.execute(_BEAT, (holder, next(beats))), patience=0.0)
+        except InputError:  # said by whatever is read or written next; without a beat the leases end by themselves
+            if database is not None:
+                database.close()
+                database = None
+    if database is not None:
+        database.close()

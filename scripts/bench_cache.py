@@ -28,7 +28,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "cache.db"
         with Cache(path) as cache:
-            added = [{a: _measurement(rng) for a in batch} for batch in _batches(known)]
+            added = [{a: measurement(rng) for a in batch} for batch in _batches(known)]
             figures = {f"add, {_BATCH} at a time": _cost(lambda batch: cache.add(*problem, batch), added)}
         with Cache(path) as cache:  # opened anew, as a second search does
             single = [[a] for a in shuffled]
@@ -38,7 +38,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             found = len(cache.find(*problem, known))
             rows = len(cache)
             size = path.stat().st_size
-            trained = [{a: _measurement(rng)} for a in unknown[:_TRAINED]]
+            trained = [{a: measurement(rng)} for a in unknown[:_TRAINED]]
             figures["claim and add, on the disk"] = _cost(lambda batch: _train(cache, problem, batch), trained)
     assert found == rows == arguments.rows, (found, rows)
     heads = ["µs a design", "n", "median", "99th percentile", "min", "max"]
@@ -79,7 +79,7 @@ def _designs(space: ChainCNN, n: int, rng: np.random.Generator) -> list[Architec
     return list(designs)[:n]
 
 
-def _measurement(rng: np.random.Generator) -> Measurement:
+def measurement(rng: np.random.Generator) -> Measurement:
     """Return one as `TrainingEvaluator` makes it on digits: five epochs, all digits of the floats."""
     metrics = {"params": int(rng.integers(100, 50_000)), "flops": int(rng.integers(10_000, 5_000_000))}
     curve = tuple(np.sort(2.3 * rng.random(5))[::-1].tolist())

@@ -1,8 +1,31 @@
 import pytest
 import torch
 
+from scripts.postgresql_server import programs, server
+
 
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Networks as small as those of the tests are slowed down by a second thread, most of all on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """Return a PostgreSQL server; tests that need one are skipped where there is no program."""
+    try:
+        programs()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    with server(fsync="off") as made:  # the operating system lives on when the server is killed
+        yield made
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def place(request, tmp_path):
+    """Return where a cache is to be: a file, or an empty database on a server."""
+    if request.param == "SQLite":
+        return str(tmp_path / "deep" / "down" / "cache.db")
+    made = request.getfixturevalue("postgresql")
+    made.empty()
+    return made.url

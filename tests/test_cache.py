@@ -34,15 +34,15 @@ sys.exit(any([os.wait()[1] for _ in range(4)]))
 
 
 @pytest.fixture
-def cache(tmp_path):
-    with Cache(tmp_path / "deep" / "down" / "cache.db") as cache:
+def cache(place):
+    with Cache(place) as cache:
         yield cache
 
 
-def test_what_is_added_is_found_exactly_also_by_the_next(cache):
+def test_what_is_added_is_found_exactly_also_by_the_next(cache, place):
     diverged = Measurement(None, error=f"{DIVERGED}: the training loss is nan")
     cache.add(*PROBLEM, {(1, 2): GOOD, (12,): diverged})
-    for reader in (cache, Cache(cache.path)):
+    for reader in (cache, Cache(place)):
         assert reader.find(*PROBLEM, [(1, 2), (12,), (1, 2, 0), (2, 1), ()]) == {(1, 2): GOOD, (12,): diverged}
 
 
@@ -82,10 +82,9 @@ def test_in_memory(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_processes_that_write_one_file_lose_nothing(tmp_path):
-    path = tmp_path / "cache.db"
-    subprocess.run([sys.executable, "-c", WRITERS, str(path)], check=True)
-    with Cache(path) as cache:
+def test_processes_that_write_one_cache_lose_nothing(place):
+    subprocess.run([sys.executable, "-c", WRITERS, place], check=True)
+    with Cache(place) as cache:
         own = [(writer, k) for writer in range(4) for k in range(50)]
         shared = [(9, k) for k in range(50)]
         found = cache.find(*PROBLEM, own + shared)

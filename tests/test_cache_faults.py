@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nasenv import database
+from nasenv import sqlite
 from nasenv.cache import Cache
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
@@ -136,7 +136,7 @@ def test_the_file_of_another_program_is_left_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("mode", ["NORMAL", "EXCLUSIVE"])
 def test_another_program_that_locks_the_file_for_a_moment_is_waited_for(path, mode, monkeypatch):
-    monkeypatch.setattr(database, "_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(sqlite, "_WAIT_SECONDS", 0.02)
     with other_program(path, f"PRAGMA locking_mode={mode}", "BEGIN EXCLUSIVE") as connection:
         end = threading.Timer(0.3, connection.close)
         end.start()
@@ -148,7 +148,7 @@ def test_another_program_that_locks_the_file_for_a_moment_is_waited_for(path, mo
 
 @pytest.mark.parametrize("mode", ["NORMAL", "EXCLUSIVE"])
 def test_another_program_that_locks_the_file_for_long_is_named(path, mode, monkeypatch):
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
     locked = other_program(path, f"PRAGMA locking_mode={mode}", "BEGIN EXCLUSIVE")
     with locked, refused(path, "is locked by another program, which has held it for 0.2 s"):
         Cache(path)
@@ -156,7 +156,7 @@ def test_another_program_that_locks_the_file_for_long_is_named(path, mode, monke
 
 
 def test_a_lock_while_a_search_goes_on(path, monkeypatch):
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
     with Cache(path) as cache:
         cache.claim(*PROBLEM, [(1000,)])
         with other_program(path, "BEGIN EXCLUSIVE"):

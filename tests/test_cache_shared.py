@@ -80,13 +80,8 @@ print([os.waitpid(child, 0)[1] for child in children])
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "cache.db"
-
-
-@pytest.fixture
-def pair(path):
-    with Cache(path) as one, Cache(path) as other:
+def pair(place):
+    with Cache(place) as one, Cache(place) as other:
         yield one, other
 
 
@@ -137,9 +132,9 @@ def test_a_claim_ends_with_its_release_a_failure_or_the_end_of_its_holder(pair):
     assert other.claim(*PROBLEM, [(1,), (2,), (3,)]) == {(1,), (2,), (3,)}
 
 
-def test_there_is_a_thread_while_there_are_claims_and_none_in_memory(path):
+def test_there_is_a_thread_while_there_are_claims_and_none_in_memory(place):
     before = beating()
-    with Cache(path) as cache, Cache(":memory:") as alone:
+    with Cache(place) as cache, Cache(":memory:") as alone:
         assert alone.claim(*PROBLEM, [(1,)]) == {(1,)}
         assert beating() == before
         cache.claim(*PROBLEM, [(1,), (2,), (3,)])
@@ -153,10 +148,10 @@ def test_there_is_a_thread_while_there_are_claims_and_none_in_memory(path):
     assert beating() == before
 
 
-def test_the_living_keep_their_claims_and_the_forgotten_do_not_whatever_the_clock_says(path, quick, monkeypatch):
+def test_the_living_keep_their_claims_and_the_forgotten_do_not_whatever_the_clock_says(place, quick, monkeypatch):
     monkeypatch.setattr(time, "time", map(float, itertools.count(10**9, -3600)).__next__)
-    holder = Cache(path)
-    with Cache(path) as waiter:
+    holder = Cache(place)
+    with Cache(place) as waiter:
         holder.claim(*PROBLEM, [(1,)])
         assert looks(waiter, [(1,)], 1.5) == set()
         del holder  # never closed
@@ -174,9 +169,9 @@ def test_who_was_suspended_with_the_holder_does_not_take_it_for_dead(pair, quick
     assert waiter.claim(*PROBLEM, [(1,)]) == set()
 
 
-def test_a_holder_that_wakes_up_late_changes_nothing(path, quick):
+def test_a_holder_that_wakes_up_late_changes_nothing(place, quick):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with Cache(path) as cache, subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], **pipes) as holder:
+    with Cache(place) as cache, subprocess.Popen([sys.executable, "-c", HOLDER, place], **pipes) as holder:
         try:
             assert holder.stdout.readline() == "[(1,), (2,)]\n"
             assert looks(cache, [(1,), (2,)], 1.0) == set()
@@ -188,27 +183,27 @@ def test_a_holder_that_wakes_up_late_changes_nothing(path, quick):
             holder.stdin.flush()
             assert holder.stdout.readline() == "done\n"
             assert cache.find(*PROBLEM, [(1,)]) == {(1,): Measurement(0.2)}
-            with Cache(path) as third:
+            with Cache(place) as third:
                 assert third.claim(*PROBLEM, [(1,), (2,)]) == set()
         finally:
             holder.kill()
 
 
-def test_eight_processes_train_each_design_once_though_one_is_killed(path, tmp_path):
+def test_eight_processes_train_each_design_once_though_one_is_killed(place, tmp_path):
     trained = tmp_path / "trained"
-    command = [sys.executable, "-c", CROWD, str(path), str(trained)]
+    command = [sys.executable, "-c", CROWD, place, str(trained)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.stderr) == (f"{[signal.SIGKILL.value, *[0] * 7]}\n", "")
     assert Counter(map(int, trained.read_text().split())) == Counter(range(60))
-    with Cache(path) as cache:
+    with Cache(place) as cache:
         assert len(cache) == 60
 
 
-def test_the_claims_of_a_killed_process_are_free_at_once_on_the_same_machine(path):
+def test_the_claims_of_a_killed_process_are_free_at_once_on_the_same_machine(place):
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    with holder, Cache(path) as cache:
+    with holder, Cache(place) as cache:
         holder.stdout.readline()
         assert cache.claim(*PROBLEM, [(1,)]) == set()
         holder.kill()

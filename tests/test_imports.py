@@ -22,6 +22,10 @@ ORDER = [
         "designs",
         "ending",
         "database",
+        "sqlite",
+        "patience",
+        "server_url",
+        "postgresql",
         "leases",
         "cache",
     ),
@@ -86,6 +90,7 @@ ONLY_IN = {
     },
     "tensorboard": {"nasenv/record.py", "scripts/soak_kills.py"},
     "ray": {"nasenv/evaluators/ray_cluster.py"},
+    "psycopg": {"nasenv/postgresql.py", "nasenv/server_url.py", "scripts/postgresql_server.py"},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
 }

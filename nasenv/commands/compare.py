@@ -78,7 +78,8 @@ def compare(
             each processor core.
         timeout_seconds: wall time after which a search is taken to have stalled; by default 600 where all problems are
             tables, else none.
-        cache: file of measurements for problems that train; none for no cache.
+        cache: file of measurements for problems that train, or postgresql://user@host:port/database; none for no
+            cache.
         backend: processes, on this machine; ray, on all nodes of a Ray cluster, one search a core (``workers`` does not
             matter then).
         address: of the cluster: auto, HOST:PORT or ray://HOST:PORT; by default Ray is started on this machine.

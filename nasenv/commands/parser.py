@@ -68,7 +68,7 @@ class Parser(jsonargparse.ArgumentParser):
         keys = re.findall(r'Parser key "(.+?)":', message)
         classes = re.findall(r"Problem with given class_path '(?:.*\.)?(\w+)':", message)
         text = re.sub(r"""Parser key ".+?":|Problem with given class_path '.+?':""", " ", message)
-        text = " ".join(text.split())
+        text = re.sub(r"(://[^\s:@/]*):\S+@", r"\1:***@", " ".join(text.split()))  # the password of a URL
         for pattern, plain in _PLAIN.items():
             text = re.sub(pattern, plain, text)
         way = ".".join(keys) + (f" ({classes[-1]})" if classes else "")

@@ -27,11 +27,13 @@ from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import read_whole, user_path, write_whole
 from nasenv.finals import conclude
 from nasenv.journal import Journal
+from nasenv.known import bring
 from nasenv.objectives import Objective
 from nasenv.result import RESULT, Result, table
-from nasenv.run_directory import JOURNAL
+from nasenv.run_directory import JOURNAL, TRIALS
 from nasenv.search import Resume, Search
 from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.trials import TrialLog
 
 _LONGEST_START = 1 << 26  # bytes
 _LONGEST_DATA = 40  # characters of the data set's name in that of a run
@@ -59,7 +61,8 @@ def train(
         budget: when the search is over.
         seed: seeds the agent.
         run_dir: folder for everything that the run leaves; by default under runs, named after the configuration.
-        cache: file of measurements shared by searches; none for no cache.
+        cache: file of measurements shared by searches, or postgresql://user@host:port/database for those of several
+            machines; none for no cache.
         start_from: designs that are evaluated first, for the agent to go on from: a file of one design a line, as
             runs print them, or in a --config file a list of them.
         resume: what is done with the journal of an earlier, interrupted start. replay: the agent runs again from its
@@ -76,6 +79,9 @@ def train(
             if not (folder / JOURNAL).exists():
                 raise InputError(f"{folder} holds a {RESULT} and no {JOURNAL} that says of what; give another run_dir")
             Journal(folder / JOURNAL, plan.identity()).close()  # refuses the result of another configuration
+            if store is not None and (folder / TRIALS).exists():
+                with contextlib.closing(TrialLog(folder / TRIALS, plan.identity())) as trials:
+                    bring(trials, evaluator, store)
             said = f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run."
             console.print(said, soft_wrap=True)
             result = Result.read(folder / RESULT)

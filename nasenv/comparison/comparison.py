@@ -37,7 +37,7 @@ class Comparison:
         agents: by name.
         seeds: of the searches.
         folder: where everything is written.
-        cache: file of measurements for the problems that train; None for no cache.
+        cache: file or URL of measurements for the problems that train; None for no cache.
 
     Raises:
         InputError: nothing to compare, a folder that cannot be written, or one that holds runs of the same names and

@@ -52,7 +52,7 @@ class Runner:
         problems: by name.
         agents: by name; each run is given a copy.
         folder: where a run's own folder is made: ``<problem>/<agent>/seed-<seed>``.
-        cache: file of measurements for the problems that train; None for no cache.
+        cache: file or URL of measurements for the problems that train; None for no cache.
     """
 
     def __init__(

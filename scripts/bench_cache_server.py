@@ -1,0 +1,201 @@
+"""A cache on a PostgreSQL server under the load of many searches, and what a server that is killed loses.
+
+Each client is a process that does as a search on one machine does: it claims 16 designs at a time, adds each when its
+turn has come, and finds some that others have measured. All are on one machine here, the server too.
+"""
+
+import argparse
+import contextlib
+import gc
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+from bench import at_least, goal, run, table
+from bench_cache import measurement
+from numpy.typing import NDArray
+from postgresql_server import Server, programs
+
+from nasenv import Architecture, Cache, InputError
+
+GOAL_RATE, GOAL_MS = 2000.0, 2.0
+_PROBLEM = ("a space's fingerprint", "an evaluator's", 1.0)
+_BATCH = 16  # designs that the default agents propose at a time
+_FILLED = 1000  # rows of a transaction of the first filling
+_SOME = 100  # measurements that a client has at hand
+_DOWN_SECONDS = 1.0  # between a kill and the next start
+_LEEWAY = 0.98  # of the rate asked for: the clients pace themselves by the clock
+
+
+class Client(NamedTuple):
+    """What one client is to do."""
+
+    number: int
+    url: str
+    rows: int  # there before
+    rate: float  # measurements a second
+    seconds: float
+
+
+class Done(NamedTuple):
+    """What one client did: how many measurements it added, and what calls took, (n,) seconds each."""
+
+    plan: Client
+    added: int
+    seconds: float
+    cpu_seconds: float
+    took: dict[str, NDArray[np.float64]]
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Print the cost of calls under load, and what was lost; return it."""
+    with _served(arguments) as (url, server):
+        rows = _fill(url, arguments.rows)
+        used = server.cpu_seconds if server else 0.0
+        quiet = _load(_plans(arguments, url, rows, 0), None, 0)
+        server_cores = (server.cpu_seconds - used) / arguments.seconds if server else None
+        stormy = _load(_plans(arguments, url, rows, arguments.clients), server, arguments.kills) if server else []
+        lost = _lost(url, [*quiet, *stormy])
+    rate = sum(done.added / done.seconds for done in quiet)
+    took = {call: 1000 * np.concatenate([done.took[call] for done in quiet]) for call in quiet[0].took}
+    cores = f"cores in use: clients {sum(done.cpu_seconds / done.seconds for done in quiet):.2f}"
+    cores += f", server {server_cores:.2f}" if server_cores is not None else ""
+    title = f"{arguments.clients} clients, {rate:.0f} measurements a second written, {rows:,} rows before; {cores}"
+    shown = table(
+        title,
+        ["ms a call", "calls a second", "median", "99th percentile", "max"],
+        [
+            [call, f"{len(times) / arguments.seconds:.0f}", *(f"{q:.2f}" for q in np.quantile(times, [0.5, 0.99, 1]))]
+            for call, times in took.items()
+        ],
+    )
+    hit = float(np.quantile(took["hit"], 0.99))
+    kills = arguments.kills if server else 0
+    told = f"0 of {sum(done.added for done in [*quiet, *stormy]):,}, the server killed {kills} times"
+    goals = [
+        goal("measurements a second", rate, rate >= _LEEWAY * arguments.rate, ".0f", f"at least {arguments.rate:.0f}"),
+        goal("ms of a hit at the 99th percentile", hit, hit < GOAL_MS, ".2f", f"under {GOAL_MS:g}"),
+        goal("measurements lost", lost, lost == 0, ".0f", told),
+    ]
+    return {"rows": rows, "rate": rate, "lost": lost, "tables": [shown], "goals": goals}
+
+
+@contextlib.contextmanager
+def _served(arguments: argparse.Namespace) -> Iterator[tuple[str, Server | None]]:
+    """Yield the URL of a server, and the server where it is one of our own, which may be killed."""
+    if arguments.url:
+        yield arguments.url, None
+        return
+    try:
+        programs()
+    except FileNotFoundError as error:
+        raise InputError(f"{error}, or give --url postgresql://user@host:port/database") from error
+    settings = {"max_connections": f"{2 * arguments.clients + 10}", "shared_buffers": "512MB", "max_wal_size": "4GB"}
+    with TemporaryDirectory(prefix="nasenv-postgresql-", dir=arguments.folder) as folder:
+        server = Server(Path(folder), **settings)
+        try:
+            yield server.url, server
+        finally:
+            server.stop()
+
+
+def _fill(url: str, rows: int) -> int:
+    """Add rows until there are so many; return how many there are."""
+    rng = np.random.default_rng(0)
+    some = [measurement(rng) for _ in range(_FILLED)]
+    with Cache(url) as cache:
+        started = time.monotonic()
+        for first in range(0, rows, _FILLED):
+            cache.add(*_PROBLEM, {_design(first + k): some[k] for k in range(min(_FILLED, rows - first))})
+        print(f"{rows:,} rows added in {time.monotonic() - started:.0f} s", flush=True)
+        return len(cache)
+
+
+def _plans(arguments: argparse.Namespace, url: str, rows: int, first: int) -> list[Client]:
+    rate = arguments.rate / arguments.clients
+    return [Client(first + k, url, rows, rate, arguments.seconds) for k in range(arguments.clients)]
+
+
+def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
+    """Let all clients work at once, and the server die meanwhile; return what they did."""
+    gc.freeze()  # a collection in a client would copy all that PyTorch has
+    context = multiprocessing.get_context("fork")  # 50 imports of PyTorch would take minutes
+    with ProcessPoolExecutor(len(plans), mp_context=context) as pool:
+        working: list[Future[Done]] = [pool.submit(_work, plan) for plan in plans]
+        for _ in range(kills if server is not None else 0):
+            time.sleep(plans[0].seconds / (kills + 1))
+            server.kill()
+            time.sleep(_DOWN_SECONDS)
+            server.start()
+        return [future.result() for future in working]
+
+
+def _work(plan: Client) -> Done:
+    """Do what one client does for some seconds, on time where it can."""
+    rng = np.random.default_rng(plan.number)
+    took: dict[str, list[float]] = {f"claim of {_BATCH}": [], "add": [], "hit": []}
+    some, added = [measurement(rng) for _ in range(_SOME)], 0
+    with Cache(plan.url) as cache:
+        started, used = time.monotonic(), time.process_time()
+        while time.monotonic() < started + plan.seconds:
+            batch = [_own(plan, added + k) for k in range(_BATCH)]
+            with _timed(took[f"claim of {_BATCH}"]):
+                claimed = cache.claim(*_PROBLEM, batch)
+            assert claimed == set(batch), "nobody else wants them"
+            for design in batch:
+                time.sleep(max(0.0, started + (added + rng.random()) / plan.rate - time.monotonic()))
+                with _timed(took["add"]):
+                    cache.add(*_PROBLEM, {design: some[added % _SOME]})
+                added += 1
+                known = _design(int(rng.integers(plan.rows)))
+                with _timed(took["hit"]):
+                    found = cache.find(*_PROBLEM, [known])
+                assert known in found, "a measurement that was there before is not found"
+        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - used
+    return Done(plan, added, seconds, cpu_seconds, {call: np.array(times) for call, times in took.items()})
+
+
+@contextlib.contextmanager
+def _timed(times: list[float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    times.append(time.perf_counter() - started)
+
+
+def _lost(url: str, done: list[Done]) -> int:
+    """Return how many of the measurements that were added are not there."""
+    added = [_own(does.plan, k) for does in done for k in range(does.added)]
+    with Cache(url) as cache:
+        batches = (added[i : i + _FILLED] for i in range(0, len(added), _FILLED))
+        return sum(len(batch) - len(cache.find(*_PROBLEM, batch)) for batch in batches)
+
+
+def _own(plan: Client, number: int) -> Architecture:
+    """Return a design that no other client and no earlier filling has."""
+    return (6 + plan.number, *_design(number))
+
+
+def _design(number: int) -> Architecture:
+    return tuple(number // 6**place % 6 for place in range(12))
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--url", help="an empty database on a server that is there, which is not killed then")
+    parser.add_argument("--folder", help="where a server of one's own keeps its data; default: the system's for such")
+    parser.add_argument("--rows", type=at_least(1), default=1_000_000, help="there before; default: %(default)s")
+    parser.add_argument("--clients", type=at_least(1), default=50, help="default: %(default)s")
+    parser.add_argument("--rate", type=float, default=GOAL_RATE, help="measurements a second; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each load; default: %(default)s")
+    parser.add_argument("--kills", type=int, default=3, help="of the server in the second load; default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    run(options(), measure)
