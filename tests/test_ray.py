@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -54,6 +53,12 @@ class Kept(RayEvaluator):
     def close(self):
         """Not yet."""
 
+    def let_go(self):
+        """End the workers, and stay connected."""
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
+
     def end(self):
         super().close()
 
@@ -71,7 +76,8 @@ class Nodes:
     def have(self, count):
         """Return when there are so many nodes beside the head."""
         nodes = self.cluster.worker_nodes
-        for node in [n for n in nodes if any(kind == "raylet" for kind, _ in n.dead_processes())]:
+        dead = [node for node in nodes if any(kind == "raylet" for kind, _ in node.dead_processes())]
+        for node in [*dead, *[node for node in nodes if node not in dead][count:]]:
             self.cluster.remove_node(node, allow_graceful=False)
         while len(nodes) < count:
             self.cluster.add_node(num_cpus=1, object_store_memory=STORE, wait=False)
@@ -106,6 +112,14 @@ def evaluator(nodes, kept, folder):
     nodes.have(2)
     wait_for(kept, 2)
     return kept
+
+
+@pytest.fixture
+def elsewhere(nodes, kept):
+    """Return the address of the two nodes, on which nobody works."""
+    nodes.have(2)
+    kept.let_go()
+    return nodes.address
 
 
 def wait_for(evaluator, workers):
@@ -219,21 +233,18 @@ def test_a_stop_waits_for_what_is_in_flight(evaluator):
 
 
 def test_nodes_that_join_are_used(evaluator, nodes):
-    workers, joining = set(), []
+    workers = set()
     for number, _ in enumerate(evaluator.stream([Trial(design, "test", s) for design in DESIGNS for s in range(40)])):
         if number == 10:
-            joining.append(threading.Thread(target=nodes.have, args=(3,)))
-            joining[0].start()
+            nodes.have(3)
         workers = {*workers, *evaluator._fleet.pids}
-    joining[0].join()
     assert evaluator.slots == 3
     assert len(workers) == 3
 
 
-def test_training_is_the_same_and_the_data_are_not_copied(nodes, kept):
-    nodes.have(2)
+def test_training_is_the_same(elsewhere):
     designs = DESIGNS[:3]
-    with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu"), nodes.address) as evaluator:
+    with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu"), elsewhere) as evaluator:
         alone = TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu", concurrency=0)
         assert evaluator.fingerprint() == alone.fingerprint()
         measured, expected = evaluator.evaluate(designs), alone.evaluate(designs)
@@ -245,30 +256,28 @@ def test_training_is_the_same_and_the_data_are_not_copied(nodes, kept):
         for name, weights in again.model.state_dict().items():
             assert (tested.model.state_dict()[name] == weights).all()
         assert set(evaluator.worked) == {"data", "building", "training", "scoring"}
-    evaluator._fleet.close()
+    evaluator.let_go()
 
 
-def test_nodes_with_other_versions_or_other_arithmetic_are_refused(nodes, kept, monkeypatch):
-    nodes.have(2)
-    other = Kept(SPACE, kept.inner, nodes.address)
+def test_nodes_with_other_versions_or_other_arithmetic_are_refused(elsewhere, kept, monkeypatch):
+    other = Kept(SPACE, kept.inner, elsewhere)
     monkeypatch.setattr(on_ray, "versions", lambda: {"torch": "1.0", "numpy": np.__version__, "optuna": "9"})
     with pytest.raises(InputError, match=r"node \S+ \(.*\) has torch \S+ \(here 1.0\), optuna"):
         other.start()
     monkeypatch.undo()
-    other._fleet.close()
+    other.let_go()
     other._settled = {"precision": "bfloat16"}
     with pytest.raises(InputError, match=r"precision is None on node .*, and bfloat16 elsewhere"):
         other.start()
-    other._fleet.close()
+    other.let_go()
 
 
-def test_a_cluster_without_what_is_asked_for(nodes, kept):
-    kept.start()
-    asked = Kept(SPACE, kept.inner, nodes.address, gpus_per_evaluation=0.5)
+def test_a_cluster_without_what_is_asked_for(elsewhere, kept):
+    asked = Kept(SPACE, kept.inner, elsewhere, gpus_per_evaluation=0.5)
     with pytest.raises(InputError, match=r"cpus_per_evaluation 1 and gpus_per_evaluation 0.5: .* 1 CPUs and 0 GPUs"):
         asked.fingerprint()
     with pytest.raises(InputError, match="no node of the Ray cluster has room for cpus_per_evaluation 64"):
-        Kept(SPACE, kept.inner, nodes.address, cpus_per_evaluation=64).start()
+        Kept(SPACE, kept.inner, elsewhere, cpus_per_evaluation=64).start()
 
 
 @pytest.mark.parametrize(
