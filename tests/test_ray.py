@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -151,6 +152,35 @@ def journal(run_dir):
     return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "train_seconds")} for line in lines]
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at address 127.0.0.1:1; start one with `ray start --head --port=1`"),
+        ("ray://127.0.0.1:1", "no Ray cluster answers at address ray://127.0.0.1:1"),
+        ("nowhere", "address must be auto, HOST:PORT or ray://HOST:PORT, got 'nowhere'"),
+    ],
+)
+def test_an_address_where_there_is_nothing(address, said, tmp_path, capfd):  # before there is something
+    with pytest.raises(InputError, match=said):
+        RayEvaluator(SPACE, local(tmp_path), address).start()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_address_where_something_else_listens(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("nasenv.evaluators.ray_cluster._REACHING_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"no Ray cluster answers at address {address}"):
+            RayEvaluator(SPACE, local(tmp_path), address).start()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ray_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"RayEvaluator needs Ray; install it with `pip install nasenv\[ray\]`"):
+        RayEvaluator(SPACE, local(tmp_path)).start()
+
+
 @pytest.mark.parametrize("agent", SYNCHRONOUS)
 def test_a_node_is_lost_and_the_journal_is_that_of_one_machine(agent, evaluator, folder, tmp_path):
     (folder / "node").touch()
@@ -234,12 +264,13 @@ def test_a_stop_waits_for_what_is_in_flight(evaluator):
 
 def test_nodes_that_join_are_used(evaluator, nodes):
     workers = set()
-    for number, _ in enumerate(evaluator.stream([Trial(design, "test", s) for design in DESIGNS for s in range(40)])):
+    stream = evaluator.stream([Trial(d, "test", s) for d in DESIGNS for s in range(100)], lambda: len(workers) == 3)
+    for number, _ in enumerate(stream):
         if number == 10:
             nodes.have(3)
         workers = {*workers, *evaluator._fleet.pids}
     assert evaluator.slots == 3
-    assert len(workers) == 3
+    assert number < 2000
 
 
 def test_training_is_the_same(elsewhere):
@@ -320,14 +351,22 @@ def test_what_fits_on_a_node(share, node, fits):
 TRAIN = [
     *(sys.executable, "scripts/train_controller.py", "--agent", "RandomSearch", "--agent.batch_size", "4"),
     *("--space.max_layers", "2", "--budget.evaluations", "12", "--budget.finalists", "1", "--budget.final_seeds", "1"),
-    *("--cache", "none", "--evaluator", "RayEvaluator", "--evaluator.inner", "TrainingEvaluator"),
-    *("--evaluator.inner.epochs", "3", "--evaluator.inner.final_epochs", "1", "--evaluator.inner.devices", "cpu"),
+    *("--cache", "none"),
+]
+INNER = {"epochs": 3, "final_epochs": 1, "devices": "cpu"}
+ON_RAY = [
+    *("--evaluator", "RayEvaluator", "--evaluator.inner", "TrainingEvaluator"),
+    *(word for name, value in INNER.items() for word in (f"--evaluator.inner.{name}", str(value))),
+]
+HERE = [
+    *("--evaluator", "TrainingEvaluator", "--evaluator.concurrency", "0"),
+    *(word for name, value in INNER.items() for word in (f"--evaluator.{name}", str(value))),
 ]
 
 
-def command(*options):
+def command(run_dir, options):
     return subprocess.Popen(
-        [*TRAIN, *options], cwd=ROOT, text=True, start_new_session=True, preexec_fn=hearing,
+        [*TRAIN, "--run_dir", str(run_dir), *options], cwd=ROOT, text=True, start_new_session=True, preexec_fn=hearing,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -345,9 +384,9 @@ def family(session):
     return found
 
 
-def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on(tmp_path):
+def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray(tmp_path):
     folder = tmp_path / "run"
-    process = command("--run_dir", str(folder))
+    process = command(folder, ON_RAY)
     trials = folder / "trials.jsonl"
     while not (trials.exists() and trials.read_text().count("\n") > 2):
         assert process.poll() is None, process.communicate()
@@ -362,22 +401,12 @@ def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on(tmp_path):
     while family(process.pid):
         assert time.monotonic() < deadline, family(process.pid)
         time.sleep(0.1)
-
-
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("127.0.0.1:1", "no Ray cluster answers at address 127.0.0.1:1; start one with `ray start --head --port=1`"),
-        ("ray://127.0.0.1:1", "no Ray cluster answers at address ray://127.0.0.1:1"),
-        ("nowhere", "address must be auto, HOST:PORT or ray://HOST:PORT, got 'nowhere'"),
-    ],
-)
-def test_an_address_where_there_is_nothing(address, said, tmp_path):
-    process = command("--run_dir", str(tmp_path), "--evaluator.address", address)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert said in errors
-    assert errors.count("\n") == 1
+    done = trials.read_text().splitlines()
+    process = command(folder, HERE)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert trials.read_text().splitlines()[: len(done)] == done
+    assert len(journal(folder)) == 12
 
 
 def test_a_lost_head_is_told(evaluator, nodes, monkeypatch):  # the last one
