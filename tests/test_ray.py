@@ -111,7 +111,7 @@ def evaluator(nodes, kept, folder):
     for order in folder.glob("*"):
         order.unlink()
     nodes.have(2)
-    wait_for(kept, 2)
+    kept.start(2)
     return kept
 
 
@@ -121,14 +121,6 @@ def elsewhere(nodes, kept):
     nodes.have(2)
     kept.let_go()
     return nodes.address
-
-
-def wait_for(evaluator, workers):
-    evaluator.start()
-    deadline = time.monotonic() + 60
-    while len(evaluator._fleet.pids) != workers:
-        assert time.monotonic() < deadline, f"{evaluator._fleet.pids}, expected {workers}"
-        assert evaluator._fleet.heard(0.1) == []
 
 
 def local(folder):
@@ -218,7 +210,7 @@ def test_a_killed_worker_is_replaced(evaluator, folder):
     before = evaluator._fleet.pids
     (folder / "worker").touch()
     assert evaluator.evaluate(DESIGNS) == evaluator.inner.evaluate(DESIGNS)
-    wait_for(evaluator, 2)
+    evaluator.start(2)
     assert len({*before, *evaluator._fleet.pids}) == 3
 
 

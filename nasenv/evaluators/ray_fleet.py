@@ -96,9 +96,9 @@ class Fleet:
         return [member.about.pid for member in self._members if member.about is not None]
 
     @property
-    def has_room(self) -> bool:
-        """Whether an actor is ready for a trial."""
-        return bool(self._free)
+    def room(self) -> int:
+        """For how many trials actors are ready."""
+        return len(self._free)
 
     def give(self, trial: Trial) -> Call:
         """Have a trial answered by an actor that is ready."""
