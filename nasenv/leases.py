@@ -63,20 +63,20 @@ class Leases:
         self._held: set[Key] = set()
         self._watched: dict[str, _Watched] = {}
         self._heart: _Heart | None = None
+        wanted = f"FROM {database.values} WHERE true"  # without which SQLite does not see where ON CONFLICT begins
+        self._take = f"INSERT INTO leases SELECT ?, ?, ?, value, ? {wanted} ON CONFLICT ({KEY_NAMES}) DO NOTHING"
+        holder, measured = (f"(SELECT {of} WHERE {IS_PROBLEM} AND architecture=value)" for of in _LOOKS)
+        self._look_at = f"SELECT value, {holder}, {measured} {wanted}"
 
     def claim(self, problem: Problem, architectures: Sequence[str]) -> set[str]:
         """Return those that nobody else holds and nobody has measured; they are held now."""
         wanted = sorted(architectures)  # who waits for a lease of another's transaction keeps to the same order
-        values, listed = self._database.values, self._database.listed(wanted)
-        insert = f"INSERT INTO leases SELECT ?, ?, ?, value, ? FROM {values} WHERE true"
-        insert += f" ON CONFLICT ({KEY_NAMES}) DO NOTHING"
-        holder, measured = (f"(SELECT {of} WHERE {IS_PROBLEM} AND architecture=value)" for of in _LOOKS)
-        look = f"SELECT value, {holder}, {measured} FROM {values}"
+        listed = self._database.listed(wanted)
 
         def enter(connection: Connection) -> dict[str, tuple[str | None, int | None]]:
-            connection.execute(insert, (*problem, self._holder, listed))
+            connection.execute(self._take, (*problem, self._holder, listed))
             # A statement of its own: what others measure while the former waits for their leases to end is seen here.
-            rows = connection.execute(look, (*problem, *problem, listed))
+            rows = connection.execute(self._look_at, (*problem, *problem, listed))
             return {name: (holder, done) for name, holder, done in rows}
 
         def take(connection: Connection) -> set[str]:

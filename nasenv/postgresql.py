@@ -26,7 +26,10 @@ _DEFAULTS = {  # what the URL does not say
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",  # milliseconds
 }
-_SETTINGS = f"SET search_path TO {SCHEMA}; SET idle_in_transaction_session_timeout TO '10s'"  # of a suspended process
+_SETTINGS = (
+    f"SET search_path TO {SCHEMA}; SET plan_cache_mode TO force_generic_plan;"  # all is found by its key
+    " SET idle_in_transaction_session_timeout TO '10s'"  # of a suspended process, whose locks others wait for
+)
 _TYPES = {"TEXT": 'TEXT COLLATE "C"', "REAL": "DOUBLE PRECISION", " WITHOUT ROWID": ""}  # SQLite's and ours
 _PASSING = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 _OTHERS = "give another database with --cache, or none with --cache none"

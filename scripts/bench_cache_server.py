@@ -1,13 +1,15 @@
 """A cache on a PostgreSQL server under the load of many searches, and what a server that is killed loses.
 
-Each client is a process that does as a search on one machine does: it claims 16 designs at a time, adds each when its
-turn has come, and finds some that others have measured. All are on one machine here, the server too.
+Each client is a process that does as a search on a machine of its own does: it looks for 16 designs, claims them, and
+adds each when its turn has come. One more search finds what others have measured, one design at a time: those are
+the hits. All are on one machine here, the server too, so the clients run at a lower priority than server and hits.
 """
 
 import argparse
 import contextlib
 import gc
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,7 +21,7 @@ import numpy as np
 from bench import at_least, goal, run, table
 from bench_cache import measurement
 from numpy.typing import NDArray
-from postgresql_server import Server, programs
+from postgresql_server import Server, execute, programs
 
 from nasenv import Architecture, Cache, InputError
 
@@ -28,6 +30,7 @@ _PROBLEM = ("a space's fingerprint", "an evaluator's", 1.0)
 _BATCH = 16  # designs that the default agents propose at a time
 _FILLED = 1000  # rows of a transaction of the first filling
 _SOME = 100  # measurements that a client has at hand
+_LOW_PRIORITY = 10  # as a niceness
 _DOWN_SECONDS = 1.0  # between a kill and the next start
 _LEEWAY = 0.98  # of the rate asked for: the clients pace themselves by the clock
 
@@ -40,6 +43,7 @@ class Client(NamedTuple):
     rows: int  # there before
     rate: float  # measurements a second
     seconds: float
+    adds: bool = True  # else it finds
 
 
 class Done(NamedTuple):
@@ -59,10 +63,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         used = server.cpu_seconds if server else 0.0
         quiet = _load(_plans(arguments, url, rows, 0), None, 0)
         server_cores = (server.cpu_seconds - used) / arguments.seconds if server else None
-        stormy = _load(_plans(arguments, url, rows, arguments.clients), server, arguments.kills) if server else []
+        stormy = _load(_plans(arguments, url, rows, arguments.clients + 1), server, arguments.kills) if server else []
         lost = _lost(url, [*quiet, *stormy])
     rate = sum(done.added / done.seconds for done in quiet)
-    took = {call: 1000 * np.concatenate([done.took[call] for done in quiet]) for call in quiet[0].took}
+    calls = [*quiet[0].took, *quiet[-1].took]
+    took = {call: 1000 * np.concatenate([done.took[call] for done in quiet if call in done.took]) for call in calls}
     cores = f"cores in use: clients {sum(done.cpu_seconds / done.seconds for done in quiet):.2f}"
     cores += f", server {server_cores:.2f}" if server_cores is not None else ""
     title = f"{arguments.clients} clients, {rate:.0f} measurements a second written, {rows:,} rows before; {cores}"
@@ -95,7 +100,7 @@ def _served(arguments: argparse.Namespace) -> Iterator[tuple[str, Server | None]
         programs()
     except FileNotFoundError as error:
         raise InputError(f"{error}, or give --url postgresql://user@host:port/database") from error
-    settings = {"max_connections": f"{2 * arguments.clients + 10}", "shared_buffers": "512MB", "max_wal_size": "4GB"}
+    settings = {"max_connections": f"{2 * arguments.clients + 20}", "shared_buffers": "512MB", "max_wal_size": "4GB"}
     with TemporaryDirectory(prefix="nasenv-postgresql-", dir=arguments.folder) as folder:
         server = Server(Path(folder), **settings)
         try:
@@ -112,13 +117,15 @@ def _fill(url: str, rows: int) -> int:
         started = time.monotonic()
         for first in range(0, rows, _FILLED):
             cache.add(*_PROBLEM, {_design(first + k): some[k] for k in range(min(_FILLED, rows - first))})
+        execute(url, "VACUUM ANALYZE nasenv.measurements")  # which the server would do by itself a minute later
         print(f"{rows:,} rows added in {time.monotonic() - started:.0f} s", flush=True)
         return len(cache)
 
 
 def _plans(arguments: argparse.Namespace, url: str, rows: int, first: int) -> list[Client]:
     rate = arguments.rate / arguments.clients
-    return [Client(first + k, url, rows, rate, arguments.seconds) for k in range(arguments.clients)]
+    adding = [Client(first + k, url, rows, rate, arguments.seconds) for k in range(arguments.clients)]
+    return [*adding, Client(first + arguments.clients, url, rows, arguments.hits, arguments.seconds, adds=False)]
 
 
 def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
@@ -137,34 +144,58 @@ def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
 
 def _work(plan: Client) -> Done:
     """Do what one client does for some seconds, on time where it can."""
-    rng = np.random.default_rng(plan.number)
-    took: dict[str, list[float]] = {f"claim of {_BATCH}": [], "add": [], "hit": []}
-    some, added = [measurement(rng) for _ in range(_SOME)], 0
+    took: dict[str, list[float]] = {}
     with Cache(plan.url) as cache:
         started, used = time.monotonic(), time.process_time()
-        while time.monotonic() < started + plan.seconds:
-            batch = [_own(plan, added + k) for k in range(_BATCH)]
-            with _timed(took[f"claim of {_BATCH}"]):
-                claimed = cache.claim(*_PROBLEM, batch)
-            assert claimed == set(batch), "nobody else wants them"
-            for design in batch:
-                time.sleep(max(0.0, started + (added + rng.random()) / plan.rate - time.monotonic()))
-                with _timed(took["add"]):
-                    cache.add(*_PROBLEM, {design: some[added % _SOME]})
-                added += 1
-                known = _design(int(rng.integers(plan.rows)))
-                with _timed(took["hit"]):
-                    found = cache.find(*_PROBLEM, [known])
-                assert known in found, "a measurement that was there before is not found"
+        added = _adds(plan, cache, took) if plan.adds else _finds(plan, cache, took)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - used
     return Done(plan, added, seconds, cpu_seconds, {call: np.array(times) for call, times in took.items()})
 
 
+def _adds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
+    """Look for, claim and add new designs; return how many were added."""
+    os.nice(_LOW_PRIORITY)
+    rng = np.random.default_rng(plan.number)
+    some = [measurement(rng) for _ in range(_SOME)]
+    for turn in _turns(plan, rng):
+        if turn % _BATCH == 0:
+            batch = [_own(plan, turn + k) for k in range(_BATCH)]
+            with _timed(took, f"find of {_BATCH}, misses"):
+                found = cache.find(*_PROBLEM, batch)
+            with _timed(took, f"claim of {_BATCH}"):
+                claimed = cache.claim(*_PROBLEM, batch)
+            assert (found, claimed) == ({}, set(batch)), "nobody else has or wants them"
+        with _timed(took, "add"):
+            cache.add(*_PROBLEM, {batch[turn % _BATCH]: some[turn % _SOME]})
+    return turn + 1
+
+
+def _finds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
+    """Find what was there before; return that nothing was added."""
+    rng = np.random.default_rng(plan.number)
+    for _ in _turns(plan, rng):
+        known = _design(int(rng.integers(plan.rows)))
+        with _timed(took, "hit"):
+            found = cache.find(*_PROBLEM, [known])
+        assert known in found, "a measurement that was there before is not found"
+    return 0
+
+
+def _turns(plan: Client, rng: np.random.Generator) -> Iterator[int]:
+    """Yield 0, 1, ... at the client's rate, each at a random moment of its time; late ones at once."""
+    started = time.monotonic()
+    turn = 0
+    while time.monotonic() < started + plan.seconds:
+        time.sleep(max(0.0, started + (turn + rng.random()) / plan.rate - time.monotonic()))
+        yield turn
+        turn += 1
+
+
 @contextlib.contextmanager
-def _timed(times: list[float]) -> Iterator[None]:
+def _timed(took: dict[str, list[float]], call: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    times.append(time.perf_counter() - started)
+    took.setdefault(call, []).append(time.perf_counter() - started)
 
 
 def _lost(url: str, done: list[Done]) -> int:
@@ -192,6 +223,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=at_least(1), default=1_000_000, help="there before; default: %(default)s")
     parser.add_argument("--clients", type=at_least(1), default=50, help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=GOAL_RATE, help="measurements a second; default: %(default)s")
+    parser.add_argument("--hits", type=float, default=200.0, help="a second; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each load; default: %(default)s")
     parser.add_argument("--kills", type=int, default=3, help="of the server in the second load; default: %(default)s")
     return parser

@@ -83,8 +83,7 @@ class Server:
 
     def execute(self, sql: str) -> None:
         """Execute a statement."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(sql.encode())
+        execute(self.url, sql)
 
     def empty(self) -> None:
         """Delete what a cache has made."""
@@ -101,6 +100,12 @@ class Server:
         except psycopg.OperationalError:
             return False
         return True
+
+
+def execute(url: str, sql: str) -> None:
+    """Execute a statement on a server."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.encode())
 
 
 @contextlib.contextmanager

@@ -32,6 +32,17 @@ def test_its_smallest_form_writes_setting_tables_and_goals(tmp_path, script, opt
     assert record["figures"]["tables"][0]["rows"]
 
 
+def test_a_server_under_load_and_killed_loses_nothing(tmp_path, postgresql):
+    file = tmp_path / "figures.json"
+    small = ["--rows", "100", "--clients", "2", "--rate", "40", "--seconds", "1", "--kills", "1"]
+    command = [sys.executable, SCRIPTS / "bench_cache_server.py", *small, "--json", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    goals = {goal["goal"]: goal for goal in json.loads(file.read_text())["figures"]["goals"]}
+    assert len(goals) == 3
+    assert goals["measurements lost"]["met"]
+
+
 def test_a_problem_that_there_is_not_is_refused():
     command = [sys.executable, SCRIPTS / "bench_training.py", "--problems", "imagenet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

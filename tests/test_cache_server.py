@@ -92,6 +92,8 @@ def refusal(url):
         ("%3A", "%zz", "expected postgresql://user:password@host:port/database"),
         ("://", ":/", "expected postgresql://user:password@host:port/database"),
         ("/postgres", "/postgres?colour=hunter2", "expected postgresql://"),
+        ("@127.0.0.1:", ":hunter2:", "expected postgresql://"),
+        ("nasenv:p%40ss%2Fw%3Ard@127.0.0.1:", "nasenv:hunter2", "expected postgresql://"),
     ],
 )
 def test_a_url_that_cannot_be_used(server, before, after, said):

@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -54,6 +54,12 @@ class Kept(RayEvaluator):
     def close(self):
         """Not yet."""
 
+    def let_go(self):
+        """End the workers, and stay connected."""
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
+
     def end(self):
         super().close()
 
@@ -71,7 +77,8 @@ class Nodes:
     def have(self, count):
         """Return when there are so many nodes beside the head."""
         nodes = self.cluster.worker_nodes
-        for node in [n for n in nodes if any(kind == "raylet" for kind, _ in n.dead_processes())]:
+        dead = [node for node in nodes if any(kind == "raylet" for kind, _ in node.dead_processes())]
+        for node in [*dead, *[node for node in nodes if node not in dead][count:]]:
             self.cluster.remove_node(node, allow_graceful=False)
         while len(nodes) < count:
             self.cluster.add_node(num_cpus=1, object_store_memory=STORE, wait=False)
@@ -104,16 +111,16 @@ def evaluator(nodes, kept, folder):
     for order in folder.glob("*"):
         order.unlink()
     nodes.have(2)
-    wait_for(kept, 2)
+    kept.start(2)
     return kept
 
 
-def wait_for(evaluator, workers):
-    evaluator.start()
-    deadline = time.monotonic() + 60
-    while len(evaluator._fleet.pids) != workers:
-        assert time.monotonic() < deadline, f"{evaluator._fleet.pids}, expected {workers}"
-        assert evaluator._fleet.heard(0.1) == []
+@pytest.fixture
+def elsewhere(nodes, kept):
+    """Return the address of the two nodes, on which nobody works."""
+    nodes.have(2)
+    kept.let_go()
+    return nodes.address
 
 
 def local(folder):
@@ -135,6 +142,35 @@ def run(run_dir, agent, evaluator, stop_at=None, **options):
 def journal(run_dir):
     _, *lines = (run_dir / "journal.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "train_seconds")} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at address 127.0.0.1:1; start one with `ray start --head --port=1`"),
+        ("ray://127.0.0.1:1", "no Ray cluster answers at address ray://127.0.0.1:1"),
+        ("nowhere", "address must be auto, HOST:PORT or ray://HOST:PORT, got 'nowhere'"),
+    ],
+)
+def test_an_address_where_there_is_nothing(address, said, tmp_path, capfd):  # before there is something
+    with pytest.raises(InputError, match=said):
+        RayEvaluator(SPACE, local(tmp_path), address).start()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_address_where_something_else_listens(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("nasenv.evaluators.ray_cluster._REACHING_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"no Ray cluster answers at address {address}"):
+            RayEvaluator(SPACE, local(tmp_path), address).start()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ray_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"RayEvaluator needs Ray; install it with `pip install nasenv\[ray\]`"):
+        RayEvaluator(SPACE, local(tmp_path)).start()
 
 
 @pytest.mark.parametrize("agent", SYNCHRONOUS)
@@ -174,7 +210,7 @@ def test_a_killed_worker_is_replaced(evaluator, folder):
     before = evaluator._fleet.pids
     (folder / "worker").touch()
     assert evaluator.evaluate(DESIGNS) == evaluator.inner.evaluate(DESIGNS)
-    wait_for(evaluator, 2)
+    evaluator.start(2)
     assert len({*before, *evaluator._fleet.pids}) == 3
 
 
@@ -219,21 +255,19 @@ def test_a_stop_waits_for_what_is_in_flight(evaluator):
 
 
 def test_nodes_that_join_are_used(evaluator, nodes):
-    workers, joining = set(), []
-    for number, _ in enumerate(evaluator.stream([Trial(design, "test", s) for design in DESIGNS for s in range(40)])):
+    workers = set()
+    stream = evaluator.stream([Trial(d, "test", s) for d in DESIGNS for s in range(100)], lambda: len(workers) == 3)
+    for number, _ in enumerate(stream):
         if number == 10:
-            joining.append(threading.Thread(target=nodes.have, args=(3,)))
-            joining[0].start()
+            nodes.have(3)
         workers = {*workers, *evaluator._fleet.pids}
-    joining[0].join()
     assert evaluator.slots == 3
-    assert len(workers) == 3
+    assert number < 2000
 
 
-def test_training_is_the_same_and_the_data_are_not_copied(nodes, kept):
-    nodes.have(2)
+def test_training_is_the_same(elsewhere):
     designs = DESIGNS[:3]
-    with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu"), nodes.address) as evaluator:
+    with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu"), elsewhere) as evaluator:
         alone = TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu", concurrency=0)
         assert evaluator.fingerprint() == alone.fingerprint()
         measured, expected = evaluator.evaluate(designs), alone.evaluate(designs)
@@ -245,30 +279,28 @@ def test_training_is_the_same_and_the_data_are_not_copied(nodes, kept):
         for name, weights in again.model.state_dict().items():
             assert (tested.model.state_dict()[name] == weights).all()
         assert set(evaluator.worked) == {"data", "building", "training", "scoring"}
-    evaluator._fleet.close()
+    evaluator.let_go()
 
 
-def test_nodes_with_other_versions_or_other_arithmetic_are_refused(nodes, kept, monkeypatch):
-    nodes.have(2)
-    other = Kept(SPACE, kept.inner, nodes.address)
+def test_nodes_with_other_versions_or_other_arithmetic_are_refused(elsewhere, kept, monkeypatch):
+    other = Kept(SPACE, kept.inner, elsewhere)
     monkeypatch.setattr(on_ray, "versions", lambda: {"torch": "1.0", "numpy": np.__version__, "optuna": "9"})
     with pytest.raises(InputError, match=r"node \S+ \(.*\) has torch \S+ \(here 1.0\), optuna"):
         other.start()
     monkeypatch.undo()
-    other._fleet.close()
+    other.let_go()
     other._settled = {"precision": "bfloat16"}
     with pytest.raises(InputError, match=r"precision is None on node .*, and bfloat16 elsewhere"):
         other.start()
-    other._fleet.close()
+    other.let_go()
 
 
-def test_a_cluster_without_what_is_asked_for(nodes, kept):
-    kept.start()
-    asked = Kept(SPACE, kept.inner, nodes.address, gpus_per_evaluation=0.5)
+def test_a_cluster_without_what_is_asked_for(elsewhere, kept):
+    asked = Kept(SPACE, kept.inner, elsewhere, gpus_per_evaluation=0.5)
     with pytest.raises(InputError, match=r"cpus_per_evaluation 1 and gpus_per_evaluation 0.5: .* 1 CPUs and 0 GPUs"):
         asked.fingerprint()
     with pytest.raises(InputError, match="no node of the Ray cluster has room for cpus_per_evaluation 64"):
-        Kept(SPACE, kept.inner, nodes.address, cpus_per_evaluation=64).start()
+        Kept(SPACE, kept.inner, elsewhere, cpus_per_evaluation=64).start()
 
 
 @pytest.mark.parametrize(
@@ -311,14 +343,22 @@ def test_what_fits_on_a_node(share, node, fits):
 TRAIN = [
     *(sys.executable, "scripts/train_controller.py", "--agent", "RandomSearch", "--agent.batch_size", "4"),
     *("--space.max_layers", "2", "--budget.evaluations", "12", "--budget.finalists", "1", "--budget.final_seeds", "1"),
-    *("--cache", "none", "--evaluator", "RayEvaluator", "--evaluator.inner", "TrainingEvaluator"),
-    *("--evaluator.inner.epochs", "3", "--evaluator.inner.final_epochs", "1", "--evaluator.inner.devices", "cpu"),
+    *("--cache", "none"),
+]
+INNER = {"epochs": 3, "final_epochs": 1, "devices": "cpu"}
+ON_RAY = [
+    *("--evaluator", "RayEvaluator", "--evaluator.inner", "TrainingEvaluator"),
+    *(word for name, value in INNER.items() for word in (f"--evaluator.inner.{name}", str(value))),
+]
+HERE = [
+    *("--evaluator", "TrainingEvaluator", "--evaluator.concurrency", "0"),
+    *(word for name, value in INNER.items() for word in (f"--evaluator.{name}", str(value))),
 ]
 
 
-def command(*options):
+def command(run_dir, options):
     return subprocess.Popen(
-        [*TRAIN, *options], cwd=ROOT, text=True, start_new_session=True, preexec_fn=hearing,
+        [*TRAIN, "--run_dir", str(run_dir), *options], cwd=ROOT, text=True, start_new_session=True, preexec_fn=hearing,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -336,9 +376,9 @@ def family(session):
     return found
 
 
-def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on(tmp_path):
+def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray(tmp_path):
     folder = tmp_path / "run"
-    process = command("--run_dir", str(folder))
+    process = command(folder, ON_RAY)
     trials = folder / "trials.jsonl"
     while not (trials.exists() and trials.read_text().count("\n") > 2):
         assert process.poll() is None, process.communicate()
@@ -353,22 +393,12 @@ def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on(tmp_path):
     while family(process.pid):
         assert time.monotonic() < deadline, family(process.pid)
         time.sleep(0.1)
-
-
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("127.0.0.1:1", "no Ray cluster answers at address 127.0.0.1:1; start one with `ray start --head --port=1`"),
-        ("ray://127.0.0.1:1", "no Ray cluster answers at address ray://127.0.0.1:1"),
-        ("nowhere", "address must be auto, HOST:PORT or ray://HOST:PORT, got 'nowhere'"),
-    ],
-)
-def test_an_address_where_there_is_nothing(address, said, tmp_path):
-    process = command("--run_dir", str(tmp_path), "--evaluator.address", address)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert said in errors
-    assert errors.count("\n") == 1
+    done = trials.read_text().splitlines()
+    process = command(folder, HERE)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert trials.read_text().splitlines()[: len(done)] == done
+    assert len(journal(folder)) == 12
 
 
 def test_a_lost_head_is_told(evaluator, nodes, monkeypatch):  # the last one

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nasenv.agents import PPO, Agent, RandomSearch
+from nasenv.cache import Cache
 from nasenv.commands.train import coverage, run_name, train
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.training import TrainingEvaluator
@@ -68,6 +69,15 @@ def run(folder=None, evaluator=None, agent=None, budget=None, cache="none", seed
 def timeless(folder):
     lines = (folder / "journal.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "started")} for line in lines]
+
+
+def test_what_a_finished_run_has_trained_enters_a_cache_that_lacks_it(tmp_path):
+    evaluator = run(tmp_path / "run")
+    run(tmp_path / "run", cache=str(tmp_path / "cache.db"))
+    trained = {design for call in evaluator.calls for design in call}
+    repeatable = {design for design in trained if evaluator.measure(design).repeatable}
+    with Cache(tmp_path / "cache.db") as cache:
+        assert cache.find(SPACE.fingerprint(), evaluator.fingerprint(), 1.0, trained).keys() == repeatable
 
 
 # Its name

@@ -96,7 +96,7 @@ class RayEvaluator(Streamed):
     def fingerprint(self) -> str:
         """Return that of the inner evaluator where it works; a worker is asked where this machine cannot tell."""
         if self._settled is None:
-            self._await_first()
+            self.start()
         return self.inner.single(self._settled or {}).fingerprint()
 
     def representative(self, architecture: Architecture) -> Architecture:
@@ -135,9 +135,11 @@ class RayEvaluator(Streamed):
                 self._cost.add(trial.architecture, answer.train_seconds / trial.fidelity)
             yield trial, answer
 
-    def start(self) -> None:
-        """Connect to the cluster, and return when a worker is ready."""
-        self._await_first()
+    def start(self, ready: int = 1) -> None:
+        """Connect to the cluster, and return when its workers are ready for so many evaluations at once."""
+        fleet = self._running()
+        while fleet.room < ready:
+            fleet.heard(_STOP_SECONDS)
 
     def close(self) -> None:
         """End the workers, and what was started of Ray for them; a request to the autoscaler is taken back."""
@@ -154,11 +156,6 @@ class RayEvaluator(Streamed):
         if self._fleet is None:
             self._fleet = Fleet(self._cluster, self._share, pack(self.inner), self._welcome, self.at_once)
         return self._fleet
-
-    def _await_first(self) -> None:
-        fleet = self._running()
-        while not fleet.has_room:
-            fleet.heard(_STOP_SECONDS)
 
     def _welcome(self, about: About) -> None:
         """Take in a worker; raise InputError where it cannot do the work, or what it says would differ."""

@@ -101,6 +101,11 @@ class Cluster:
             self._check_patience()
         return self._nodes
 
+    def kill(self, actor: Any) -> None:
+        """End an actor; where the head is gone, it ends when its node notices that."""
+        if self._is_there():  # Ray would wait for it without end
+            imported_ray().kill(actor)
+
     def close(self) -> None:
         """Let go of it; a local one ends."""
         ray = imported_ray()
@@ -112,6 +117,8 @@ class Cluster:
     def _connect(self, ray: Any, address: str | None) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if address is None:
+            if threading.current_thread() is not threading.main_thread():
+                raise InputError("Ray is started in the main thread alone; call the evaluator's start() there first")
             with _undisturbed(), _blocked():
                 ray.init("local", num_cpus=len(os.sched_getaffinity(0)), include_dashboard=False, **quiet)
             return

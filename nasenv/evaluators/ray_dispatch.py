@@ -82,7 +82,7 @@ class RayDispatch:
     def _begin(self, queue: deque[Trial]) -> bool:
         """Keep the actors busy; return whether there is anything to wait for."""
         stopped = self._stopped()
-        while not stopped and self._fleet.has_room and (self._again or queue):
+        while not stopped and self._fleet.room and (self._again or queue):
             task = self._again.popleft() if self._again else _Task(queue.popleft())
             task.begun = self._clock()
             self._busy[self._fleet.give(task.trial)] = task

@@ -96,9 +96,9 @@ class Fleet:
         return [member.about.pid for member in self._members if member.about is not None]
 
     @property
-    def has_room(self) -> bool:
-        """Whether an actor is ready for a trial."""
-        return bool(self._free)
+    def room(self) -> int:
+        """For how many trials actors are ready."""
+        return len(self._free)
 
     def give(self, trial: Trial) -> Call:
         """Have a trial answered by an actor that is ready."""
@@ -132,13 +132,13 @@ class Fleet:
         """End an actor, whatever it does; another takes its place."""
         if member in self._members:
             self._forget(member)
-            imported_ray().kill(member.handle)
+            self._cluster.kill(member.handle)
             self._fill()
 
     def close(self) -> None:
         """End all actors."""
         for member in self._members:
-            imported_ray().kill(member.handle)
+            self._cluster.kill(member.handle)
         self._members.clear()
         self._free.clear()
 
@@ -166,7 +166,7 @@ class Fleet:
         wanted = self.slots // self._at_once
         for member in [m for m in self._members if m.about is None][: max(0, len(self._members) - wanted)]:
             self._forget(member)
-            imported_ray().kill(member.handle)
+            self._cluster.kill(member.handle)
         while len(self._members) < wanted:
             member = Member(self._kind.remote())
             self._members.add(member)
