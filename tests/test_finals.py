@@ -255,6 +255,7 @@ def test_everything_is_in_the_run_directory(run):
         "config.yaml",
         "journal.jsonl",
         "trials.jsonl",
+        "times.json",
         "result.json",
         "model",
         "architecture.png",
