@@ -1,4 +1,4 @@
-"""Measurements on disk, shared by searches and processes."""
+"""Measurements in a database, shared by searches, processes and machines."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Cache:
 
     Args:
         path: the file, made with its folders where missing; ":memory:" for one that lives as long as this object; or
-            postgresql://user:password@host:port/database, where tables are made in a schema ``nasenv``.
+            postgresql://user:password@host:port/database, where tables are made in a schema ``nasenv``; the password
+            may come from PGPASSWORD or ~/.pgpass.
 
     Attributes:
         path: the file, or the URL without its password.
