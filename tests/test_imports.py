@@ -89,7 +89,7 @@ ONLY_IN = {
         *(f"nasenv/comparison/{name}.py" for name in ("figures", "drawing", "panels", "boxes", "matrix")),
     },
     "tensorboard": {"nasenv/record.py", "scripts/soak_kills.py"},
-    "ray": {"nasenv/evaluators/ray_cluster.py"},
+    "ray": {"nasenv/evaluators/ray_cluster.py", "scripts/bench_ray.py"},
     "psycopg": {"nasenv/postgresql.py", "nasenv/server_url.py", "scripts/postgresql_server.py"},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},

@@ -303,6 +303,20 @@ def test_a_cluster_without_what_is_asked_for(elsewhere, kept):
         Kept(SPACE, kept.inner, elsewhere, cpus_per_evaluation=64).start()
 
 
+def test_gpus_are_shared_and_a_pytorch_that_sees_none_is_told(elsewhere, nodes, kept):
+    nodes.cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
+    share = {"cpus_per_evaluation": 0.5, "gpus_per_evaluation": 0.5}
+    asked = Kept(SPACE, kept.inner, elsewhere, **share)
+    assert asked.fingerprint() == kept.inner.fingerprint()  # a worker was asked
+    asked.start(2)
+    assert asked.slots == len(asked._fleet.pids) == 2
+    asked.let_go()
+    training = Kept(SPACE, TrainingEvaluator(SPACE), elsewhere, **share)
+    with pytest.raises(InputError, match=r"cannot work on node .*: InputError: PyTorch sees no GPU, where trainings"):
+        training.fingerprint()
+    training.let_go()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -102,6 +102,7 @@ class Slot:
             evaluator: Evaluator = unpack(packed)
             settled = evaluator.settled(gpu)
             self._evaluator = evaluator.single(settled)
+            self._evaluator.start()
         except BaseException as error:  # of a user's module
             return About(node, node_id, os.getpid(), versions(), problem=described(error))
         return About(node, node_id, os.getpid(), versions(), settled)

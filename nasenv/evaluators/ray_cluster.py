@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,10 @@ _QUIET = {  # read when ray is imported, or when it starts
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # of the lines that it would print among ours, all
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_HINTS = (
+    "HOST:PORT and auto are for a machine that `ray start` made one of its nodes, ray://HOST:10001 for others; a "
+    "cluster that asks for a token takes who sets RAY_AUTH_MODE=token and has it"
+)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -126,11 +131,12 @@ class Cluster:
         if wanted != "auto":
             _check_answers(wanted)
         try:
-            with _undisturbed():
+            with _undisturbed(), _without_stderr(), warnings.catch_warnings(action="ignore"):
                 ray.init(wanted, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            hint = "start one with `ray start --head`" if wanted == "auto" else "`ray status` tells whether it runs"
-            raise InputError(f"no Ray cluster at address {wanted} ({' '.join(str(error).split())}); {hint}") from error
+            raise InputError(
+                f"the Ray cluster at address {wanted} cannot be joined ({' '.join(str(error).split())}); {_HINTS}"
+            ) from error
 
     def _answers(self) -> bool:
         """Ask the head for its nodes, and return whether it answers."""
@@ -247,6 +253,19 @@ def _blocked() -> Iterator[None]:
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keep quiet what Ray's own threads print while they try to connect: a line a second."""
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager
