@@ -10,6 +10,7 @@ from nasenv.datasets import Dataset, Split, load_dataset
 from nasenv.env import ArchitectureEnv
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
+from nasenv.evaluators.ray import RayEvaluator
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.export import Exported, load_model, predict
@@ -53,6 +54,7 @@ __all__ = [
     "NASBenchMacro",
     "Objective",
     "Outcome",
+    "RayEvaluator",
     "Result",
     "Search",
     "SearchSpace",

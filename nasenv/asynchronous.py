@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from nasenv.batch import is_another_payable
@@ -82,10 +82,10 @@ class Answerable:
             return Next(design, learnt[design], slots=self._replay.slots)
         self._trainings.begin(self._flight.representatives)
         while not self._stopped():
-            for design in self._candidates():
-                found = self._known.charge([design])
-                if found:
-                    return Next(design, found[0], new=True, slots=self._changed())
+            ready = next((d for d, network in self._candidates() if self._known.has(network)), None)
+            if ready is not None:
+                (finding,) = self._known.charge([ready])
+                return Next(ready, finding, new=True, slots=self._changed())
             self._trainings.wait()
         return None
 
@@ -96,12 +96,13 @@ class Answerable:
             return self._course.changes.get(evaluation)
         return now if (now := self._slots()) != self._flight.slots else None
 
-    def _candidates(self) -> list[Architecture]:
-        """Return the designs of which one is to be answered, in order of preference."""
+    def _candidates(self) -> Iterator[tuple[Architecture, Architecture]]:
+        """Return the designs of which one is to be answered, in order of preference, each with its network."""
         evaluation = len(self._history)
+        pairs = zip(self._flight.designs, self._flight.representatives, strict=True)
         if evaluation < len(self._course.designs) and self._course.designs[evaluation] in self._flight:
-            return [self._course.designs[evaluation]]
-        return self._flight.designs
+            return (pair for pair in pairs if pair[0] == self._course.designs[evaluation])
+        return pairs
 
 
 def fill(

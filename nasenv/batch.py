@@ -76,6 +76,9 @@ def is_another_payable(
         history: what was spent.
         designs: number of designs of the space; None where it is not known.
     """
-    left, new = budget.remaining(history), len(history.unknown(in_flight))
+    left, most = budget.remaining(history), len(in_flight)
+    if (left is None or most < left) and (designs is None or len(history) + most < designs):
+        return True  # though all of them were new
+    new = len(history.unknown(in_flight))
     paid = len(in_flight) if budget.charge_repeats else new
     return (left is None or paid < left) and (designs is None or len(history) + new < designs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from nasenv.spaces.space import Architecture
@@ -22,6 +23,7 @@ class InFlight:
         self.slots, self._representative = slots, representative
         self.designs: list[Architecture] = []
         self.representatives: list[Architecture] = []  # of each of them
+        self._networks: Counter[Architecture] = Counter()
 
     def __len__(self) -> int:
         return len(self.designs)
@@ -32,14 +34,20 @@ class InFlight:
     @property
     def has_room(self) -> bool:
         """Whether the agent is to be asked for another."""
-        return len(set(self.representatives)) < self.slots and len(self) < 2 * self.slots
+        return len(self._networks) < self.slots and len(self) < 2 * self.slots
 
     def add(self, design: Architecture) -> None:
         """Take in a proposal."""
+        network = self._representative(design)
         self.designs.append(design)
-        self.representatives.append(self._representative(design))
+        self.representatives.append(network)
+        self._networks[network] += 1
 
     def land(self, design: Architecture) -> None:
         """Let go of the oldest proposal of a design: it is answered."""
         index = self.designs.index(design)
-        del self.designs[index], self.representatives[index]
+        network = self.representatives.pop(index)
+        del self.designs[index]
+        self._networks[network] -= 1
+        if not self._networks[network]:
+            del self._networks[network]

@@ -66,6 +66,10 @@ class Known:
             self._payers[representative] = design
         return dict(found)
 
+    def has(self, representative: Architecture) -> bool:
+        """Return whether the measurement of a network costs no training, as far as was looked for."""
+        return not self._evaluator.trains or representative in self._known
+
     def find(self, wanted: Iterable[Architecture]) -> list[Architecture]:
         """Learn of representatives what costs no training, and return those that are still unknown."""
         if not self._evaluator.trains:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -74,8 +75,6 @@ class Search:
             proposes the same again.
 
     Attributes:
-        slots: how many networks an asynchronous search begins with in flight at once: as many as its journal says, so
-            that it goes on as it began whatever the workers are now; else as many as the evaluator works on.
         times: wall time of this start by part: controller, bookkeeping, evaluation, cache, logging.
         say: told in words what the search waits for, other searches on its cache; None is silence.
 
@@ -115,11 +114,9 @@ class Search:
         self._ending = Ending(self.budget, self.history, self._designs, type(agent).__name__)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
-        self.slots = self._course.slots or evaluator.slots
         self._files = self._open(self.run_dir, resume) if self.run_dir is not None else None
         if self._files is not None:
             self._replay = Replay(self._files.journal, space, self.objective)
-            self.slots = self._files.journal.slots or self.slots
         self._concluding = resume == "conclude"
         trials, aside = (self._files.trials, self._files.set_aside) if self._files is not None else (None, {})
         self._known = Known(evaluator, self.objective, cache, trials, aside, self.times)
@@ -132,7 +129,8 @@ class Search:
         from nasenv.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
 
         afresh = resume == "continue"
-        parts = (run_dir, self.config(), self.identity(), self.slots, self._evaluator.trains, afresh)
+        slots = self._course.slots or self._evaluator.slots
+        parts = (run_dir, self.config(), self.identity(), slots, self._evaluator.trains, afresh)
         return RunDirectory(*parts, clock=self._seconds)
 
     def config(self) -> dict[str, Any]:
@@ -162,6 +160,16 @@ class Search:
             "budget": self.budget.identity(),
             "fingerprint": {"space": self.space.fingerprint(), "evaluator": self._evaluator.fingerprint(), **data},
         }
+
+    @cached_property
+    def slots(self) -> int:
+        """How many networks an asynchronous search begins with in flight at once.
+
+        As many as its journal says, so that it goes on as it began whatever the workers are now; else as many as the
+        evaluator works on.
+        """
+        told = None if self._files is None else self._files.journal.slots
+        return told or self._course.slots or self._evaluator.slots
 
     @property
     def ended(self) -> str | None:

@@ -31,14 +31,13 @@ class Trainings:
         self._evaluator, self._known, self._say, self._stopped = evaluator, known, say, stopped
         self._queue: deque[Trial] = deque()
         self._mine: dict[Architecture, None] = {}  # queued or being trained
-        self._elsewhere: list[Architecture] = []  # being trained by other searches
+        self._elsewhere: dict[Architecture, None] = {}  # being trained by other searches
         self._said = False
         self._stream = self._answers()
 
     def begin(self, representatives: Iterable[Architecture]) -> None:
         """Have trained what is neither known nor begun."""
-        begun = {*self._mine, *self._elsewhere}
-        missing = [r for r in dict.fromkeys(representatives) if r not in begun]
+        missing = [r for r in dict.fromkeys(representatives) if r not in self._mine and r not in self._elsewhere]
         self._claim(self._known.find(missing))
 
     def wait(self) -> None:
@@ -50,7 +49,7 @@ class Trainings:
                 self._say(waiting_for(len(self._elsewhere)))
             self._said = True
             time.sleep(POLL_SECONDS)
-        elsewhere, self._elsewhere = self._elsewhere, []
+        elsewhere, self._elsewhere = self._elsewhere, {}
         if elsewhere:
             self._claim(self._known.find(elsewhere))
 
@@ -69,7 +68,7 @@ class Trainings:
         mine = self._known.claim(missing)
         self._mine |= dict.fromkeys(mine)
         self._queue.extend(Trial(r, fidelity=FIDELITY) for r in mine)
-        self._elsewhere += [r for r in missing if r not in self._mine]
+        self._elsewhere |= dict.fromkeys(r for r in missing if r not in self._mine)
 
     def _answers(self) -> Generator[tuple[Trial, Answer], None, None]:
         if self._evaluator.slots > 1:
