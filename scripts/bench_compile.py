@@ -9,6 +9,7 @@ epoch is no faster, compiling never pays.
 import argparse
 import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the table and return its figures."""
     figures = {}
     torch.compiler.config.force_disable_caches = True
+    warnings.filterwarnings("ignore", message=".*force disabled by torch.compiler.config")  # once a network
     with one_thread(_DEVICE):
         for name in arguments.problems:
             figures[name] = _compared(*_PROBLEMS[name], arguments.rounds, arguments.epochs)

@@ -58,7 +58,7 @@ class Run:
         """Return what the run came to; accuracies and rewards in [0, 1]."""
         rewards = [entry["reward"] for entry in self.journal]
         quarter = max(1, len(rewards) // 4)
-        whole = sum(self.spent.values())
+        search_seconds = self.journal[-1]["seconds"]
         return {
             "test_accuracy": self.result["test_accuracy"],
             "best_val_accuracy": max(entry["val_accuracy"] or 0.0 for entry in self.journal),
@@ -66,9 +66,9 @@ class Run:
             "last_quarter": float(np.mean(rewards[-quarter:])),
             "trained": sum(not entry["cached"] for entry in self.journal),
             "repeats": self.result["repeats"],
-            "search_seconds": self.journal[-1]["seconds"],
-            "not_training": 1 - self.spent.get("training", 0.0) / whole,
-            "overhead": 1 - sum(self.spent.get(part, 0.0) for part in _EVALUATING) / whole,
+            "search_seconds": search_seconds,
+            "not_training": 1 - self.spent.get("training", 0.0) / search_seconds,
+            "overhead": 1 - sum(self.spent.get(part, 0.0) for part in _EVALUATING) / search_seconds,
             "whole_seconds": self.whole_seconds,
         }
 

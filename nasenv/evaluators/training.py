@@ -73,8 +73,8 @@ class TrainingEvaluator(Streamed):
         precision: what convolutions and products of a training are computed in, float32 or bfloat16; auto is bfloat16
             on a GPU that has it, on a processor that has it for networks that gain by it, and float32 elsewhere.
             Weights, their updates and scores are float32 always.
-        compile_final: whether trainings after the search go through torch.compile, which takes 20 to 60 s a network,
-            and pays where they are long (BENCHMARKS.md).
+        compile_final: whether trainings after the search go through torch.compile, which takes 7 to 24 s a network,
+            and pays where they are very long, if at all (BENCHMARKS.md).
 
     Raises:
         InputError: unusable settings or data, or data that do not fit the space.

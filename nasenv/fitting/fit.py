@@ -58,7 +58,7 @@ def fit(
         generator: draws the order of the data and their augmentation; on the device of the data.
         timeout_seconds: wall time after which the training is given up; a suspension does not count.
         precision: float32, or bfloat16: what convolutions and products are computed in; weights stay float32.
-        compiled: whether steps go through torch.compile, in whose first a minute may pass.
+        compiled: whether steps go through torch.compile; the first of them may take half a minute.
 
     Raises:
         Diverged: the loss is nan or infinite.
