@@ -179,7 +179,7 @@ def test_general_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]):
     for command in COMMANDS:
         assert exit_code([command, "--help"]) == 0
     known = set(re.findall(r"--([\w.]+)", capsys.readouterr().out)) | {"logdir"}
-    text = re.sub(r"^pip .*$", "", README, flags=re.MULTILINE)
+    text = re.sub(r"^(pip|ray) .*$", "", README, flags=re.MULTILINE)
     named = {o for o in re.findall(r"--([\w.]+)", text) if not re.match(r"(space|evaluator|agents?|objective)\.", o)}
     assert named - known == set()
 
