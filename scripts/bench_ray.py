@@ -114,11 +114,12 @@ def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
             evaluator.start(slots)
             watch.seen[:] = [watch._now()]
             search.run()
+            slept = len(search.history) - search.history.cached  # the same network is evaluated once
     finally:
         cluster.shutdown()
     parts = watch.parts()
     wall = sum(part["wall"] for part in parts)
-    waited = wall * slots / arguments.evaluations - arguments.seconds
+    waited = wall * slots / slept - arguments.seconds
     return {
         "wall_seconds": wall,
         "waited_seconds": waited,
