@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -16,7 +15,7 @@ import torch
 
 from nasenv.clock import WakingClock
 from nasenv.comparison.run import Run
-from nasenv.comparison.runner import Job, Runner
+from nasenv.comparison.runner import Job, Runner, watched
 from nasenv.errors import InputError
 from nasenv.evaluators.ray_actor import Packed, pack, unpack
 from nasenv.evaluators.ray_cluster import Cluster, Share, imported_ray
@@ -26,6 +25,7 @@ from nasenv.files import write_whole
 
 _RETRIES = 2  # of a run that was lost with its node
 _POLL_SECONDS = 0.2
+_FLAG_SECONDS = 1.0  # between two looks of a run: one flag answers them all
 _LONGEST_LOOK = 1.0  # seconds between two looks at the clock; more is a suspension
 
 Files = Mapping[str, bytes]
@@ -168,7 +168,10 @@ def do(packed: Sequence[Any], flag: Sequence[Any], job: Job, files: Files, paths
             runner = _runner(packed[0]).below(Path(folder))
             path = runner.path(job)
             _write(path, files)
-            with _watched(flag[0], runner.stop):
+            stoppable = (
+                watched(lambda: _is_up(flag[0]), runner.stop, _FLAG_SECONDS) if runner.trains(job) else nullcontext()
+            )
+            with stoppable:
                 run = runner(job)
         except InputError as error:
             return Came(None, {}, refusal=str(error))
@@ -185,24 +188,13 @@ def _runner(ref: Any) -> Runner:
     return runner
 
 
-@contextmanager
-def _watched(flag: Any, stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` when the flag is up."""
-    over, ray = threading.Event(), imported_ray()
-
-    def watch() -> None:
-        with suppress(ray.exceptions.RayError):  # lost with its node: nobody can say when to stop
-            while not over.wait(_POLL_SECONDS):
-                if ray.get(flag.is_up.remote()):
-                    stop()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+def _is_up(flag: Any) -> bool:
+    """Return whether a flag says to stop; False of one that was lost with its node: nobody can say so any more."""
+    ray = imported_ray()
     try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
+        return bool(ray.get(flag.is_up.remote()))
+    except ray.exceptions.RayError:
+        return False
 
 
 def _read(folder: Path) -> Files:

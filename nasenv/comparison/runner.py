@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +115,10 @@ class Runner:
         other._folder = folder
         return other
 
+    def trains(self, job: Job) -> bool:
+        """Return whether a run costs trainings; else it takes seconds."""
+        return self._problems[job.problem].evaluator.trains
+
     def stop(self) -> None:
         """Have the runs that are being done end early, in worker processes too."""
         self._stopped.fill_(True)
@@ -126,23 +130,11 @@ class Runner:
     @contextmanager
     def _stopping(self, search: Search, job: Job) -> Iterator[None]:
         """Stop the search when `stop` is called, in whichever process."""
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(_POLL_SECONDS):
-                if self.is_stopped():
-                    search.stop("the comparison is stopped")
-
-        if not self._problems[job.problem].evaluator.trains:
+        if not self.trains(job):
             yield
             return
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
+        with watched(self.is_stopped, lambda: search.stop("the comparison is stopped"), _POLL_SECONDS):
             yield
-        finally:
-            over.set()
-            watcher.join()
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
         """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
@@ -197,6 +189,26 @@ class Runner:
         self.path(job).parent.mkdir(parents=True, exist_ok=True)
         run.write(self.path(job), self.identity(job))
         return run
+
+
+@contextmanager
+def watched(asked: Callable[[], bool], act: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call ``act`` in a thread of its own, once ``asked`` says yes; it is looked at every so many seconds."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(seconds):
+            if asked():
+                act()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _final(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
