@@ -49,9 +49,7 @@ class Agent(Configurable):
             raise InputError(
                 f"{name}: the number of designs at a time must be an integer of 1 or more, got {batch_size!r}"
             )
-        if not isinstance(asynchronous, bool):
-            raise InputError(f"{type(self).__name__}: asynchronous must be true or false, got {asynchronous!r}")
-        self.batch_size, self.asynchronous = batch_size, asynchronous
+        self.batch_size, self.asynchronous = batch_size, flag(f"{type(self).__name__}: asynchronous", asynchronous)
 
     def run(self, search: Search) -> None:
         """Propose and learn until `BudgetExhausted` is raised; the search sees to it that it is."""
@@ -102,3 +100,10 @@ def share(name: str, value: Any) -> float:
 def weight(name: str, value: Any) -> float:
     """Return the argument as a float; raise InputError where it is not a number of 0 or more."""
     return number(name, value, lambda v: v >= 0.0, "a number of 0 or more")
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return the argument; raise InputError where it is neither true nor false."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, got {value!r}")
+    return value

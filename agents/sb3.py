@@ -9,8 +9,10 @@ import sb3_contrib
 import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from nasenv.agents.agent import positive, share, weight
+from nasenv.agents.agent import flag, positive, share, weight
+from nasenv.agents.sb3_guidance import Guidance, Revision
 from nasenv.agents.stable_baselines import StableBaselines
+from nasenv.budget import integer
 from nasenv.errors import InputError
 from nasenv.search import Search
 from nasenv.spaces.space import is_positive_integer
@@ -34,6 +36,14 @@ class PPO(StableBaselines):
         net_arch: widths of the hidden layers of policy and value network.
         reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
         repeat_penalty: what a design that was proposed before is paid less.
+        replace_repeats: whether a design that was proposed before gives way to a random neighbour that was not.
+        mutation_share: probability that a design gives way to such a neighbour of one of the best (elite replay).
+        imitation_steps: of the optimiser, before each rollout, that make the eight best designs so far likelier
+            (self-imitation, Oh et al. 2018, https://arxiv.org/abs/1806.05635; of a priority queue, Abolafia et al.
+            2018, https://arxiv.org/abs/1801.03526).
+        relabelling: whether the update learns from the designs that were evaluated, as if the policy had drawn them
+            (off-policy relabelling: the gradient is that of a mixture of the policy and its neighbourhood, and biased);
+            without it the policy is paid for what its own design was turned into.
     """
 
     implementation: ClassVar[type[BaseAlgorithm]] = stable_baselines3.PPO
@@ -42,15 +52,19 @@ class PPO(StableBaselines):
     def __init__(
         self,
         learning_rate: float = 3e-3,
-        num_envs: int | Literal["auto"] = 16,
+        num_envs: int | Literal["auto"] = 8,
         n_epochs: int = 10,
-        ent_coef: float = 0.05,
+        ent_coef: float = 0.01,
         clip_range: float = 0.2,
         gamma: float = 1.0,
         gae_lambda: float = 1.0,
         net_arch: Sequence[int] = (64, 64),
         reward: Literal["rank", "raw"] = "rank",
         repeat_penalty: float = 1.0,
+        replace_repeats: bool = True,
+        mutation_share: float = 0.25,
+        imitation_steps: int = 3,
+        relabelling: bool = True,
     ) -> None:
         settings = {
             "learning_rate": positive("learning_rate", learning_rate),
@@ -63,11 +77,20 @@ class PPO(StableBaselines):
         }
         algorithm, policy = type(self).implementation, type(self).policy_name
         super().__init__(algorithm, policy, settings, num_envs, reward, repeat_penalty)
+        self.replace_repeats = flag("replace_repeats", replace_repeats)
+        self.mutation_share = share("mutation_share", mutation_share)
+        self.imitation_steps = integer("imitation_steps", imitation_steps, least=0)
+        self.relabelling = flag("relabelling", relabelling)
 
     def settings_for(self, search: Search) -> dict[str, Any]:
         """Return the arguments of the algorithm: rollouts of one episode an environment, learnt from as one batch."""
         episode = search.space.num_decisions
         return {**self.settings, "n_steps": episode, "batch_size": episode * self.designs_at_once(search)}
+
+    def guidance_for(self, search: Search) -> Guidance:
+        """Return what the options say of repeats, mutation, imitation and relabelling."""
+        revision = Revision(search, self.replace_repeats, self.mutation_share)
+        return Guidance(search, revision, self.imitation_steps, self.relabelling)
 
 
 class MaskablePPO(PPO):
@@ -95,9 +118,9 @@ class RecurrentPPO(PPO):
     def __init__(
         self,
         learning_rate: float = 3e-3,
-        num_envs: int | Literal["auto"] = 16,
+        num_envs: int | Literal["auto"] = 8,
         n_epochs: int = 10,
-        ent_coef: float = 0.05,
+        ent_coef: float = 0.01,
         clip_range: float = 0.2,
         gamma: float = 1.0,
         gae_lambda: float = 1.0,
@@ -105,6 +128,10 @@ class RecurrentPPO(PPO):
         net_arch: Sequence[int] = (),
         reward: Literal["rank", "raw"] = "rank",
         repeat_penalty: float = 1.0,
+        replace_repeats: bool = True,
+        mutation_share: float = 0.25,
+        imitation_steps: int = 3,
+        relabelling: bool = True,
     ) -> None:
         super().__init__(
             learning_rate,
@@ -117,6 +144,10 @@ class RecurrentPPO(PPO):
             net_arch,
             reward,
             repeat_penalty,
+            replace_repeats,
+            mutation_share,
+            imitation_steps,
+            relabelling,
         )
         self.settings["policy_kwargs"]["lstm_hidden_size"] = _count("lstm_hidden_size", lstm_hidden_size)
 

@@ -23,6 +23,9 @@ _MERGED = 512  # rewards that are sorted anew with every batch; more are merged 
 Shaping: TypeAlias = Callable[[_Rewards, NDArray[np.bool_]], _Rewards]
 """What an algorithm is paid, (n,), for n rewards, (n,), of which some are repeats, (n,)."""
 
+Revise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""The n designs, (n, T), that are evaluated in the place of those that an algorithm made, (n, T)."""
+
 
 class RankReward:
     """Pays a design its rank among the distinct designs seen so far, from -1 (worst) to 1 (best); ties share a rank.
@@ -61,14 +64,17 @@ class SearchVecEnv(VecEnv):
         num_envs: number of designs at once.
         shape: what the algorithm is paid for rewards.
         repeat_penalty: what it is paid less for a design that was proposed before.
+        revise: changes the designs that it makes; None leaves them as they are.
     """
 
     render_mode: str | None = None
 
-    def __init__(self, search: Search, num_envs: int, shape: Shaping, repeat_penalty: float) -> None:
+    def __init__(
+        self, search: Search, num_envs: int, shape: Shaping, repeat_penalty: float, revise: Revise | None = None
+    ) -> None:
         self.search = search
         self._episodes = Episodes(search.space, num_envs)
-        self._shape, self._penalty = shape, repeat_penalty
+        self._shape, self._penalty, self._revise = shape, repeat_penalty, revise
         self._actions: NDArray[Any] = np.zeros(num_envs, dtype=np.int64)
         super().__init__(num_envs, *single_spaces(search.space))
 
@@ -92,7 +98,8 @@ class SearchVecEnv(VecEnv):
         rewards = np.zeros(self.num_envs, dtype=np.float32)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done:
-            answers = self.search.evaluate(self._episodes.choices)
+            made = self._episodes.choices
+            answers = self.search.evaluate(made if self._revise is None else self._revise(made))
             rewards, infos = self.pay(answers).astype(np.float32), self._said(answers)
             self._episodes.restart()
         return self._episodes.observations.copy(), rewards, np.full(self.num_envs, done), infos

@@ -18,8 +18,11 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from torch.nn import functional
+
+from nasenv.errors import AgentError
 
 _IMPOSSIBLE = -1e8  # the logit of an invalid choice, as sb3-contrib has it
 
@@ -61,6 +64,12 @@ class LeanPolicy(ActorCriticPolicy):
         actions, log_probs = _draw(self._layers.logits(obs))
         return actions, self._layers.values(obs), log_probs
 
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return values, (n, 1), the actions' log-probabilities and the entropies, (n,), of observations, (n, D)."""
+        if self._layers is None or isinstance(obs, dict):
+            return super().evaluate_actions(obs, actions)
+        return self._layers.values(obs), *_told(self._layers.logits(obs), actions)
+
 
 class LeanMaskablePolicy(MaskableActorCriticPolicy):
     """`MaskableActorCriticPolicy`, as `LeanPolicy` is `ActorCriticPolicy`."""
@@ -79,6 +88,16 @@ class LeanMaskablePolicy(MaskableActorCriticPolicy):
         valid = torch.as_tensor(action_masks, dtype=torch.bool, device=logits.device)
         actions, log_probs = _draw(_normalised(torch.where(valid, logits, _IMPOSSIBLE)))
         return actions, self._layers.values(obs), log_probs
+
+    def evaluate_actions(
+        self, obs: Tensor, actions: Tensor, action_masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return values, (n, 1), log-probabilities and entropies, (n,), of actions, (n,); masks, (n, C), as above."""
+        if action_masks is None or self._layers is None:
+            return super().evaluate_actions(obs, actions, action_masks)
+        logits = self._layers.logits(obs)
+        valid = torch.as_tensor(action_masks, dtype=torch.bool, device=logits.device)
+        return self._layers.values(obs), *_told(_normalised(torch.where(valid, logits, _IMPOSSIBLE)), actions)
 
 
 _LEAN: dict[type[BasePolicy], type[BasePolicy]] = {
@@ -115,6 +134,18 @@ def _function(layer: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def _normalised(logits: Tensor) -> Tensor:
     return logits - logits.logsumexp(dim=-1, keepdim=True)
+
+
+def _told(log_probs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities of actions, and the entropies, both (n,), from all log-probabilities, (n, C).
+
+    Raises:
+        AgentError: they are not numbers any more.
+    """
+    if log_probs.isnan().any():
+        raise AgentError("the policy's networks have become nan; a smaller learning_rate mends that")
+    entropies = -(log_probs * torch.softmax(log_probs, dim=-1)).sum(-1)
+    return log_probs.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1), entropies
 
 
 def _draw(log_probs: Tensor) -> tuple[Tensor, Tensor]:

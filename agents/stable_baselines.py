@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from nasenv.agents.agent import Agent, weight
 from nasenv.agents.sb3_env import RankReward, SearchVecEnv, SearchWriter, raw_reward
+from nasenv.agents.sb3_guidance import Guidance
 from nasenv.agents.sb3_policy import policy_of
 from nasenv.agents.sb3_start import learn_from_start
 from nasenv.errors import InputError
@@ -67,17 +68,21 @@ class StableBaselines(Agent):
     def run(self, search: Search) -> None:
         """Let the algorithm learn until the budget is used up."""
         shape = RankReward() if self.reward == "rank" else raw_reward
-        env = SearchVecEnv(search, self.designs_at_once(search), shape, self.repeat_penalty)
+        guidance = self.guidance_for(search)
+        revise = guidance.revise if guidance is not None else None
+        env = SearchVecEnv(search, self.designs_at_once(search), shape, self.repeat_penalty, revise)
         steps = (search.remaining or _ENDLESS) * search.space.num_decisions
         with one_thread(torch.device("cpu")):
             model = self._make(env, search)
             model.set_logger(Logger(None, [SearchWriter(search)]))
-            logged: dict[str, Any] = {"log_interval": None} if search.record is None else {}
+            more: dict[str, Any] = {"callback": guidance}
+            if search.record is None:
+                more["log_interval"] = None
             if len(search.history):
                 learn_from_start(model, search, env.pay(search.history.answers))
-            model.learn(steps, **logged)
+            model.learn(steps, **more)
             while True:  # repeats are free, so there may be more episodes than evaluations in the budget
-                model.learn(steps, reset_num_timesteps=False, **logged)
+                model.learn(steps, reset_num_timesteps=False, **more)
 
     def designs_at_once(self, search: Search) -> int:
         """Return how many designs are made at a time in this search."""
@@ -86,6 +91,10 @@ class StableBaselines(Agent):
     def settings_for(self, search: Search) -> dict[str, Any]:
         """Return the arguments of the algorithm for one search."""
         return self.settings
+
+    def guidance_for(self, search: Search) -> Guidance | None:
+        """Return what revises the algorithm's designs in a search, and what it learns from; None for nothing."""
+        return None
 
     def _make(self, env: VecEnv, search: Search) -> BaseAlgorithm:
         settings = self.settings_for(search)

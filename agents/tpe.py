@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from nasenv.agents.agent import Agent
+from nasenv.agents.novelty import unseen
 from nasenv.errors import InputError
 from nasenv.history import Outcome
 from nasenv.search import Search
 from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
-
-_MUTATIONS = 100  # tries to find a design that is new
 
 
 class TPE(Agent):
@@ -86,7 +85,10 @@ class TPE(Agent):
         """Return n designs, none of which was asked for before as far as that can be; their trials are running."""
         designs: list[Architecture] = []
         for _ in range(n):
-            designs.append(self._new(self._suggested()))
+            design = self._suggested()
+            if design in self._numbers:
+                design = unseen(self._space, design, self._numbers.__contains__, self._rng)
+            designs.append(design)
             self._trial(designs[-1])
         return designs
 
@@ -107,14 +109,6 @@ class TPE(Agent):
             row += (valid[0] if len(valid) == 1 else trial.suggest_categorical(name, valid),)
         self._study.tell(trial, state=TrialState.FAIL)
         return row
-
-    def _new(self, design: Architecture) -> Architecture:
-        """Return the design, mutated until it is one that was not asked for before."""
-        for _ in range(_MUTATIONS):
-            if design not in self._numbers:
-                break
-            design = self._space.mutate(design, self._rng)
-        return design
 
     def _trial(self, design: Architecture) -> int:
         """Return the number of a design's trial; a new design's begins to run."""

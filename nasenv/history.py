@@ -183,6 +183,10 @@ class History(Sequence[Outcome]):
         index = self._index.get(architecture)
         return None if index is None else self.outcome(index)
 
+    def has(self, architecture: Architecture) -> bool:
+        """Return whether this design has been proposed."""
+        return architecture in self._index
+
     def unknown(self, designs: Iterable[Architecture]) -> list[Architecture]:
         """Return those of the designs that have not been proposed, each once, in their order."""
         known = self._index

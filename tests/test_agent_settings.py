@@ -74,7 +74,8 @@ def test_designs_at_a_time_follow_the_slots_with_which_the_search_began(tmp_path
 
 def test_a_policy_that_collapses_ends_the_search_with_a_reason():
     """Without entropy and penalty, at a high learning rate, PPO proposes a few designs for ever."""
-    agent = PPO(learning_rate=0.1, ent_coef=0.0, repeat_penalty=0.0, num_envs=8)
+    unguided = {"replace_repeats": False, "mutation_share": 0.0}
+    agent = PPO(learning_rate=0.1, ent_coef=0.0, repeat_penalty=0.0, **unguided)
     search = search_of(agent, evaluations=200, repeats_per_evaluation=2)
     assert search.ended.endswith("its policy has collapsed")
     assert len(search.history) < 200

@@ -57,7 +57,9 @@ BASES = {  # what the other files of a folder may import of it
         *("workers", "serving", "worker", "team", "dispatch"),
         *("streamed", "ray_cluster", "ray_actor", "ray_fleet", "ray_dispatch"),
     },
-    "agents": {"agent", "stable_baselines", "sb3_env", "sb3_policy", "sb3_start"},
+    "agents": {
+        *("agent", "novelty", "sb3_env", "sb3_policy", "sb3_episodes", "sb3_start", "sb3_guidance", "stable_baselines"),
+    },
     "comparison": {
         *(
             "run",
@@ -80,9 +82,10 @@ BASES = {  # what the other files of a folder may import of it
 ONLY_IN = {
     "stable_baselines3": {
         *(f"agents/{name}.py" for name in ("stable_baselines", "sb3", "sb3_env", "sb3_policy", "sb3_start")),
+        *("agents/sb3_episodes.py", "agents/sb3_guidance.py"),
         "scripts/bench_ppo.py",  # which holds it against ours
     },
-    "sb3_contrib": {"agents/sb3.py", "agents/sb3_policy.py", "agents/sb3_start.py"},
+    "sb3_contrib": {"agents/sb3.py", "agents/sb3_policy.py", "agents/sb3_episodes.py"},
     "optuna": {"agents/tpe.py"},
     "matplotlib": {
         "nasenv/plots.py",

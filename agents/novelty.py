@@ -1,0 +1,57 @@
+"""Designs that are new to a search, and the best of those that are not."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable
+
+import numpy as np
+
+from nasenv.history import History
+from nasenv.spaces.space import Architecture, SearchSpace
+
+_STEPS = 20  # to find a design that is new
+
+
+def unseen(
+    space: SearchSpace, design: Architecture, seen: Callable[[Architecture], bool], rng: np.random.Generator
+) -> Architecture:
+    """Return a random one of a design's neighbours that are new; where none is, of a neighbour's, and so on.
+
+    After some steps a neighbour is returned that is not new: a small space may have no new design left.
+    """
+    for _ in range(_STEPS):
+        neighbours = space.neighbours(design)
+        new = [neighbour for neighbour in neighbours if not seen(neighbour)]
+        if new:
+            return new[rng.integers(len(new))]
+        if neighbours:
+            design = neighbours[rng.integers(len(neighbours))]
+    return design
+
+
+class Elite:
+    """The best designs of a search, followed as it goes on.
+
+    Args:
+        history: of the search.
+        size: how many are kept.
+    """
+
+    def __init__(self, history: History, size: int) -> None:
+        self._history, self._size = history, size
+        self._best: list[tuple[float, int]] = []  # negated reward and index, in order
+        self._read = 0
+
+    def best(self) -> list[Architecture]:
+        """Return the designs that were measured with the highest rewards, best first, the earlier among equals."""
+        history = self._history
+        rewards = history.answers.rewards
+        for i in range(self._read, len(history)):
+            entry = (-float(rewards[i]), i)
+            room = len(self._best) < self._size or entry < self._best[-1]
+            if room and history[i].measurement.error is None:
+                insort(self._best, entry)
+                del self._best[self._size :]
+        self._read = len(history)
+        return [history.architectures[i] for _, i in self._best]
