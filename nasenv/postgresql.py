@@ -33,7 +33,12 @@ _SETTINGS = (
     " SET idle_in_transaction_session_timeout TO '10s'"  # of a suspended process, whose locks others wait for
 )
 _TYPES = {"TEXT": 'TEXT COLLATE "C"', "REAL": "DOUBLE PRECISION", " WITHOUT ROWID": ""}  # SQLite's and ours
-_PASSING = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+_PASSING = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 _OTHERS = "give another database with --cache, or none with --cache none"
 _T = TypeVar("_T")
 logging.getLogger("psycopg").addHandler(logging.NullHandler())  # it would print each lost connection, which we tell of
@@ -65,7 +70,7 @@ class PostgreSQL:
         self._pipeline: Pipeline | None = None
         self._patience = Patience(self.name)
 
-    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]]) -> None:
+    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]], patience: float | None = 0.0) -> None:
         """Make the tables of a schema, or bring older ones to it; see `Database`."""
 
         def make(connection: Connection) -> None:
@@ -81,9 +86,9 @@ class PostgreSQL:
             connection.execute("INSERT INTO version VALUES (?)", (schema,))
 
         try:
-            self.write(make, patience=0.0)
+            self.write(make, patience=patience)
         except Away as away:
-            raise InputError(f"{away}: see to its server; or {_OTHERS}") from away
+            raise Away(f"{away}: see to its server; or {_OTHERS}") from away
 
     def _version(self, connection: Connection, known: int) -> int | None:
         """Return the schema of the tables, None where there are none; refuse what is not ours."""
