@@ -55,6 +55,7 @@ class Cache:
         path: the file, made with its folders where missing; ":memory:" for one that lives as long as this object; or
             postgresql://user:password@host:port/database, where tables are made in a schema ``nasenv``; the password
             may come from PGPASSWORD or ~/.pgpass.
+        waits: a server that does not answer is waited for, as later; its tables must have been made before.
 
     Attributes:
         path: the file, or the URL without its password.
@@ -65,7 +66,7 @@ class Cache:
             holds the file.
     """
 
-    def __init__(self, path: str | Path = "runs/cache.db") -> None:
+    def __init__(self, path: str | Path = "runs/cache.db", waits: bool = False) -> None:
         self._database = _database(path)
         self.path = self._database.name
         self._leases = Leases(self._database)
@@ -75,8 +76,10 @@ class Cache:
             f"SELECT value, {known} FROM {self._database.values}"  # unlike IN, this never reads the whole table
         )
         try:
-            self._database.prepare(_SCHEMA, {0: (_MEASUREMENTS, *TABLES), 1: TABLES})
-        except InputError:
+            self._database.prepare(_SCHEMA, {0: (_MEASUREMENTS, *TABLES), 1: TABLES}, patience=None if waits else 0.0)
+        except InputError as error:
+            if waits and isinstance(error, Away):
+                return
             self._database.close()
             raise
 

@@ -51,12 +51,13 @@ class Database(Protocol):
     def shared(self) -> bool:
         """Whether others can see it."""
 
-    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]]) -> None:
+    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]], patience: float | None = 0.0) -> None:
         """Make the tables of a schema, or bring older ones to it.
 
         Args:
             schema: number of the schema that is known here.
             migrations: schema found, 0 for an empty database -> statements.
+            patience: seconds for which a server is waited for; None for a minute.
 
         Raises:
             InputError: it is another program's, from a newer version, or cannot be written.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 from nasenv.database import Away, Connection, refused_as_newer
 from nasenv.errors import InputError
 from nasenv.patience import Patience
+from nasenv.pipeline import Pipeline, Session, array
 from nasenv.server_url import parsed, without_password
 
 SCHEMA = "nasenv"  # of the server, a folder of tables: another program's cannot be in the way
@@ -28,12 +29,17 @@ _DEFAULTS = {  # what the URL does not say
 }
 _SETTINGS = (
     f"SET search_path TO {SCHEMA}; SET plan_cache_mode TO force_generic_plan;"  # all is found by its key
+    " SET default_transaction_isolation TO 'read committed';"  # of what needs no BEGIN
     " SET idle_in_transaction_session_timeout TO '10s'"  # of a suspended process, whose locks others wait for
 )
 _TYPES = {"TEXT": 'TEXT COLLATE "C"', "REAL": "DOUBLE PRECISION", " WITHOUT ROWID": ""}  # SQLite's and ours
-_PASSING = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+_PASSING = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 _OTHERS = "give another database with --cache, or none with --cache none"
-_Raw: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 _T = TypeVar("_T")
 logging.getLogger("psycopg").addHandler(logging.NullHandler())  # it would print each lost connection, which we tell of
 
@@ -61,10 +67,10 @@ class PostgreSQL:
         self.name = without_password(given)
         self._url, self._conninfo = url, make_conninfo(**{**_DEFAULTS, **given})
         self._settings = _SETTINGS + ("; SET synchronous_commit TO off" if relaxed else "")
-        self._connection: _Raw | None = None
+        self._pipeline: Pipeline | None = None
         self._patience = Patience(self.name)
 
-    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]]) -> None:
+    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]], patience: float | None = 0.0) -> None:
         """Make the tables of a schema, or bring older ones to it; see `Database`."""
 
         def make(connection: Connection) -> None:
@@ -80,9 +86,9 @@ class PostgreSQL:
             connection.execute("INSERT INTO version VALUES (?)", (schema,))
 
         try:
-            self.write(make, patience=0.0)
+            self.write(make, patience=patience)
         except Away as away:
-            raise InputError(f"{away}: see to its server; or {_OTHERS}") from away
+            raise Away(f"{away}: see to its server; or {_OTHERS}") from away
 
     def _version(self, connection: Connection, known: int) -> int | None:
         """Return the schema of the tables, None where there are none; refuse what is not ours."""
@@ -111,32 +117,27 @@ class PostgreSQL:
             Away: the server does not answer.
             InputError: it refuses.
         """
-        return self._done(act, patience)
+        return self._done(act, patience, whole=False)
 
     def write(self, act: Callable[[Connection], _T], durable: bool = False, patience: float | None = None) -> _T:
         """Return act(connection), all of it done in one transaction or nothing; see `read`.
 
         Where the connection is lost before the server says that it is done, it is done again: twice must be as once.
         """
+        return self._done(act, patience, whole=True)
 
-        def whole(session: _Session) -> _T:
-            with session.connection.pipeline():  # one way there and back where nothing is read
-                session.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-                result = act(session)
-                session.execute("COMMIT")
-            return result
-
-        return self._done(whole, patience)
-
-    def _done(self, act: Callable[[_Session], _T], patience: float | None) -> _T:
+    def _done(self, act: Callable[[Session], _T], patience: float | None, whole: bool) -> _T:
         if patience is None:
-            return self._patience.tried(lambda: self._once(act))
-        return self._once(act)
+            return self._patience.tried(lambda: self._once(act, whole))
+        return self._once(act, whole)
 
-    def _once(self, act: Callable[[_Session], _T]) -> _T:
+    def _once(self, act: Callable[[Session], _T], whole: bool) -> _T:
         try:
             with self._closed_by_errors():
-                return act(self._session())
+                session = Session(self._connected(), whole)
+                result = act(session)
+                session.finish()
+                return result
         except _PASSING as error:
             raise Away(f"cache {self.name} does not answer ({error})") from error
         except psycopg.Error as error:
@@ -151,15 +152,16 @@ class PostgreSQL:
             self.close()
             raise
 
-    def _session(self) -> _Session:
-        if self._connection is None:
-            self._connection = psycopg.connect(self._conninfo, autocommit=True)
-            self._connection.execute(self._settings.encode())
-        return _Session(self._connection)
+    def _connected(self) -> Pipeline:
+        if self._pipeline is None:
+            connection: psycopg.Connection[Any] = psycopg.connect(self._conninfo, autocommit=True)
+            connection.execute(self._settings.encode())
+            self._pipeline = Pipeline(connection)
+        return self._pipeline
 
-    def listed(self, values: Sequence[str]) -> list[str]:
+    def listed(self, values: Sequence[str]) -> str:
         """Return the parameter of ``values``."""
-        return list(values)
+        return array(values)
 
     def command(self, sql: str) -> str:
         """Return what to type in a shell to execute a statement."""
@@ -171,33 +173,9 @@ class PostgreSQL:
 
     def close(self) -> None:
         """Let go of the server."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
-class _Session:
-    """A connection of psycopg that takes SQLite's placeholders: a `Connection`."""
-
-    def __init__(self, connection: _Raw) -> None:
-        self.connection = connection
-
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Execute a statement."""
-        return self.connection.execute(_query(sql), parameters)
-
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
-        """Execute a statement for each row of parameters."""
-        given = list(rows)
-        if len(given) > 1:
-            self.connection.cursor().executemany(_query(sql), given)
-        elif given:
-            self.execute(sql, given[0])  # a third of the time
-
-
-@functools.lru_cache(maxsize=64)
-def _query(sql: str) -> bytes:
-    return sql.replace("?", "%s").encode()
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
 
 
 def _translated(statement: str) -> str:

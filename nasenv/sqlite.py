@@ -54,8 +54,8 @@ class SQLite:
         """Whether others can see it."""
         return self.name != _MEMORY
 
-    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]]) -> None:
-        """Make the tables of a schema, or bring older ones to it; see `Database`."""
+    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]], patience: float | None = 0.0) -> None:
+        """Make the tables of a schema, or bring older ones to it; see `Database`. Others are waited for as always."""
 
         def look(connection: sqlite3.Connection) -> None:
             with connection:  # another process shall not make the tables between two looks at the file

@@ -25,6 +25,7 @@ ORDER = [
         "sqlite",
         "patience",
         "server_url",
+        "pipeline",
         "postgresql",
         "leases",
         "cache",
@@ -93,7 +94,7 @@ ONLY_IN = {
     },
     "tensorboard": {"nasenv/record.py", "scripts/soak_kills.py"},
     "ray": {"nasenv/evaluators/ray_cluster.py", "scripts/bench_ray.py"},
-    "psycopg": {"nasenv/postgresql.py", "nasenv/server_url.py", "scripts/postgresql_server.py"},
+    "psycopg": {"nasenv/pipeline.py", "nasenv/postgresql.py", "nasenv/server_url.py", "scripts/postgresql_server.py"},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
 }

@@ -80,6 +80,7 @@ class Comparison:
             InputError: an evaluator that fails; an agent that does is named in the run.
             SearchStopped: it was stopped before all were done.
         """
+        self._bring()
         if workers == 0 or not self.pending:
             begun = takewhile(lambda _: not self._runner.is_stopped(), self.pending)
             self._hear(((job, self._runner(job)) for job in begun), done)
@@ -108,9 +109,14 @@ class Comparison:
                 f"the machines of a cluster cannot share the file {self._cache} as a cache; give the URL of a "
                 "PostgreSQL database with --cache, or none"
             )
+        self._bring()
         if self.pending:
             with RayRuns(self._runner, address) as runs:
                 self._hear(runs.stream(self.pending, timeout_seconds), done)
+
+    def _bring(self) -> None:
+        pending = set(self.pending)
+        self._runner.bring(job for job in self.jobs if job not in pending)
 
     def _hear(self, answers: Iterator[tuple[Job, Run | None]], done: Callable[[Run], None]) -> None:
         """Tell of each run that is done; raise SearchStopped where the comparison was stopped."""

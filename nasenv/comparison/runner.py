@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,11 @@ from nasenv.comparison.run import Run
 from nasenv.configuration import digest
 from nasenv.errors import AgentError, SearchStopped
 from nasenv.evaluators.evaluator import Trial
+from nasenv.known import bring
+from nasenv.run_directory import TRIALS
 from nasenv.search import Search
 from nasenv.spaces.space import Architecture
-from nasenv.trials import ask
+from nasenv.trials import TrialLog, ask
 
 if TYPE_CHECKING:
     from nasenv.record import Record
@@ -83,12 +85,10 @@ class Runner:
         problem, path = self._problems[job.problem], self.path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         trains = problem.evaluator.trains
-        opened = closing(Cache(self._cache)) if trains and self._cache is not None else nullcontext(None)
+        opened = closing(Cache(self._cache, waits=True)) if trains and self._cache is not None else nullcontext(None)
         with opened as cache:
-            agent = copy.deepcopy(self._agents[job.agent])
-            run_dir = path.parent if trains else None
-            parts = (problem.space, problem.evaluator, agent, problem.budget, problem.objective)
-            with Search(*parts, cache=cache, seed=job.seed, run_dir=run_dir) as search, self._stopping(search, job):
+            search = self._search(job, cache, path.parent if trains else None)
+            with search, self._stopping(search, job):
                 try:
                     run = self._searched(search, job)
                 except SearchStopped:
@@ -96,6 +96,26 @@ class Runner:
                 self._record(run, search, path.parent)
         run.write(path, self.identity(job))
         return run
+
+    def _search(self, job: Job, cache: Cache | None = None, run_dir: Path | None = None) -> Search:
+        problem, agent = self._problems[job.problem], copy.deepcopy(self._agents[job.agent])
+        parts = (problem.space, problem.evaluator, agent, problem.budget, problem.objective)
+        return Search(*parts, cache=cache, seed=job.seed, run_dir=run_dir)
+
+    def bring(self, done: Iterable[Job]) -> None:
+        """Add to the cache what runs have trained that are done: its server may have been away when they ended.
+
+        Raises:
+            InputError: the cache cannot be used, or its server does not answer.
+        """
+        if self._cache is None or not any(problem.evaluator.trains for problem in self._problems.values()):
+            return
+        with closing(Cache(self._cache)) as cache:
+            for job in filter(self.trains, done):
+                trained = self.path(job).with_name(TRIALS)
+                if trained.exists():
+                    with closing(TrialLog(trained, self._search(job).identity())) as log:
+                        bring(log, self._problems[job.problem].evaluator, cache)
 
     def alone(self) -> Self:
         """Return one for a process of another machine that does one run at a time, on a processor.
