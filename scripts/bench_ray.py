@@ -87,7 +87,7 @@ class Watch:
 
     def __call__(self, search: Search, outcome: Any) -> None:
         """Look at the clocks at the end of a part."""
-        if outcome.evaluation % self._every == 0:
+        if not outcome.repeat and outcome.evaluation % self._every == 0:
             self.seen.append(self._now())
 
     def parts(self) -> list[dict[str, float]]:
