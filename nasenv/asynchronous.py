@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from nasenv.batch import is_another_payable
@@ -72,22 +72,28 @@ class Answerable:
         Raises:
             InputError: the agent does not repeat what the journal holds, or a fault of the machine.
         """
-        repeat = next((d for d in self._flight.designs if self._history.find(d) is not None), None)
+        repeat = self._flight.oldest_repeat
         if repeat is not None:
             return Next(repeat)
         if self._replay is not None and len(self._replay):
             awaited = self._replay.awaited()
-            design = awaited if awaited in self._flight else self._flight.designs[0]  # which answer() refuses
+            design = awaited if awaited in self._flight else self._flight.oldest  # which answer() refuses
             learnt = self._known.learn({design: self._replay.answer(design)})
             return Next(design, learnt[design], slots=self._replay.slots)
-        self._trainings.begin(self._flight.representatives)
+        self._begin()
         while not self._stopped():
-            ready = next((d for d, network in self._candidates() if self._known.has(network)), None)
+            ready = self._ready()
             if ready is not None:
                 (finding,) = self._known.charge([ready])
                 return Next(ready, finding, new=True, slots=self._changed())
-            self._trainings.wait()
+            self._flight.know(self._trainings.wait())
         return None
+
+    def _begin(self) -> None:
+        """Have trained what was proposed since the last time."""
+        new = self._flight.new_networks()
+        self._trainings.begin(new)
+        self._flight.know(filter(self._known.has, dict.fromkeys(new)))
 
     def _changed(self) -> int | None:
         """Return how many slots there are from the next evaluation on; None for as many as before."""
@@ -96,13 +102,13 @@ class Answerable:
             return self._course.changes.get(evaluation)
         return now if (now := self._slots()) != self._flight.slots else None
 
-    def _candidates(self) -> Iterator[tuple[Architecture, Architecture]]:
-        """Return the designs of which one is to be answered, in order of preference, each with its network."""
+    def _ready(self) -> Architecture | None:
+        """Return the design that is to be answered; None while it, or all, are not known."""
         evaluation = len(self._history)
-        pairs = zip(self._flight.designs, self._flight.representatives, strict=True)
         if evaluation < len(self._course.designs) and self._course.designs[evaluation] in self._flight:
-            return (pair for pair in pairs if pair[0] == self._course.designs[evaluation])
-        return pairs
+            design = self._course.designs[evaluation]
+            return design if self._known.has(self._flight.network(design)) else None
+        return self._flight.oldest_known
 
 
 def fill(
@@ -126,11 +132,11 @@ def fill(
     Raises:
         AgentError: something else than one design was proposed, or none while nothing is in flight.
     """
-    while flight.has_room and is_another_payable(flight.designs, budget, history, size):
+    while flight.has_room and is_another_payable(flight, budget, history, size):
         proposed = ask()
         if not len(proposed) and len(flight):
             return
-        designs, _ = checked(space, history, proposed)
+        designs, new = checked(space, history, proposed)
         if len(designs) > 1:
             raise AgentError(f"proposed {len(designs)} designs, was asked for one")
-        flight.add(designs[0])
+        flight.add(designs[0], repeat=not new)

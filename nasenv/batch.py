@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from nasenv.budget import Budget
 from nasenv.history import Finding, History
@@ -66,7 +66,7 @@ def before_unknown(
 
 
 def is_another_payable(
-    in_flight: Sequence[Architecture], budget: Budget, history: History, designs: int | None
+    in_flight: Collection[Architecture], budget: Budget, history: History, designs: int | None
 ) -> bool:
     """Return whether there is an evaluation left beside those for the proposals in flight, and a design to be new.
 

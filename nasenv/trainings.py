@@ -40,10 +40,11 @@ class Trainings:
         missing = [r for r in dict.fromkeys(representatives) if r not in self._mine and r not in self._elsewhere]
         self._claim(self._known.find(missing))
 
-    def wait(self) -> None:
-        """Return when something may have become known; soon after a stop."""
+    def wait(self) -> list[Architecture]:
+        """Return what has become known, as soon as something may have; soon after a stop."""
+        heard: list[Architecture] = []
         if self._mine:
-            self._hear()
+            heard = self._hear()
         elif self._elsewhere:
             if not self._said:
                 self._say(waiting_for(len(self._elsewhere)))
@@ -52,6 +53,7 @@ class Trainings:
         elsewhere, self._elsewhere = self._elsewhere, {}
         if elsewhere:
             self._claim(self._known.find(elsewhere))
+        return heard + [network for network in elsewhere if self._known.has(network)]
 
     def land(self) -> None:
         """Begin no more; return when those that are being trained are done, and known."""
@@ -77,12 +79,15 @@ class Trainings:
         while self._queue:
             yield from self._evaluator.stream([self._queue.popleft()], self._stopped)
 
-    def _hear(self) -> None:
+    def _hear(self) -> list[Architecture]:
+        """Return the design of the next answer; none where there are no more after a stop."""
         answered = next(self._stream, None)
         if answered is not None:
             self._keep(*answered)
-        elif not self._stopped():
+            return [answered[0].architecture]
+        if not self._stopped():
             raise faulty(self._evaluator, f"ended before {len(self._mine)} trials were answered")
+        return []
 
     def _keep(self, trial: Trial, answer: Answer) -> None:
         if trial.architecture not in self._mine:

@@ -2,14 +2,19 @@
 
 The load is simulated: an evaluation sleeps. Few actors with many threads each stand for the slots, so that one machine
 will do. Sleeps are scaled down, which makes the driver's work per second so many times what it is with evaluations of
-60 s; what a slot waits between two evaluations is measured, and its share told for both. Then designs are trained on
-one node of one core and on two, all on this machine, which needs two cores that are idle.
+60 s. A round is one sleep of all slots; an agent that proposes in batches has slots that are given nothing where it
+repeats itself. What a round takes beside the sleep is measured, and the share of a slot's time in which it is idle is
+told for both lengths of a sleep. Sleeps that are too short measure how fast this machine is, as driver and slots share
+its cores: the driver's CPU and the slots' are to be well below the sleep over the slots.
+
+Then designs are trained on one node of one core and on two, all on this machine, which needs two cores that are idle.
 """
 
 import argparse
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +23,7 @@ from ray.cluster_utils import Cluster
 
 from nasenv import Budget, ChainCNN, Evaluator, InputError, Measurement, Search, TrainingEvaluator
 from nasenv.agents import PPO, Agent, RandomSearch, RegularizedEvolution
+from nasenv.evaluators.evaluator import Answer, Trial
 from nasenv.evaluators.ray import RayEvaluator
 from nasenv.spaces.space import Architecture
 
@@ -61,6 +67,15 @@ class Crowded(RayEvaluator):
     """Has a hundred evaluations in each worker."""
 
     at_once = 100
+    batches = 0.0  # of as many trials as there are slots, that were asked for together
+
+    def stream(
+        self, trials: Sequence[Trial], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[Trial, Answer]]:
+        """Count the batch; trials of an asynchronous search come one by one."""
+        if not isinstance(trials, deque):
+            self.batches += -(-len(trials) // self.slots)
+        return super().stream(trials, stopped)
 
 
 class Watch:
@@ -72,7 +87,7 @@ class Watch:
 
     def __call__(self, search: Search, outcome: Any) -> None:
         """Look at the clocks at the end of a part."""
-        if outcome.evaluation % self._every == 0:
+        if not outcome.repeat and outcome.evaluation % self._every == 0:
             self.seen.append(self._now())
 
     def parts(self) -> list[dict[str, float]]:
@@ -103,7 +118,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what a search on so many slots took, and how long a slot waited between two evaluations."""
+    """Return what a search on so many slots took, and how long and how often a slot waited."""
     space, slots = ChainCNN(max_layers=8), arguments.slots
     watch = Watch(arguments.evaluations)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": _STORE})
@@ -119,26 +134,35 @@ def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
         cluster.shutdown()
     parts = watch.parts()
     wall = sum(part["wall"] for part in parts)
-    waited = wall * slots / slept - arguments.seconds
+    rounds = evaluator.batches or slept / slots
+    beside, given = wall / rounds - arguments.seconds, slept / slots / rounds
     return {
         "wall_seconds": wall,
-        "waited_seconds": waited,
-        "idle_scaled": waited / (waited + arguments.seconds),
-        "idle": waited / (waited + _EVALUATION_SECONDS),
+        "waited_seconds": beside,
+        "given_nothing": 1.0 - given,
+        "idle_scaled": _idle(arguments.seconds, beside, given),
+        "idle": _idle(_EVALUATION_SECONDS, beside, given),
+        "idle_full": _idle(_EVALUATION_SECONDS, beside, 1.0),
         "cpu_ms": [1000 * _PARTS * part["cpu"] / arguments.evaluations for part in parts],
         "kib": [_PARTS * part["bytes"] / 1024 / arguments.evaluations for part in parts],
     }
 
 
+def _idle(seconds: float, beside: float, given: float) -> float:
+    """Return the share of the slots' time without an evaluation, where that share of them is given one in a round."""
+    return 1.0 - given * seconds / (seconds + beside)
+
+
 def _load_table(loads: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
     heads = [
-        *("agent", "wall s", "a slot waits, s", f"idle at {arguments.seconds:g} s", "idle at 60 s"),
+        *("agent", "wall s", "a round beside its sleep, s", "slots given nothing"),
+        *(f"idle at {arguments.seconds:g} s", "idle at 60 s", "the same, were all given one"),
         *("driver's CPU, ms an evaluation, by fifth", "memory, KiB an evaluation, by fifth"),
     ]
     rows = [
         [
-            *(agent, f"{load['wall_seconds']:.0f}", f"{load['waited_seconds']:.3f}"),
-            *(f"{load['idle_scaled']:.1%}", f"{load['idle']:.2%}"),
+            *(agent, f"{load['wall_seconds']:.0f}", f"{load['waited_seconds']:.3f}", f"{load['given_nothing']:.2%}"),
+            *(f"{load['idle_scaled']:.1%}", f"{load['idle']:.2%}", f"{load['idle_full']:.2%}"),
             *(" ".join(f"{value:.2f}" for value in load[name]) for name in ("cpu_ms", "kib")),
         ]
         for agent, load in loads.items()
@@ -188,7 +212,7 @@ def main() -> None:
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=[*AGENTS])
     parser.add_argument("--slots", type=at_least(100), default=1000, help="a multiple of 100")
     parser.add_argument("--evaluations", type=at_least(_PARTS), default=100_000)
-    parser.add_argument("--seconds", type=float, default=2.0, help="that an evaluation sleeps instead of 60")
+    parser.add_argument("--seconds", type=float, default=5.0, help="that an evaluation sleeps instead of 60")
     parser.add_argument("--designs", type=at_least(4), default=48, help="trained on one node and on two")
     parser.add_argument("--rounds", type=at_least(0), default=3, help="of those trainings")
     run(parser, measure)

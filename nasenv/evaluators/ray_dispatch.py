@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
 from nasenv.clock import WakingClock
@@ -58,7 +59,7 @@ class RayDispatch:
     def __init__(self, fleet: Fleet, limit: float | None, retries: int, stopped: Callable[[], bool]) -> None:
         self._fleet, self._limit, self._retries, self._stopped = fleet, limit, retries, stopped
         self._again: deque[_Task] = deque()
-        self._busy: dict[Call, _Task] = {}
+        self._busy: dict[Call, _Task] = {}  # the longest begun first
         self._clock = WakingClock(_LONGEST_LOOK)
 
     def run(self, queue: deque[Trial]) -> Iterator[Done]:
@@ -90,10 +91,10 @@ class RayDispatch:
 
     def _overdue(self) -> list[tuple[Call, Reply]]:
         """End the actors that hang, and return what that makes of their trials."""
-        now = self._clock()
         if self._limit is None:
             return []
-        overdue = [call for call, task in self._busy.items() if now - task.begun > self._limit]
+        latest = self._clock() - self._limit
+        overdue = [call for call, _ in takewhile(lambda busy: busy[1].begun < latest, self._busy.items())]
         for call in overdue:
             self._fleet.drop(call.member)
         return [(call, Reply("lost", reason=f"timeout: the worker hung on {call.member.node}")) for call in overdue]

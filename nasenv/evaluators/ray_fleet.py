@@ -35,7 +35,7 @@ class Member:
 
     handle: Any
     about: About | None = None
-    calls: list[Call] = field(default_factory=list)
+    calls: set[Call] = field(default_factory=set)
 
     @property
     def node(self) -> str:
@@ -104,7 +104,7 @@ class Fleet:
         """Have a trial answered by an actor that is ready."""
         member = self._free.popleft()
         call = Call(member, trial)
-        member.calls.append(call)
+        member.calls.add(call)
         self._listen(member, call, member.handle.answer.remote(trial))
         return call
 
