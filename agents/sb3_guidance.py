@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,29 +36,35 @@ class Revision:
     designs: NDArray[np.int64]
 
     def __init__(self, search: Search, replace_repeats: bool, mutation_share: float) -> None:
-        self._search, self._replace, self._share = search, replace_repeats, mutation_share
-        self._rng = np.random.default_rng(search.seed)
+        self.search, self.rng = search, np.random.default_rng(search.seed)
+        self._replace, self._share = replace_repeats, mutation_share
         self._elite = Elite(search.history, _PARENTS)
+        self._parents: list[Architecture] = []
 
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the n designs to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
-        history, rng = self._search.history, self._rng
-        parents = self._elite.best() if len(history) >= _WARM_UP else []
-        taken: dict[Architecture, int] = {}
+        history = self.search.history
+        self._parents = self._elite.best() if len(history) >= _WARM_UP else []
+        taken: dict[Architecture, None] = {}
         designs = to_architectures(drawn)
         for i, design in enumerate(designs):
-            if parents and rng.random() < self._share:
-                parent = parents[min(int(rng.geometric(_PRESSURE)), len(parents)) - 1]
-                designs[i] = self._unseen(parent, taken)
-            elif self._replace and (design in taken or history.has(design)):
-                designs[i] = self._unseen(design, taken)
-            taken[designs[i]] = i
+            designs[i] = self.revised(design, lambda other: other in taken or history.has(other))
+            taken[designs[i]] = None
         self.designs = np.array(designs, dtype=np.int64)
         return self.designs
 
-    def _unseen(self, design: Architecture, taken: Container[Architecture]) -> Architecture:
-        history = self._search.history
-        return unseen(self._search.space, design, lambda d: d in taken or history.has(d), self._rng)
+    def revised(self, design: Architecture, seen: Callable[[Architecture], bool]) -> Architecture:
+        """Return what is evaluated for one design; ``seen`` tells what was proposed before."""
+        parent = self.parent()
+        if parent is not None:
+            return unseen(self.search.space, parent, seen, self.rng)
+        return unseen(self.search.space, design, seen, self.rng) if self._replace and seen(design) else design
+
+    def parent(self) -> Architecture | None:
+        """Return one of the best designs, if one is to be mutated now."""
+        if not self._parents or self.rng.random() >= self._share:
+            return None
+        return self._parents[min(int(self.rng.geometric(_PRESSURE)), len(self._parents)) - 1]
 
 
 class Guidance(BaseCallback):
