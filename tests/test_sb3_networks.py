@@ -26,12 +26,12 @@ class NetworkContract(AgentContract):
 
 class TestLSTM(NetworkContract):
     def make(self):
-        return MaskablePPO(num_envs=5, n_epochs=2, ent_coef=0.2, network="lstm")  # else some of its searches collapse
+        return MaskablePPO(num_envs=5, n_epochs=2, network="lstm")
 
 
 class TestAttention(NetworkContract):
     def make(self):
-        return PPO(num_envs=5, n_epochs=2, ent_coef=0.2, network="attention")
+        return PPO(num_envs=5, n_epochs=2, network="attention")
 
 
 def made(network):
@@ -111,7 +111,7 @@ def test_masks_keep_invalid_choices_from_being_proposed(network, monkeypatch):
         return redirected(mask, actions)
 
     monkeypatch.setattr(nasenv.env, "redirected", spy)
-    Search(SPACE, Hashed(SPACE), MaskablePPO(num_envs=5, ent_coef=0.2, network=network), Budget(30)).run()
+    Search(SPACE, Hashed(SPACE), MaskablePPO(num_envs=5, network=network), Budget(30)).run()
     assert len(invalid) >= 30 * SPACE.num_decisions
     assert not any(invalid)
 
@@ -131,7 +131,7 @@ def test_they_learn(agent, network):
 @pytest.mark.parametrize("network", READERS)
 def test_a_search_goes_on_where_it_was_cut_off(tmp_path, network):
     def run(folder):
-        agent = MaskablePPO(num_envs=4, n_epochs=2, ent_coef=0.2, network=network)
+        agent = MaskablePPO(num_envs=4, n_epochs=2, network=network)
         with Search(SPACE, Hashed(SPACE), agent, Budget(24), seed=7, run_dir=folder) as search:
             search.run()
             return search.history.architectures
