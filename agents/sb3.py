@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from nasenv.agents.agent import flag, positive, share, weight
 from nasenv.agents.sb3_guidance import Guidance, Revision
+from nasenv.agents.sb3_networks import NETWORKS, network_settings
 from nasenv.agents.stable_baselines import StableBaselines
 from nasenv.budget import integer
 from nasenv.errors import InputError
@@ -44,6 +45,8 @@ class PPO(StableBaselines):
         relabelling: whether the update learns from the designs that were evaluated, as if the policy had drawn them
             (off-policy relabelling: the gradient is that of a mixture of the policy and its neighbourhood, and biased);
             without it the policy is paid for what its own design was turned into.
+        network: what reads the decisions taken, in front of the hidden layers: nothing (mlp), an LSTM or self-attention
+            over their sequence (`nasenv.agents.sb3_networks`).
     """
 
     implementation: ClassVar[type[BaseAlgorithm]] = stable_baselines3.PPO
@@ -65,7 +68,11 @@ class PPO(StableBaselines):
         mutation_share: float = 0.25,
         imitation_steps: int = 3,
         relabelling: bool = True,
+        network: Literal["mlp", "lstm", "attention"] = "mlp",
     ) -> None:
+        if network not in NETWORKS:
+            raise InputError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
+        self.network = network
         settings = {
             "learning_rate": positive("learning_rate", learning_rate),
             "n_epochs": _count("n_epochs", n_epochs),
@@ -85,7 +92,13 @@ class PPO(StableBaselines):
     def settings_for(self, search: Search) -> dict[str, Any]:
         """Return the arguments of the algorithm: rollouts of one episode an environment, learnt from as one batch."""
         episode = search.space.num_decisions
-        return {**self.settings, "n_steps": episode, "batch_size": episode * self.designs_at_once(search)}
+        policy = self.settings["policy_kwargs"] | network_settings(self.network, search.space)
+        return {
+            **self.settings,
+            "n_steps": episode,
+            "batch_size": episode * self.designs_at_once(search),
+            "policy_kwargs": policy,
+        }
 
     def guidance_for(self, search: Search) -> Guidance:
         """Return what the options say of repeats, mutation, imitation and relabelling."""

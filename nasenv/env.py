@@ -109,6 +109,19 @@ def observation_size(space: SearchSpace) -> int:
     return int(space.num_choices.sum()) + space.num_decisions
 
 
+def choice_numbers(space: SearchSpace) -> NDArray[np.float32]:
+    """Return the matrix, (D, T), that reads the choices taken off observations: (n, D) @ (D, T) is (n, T).
+
+    They are numbered through all decisions, from 1; 0 is a decision that is open.
+    """
+    choices = int(space.num_choices.sum())
+    numbers = np.zeros((observation_size(space), space.num_decisions), dtype=np.float32)
+    numbers[np.arange(choices), np.repeat(np.arange(space.num_decisions), space.num_choices)] = np.arange(
+        1, choices + 1
+    )
+    return numbers
+
+
 def single_spaces(space: SearchSpace) -> tuple[spaces.Space[NDArray[np.float32]], spaces.Discrete]:
     """Return the observation and the action space of one design."""
     box = spaces.Box(0.0, 1.0, (observation_size(space),), np.float32)

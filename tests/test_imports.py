@@ -60,6 +60,7 @@ BASES = {  # what the other files of a folder may import of it
     },
     "agents": {
         *("agent", "novelty", "sb3_env", "sb3_policy", "sb3_episodes", "sb3_start", "sb3_guidance", "stable_baselines"),
+        "sb3_networks",
     },
     "comparison": {
         *(
@@ -83,7 +84,7 @@ BASES = {  # what the other files of a folder may import of it
 ONLY_IN = {
     "stable_baselines3": {
         *(f"agents/{name}.py" for name in ("stable_baselines", "sb3", "sb3_env", "sb3_policy", "sb3_start")),
-        *("agents/sb3_episodes.py", "agents/sb3_guidance.py"),
+        *("agents/sb3_episodes.py", "agents/sb3_guidance.py", "agents/sb3_networks.py"),
         "scripts/bench_ppo.py",  # which holds it against ours
     },
     "sb3_contrib": {"agents/sb3.py", "agents/sb3_policy.py", "agents/sb3_episodes.py"},
