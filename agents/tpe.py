@@ -20,8 +20,8 @@ class TPE(Agent):
 
     Needs the extra ``tpe``: ``pip install 'nasenv[tpe]'``. A decision is a categorical parameter of the choices that
     are valid: where masks leave it others, it is another parameter, so the tree is that of the masks. The
-    estimator soon suggests the same few designs over and over: one that was asked for before is mutated, in one random
-    decision after another, until it is new. Designs that the search was given to start from are trials like others.
+    estimator soon suggests the same few designs over and over: one that was asked for before gives way to a random
+    neighbour that was not. Designs that the search was given to start from are trials like others.
     Designs that are asked for and not answered yet count among those that are not good (Optuna's ``constant_liar``), so
     that those of a batch, or those in flight, keep apart.
 

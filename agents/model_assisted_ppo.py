@@ -1,0 +1,111 @@
+"""PPO whose designs are screened by a Gaussian process before they are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasenv.agents.agent import weight
+from nasenv.agents.sb3 import MaskablePPO
+from nasenv.agents.sb3_guidance import Guidance, Revision
+from nasenv.agents.surrogate import Surrogate
+from nasenv.budget import integer
+from nasenv.search import Search
+from nasenv.spaces.space import Architecture
+
+_UNSCREENED = 10  # first designs, of which there is nothing to learn from yet
+
+
+class Screening(Revision):
+    """Evaluates, for each design, the most promising of itself and some of its neighbours that are new.
+
+    Args:
+        search: what its designs were worth.
+        mutation_share: see `Revision`.
+        neighbours: of each design, drawn at random.
+        beta: of the upper confidence bound by which they are compared, in standard deviations.
+    """
+
+    def __init__(self, search: Search, mutation_share: float, neighbours: int, beta: float) -> None:
+        super().__init__(search, True, mutation_share)
+        self._neighbours, self._beta = neighbours, beta
+        self._surrogate, self._observed = Surrogate(search.space), 0
+
+    def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the n designs to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
+        history = self.search.history
+        new, self._observed = np.arange(self._observed, len(history)), len(history)
+        if len(new):
+            self._surrogate.observe([history.architectures[i] for i in new], history.rewards(new))
+        return super().__call__(drawn)
+
+    def revised(self, design: Architecture, seen: Callable[[Architecture], bool]) -> Architecture:
+        """Return the most promising new design near to one that was drawn, or to one of the best."""
+        if self._observed < _UNSCREENED:
+            return super().revised(design, seen)
+        design = self.parent() or design
+        neighbours = self.search.space.neighbours(design)
+        some = self.rng.permutation(len(neighbours))[: self._neighbours].tolist()
+        candidates = [d for d in (design, *(neighbours[i] for i in some)) if not seen(d)]
+        if not candidates:
+            return super().revised(design, seen)
+        best = candidates[int(self._surrogate.ucb(candidates, self._beta).argmax())]
+        self._surrogate.believe([best])
+        return best
+
+
+class ModelAssistedPPO(MaskablePPO):
+    """`MaskablePPO` that evaluates, for each design it draws, the most promising of that and its neighbours.
+
+    What is promising says a Gaussian process of all that was evaluated (`nasenv.agents.surrogate`). The policy learns
+    from what was evaluated, as if it had drawn it. Related: DyNA-PPO (Angermueller et al. 2020,
+    https://openreview.net/forum?id=HklxbgBKvr) trains the policy on a model's rewards too; BANANAS (White et al. 2021,
+    https://arxiv.org/abs/1910.11858) and NPENAS (Wei et al. 2020, https://arxiv.org/abs/2003.12857) screen the mutants
+    of evolution by networks; WeakNAS (Wu et al. 2021, https://arxiv.org/abs/2102.10490) the whole space by one weak
+    predictor after another.
+
+    The other arguments are those of `PPO`.
+
+    Args:
+        neighbours: number of random neighbours that each design is held against.
+        beta: standard deviations that a prediction is taken better than expected: 0 goes for the safest.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 3e-3,
+        num_envs: int | Literal["auto"] = 4,
+        n_epochs: int = 4,
+        ent_coef: float = 0.01,
+        clip_range: float = 0.2,
+        gamma: float = 1.0,
+        gae_lambda: float = 1.0,
+        net_arch: Sequence[int] = (64, 64),
+        reward: Literal["rank", "raw"] = "rank",
+        mutation_share: float = 0.25,
+        imitation_steps: int = 2,
+        neighbours: int = 23,
+        beta: float = 0.5,
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            num_envs,
+            n_epochs,
+            ent_coef,
+            clip_range,
+            gamma,
+            gae_lambda,
+            net_arch,
+            reward,
+            mutation_share=mutation_share,
+            imitation_steps=imitation_steps,
+        )
+        self.neighbours, self.beta = integer("neighbours", neighbours, least=1), weight("beta", beta)
+
+    def guidance_for(self, search: Search) -> Guidance:
+        """Return what screens the designs."""
+        screening = Screening(search, self.mutation_share, self.neighbours, self.beta)
+        return Guidance(search, screening, self.imitation_steps, relabelling=True)
