@@ -12,6 +12,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from nasenv.errors import InputError
 from nasenv.spaces.space import Architecture, SearchSpace
 
 _PAIRS = 512  # of random designs, whose distances tell the unit of a part of the features
@@ -27,29 +28,38 @@ class Kernel:
         space: whose designs.
         length: in units of the distance of two random designs.
         parts: names of the parts; all by default.
+
+    Raises:
+        InputError: a part that the space does not have.
     """
 
-    def __init__(self, space: SearchSpace, length: float = 0.5, parts: Sequence[str] | None = None) -> None:
-        self._space, self._parts = space, parts
+    def __init__(self, space: SearchSpace, length: float = 1.0, parts: Sequence[str] | None = None) -> None:
+        self._space = space
+        features = self._features(space.sample(2 * _PAIRS, _rng()))  # the same for every search in the space
+        for name in parts or ():
+            if name not in features:
+                raise InputError(f"{type(space).__name__} has features {', '.join(features)}, not {name!r}")
         self._scales: dict[str, float] = {}
-        designs = space.sample(2 * _PAIRS, _rng())
-        for name, codes in self._features(designs).items():
-            square = ((codes[:_PAIRS] - codes[_PAIRS:]) ** 2).sum(axis=1).mean()
+        for name in parts or features:
+            square = ((features[name][:_PAIRS] - features[name][_PAIRS:]) ** 2).sum(axis=1).mean()
             self._scales[name] = 1.0 / (length * math.sqrt(2.0 * square)) if square > 0.0 else 0.0
 
     def embed(self, designs: Sequence[Architecture]) -> list[NDArray[np.float64]]:
-        """Return for each part the features of n designs in units of sqrt(2) l, (n, d)."""
+        """Return for each part the features of n designs in units of sqrt(2) l, their squared norms last, (n, d + 1)."""
         features = self._features(designs)
-        return [scale * features[name] for name, scale in self._scales.items()]
+        parts = [scale * features[name] for name, scale in self._scales.items()]
+        return [np.column_stack([part, (part**2).sum(axis=1)]) for part in parts]
 
-    def __call__(self, a: Sequence[NDArray[np.float64]], b: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    def __call__(self, a: Sequence[NDArray[Any]], b: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return how alike each of n embedded designs is to each of m, (n, m)."""
-        alike = [np.exp(-_squared_distances(x, y)) for x, y in zip(a, b, strict=True)]
-        return sum(alike[1:], alike[0]) / len(alike)
+        total = np.zeros((len(a[0]), len(b[0])), dtype=a[0].dtype)
+        for x, y in zip(a, b, strict=True):
+            squared = x[:, -1:] + y[:, -1] - 2.0 * (x[:, :-1] @ y[:, :-1].T)
+            total += np.exp(-squared)
+        return total / len(a)
 
     def _features(self, designs: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
-        features = self._space.feature_parts([self._space.canonical(a) for a in designs])
-        return features if self._parts is None else {name: features[name] for name in self._parts}
+        return self._space.feature_parts([self._space.canonical(a) for a in designs])
 
 
 class Surrogate:
@@ -77,12 +87,13 @@ class Surrogate:
         space: SearchSpace,
         pool: Sequence[Architecture] = (),
         noise: float = 0.05,
-        length: float = 0.5,
+        length: float = 1.0,
         parts: Sequence[str] | None = None,
         most: int = 1000,
     ) -> None:
         self._kernel, self._noise, self._most = Kernel(space, length, parts), noise, most
         self._rewards: dict[Architecture, float] = {}  # of all observed
+        self._scores: dict[Architecture, float] = {}  # normal scores of these
         self._believed: dict[Architecture, float] = {}  # scores of those that are to be observed
         self._rows: list[Architecture] = []  # n of either, that it is conditioned on
         self._inverse = np.zeros((most, most))  # of the Cholesky factor, lower triangular; n rows and columns are used
@@ -94,6 +105,8 @@ class Surrogate:
         """Take in what n designs are worth; the reward of a design that was observed before replaces its old one."""
         values = np.asarray(rewards, dtype=np.float64).tolist()
         self._rewards.update(zip(designs, values, strict=True))
+        ranks = rankdata(list(self._rewards.values()))
+        self._scores = dict(zip(self._rewards, ndtri((ranks - 0.5) / len(ranks)).tolist(), strict=True))
         for design in designs:
             self._believed.pop(design, None)
         self._condition(designs)
@@ -116,12 +129,12 @@ class Surrogate:
         solved = self._inverse[:n, :n] @ alike  # (n, m)
         return self._solved @ solved, _deviation(1.0 - (solved**2).sum(axis=0))
 
-    def ucb(self, designs: Sequence[Architecture], beta: float = 0.5) -> NDArray[np.float64]:
+    def ucb(self, designs: Sequence[Architecture], beta: float = 2.0) -> NDArray[np.float64]:
         """Return the upper confidence bounds of m designs, (m,): expected score + beta standard deviations."""
         mean, deviation = self.predict(designs)
         return mean + beta * deviation
 
-    def pool_ucb(self, beta: float = 0.5) -> NDArray[np.float64]:
+    def pool_ucb(self, beta: float = 2.0) -> NDArray[np.float64]:
         """Return the upper confidence bounds of the designs of the pool, in their order."""
         assert self._pool is not None
         return self._pool.ucb(self._solved, beta)
@@ -138,7 +151,7 @@ class Surrogate:
             new, self._rows = self._kept([*self._rows, *new]), []
         if new:
             self._extend(new)
-        self._solved = self._inverse[: len(self._rows), : len(self._rows)] @ self._targets()
+        self._solved = self._inverse[: len(self._rows), : len(self._rows)] @ np.array(self._targets())
 
     def _kept(self, designs: Sequence[Architecture]) -> list[Architecture]:
         """Return the best and the latest of the designs, in their order."""
@@ -162,12 +175,9 @@ class Surrogate:
         if self._pool is not None:
             self._pool.extend(n, new, below, corner)
 
-    def _targets(self) -> NDArray[np.float64]:
-        """Return what each design that it is conditioned on is, or is believed to be, worth, (n,)."""
-        ranks = rankdata(list(self._rewards.values()))
-        scores = dict(zip(self._rewards, ndtri((ranks - 0.5) / max(1, len(ranks))).tolist(), strict=True))
-        scores |= self._believed
-        return np.array([scores[design] for design in self._rows])
+    def _targets(self) -> list[float]:
+        """Return what each design that it is conditioned on is, or is believed to be, worth, n scores."""
+        return [self._believed[d] if d in self._believed else self._scores[d] for d in self._rows]
 
 
 class _Pool:
@@ -207,8 +217,3 @@ def _rng() -> np.random.Generator:
 def _deviation(variance: NDArray[Any]) -> NDArray[Any]:
     """Return standard deviations; rounding can make a small variance negative."""
     return np.sqrt(np.maximum(variance, 0.0))
-
-
-def _squared_distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """Return the squared Euclidean distance of each of n points to each of m, (n, m)."""
-    return (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * (a @ b.T)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,7 @@ def one_hot(choices: Choices, rows: NDArray[np.int64], is_open: NDArray[np.bool_
         rows: (n, T), the designs.
         is_open: (n, T), whether more than one choice was valid; a decision that was not open is zeros.
     """
-    codes = [
-        (rows[:, t, None] == np.arange(len(listed))) & is_open[:, t, None] for t, listed in enumerate(choices)
-    ]
+    codes = [(rows[:, t, None] == np.arange(len(listed))) & is_open[:, t, None] for t, listed in enumerate(choices)]
     return np.concatenate(codes, axis=1).astype(np.float64)
 
 
@@ -49,12 +48,11 @@ def thermometer(choices: Choices, rows: NDArray[np.int64]) -> NDArray[np.float64
 
     The squared distance of two codes is the number of steps between the choices. Arguments are those of `one_hot`.
     """
-    codes = [
-        rows[:, t, None] > np.arange(len(listed) - 1) for t, listed in enumerate(choices) if _are_in_order(listed)
-    ]
+    codes = [rows[:, t, None] > np.arange(len(listed) - 1) for t, listed in enumerate(choices) if _are_in_order(listed)]
     return np.concatenate([np.zeros((len(rows), 0)), *codes], axis=1)
 
 
+@cache
 def _are_in_order(listed: tuple[Hashable, ...]) -> bool:
     """Return whether the choices are three or more numbers that grow, or that shrink."""
     numbers = [c for c in listed if isinstance(c, int | float) and not isinstance(c, bool)]

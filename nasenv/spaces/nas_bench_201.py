@@ -87,10 +87,10 @@ class NASBench201(SearchSpace):
         return cast(Architecture, tuple(_representatives()[architecture].tolist()))
 
     def feature_parts(self, architectures: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
-        """Return also how often each sequence of operations lies on a path from node 0 to node 3, (n, 64).
+        """Return also which sequences of operations lie on a path from node 0 to node 3, (n, 64).
 
-        After White et al. 2021 (BANANAS, https://arxiv.org/abs/1910.11858), who mark which paths there are. A skip is
-        no operation here, and so equal cells have equal paths.
+        The path encoding of White et al. 2021 (BANANAS, https://arxiv.org/abs/1910.11858), but for skips, which are no
+        operations here: so equal cells have equal paths.
         """
         rows = np.array(architectures, dtype=np.int64).reshape(-1, len(EDGES))
         codes = np.zeros((len(rows), _DIGITS**3))  # a column for every sequence of up to three operations
@@ -100,7 +100,7 @@ class NASBench201(SearchSpace):
                 digit = rows[:, edge] - 1  # 0 skip, then the others; -1 none
                 sequence = np.where(digit > 0, _DIGITS * sequence + digit, sequence)
             joined = np.flatnonzero((rows[:, path] > 0).all(axis=1))
-            codes[joined, sequence[joined]] += 1.0
+            codes[joined, sequence[joined]] = 1.0
         return super().feature_parts(architectures) | {"paths": codes}
 
     def build(self, architecture: Architecture) -> nn.Module:
