@@ -1,6 +1,7 @@
 """Agents: the controllers of a search, one idea a file."""
 
 from nasenv.agents.agent import Agent
+from nasenv.agents.gaussian_process import GaussianProcess
 from nasenv.agents.local_search import LocalSearch
 from nasenv.agents.lstm_reinforce import LSTMReinforce
 from nasenv.agents.q_learning import QLearning
@@ -17,6 +18,7 @@ __all__ = [
     "PPO",
     "TPE",
     "Agent",
+    "GaussianProcess",
     "LSTMReinforce",
     "LocalSearch",
     "MaskablePPO",

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from nasenv.agents.surrogate import Surrogate
 from nasenv.spaces.space import Architecture, SearchSpace, to_architectures
 
-_MOST_LISTED = 1 << 16
-_PARENTS = 16
+_MOST_LISTED = 1 << 16  # designs of a space
+_PARENTS = 16  # of mutants
 
 
 class EveryDesign:
@@ -50,7 +50,7 @@ class EveryDesign:
 
 
 class NearTheBest:
-    """Mutants of the best designs, by one decision and by two, two fifths of the candidates each, and random designs."""
+    """Mutants of the best designs, two fifths by one decision, two fifths by two, and one fifth random designs."""
 
     networks: Sequence[Architecture] = ()
 

@@ -23,8 +23,8 @@ class GaussianProcess(Agent):
 
     In spaces of up to 65,536 designs all are looked at; in larger ones mutants of the best seen and random designs. A
     design asked for counts as worth what is predicted of it until it is told, so that those of a batch, or in flight,
-    keep apart. The prediction rests on up to 1,000 observations: those of a longer search are the best and the latest, so
-    that a proposal never takes longer.
+    keep apart. The prediction rests on up to 1,000 observations: those of a longer search are the best and the latest,
+    so that a proposal never takes longer.
 
     Args:
         startup_designs: number of random designs, or designs to start from, before the process is used.
@@ -36,7 +36,7 @@ class GaussianProcess(Agent):
         asynchronous: see `Agent`.
 
     Raises:
-        InputError: a number that is not positive, a negative beta; at the start of a search, a part that its space lacks.
+        InputError: a number that is not positive, a negative beta; when a search starts, a part that its space lacks.
     """
 
     def __init__(
@@ -65,8 +65,13 @@ class GaussianProcess(Agent):
         self._asked: set[Architecture] = set()
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n designs, none of which was asked for before as far as there are others."""
-        return [self._next() for _ in range(n)]
+        """Return n designs that were not asked for before, fewer where there are no more; any where there are none."""
+        designs: list[Architecture] = []
+        while len(designs) < n and (design := self._next()) is not None:
+            self._drop([design])
+            self._surrogate.believe([design])
+            designs.append(design)
+        return designs or self._space.sample(1, self._rng)
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Take in what the designs are worth."""
@@ -76,19 +81,13 @@ class GaussianProcess(Agent):
             self._drop(designs)
             self._surrogate.observe(designs, [outcome.reward for outcome in new])
 
-    def _next(self) -> Architecture:
-        """Return the design to be evaluated next; it is believed to be worth what is predicted until it is told."""
-        design = (
-            self._candidates.random(self._rng)
-            if len(self._asked) < self.startup_designs
-            else self._candidates.best(self._surrogate, self.beta, self._rng)
-        )
-        if design is None:
-            return self._space.sample(1, self._rng)[0]
-        self._drop([design])
-        self._surrogate.believe([design])
-        return design
+    def _next(self) -> Architecture | None:
+        """Return the design to be evaluated next."""
+        if len(self._asked) < self.startup_designs:
+            return self._candidates.random(self._rng)
+        return self._candidates.best(self._surrogate, self.beta, self._rng)
 
     def _drop(self, designs: Sequence[Architecture]) -> None:
+        """Never ask for these again."""
         self._asked.update(designs)
         self._candidates.drop(designs)

@@ -45,33 +45,34 @@ class Kernel:
             self._scales[name] = 1.0 / (length * math.sqrt(2.0 * square)) if square > 0.0 else 0.0
 
     def embed(self, designs: Sequence[Architecture]) -> list[NDArray[np.float64]]:
-        """Return for each part the features of n designs in units of sqrt(2) l, their squared norms last, (n, d + 1)."""
+        """Return for each part the features x of n designs in units of sqrt(2) l, as [x, |x|^2, 1], (n, d + 2)."""
         features = self._features(designs)
         parts = [scale * features[name] for name, scale in self._scales.items()]
-        return [np.column_stack([part, (part**2).sum(axis=1)]) for part in parts]
+        return [np.column_stack([x, (x**2).sum(axis=1), np.ones(len(x))]) for x in parts]
 
     def __call__(self, a: Sequence[NDArray[Any]], b: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return how alike each of n embedded designs is to each of m, (n, m)."""
         total = np.zeros((len(a[0]), len(b[0])), dtype=a[0].dtype)
         for x, y in zip(a, b, strict=True):
-            squared = x[:, -1:] + y[:, -1] - 2.0 * (x[:, :-1] @ y[:, :-1].T)
-            total += np.exp(-squared)
-        return total / len(a)
+            minus_squared = np.hstack([2.0 * x[:, :-2], -x[:, -1:], -x[:, -2:-1]]) @ y.T  # 2 x y - |y|^2 - |x|^2
+            total += np.exp(minus_squared, out=minus_squared)
+        total /= len(a)
+        return total
 
     def _features(self, designs: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
         return self._space.feature_parts([self._space.canonical(a) for a in designs])
 
 
 class Surrogate:
-    """Predicts what designs of a space are worth, and how sure that is, from those observed: Gaussian process regression.
+    """Predicts what designs are worth, and how sure that is, from those observed: Gaussian process regression.
 
     Rasmussen & Williams 2006, http://gaussianprocess.org/gpml, algorithm 2.1. The targets are the normal scores of
     the rewards' ranks among all that were observed, ties sharing a rank: their mean is 0, that of the best of 100 is
     2.6, and it makes no difference in what unit a reward is, or how bad a failure. Nothing is fitted.
 
-    A new observation adds a row to the inverse of the covariance's Cholesky factor, O(n^2) instead of O(n^3), and one to
-    what is kept for each design of the pool. From ``most`` observations on, it is made anew from the best and
-    the latest, a quarter of ``most`` each, so that its cost is bounded; ranks are among all.
+    A new observation adds a row to the inverse of the covariance's Cholesky factor, O(n^2) instead of O(n^3), and a
+    number to what is kept for each design of the pool, O(n). Beyond ``most`` observations, it is made anew from the
+    best and the latest, a quarter of ``most`` each, so that its cost is bounded; ranks are among all.
 
     Args:
         space: whose designs.
@@ -119,15 +120,13 @@ class Surrogate:
         """
         new = [design for design in dict.fromkeys(designs) if design not in self._rewards]
         if new:
-            self._believed.update(zip(new, self.predict(new)[0].tolist(), strict=True))
-            self._condition(new)
+            embedded = self._kernel.embed(new)
+            self._believed.update(zip(new, self._predict(embedded)[0].tolist(), strict=True))
+            self._condition(new, embedded)
 
     def predict(self, designs: Sequence[Architecture]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the expected scores of m designs and their standard deviations, (m,) each."""
-        n = len(self._rows)
-        alike = self._kernel([part[:n] for part in self._embedded], self._kernel.embed(designs))
-        solved = self._inverse[:n, :n] @ alike  # (n, m)
-        return self._solved @ solved, _deviation(1.0 - (solved**2).sum(axis=0))
+        return self._predict(self._kernel.embed(designs))
 
     def ucb(self, designs: Sequence[Architecture], beta: float = 2.0) -> NDArray[np.float64]:
         """Return the upper confidence bounds of m designs, (m,): expected score + beta standard deviations."""
@@ -143,15 +142,24 @@ class Surrogate:
         """Return the k designs observed that have the highest rewards, best first, the earlier among equals."""
         return sorted(self._rewards, key=self._rewards.__getitem__, reverse=True)[:k]
 
-    def _condition(self, designs: Sequence[Architecture]) -> None:
+    def _predict(self, embedded: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        n = len(self._rows)
+        alike = self._kernel([part[:n] for part in self._embedded], embedded)
+        solved = self._inverse[:n, :n] @ alike  # (n, m)
+        return self._solved @ solved, _deviation(1.0 - (solved**2).sum(axis=0))
+
+    def _condition(
+        self, designs: Sequence[Architecture], embedded: Sequence[NDArray[np.float64]] | None = None
+    ) -> None:
         """Add those of the designs that it is not conditioned on yet; see that the targets are those of now."""
         known = set(self._rows)
         new = [design for design in dict.fromkeys(designs) if design not in known]
         if len(self._rows) + len(new) > self._most:
-            new, self._rows = self._kept([*self._rows, *new]), []
+            new, self._rows, embedded = self._kept([*self._rows, *new]), [], None
         if new:
-            self._extend(new)
-        self._solved = self._inverse[: len(self._rows), : len(self._rows)] @ np.array(self._targets())
+            self._extend(new, embedded if embedded and len(new) == len(designs) else self._kernel.embed(new))
+        n = len(self._rows)
+        self._solved = self._inverse[:n, :n] @ np.array(self._targets())
 
     def _kept(self, designs: Sequence[Architecture]) -> list[Architecture]:
         """Return the best and the latest of the designs, in their order."""
@@ -159,10 +167,10 @@ class Surrogate:
         kept = {*self.best(quarter), *designs[-quarter:]}
         return [design for design in designs if design in kept]
 
-    def _extend(self, designs: Sequence[Architecture]) -> None:
-        """Border the inverse factor by k rows, and the pool's."""
+    def _extend(self, designs: Sequence[Architecture], new: Sequence[NDArray[np.float64]]) -> None:
+        """Border the inverse factor by k rows, those of k embedded designs, and the pool's."""
         n, k = len(self._rows), len(designs)
-        old, new = [part[:n] for part in self._embedded], self._kernel.embed(designs)
+        old = [part[:n] for part in self._embedded]
         inverse, crossed = self._inverse[:n, :n], self._kernel(old, new)
         below = inverse @ crossed  # (n, k), the factor's new rows
         corner = self._kernel(new, new) + self._noise * np.eye(k) - below.T @ below
@@ -216,4 +224,5 @@ def _rng() -> np.random.Generator:
 
 def _deviation(variance: NDArray[Any]) -> NDArray[Any]:
     """Return standard deviations; rounding can make a small variance negative."""
-    return np.sqrt(np.maximum(variance, 0.0))
+    deviation: NDArray[Any] = np.sqrt(np.maximum(variance, 0.0))
+    return deviation

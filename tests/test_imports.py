@@ -48,7 +48,7 @@ ORDER = [
     *("export", "result", "finals", "comparison", "commands", "scripts"),
 ]
 BASES = {  # what the other files of a folder may import of it
-    "spaces": {"space", "layers"},
+    "spaces": {"space", "layers", "features"},
     "sources": {"source"},
     "benchmarks": {"benchmark"},
     "fitting": {"recipe", "setting", "batches", "optimizer", "repeating"},
@@ -57,7 +57,7 @@ BASES = {  # what the other files of a folder may import of it
         *("workers", "serving", "worker", "team", "dispatch"),
         *("streamed", "ray_cluster", "ray_actor", "ray_fleet", "ray_dispatch"),
     },
-    "agents": {"agent", "stable_baselines", "sb3_env", "sb3_policy", "sb3_start"},
+    "agents": {"agent", "surrogate", "candidates", "stable_baselines", "sb3_env", "sb3_policy", "sb3_start"},
     "comparison": {
         *(
             "run",
