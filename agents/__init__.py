@@ -1,8 +1,10 @@
 """Agents: the controllers of a search, one idea a file."""
 
 from nasenv.agents.agent import Agent
+from nasenv.agents.gaussian_process import GaussianProcess
 from nasenv.agents.local_search import LocalSearch
 from nasenv.agents.lstm_reinforce import LSTMReinforce
+from nasenv.agents.model_assisted_ppo import ModelAssistedPPO
 from nasenv.agents.q_learning import QLearning
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
@@ -17,9 +19,11 @@ __all__ = [
     "PPO",
     "TPE",
     "Agent",
+    "GaussianProcess",
     "LSTMReinforce",
     "LocalSearch",
     "MaskablePPO",
+    "ModelAssistedPPO",
     "QLearning",
     "RandomSearch",
     "RecurrentPPO",

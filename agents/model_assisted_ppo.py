@@ -37,9 +37,10 @@ class Screening(Revision):
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the n designs to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
         history = self.search.history
-        new, self._observed = np.arange(self._observed, len(history)), len(history)
-        if len(new):
-            self._surrogate.observe([history.architectures[i] for i in new], history.rewards(new))
+        first, self._observed = self._observed, len(history)
+        if first < len(history):
+            new = np.arange(first, len(history))
+            self._surrogate.observe(history.architectures[first:], history.rewards(new))
         return super().__call__(drawn)
 
     def revised(self, design: Architecture, seen: Callable[[Architecture], bool]) -> Architecture:
@@ -52,7 +53,7 @@ class Screening(Revision):
         candidates = [d for d in (design, *(neighbours[i] for i in some)) if not seen(d)]
         if not candidates:
             return super().revised(design, seen)
-        best = candidates[int(self._surrogate.ucb(candidates, self._beta).argmax())]
+        best: Architecture = candidates[int(self._surrogate.ucb(candidates, self._beta).argmax())]
         self._surrogate.believe([best])
         return best
 

@@ -21,7 +21,7 @@ import torch
 from bench import at_least, goal, run, shown, spread, table
 
 from nasenv import Budget, ChainCNN, InputError, NASBench201, Search, TableEvaluator
-from nasenv.agents import PPO, Agent, LocalSearch, RandomSearch, RegularizedEvolution, Reinforce
+from nasenv.agents import PPO, Agent, GaussianProcess, LocalSearch, RandomSearch, RegularizedEvolution, Reinforce
 
 _HERE = Path(__file__).parent
 _COMMAND = _HERE / "compare_controllers.py"
@@ -32,6 +32,7 @@ AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is mad
     "RegularizedEvolution": (RegularizedEvolution, 10_000.0),
     "LocalSearch": (LocalSearch, None),
     "Reinforce": (Reinforce, None),
+    "GaussianProcess": (GaussianProcess, 500.0),
     "PPO": (PPO, 600.0),
 }
 

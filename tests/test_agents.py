@@ -12,6 +12,7 @@ from nasenv.agents import (
     PPO,
     TPE,
     Agent,
+    GaussianProcess,
     LocalSearch,
     LSTMReinforce,
     MaskablePPO,
@@ -39,6 +40,7 @@ LEARNERS = {
     "LSTMReinforce": LSTMReinforce,
     "QLearning": lambda: QLearning(evaluations=50),
     "TPE": TPE,
+    "GaussianProcess": lambda: GaussianProcess(candidates=50, batch_size=10),
     "PPO": PPO,
     "MaskablePPO": MaskablePPO,
     "RecurrentPPO": RecurrentPPO,
@@ -51,6 +53,7 @@ STARTED = {
     "Reinforce": lambda: Reinforce(learning_rate=0.2),
     "QLearning": lambda: QLearning(evaluations=10),
     "TPE": TPE,
+    "GaussianProcess": GaussianProcess,
     "PPO": PPO,
     "MaskablePPO": MaskablePPO,
     "RecurrentPPO": RecurrentPPO,
@@ -103,6 +106,16 @@ class TestTPE(AgentContract):
     def make(self):
         pytest.importorskip("optuna")
         return TPE(startup_trials=5, batch_size=2)
+
+
+class TestGaussianProcess(AgentContract):
+    def make(self):
+        return GaussianProcess(startup_designs=5)
+
+
+class TestGaussianProcessInBatches(AgentContract):
+    def make(self):
+        return GaussianProcess(startup_designs=3, batch_size=5)
 
 
 class StableBaselinesContract(AgentContract):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nasenv.agents.agent import Agent
+from nasenv.agents.gaussian_process import GaussianProcess
 from nasenv.agents.local_search import LocalSearch
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
@@ -31,6 +32,7 @@ AGENTS = {
     "RegularizedEvolution": partial(RegularizedEvolution, 8, 3),
     "LocalSearch": LocalSearch,
     "TPE": partial(TPE, startup_trials=4),
+    "GaussianProcess": partial(GaussianProcess, startup_designs=4),
 }
 
 

@@ -49,7 +49,7 @@ ORDER = [
     *("export", "result", "finals", "comparison", "commands", "scripts"),
 ]
 BASES = {  # what the other files of a folder may import of it
-    "spaces": {"space", "layers"},
+    "spaces": {"space", "layers", "features"},
     "sources": {"source"},
     "benchmarks": {"benchmark"},
     "fitting": {"recipe", "setting", "batches", "optimizer", "repeating"},
@@ -59,8 +59,9 @@ BASES = {  # what the other files of a folder may import of it
         *("streamed", "ray_cluster", "ray_actor", "ray_fleet", "ray_dispatch"),
     },
     "agents": {
-        *("agent", "novelty", "sb3_env", "sb3_policy", "sb3_episodes", "sb3_start", "sb3_guidance", "stable_baselines"),
-        "sb3_networks",
+        *("agent", "novelty", "surrogate", "candidates"),
+        *("sb3_env", "sb3_policy", "sb3_networks", "sb3_episodes", "sb3_start", "sb3_guidance"),
+        *("stable_baselines", "sb3"),
     },
     "comparison": {
         *(

@@ -20,6 +20,8 @@ from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; in the order of the official string
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+_PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # all ways from node 0 to node 3, by their edges
+_DIGITS = len(OPERATIONS) - 1  # skip, as 0, and what does something
 _TEXT = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"
 
 
@@ -83,6 +85,23 @@ class NASBench201(SearchSpace):
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the first design, in the order of the choices, of this one's published equivalence class."""
         return cast(Architecture, tuple(_representatives()[architecture].tolist()))
+
+    def feature_parts(self, architectures: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
+        """Return also which sequences of operations lie on a path from node 0 to node 3, (n, 64).
+
+        The path encoding of White et al. 2021 (BANANAS, https://arxiv.org/abs/1910.11858), but for skips, which are no
+        operations here: so equal cells have equal paths.
+        """
+        rows = np.array(architectures, dtype=np.int64).reshape(-1, len(EDGES))
+        codes = np.zeros((len(rows), _DIGITS**3))  # a column for every sequence of up to three operations
+        for path in _PATHS:
+            sequence = np.zeros(len(rows), dtype=np.int64)
+            for edge in path:
+                digit = rows[:, edge] - 1  # 0 skip, then the others; -1 none
+                sequence = np.where(digit > 0, _DIGITS * sequence + digit, sequence)
+            joined = np.flatnonzero((rows[:, path] > 0).all(axis=1))
+            codes[joined, sequence[joined]] = 1.0
+        return super().feature_parts(architectures) | {"paths": codes}
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the network: (n, channels, height, width) float32 -> (n, num_classes) logits."""

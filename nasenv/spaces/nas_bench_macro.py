@@ -68,7 +68,7 @@ class NASBenchMacro(SearchSpace):
                 raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
         super().__init__([Decision(f"layer{i}", OPERATIONS) for i in range(1, 9)], input_shape, num_classes)
         self.channels = int(channels)
-        self.features = int(features)
+        self.head_width = int(features)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the design with the identities after a stage's first layer moved to the stage's end."""
@@ -88,8 +88,8 @@ class NASBenchMacro(SearchSpace):
                 width *= 2
             elif choice:
                 layers.append(_layer(choice, width, width, stride=1))
-        layers += [_conv_bn_relu(width, self.features, 1), GlobalAveragePool()]
-        return nn.Sequential(*layers, nn.Linear(self.features, self.num_classes))
+        layers += [_conv_bn_relu(width, self.head_width, 1), GlobalAveragePool()]
+        return nn.Sequential(*layers, nn.Linear(self.head_width, self.num_classes))
 
     def reference(self) -> Architecture:
         """Return mb6_k5 at every layer."""
@@ -105,7 +105,7 @@ class NASBenchMacro(SearchSpace):
             nodes.append(f"{name}\n{width} channels" + (", half the map" if i in _FIRST else ""))
         if len(prefix) == self.num_decisions:
             nodes += [
-                f"conv 1x1\n{self.features} channels",
+                f"conv 1x1\n{self.head_width} channels",
                 "global average pool",
                 f"linear\n{self.num_classes} classes",
             ]

@@ -17,6 +17,7 @@ from torch import nn
 
 from nasenv.configuration import Configurable, digest
 from nasenv.errors import InputError
+from nasenv.spaces.features import counts, one_hot, thermometer
 
 Architecture: TypeAlias = tuple[int, ...]
 """A complete design: the index of the choice taken at each decision, in order; its length is T."""
@@ -121,6 +122,26 @@ class SearchSpace(Configurable, ABC):
         """Return a design that an expert would make by hand, to hold a search's winner against; None without one."""
         return None
 
+    def feature_parts(self, architectures: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
+        """Return n designs as numbers, in parts: names, and for each an (n, d) array in which like designs are close.
+
+        A model such as `GaussianProcess` takes two designs for alike where they are close in all parts. It is given
+        canonical designs. A space adds what it knows of its networks, ``super().feature_parts(architectures) |
+        {"depth": ...}``, in whatever unit: what counts is a distance beside that of two random designs.
+
+        Here: the choice taken at each decision (one-hot); how often each was taken over decisions of the same choices;
+        numbers in order, such as widths, by how far they are from each other (thermometer). A decision that was not
+        open, having one valid choice, makes no difference in the first two.
+        """
+        rows = np.array(architectures, dtype=np.int64).reshape(-1, self.num_decisions)
+        choices, is_open = [d.choices for d in self.decisions], self.masks(rows).sum(axis=2) > 1
+        parts = {
+            "choices": one_hot(choices, rows, is_open),
+            "counts": counts(choices, rows, is_open),
+            "order": thermometer(choices, rows),
+        }
+        return {name: part for name, part in parts.items() if part.shape[1]}
+
     def diagram(self, prefix: Sequence[int]) -> Diagram:
         """Return what a picture of the (perhaps unfinished) design shows."""
         taken = self._meaningful(prefix)
@@ -143,6 +164,21 @@ class SearchSpace(Configurable, ABC):
         agent without masks never wastes a step.
         """
         return redirected(self.mask(prefixes), actions)
+
+    def features(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+        """Return n designs as numbers, (n, d): all ``feature_parts`` of their canonical designs, side by side.
+
+        Equal networks have equal features.
+        """
+        parts = self.feature_parts([self.canonical(a) for a in architectures])
+        return np.concatenate(list(parts.values()), axis=1)
+
+    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which choices were valid at each decision of n designs, (n, T) -> (n, T, C)."""
+        if self.is_product:
+            open_ = np.arange(self.max_choices) < self.num_choices[:, None]
+            return np.broadcast_to(open_, (len(rows), *open_.shape))
+        return np.stack([self.mask(rows[:, :t]) for t in range(self.num_decisions)], axis=1)
 
     def complete(self, choices: ArrayLike, taken: int = 0) -> list[Architecture]:
         """Return n valid designs from n rows of T choices, (n, T), each choice redirected where it is invalid.
