@@ -89,7 +89,7 @@ class ModelAssistedPPO(MaskablePPO):
         mutation_share: float = 0.25,
         imitation_steps: int = 2,
         neighbours: int = 23,
-        beta: float = 0.5,
+        beta: float = 1.0,
     ) -> None:
         super().__init__(
             learning_rate,

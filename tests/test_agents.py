@@ -16,6 +16,7 @@ from nasenv.agents import (
     LocalSearch,
     LSTMReinforce,
     MaskablePPO,
+    ModelAssistedPPO,
     QLearning,
     RandomSearch,
     RecurrentPPO,
@@ -130,6 +131,11 @@ class TestPPO(StableBaselinesContract):
 class TestMaskablePPO(StableBaselinesContract):
     def make(self):
         return MaskablePPO(num_envs=5)
+
+
+class TestModelAssistedPPO(StableBaselinesContract):
+    def make(self):
+        return ModelAssistedPPO(num_envs=5)
 
 
 class TestRecurrentPPO(StableBaselinesContract):

@@ -5,10 +5,12 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from nasenv.agents import PPO, MaskablePPO, RecurrentPPO
+from nasenv.agents import PPO, MaskablePPO, ModelAssistedPPO, RecurrentPPO
+from nasenv.agents.model_assisted_ppo import Screening
 from nasenv.agents.novelty import Elite
 from nasenv.agents.sb3_episodes import imitate, judged, recorded, relabel
 from nasenv.agents.sb3_guidance import Revision
+from nasenv.agents.surrogate import Surrogate
 from nasenv.budget import Budget
 from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -153,3 +155,23 @@ def test_imitation_makes_designs_likelier_until_it_is_enough(agent):
     looked_at(agent(), look)
     assert told[1] > told[0] + 1.0
     assert told[2] == told[1]
+
+
+def test_screening_takes_the_most_promising_new_neighbour():
+    search = a_search(evaluations=200)
+    search.evaluate(SPACE.sample(40, np.random.default_rng(0)))
+    drawn = np.array(SPACE.sample(3, np.random.default_rng(1)))
+    screened = Screening(search, mutation_share=0.0, neighbours=1000, beta=1.0)(drawn)
+    surrogate, taken = Surrogate(SPACE), []
+    surrogate.observe(search.history.architectures, search.history.answers.rewards)
+    for design, best in zip(map(tuple, drawn.tolist()), map(tuple, screened.tolist()), strict=True):
+        near = [d for d in (design, *SPACE.neighbours(design)) if not search.history.has(d) and d not in taken]
+        assert surrogate.ucb([best], 1.0)[0] == pytest.approx(surrogate.ucb(near, 1.0).max())
+        surrogate.believe([best])
+        taken.append(best)
+
+
+def test_the_policy_learns_from_the_screened_designs():
+    search, learnt = learnt_by(ModelAssistedPPO())
+    assert learnt == search.history.architectures[: len(learnt)]
+    assert len(learnt) >= 40
