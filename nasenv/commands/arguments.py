@@ -30,7 +30,7 @@ _Made = TypeVar("_Made")
 DEFAULTS = {
     "space": "nasenv.spaces.chain_cnn.ChainCNN",
     "evaluator": "nasenv.evaluators.training.TrainingEvaluator",
-    "agent": "nasenv.agents.sb3.PPO",
+    "agent": "nasenv.agents.sb3.MaskablePPO",
     "objective": "nasenv.objectives.Accuracy",
 }
 

@@ -62,7 +62,7 @@ def compare(
 
     Args:
         agents: name -> class and options, as in --agents.mine PPO --agents.mine.learning_rate 1e-3; random search,
-            evolution, local search, REINFORCE and PPO by default.
+            evolution, local search, REINFORCE, MaskablePPO and ModelAssistedPPO by default.
         space: what is searched, where there is one problem.
         evaluator: what measures a design, where there is one problem.
         objective: measurement -> reward; validation accuracy by default.

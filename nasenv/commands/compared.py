@@ -9,10 +9,11 @@ from typing import Any, get_args
 
 from nasenv.agents.agent import Agent
 from nasenv.agents.local_search import LocalSearch
+from nasenv.agents.model_assisted_ppo import ModelAssistedPPO
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.reinforce import Reinforce
-from nasenv.agents.sb3 import PPO
+from nasenv.agents.sb3 import MaskablePPO
 from nasenv.budget import Budget
 from nasenv.commands.arguments import make
 from nasenv.comparison.findings import Metric
@@ -39,7 +40,8 @@ def default_agents() -> dict[str, Agent]:
         "evolution": RegularizedEvolution(),
         "local_search": LocalSearch(),
         "reinforce": Reinforce(),
-        "ppo": PPO(),
+        "maskable_ppo": MaskablePPO(),
+        "model_assisted_ppo": ModelAssistedPPO(),
     }
 
 
