@@ -5,11 +5,11 @@ The score of a design x of T decisions is a sum of T terms, each of ``order`` ne
     F(x) = sum over t of  main_t(x_t) + joint_t(x_{t - order + 1}, ..., x_t)
 
 This is an NK landscape with neighbours next to each other (Kauffman & Levin 1987,
-https://doi.org/10.1016/S0022-5193(87)80029-2), whose optimum dynamic programming finds in O(T C^order) steps for C choices
-a decision, while with neighbours anywhere it would be NP-hard (Wright, Thompson & Zhang 2000,
-https://doi.org/10.1109/4235.887236). What is added to it is that some decisions are of ordered sizes, such as widths: there
-main_t rises with diminishing return up to a size that is drawn, and falls beyond it, and joint_t is linear in the size's
-place, so F is concave in it.
+https://doi.org/10.1016/S0022-5193(87)80029-2), whose optimum dynamic programming finds in O(T C^order) steps for C
+choices a decision, while with neighbours anywhere it would be NP-hard (Wright, Thompson & Zhang 2000,
+https://doi.org/10.1109/4235.887236). What is added to it is that some decisions are of ordered sizes, such as widths:
+there main_t rises with diminishing return up to a size that is drawn, and falls beyond it, and joint_t is linear in the
+size's place, so F is concave in it.
 
 Everything is in whole numbers: the draws are the leading bits of PCG64's, which NumPy keeps the same for ever
 (https://numpy.org/neps/nep-0019-rng-policy.html), and sums are exact, so a landscape is the same on every machine.

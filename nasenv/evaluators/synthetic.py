@@ -22,13 +22,13 @@ _MILLISECONDS = 1000
 class SyntheticEvaluator(Evaluator):
     """Scores designs by a landscape of neighbouring decisions, see `nasenv.evaluators.landscape`.
 
-    The accuracy of design x of a space of N classes is 1 - (1 - 1 / N) (high - F(x)) / (high - low), where low and high
-    are the lowest and highest F of all designs: the best design has exactly 1, the worst guesses. Random designs of
-    `SyntheticSpace` have 0.6 on average. Decisions whose choices are positive numbers in ascending order count as sizes. A
-    training is charged a second, and for each decision of sizes the share of the chosen in the largest: 2 to 16 seconds
-    by default.
+    The accuracy of design x of a space of N classes is 1 - (1 - 1 / N) (high - F(x)) / (high - low), where low and
+    high are the lowest and highest F of all designs: the best design has exactly 1, the worst guesses. Random designs
+    of `SyntheticSpace` have 0.6 on average. Decisions whose choices are positive numbers in ascending order count as
+    sizes. A training is charged a second, and for each decision of sizes the share of the chosen in the largest: 2.9 to
+    16 seconds by default.
 
-    A seed is of one landscape: agents are compared on several. ``confirm`` and ``test`` give the accuracy without noise.
+    Each seed is another landscape: compare agents on several. ``confirm`` and ``test`` give the accuracy without noise.
 
     Args:
         space: any in which every choice is always valid, such as `SyntheticSpace`.
