@@ -11,6 +11,7 @@ from nasenv.env import ArchitectureEnv
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
 from nasenv.evaluators.ray import RayEvaluator
+from nasenv.evaluators.synthetic import SyntheticEvaluator
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.export import Exported, load_model, predict
@@ -25,6 +26,7 @@ from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.spaces.space import Architecture, Decision, SearchSpace
+from nasenv.spaces.synthetic import SyntheticSpace
 from nasenv.vector import ArchitectureVectorEnv
 
 __version__ = version("nasenv")
@@ -59,6 +61,8 @@ __all__ = [
     "Search",
     "SearchSpace",
     "Split",
+    "SyntheticEvaluator",
+    "SyntheticSpace",
     "TableEvaluator",
     "TestResult",
     "TrainingEvaluator",

@@ -17,6 +17,11 @@ TRAINING = ["--problems", "digits", "--designs", "2", "--device", "cpu"]
         ("bench_training", [*TRAINING, "--pairs", "1"], 2),
         ("bench_ablation", [*TRAINING, "--rounds", "1"], 0),
         ("bench_ppo", ["--pairs", "1", "--updates", "2"], 4),
+        (
+            "bench_agents",
+            ["--agents", "RegularizedEvolution", "r=RandomSearch", "--seeds", "2", "--evaluations", "4"],
+            0,
+        ),
         ("bench_env", ["--designs", "4", "--episodes", "2", "--rounds", "1"], 2),
     ],
 )

@@ -55,7 +55,7 @@ BASES = {  # what the other files of a folder may import of it
     "fitting": {"recipe", "setting", "batches", "optimizer", "repeating"},
     "evaluators": {
         *("evaluator", "cost", "trainer", "concurrency", "devices"),
-        *("workers", "serving", "worker", "team", "dispatch"),
+        *("workers", "serving", "worker", "team", "dispatch", "landscape"),
         *("streamed", "ray_cluster", "ray_actor", "ray_fleet", "ray_dispatch"),
     },
     "agents": {

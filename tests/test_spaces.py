@@ -18,6 +18,7 @@ from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.spaces.space import Decision, SearchSpace
+from nasenv.spaces.synthetic import SyntheticSpace
 
 Shape = tuple[int, int, int]
 
@@ -57,9 +58,10 @@ SPACES: dict[str, Callable[[Shape], SearchSpace]] = {
     "NASBench201": lambda shape: NASBench201(channels=2, cells=1, input_shape=shape, num_classes=5),
     "NASBenchMacro": lambda shape: NASBenchMacro(channels=2, features=4, input_shape=shape, num_classes=5),
     "NASBenchGraph": lambda shape: NASBenchGraph(input_shape=shape, num_classes=5),
+    "SyntheticSpace": lambda shape: SyntheticSpace(layers=2, widths=(4, 8), input_shape=shape, num_classes=5),
     "ChoiceSpace": choice_space,
 }
-TABLE_ONLY = {"NASBenchGraph"}  # their `build` refuses
+TABLE_ONLY = {"NASBenchGraph", "SyntheticSpace"}  # their `build` refuses
 SHAPES: list[Shape] = [(1, 4, 4), (3, 5, 9), (1, 8, 8), (3, 32, 32)]
 CASES = [(name, shape) for name in SPACES for shape in SHAPES]
 

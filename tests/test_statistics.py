@@ -18,6 +18,7 @@ from nasenv.comparison.statistics import (
     improvement,
     interquartile_interval,
     interquartile_mean,
+    mean_interval,
     mean_ranks,
     mean_time,
     median_time,
@@ -240,3 +241,12 @@ def test_seeds_needed_is_at_least_what_the_test_needs_and_none_without_a_directi
     assert seeds_needed(np.array([1.0, -1.0, 2.0, -2.0]), 0.05) is None
     assert seeds_needed(np.zeros(4), 0.05) is None
     assert seeds_needed(np.ones(4), 1e-9, power=1e-9) == fewest_seeds(1e-9)
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_curve():
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=400)
+    mean, low, high = mean_interval(values, seed=0)
+    half = scipy.stats.norm.ppf(0.975) * values.std() / 20
+    assert mean == values.mean()
+    assert_same_interval((low, high), (mean - half, mean + half))
+    assert mean_interval(np.ones(5), seed=0) == (1.0, 1.0, 1.0)

@@ -58,6 +58,12 @@ def interquartile_interval(values: _Floats, seed: int) -> _Interval:
     return lowest + low, lowest + high
 
 
+def mean_interval(values: _Floats, seed: int) -> tuple[float, float, float]:
+    """Return the mean of n values, (n,); low, high."""
+    low, high = _interval(lambda weights: weights @ values / len(values), _resamples(len(values), seed))
+    return float(values.mean()), float(low), float(high)
+
+
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a rate, https://doi.org/10.1080/01621459.1927.10502953."""
     z = float(ndtri(0.5 + COVERAGE / 2))

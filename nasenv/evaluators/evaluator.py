@@ -228,6 +228,10 @@ class Evaluator(Configurable, ABC):
         """Return the measurements of all designs of the space where they are known without training, else None."""
         return None
 
+    def best_accuracy(self) -> float | None:
+        """Return the highest validation accuracy of the space where it is known though not all measurements are."""
+        return None
+
     def settled(self, gpu: bool) -> Mapping[str, str]:
         """Return, by name, what of its settings is left to the machine that does the work, as it comes out on this one.
 

@@ -107,6 +107,10 @@ class RayEvaluator(Streamed):
         """Return what the inner evaluator knows of all designs."""
         return self.inner.all_measurements()
 
+    def best_accuracy(self) -> float | None:
+        """Return what the inner evaluator knows of the best design."""
+        return self.inner.best_accuracy()
+
     @property
     def slots(self) -> int:
         """How many evaluations the cluster has room for now, 1 at least; what it had at last, once this is closed."""

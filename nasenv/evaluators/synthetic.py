@@ -1,0 +1,142 @@
+"""The evaluator whose scores are a formula: nothing is trained, and the best design is known without listing any."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasenv.configuration import digest
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
+from nasenv.evaluators.landscape import Draws, Landscape
+from nasenv.spaces.space import Architecture, Decision, SearchSpace, is_positive_integer
+
+_VERSION = 1  # counted up when the same arguments come to give another score
+_UNIFORMS = 12  # whose sum less 6 has mean 0 and standard deviation 1, nearly as a normal one: no exp, no log
+_MILLISECONDS = 1000
+
+
+class SyntheticEvaluator(Evaluator):
+    """Scores designs by a landscape of neighbouring decisions, see `nasenv.evaluators.landscape`.
+
+    The accuracy of design x of a space of N classes is 1 - (1 - 1 / N) (high - F(x)) / (high - low), where low and
+    high are the lowest and highest F of all designs: the best design has exactly 1, the worst guesses. Random designs
+    of `SyntheticSpace` have 0.6 on average. Decisions whose choices are positive numbers in ascending order count as
+    sizes. A training is charged a second, and for each decision of sizes the share of the chosen in the largest: 2.9 to
+    16 seconds by default.
+
+    Each seed is another landscape: compare agents on several. ``confirm`` and ``test`` give the accuracy without noise.
+
+    Args:
+        space: any in which every choice is always valid, such as `SyntheticSpace`.
+        seed: of the landscape.
+        order: how many neighbouring decisions interact: 1 none, 2 pairs, 3 triples.
+        noise: standard deviation of the noise on the accuracy that a search sees, cut off at 0 and 1; the same for a
+            design whenever it is measured.
+
+    Raises:
+        InputError: a space with constraints; a negative seed; an order or noise that is not a number of 1 or more, of 0
+            or more; an order for which the terms are too large.
+
+    Example:
+        >>> from nasenv.spaces.synthetic import SyntheticSpace
+        >>> space = SyntheticSpace()
+        >>> evaluator = SyntheticEvaluator(space)
+        >>> [m.val_accuracy for m in evaluator.evaluate([evaluator.best])]
+        [1.0]
+    """
+
+    trains = False
+
+    def __init__(self, space: SearchSpace, seed: int = 0, order: int = 3, noise: float = 0.0) -> None:
+        super().__init__(space)
+        if not space.is_product:
+            raise InputError(
+                f"SyntheticEvaluator scores spaces in which every choice is always valid, and {type(space).__name__} "
+                "has constraints; give --space SyntheticSpace"
+            )
+        if not is_positive_integer(order) or not is_positive_integer(seed + 1):
+            raise InputError(
+                f"order must be an integer of 1 or more and seed one of 0 or more, got {order!r}, {seed!r}"
+            )
+        if not 0.0 <= noise < math.inf:
+            raise InputError(f"noise must be a number of 0 or more, got {noise!r}")
+        self.noise, self.seed = float(noise), int(seed)
+        ordered = [_is_sizes(decision) for decision in space.decisions]
+        self._landscape = Landscape(space.num_choices.tolist(), ordered, int(order), self.seed)
+        shares = zip(space.decisions, ordered, strict=True)
+        self._milliseconds = [_milliseconds(d) if is_sizes else [0] * len(d.choices) for d, is_sizes in shares]
+        self._key = [_VERSION, self.seed, int(order), self.noise]
+
+    @property
+    def best(self) -> Architecture:
+        """The best design, of accuracy 1."""
+        return self._landscape.best
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the landscape's arguments and a subclass's source."""
+        return digest([*self._key, self.source_digest()])
+
+    def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
+        """Return the accuracy of each design, with noise, and what it is charged.
+
+        Raises:
+            InputError: a design of another space; a fidelity below 1.
+        """
+        if fidelity != 1.0:
+            raise InputError(f"a formula knows the full training alone, fidelity 1; got {fidelity}")
+        designs = self.space.check_all(architectures)
+        accuracies = self._accuracies(designs)
+        if self.noise:
+            accuracies = np.clip(accuracies + [self._noise(design) for design in designs], 0.0, 1.0)
+        pairs = zip(designs, accuracies.tolist(), strict=True)
+        return [Measurement(accuracy, train_seconds=self._seconds(design)) for design, accuracy in pairs]
+
+    def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[Measurement]]:
+        """Return the accuracy without noise, the same for each seed; its seconds are 0."""
+        accuracies = self._accuracies(self.space.check_all(architectures))
+        return [[Measurement(accuracy)] * len(seeds) for accuracy in accuracies.tolist()]
+
+    def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
+        """Return the accuracy without noise, the same for each seed; there is no model."""
+        accuracies = self._accuracies(self.space.check_all(architectures))
+        return [[TestResult(accuracy)] * len(seeds) for accuracy in accuracies.tolist()]
+
+    def representative(self, architecture: Architecture) -> Architecture:
+        """Return this very design: equivalent networks, where a space has any, differ in score."""
+        return architecture
+
+    def best_accuracy(self) -> float | None:
+        """Return 1, which one design has; None with noise, where nobody has listed what all designs show."""
+        return None if self.noise else 1.0
+
+    def _accuracies(self, designs: Sequence[Architecture]) -> NDArray[np.float64]:
+        """Return the accuracy without noise, (n,), in [1 / classes, 1]."""
+        landscape, guessed = self._landscape, 1.0 / self.space.num_classes
+        below = (landscape.high - landscape.sums(designs)) / max(1, landscape.high - landscape.low)
+        return np.asarray(1.0 - (1.0 - guessed) * below)
+
+    def _noise(self, design: Architecture) -> float:
+        total = int(Draws([self.seed, *design])(_UNIFORMS).sum())
+        return self.noise * (total / Draws.unit - _UNIFORMS / 2)
+
+    def _seconds(self, design: Architecture) -> float:
+        chosen = sum(costs[c] for costs, c in zip(self._milliseconds, design, strict=True))
+        return (_MILLISECONDS + chosen) / _MILLISECONDS
+
+
+def _is_sizes(decision: Decision) -> bool:
+    """Return whether the choices are two or more positive numbers in ascending order."""
+    choices = decision.choices
+    if len(choices) < 2 or not all(type(c) in (int, float) for c in choices):
+        return False
+    sizes = [float(str(c)) for c in choices]
+    return sizes[0] > 0 and sizes == sorted(sizes) and sizes[-1] < math.inf
+
+
+def _milliseconds(decision: Decision) -> list[int]:
+    sizes = [float(str(c)) for c in decision.choices]
+    return [round(_MILLISECONDS * size / sizes[-1]) for size in sizes]
