@@ -27,7 +27,10 @@ from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.digest import Digest
 
 _TABLES = Path(__file__).parent / "configs" / "evaluations_to_optimum.yaml"
-_AGENTS = ["RandomSearch", "RegularizedEvolution", "LocalSearch", "TPE", "PPO", "RecurrentPPO"]
+_AGENTS = [
+    *("RandomSearch", "RegularizedEvolution", "LocalSearch", "TPE"),
+    *("PPO", "RecurrentPPO", "ModelAssistedPPO", "GaussianProcess"),
+]
 _STALLED_SECONDS = 3600.0  # a search that trains nothing takes seconds to minutes
 
 

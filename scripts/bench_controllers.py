@@ -21,7 +21,16 @@ import torch
 from bench import at_least, goal, run, shown, spread, table
 
 from nasenv import Budget, ChainCNN, InputError, NASBench201, Search, TableEvaluator
-from nasenv.agents import PPO, Agent, GaussianProcess, LocalSearch, RandomSearch, RegularizedEvolution, Reinforce
+from nasenv.agents import (
+    PPO,
+    Agent,
+    GaussianProcess,
+    LocalSearch,
+    ModelAssistedPPO,
+    RandomSearch,
+    RegularizedEvolution,
+    Reinforce,
+)
 
 _HERE = Path(__file__).parent
 _COMMAND = _HERE / "compare_controllers.py"
@@ -33,15 +42,24 @@ AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is mad
     "LocalSearch": (LocalSearch, None),
     "Reinforce": (Reinforce, None),
     "GaussianProcess": (GaussianProcess, 500.0),
-    "PPO": (PPO, 600.0),
+    "ModelAssistedPPO": (ModelAssistedPPO, 300.0),
+    "PPO": (PPO, 300.0),
+    "PPO, 16 designs, 4 epochs": (lambda: PPO(num_envs=16, n_epochs=4, imitation_steps=2), 1_000.0),
 }
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the parts that are asked for; return their figures."""
-    parts = {"speed": _speed, "default": _default, "memory": _memory, "paper": _paper, "optimum": _optimum}
+    parts = {
+        "speed": _speed,
+        "default": _default,
+        "memory": _memory,
+        "paper": _paper,
+        "optimum": _optimum,
+        "ablation": _ablation,
+    }
     if arguments.tables is None:
-        for name in ("paper", "optimum"):
+        for name in ("paper", "optimum", "ablation"):
             del parts[name]
     return {name: part(arguments) for name, part in parts.items() if name in arguments.parts}
 
@@ -117,8 +135,17 @@ def _paper(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _optimum(arguments: argparse.Namespace) -> dict[str, Any]:
     """Count distinct evaluations until the best design of the space is met, all agents in one run."""
-    out = arguments.folder or Path(tempfile.mkdtemp())
-    options = ["--config", str(_CONFIGS / "evaluations_to_optimum.yaml"), "--seeds", str(arguments.seeds)]
+    return _until_the_best(arguments, "evaluations_to_optimum.yaml", arguments.seeds)
+
+
+def _ablation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Do the same with PPO, one part of it left out at a time."""
+    return _until_the_best(arguments, "ppo_ablation.yaml", arguments.ablation_seeds)
+
+
+def _until_the_best(arguments: argparse.Namespace, config: str, seeds: int) -> dict[str, Any]:
+    out = (arguments.folder or Path(tempfile.mkdtemp())) / Path(config).stem
+    options = ["--config", str(_CONFIGS / config), "--seeds", str(seeds)]
     seconds = _compare(arguments.tables, [*options, "--output", str(out.resolve())])
     found = _summary(out)
     problems = list(dict.fromkeys(row["problem"] for row in found))
@@ -129,7 +156,7 @@ def _optimum(arguments: argparse.Namespace) -> dict[str, Any]:
         share = "" if rate == 1 else f", {rate:.0%}"
         by_agent.setdefault(row["agent"], {})[row["problem"]] = f"{mean:.0f} [{low:.0f}, {high:.0f}]{share}"
     rows = [[agent, *(cells.get(p, "-") for p in problems)] for agent, cells in by_agent.items()]
-    table(f"distinct evaluations until the best, {arguments.seeds} seeds", ["agent", *problems], rows)
+    table(f"distinct evaluations until the best, {seeds} seeds", ["agent", *problems], rows)
     print(f"{seconds:.0f} seconds; the report is in {out}")
     return {"seconds": seconds, "summary": found}
 
@@ -154,13 +181,16 @@ def _percent(row: dict[str, str], metric: str) -> str:
 
 def options() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    names = ["speed", "default", "memory", "paper", "optimum"]
+    names = ["speed", "default", "memory", "paper", "optimum", "ablation"]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="the tables of published benchmarks")
-    parser.add_argument("--folder", type=Path, help="where the comparison of optimum stays; a temporary one by default")
+    parser.add_argument(
+        "--folder", type=Path, help="where comparisons of optimum and ablation stay; default: a temporary one"
+    )
     parser.add_argument("--rounds", type=at_least(1), default=5, help="searches timed an agent; default: %(default)s")
     parser.add_argument("--seeds", type=at_least(1), default=100, help="of optimum; default: %(default)s")
+    parser.add_argument("--ablation_seeds", type=at_least(1), default=100, help="default: %(default)s")
     parser.add_argument("--paper_seeds", type=at_least(1), default=500, help="default: %(default)s")
     parser.add_argument("--memory_seeds", type=at_least(1), default=500, help="default: %(default)s")
     return parser
