@@ -45,11 +45,11 @@ class Revision:
         """Return the n designs to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
         history = self.search.history
         self._parents = self._elite.best() if len(history) >= _WARM_UP else []
-        taken: dict[Architecture, None] = {}
+        taken: set[Architecture] = set()
         designs = to_architectures(drawn)
         for i, design in enumerate(designs):
             designs[i] = self.revised(design, lambda other: other in taken or history.has(other))
-            taken[designs[i]] = None
+            taken.add(designs[i])
         self.designs = np.array(designs, dtype=np.int64)
         return self.designs
 

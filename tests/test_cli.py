@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from nasenv.agents.agent import Agent
-from nasenv.agents.sb3 import PPO, StableBaselines
+from nasenv.agents.sb3 import PPO, MaskablePPO, StableBaselines
 from nasenv.commands.arguments import call
 from nasenv.commands.cli import main
 from nasenv.configuration import without_derived
@@ -116,7 +116,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def test_defaults():
     given = made()
     kinds = {name: type(given[name]) for name in ("space", "evaluator", "agent", "objective")}
-    assert kinds == {"space": ChainCNN, "evaluator": TrainingEvaluator, "agent": PPO, "objective": Accuracy}
+    assert kinds == {"space": ChainCNN, "evaluator": TrainingEvaluator, "agent": MaskablePPO, "objective": Accuracy}
     assert given["evaluator"].space is given["space"]
     assert given["budget"] == Budget()
 
@@ -217,7 +217,7 @@ def test_required_parameters_are_positional():
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("--agent.learning_rat 1e-3", "agent (PPO): unknown option learning_rat; nearest: learning_rate"),
+        ("--agent.learning_rat 1e-3", "agent (MaskablePPO): unknown option learning_rat; nearest: learning_rate"),
         ("--agent.zzz 1", "there are: clip_range, "),
         ("--budgt.evaluations 3", "unknown option --budgt.evaluations; nearest: --budget.evaluations"),
         ("--evaluat 3", "nearest: --evaluator"),  # no abbreviations
