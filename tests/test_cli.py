@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from nasenv.agents.agent import Agent
-from nasenv.agents.sb3 import PPO, MaskablePPO, StableBaselines
+from nasenv.agents.sb3 import MaskablePPO, StableBaselines
 from nasenv.commands.arguments import call
 from nasenv.commands.cli import main
 from nasenv.configuration import without_derived
