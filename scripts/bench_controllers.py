@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from bench import at_least, goal, run, shown, spread, table
+from bench_standings import until_best
 
 from nasenv import Budget, ChainCNN, InputError, NASBench201, Search, TableEvaluator
 from nasenv.agents import (
@@ -31,10 +33,13 @@ from nasenv.agents import (
     RegularizedEvolution,
     Reinforce,
 )
+from nasenv.comparison.digest import Digest
+from nasenv.comparison.run import Run
 
 _HERE = Path(__file__).parent
 _COMMAND = _HERE / "compare_controllers.py"
 _CONFIGS = _HERE / "configs"
+_MOST = 1000  # evaluations, as the configurations say
 _PAPER_SECONDS, _DEFAULT_SECONDS, _BYTES = 120.0, 180.0, 1 << 30
 AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is made, evaluations a second wanted
     "RandomSearch": (RandomSearch, 10_000.0),
@@ -147,18 +152,22 @@ def _until_the_best(arguments: argparse.Namespace, config: str, seeds: int) -> d
     out = (arguments.folder or Path(tempfile.mkdtemp())) / Path(config).stem
     options = ["--config", str(_CONFIGS / config), "--seeds", str(seeds)]
     seconds = _compare(arguments.tables, [*options, "--output", str(out.resolve())])
-    found = _summary(out)
-    problems = list(dict.fromkeys(row["problem"] for row in found))
-    by_agent: dict[str, dict[str, str]] = {}
-    for row in found:
-        mean, low, high = (float(row[f"success_mean_evaluations_{k}"]) for k in ("value", "low", "high"))
-        rate = float(row["success_rate_value"])
-        share = "" if rate == 1 else f", {rate:.0%}"
-        by_agent.setdefault(row["agent"], {})[row["problem"]] = f"{mean:.0f} [{low:.0f}, {high:.0f}]{share}"
-    rows = [[agent, *(cells.get(p, "-") for p in problems)] for agent, cells in by_agent.items()]
-    table(f"distinct evaluations until the best, {seeds} seeds", ["agent", *problems], rows)
     print(f"{seconds:.0f} seconds; the report is in {out}")
-    return {"seconds": seconds, "summary": found}
+    targets = {name: p["budget"]["target_reward"] for name, p in _configured(config)["problems"].items()}
+    tables = []
+    for problem, target in targets.items():
+        digests: dict[str, list[Digest]] = {}
+        for path in sorted((out / "runs" / problem).glob("*/*/run.json")):
+            digest = Digest.of(Run.read(path))
+            digests.setdefault(digest.agent, []).append(digest)
+        title = f"{problem}, {seeds} seeds: distinct evaluations until the best, at most {_MOST:,}"
+        tables.append(until_best(title, digests, target, _MOST, "evolution"))
+    return {"seconds": seconds, "tables": tables}
+
+
+def _configured(config: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((_CONFIGS / config).read_text(encoding="utf-8"))
+    return found
 
 
 def _compare(folder: Path, options: list[str]) -> float:
