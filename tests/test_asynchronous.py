@@ -290,8 +290,8 @@ def test_tpe_keeps_away_from_what_is_in_flight(monkeypatch):
     def suggested_again(seed, **options):
         monkeypatch.setattr(optuna.samplers, "TPESampler", lambda **own: sampler(**own | options))
         space, agent, again = ChainCNN(max_layers=3, widths=(8, 16)), TPE(), []
-        mutate = space.mutate
-        space.mutate = lambda design, rng: (again.append(design), mutate(design, rng))[1]
+        neighbours = space.neighbours
+        space.neighbours = lambda design: (again.append(design), neighbours(design))[1]
         agent.begin(space, np.random.default_rng(seed))
         agent.tell(Search(space, AnyOrder(space, failing=0.0)).evaluate(some_networks(12)))
         agent.ask(20)
