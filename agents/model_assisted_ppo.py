@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -43,16 +43,16 @@ class Screening(Revision):
             self._surrogate.observe(history.architectures[first:], history.rewards(new))
         return super().__call__(drawn)
 
-    def revised(self, design: Architecture, seen: Callable[[Architecture], bool]) -> Architecture:
+    def revised(self, design: Architecture) -> Architecture:
         """Return the most promising new design near to one that was drawn, or to one of the best."""
         if self._observed < _UNSCREENED:
-            return super().revised(design, seen)
+            return super().revised(design)
         design = self.parent() or design
-        neighbours = self.search.space.neighbours(design)
+        neighbours = self.neighbours_of(design)
         some = self.rng.permutation(len(neighbours))[: self._neighbours].tolist()
-        candidates = [d for d in (design, *(neighbours[i] for i in some)) if not seen(d)]
+        candidates = [d for d in (design, *(neighbours[i] for i in some)) if d not in self.seen]
         if not candidates:
-            return super().revised(design, seen)
+            return super().revised(design)
         best: Architecture = candidates[int(self._surrogate.ucb(candidates, self._beta).argmax())]
         self._surrogate.believe([best])
         return best

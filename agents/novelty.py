@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 import numpy as np
 
 from nasenv.history import History
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.search import Search
+from nasenv.spaces.space import Architecture
 
 _STEPS = 20  # to find a design that is new
 
 
+class Seen:
+    """The designs that an evaluation would tell a search nothing of: itself, or an equal network, has been evaluated.
+
+    Args:
+        search: says which designs are one network to it.
+    """
+
+    def __init__(self, search: Search) -> None:
+        self._history, self._network = search.history, search.representative
+        self._networks: set[Architecture] = set()
+        self._read = 0
+
+    def catch_up(self) -> None:
+        """Take in what was evaluated since this was called before."""
+        self._networks.update(map(self._network, self._history.architectures[self._read :]))
+        self._read = len(self._history)
+
+    def add(self, design: Architecture) -> None:
+        """Take in a design that is about to be evaluated."""
+        self._networks.add(self._network(design))
+
+    def __contains__(self, design: Any) -> bool:
+        return self._network(design) in self._networks
+
+
 def unseen(
-    space: SearchSpace, design: Architecture, seen: Callable[[Architecture], bool], rng: np.random.Generator
+    neighbours_of: Callable[[Architecture], Sequence[Architecture]],
+    design: Architecture,
+    seen: Container[Architecture],
+    rng: np.random.Generator,
 ) -> Architecture:
     """Return a random one of a design's neighbours that are new; where none is, of a neighbour's, and so on.
 
     After some steps a neighbour is returned that is not new: a small space may have no new design left.
     """
     for _ in range(_STEPS):
-        neighbours = space.neighbours(design)
-        new = [neighbour for neighbour in neighbours if not seen(neighbour)]
+        neighbours = neighbours_of(design)
+        new = [neighbour for neighbour in neighbours if neighbour not in seen]
         if new:
             return new[rng.integers(len(new))]
         if neighbours:
-            design = neighbours[rng.integers(len(neighbours))]
+            design = neighbours[int(rng.integers(len(neighbours)))]
     return design
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from nasenv.agents.novelty import Elite, unseen
+from nasenv.agents.novelty import Elite, Seen, unseen
 from nasenv.agents.sb3_episodes import imitate, recorded, relabel
 from nasenv.search import Search
 from nasenv.spaces.space import Architecture, to_architectures
@@ -19,6 +19,7 @@ _ENOUGH = 0.6  # mean probability of their actions at which they are imitated: a
 _PARENTS = 20  # the best designs so far
 _PRESSURE = 0.5  # probability that the best of them is the parent; else, that the second is; ...
 _WARM_UP = 16  # designs before one is taken for good
+_NEIGHBOURHOODS = 1024  # kept: the same parents are mutated again and again
 
 
 class Revision:
@@ -26,11 +27,13 @@ class Revision:
 
     Args:
         search: which designs are new to it, and which are good.
-        replace_repeats: whether a design that was proposed before gives way to a neighbour that was not.
+        replace_repeats: whether a design that was proposed before, or is the same network as one that was, gives way to
+            a neighbour that is new.
         mutation_share: probability that a design gives way to a new neighbour of one of the best so far.
 
     Attributes:
         designs: (n, T), as they were returned last.
+        seen: what is not new.
     """
 
     designs: NDArray[np.int64]
@@ -38,27 +41,27 @@ class Revision:
     def __init__(self, search: Search, replace_repeats: bool, mutation_share: float) -> None:
         self.search, self.rng = search, np.random.default_rng(search.seed)
         self._replace, self._share = replace_repeats, mutation_share
-        self._elite = Elite(search.history, _PARENTS)
+        self.seen, self._elite = Seen(search), Elite(search.history, _PARENTS)
         self._parents: list[Architecture] = []
+        self.neighbours_of = lru_cache(_NEIGHBOURHOODS)(search.space.neighbours)
 
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the n designs to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
-        history = self.search.history
-        self._parents = self._elite.best() if len(history) >= _WARM_UP else []
-        taken: set[Architecture] = set()
+        self.seen.catch_up()
+        self._parents = self._elite.best() if len(self.search.history) >= _WARM_UP else []
         designs = to_architectures(drawn)
         for i, design in enumerate(designs):
-            designs[i] = self.revised(design, lambda other: other in taken or history.has(other))
-            taken.add(designs[i])
+            designs[i] = self.revised(design)
+            self.seen.add(designs[i])
         self.designs = np.array(designs, dtype=np.int64)
         return self.designs
 
-    def revised(self, design: Architecture, seen: Callable[[Architecture], bool]) -> Architecture:
-        """Return what is evaluated for one design; ``seen`` tells what was proposed before."""
+    def revised(self, design: Architecture) -> Architecture:
+        """Return what is evaluated for one design."""
         parent = self.parent()
-        if parent is not None:
-            return unseen(self.search.space, parent, seen, self.rng)
-        return unseen(self.search.space, design, seen, self.rng) if self._replace and seen(design) else design
+        if parent is None and not (self._replace and design in self.seen):
+            return design
+        return unseen(self.neighbours_of, parent or design, self.seen, self.rng)
 
     def parent(self) -> Architecture | None:
         """Return one of the best designs, if one is to be mutated now."""

@@ -87,7 +87,7 @@ class TPE(Agent):
         for _ in range(n):
             design = self._suggested()
             if design in self._numbers:
-                design = unseen(self._space, design, self._numbers.__contains__, self._rng)
+                design = unseen(self._space.neighbours, design, self._numbers, self._rng)
             designs.append(design)
             self._trial(designs[-1])
         return designs

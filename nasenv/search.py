@@ -53,9 +53,9 @@ class Runs(Protocol):
 class Search:
     """One run of one agent on one problem.
 
-    An agent sees ``space``, ``budget``, ``seed``, ``history`` and calls ``evaluate``; neither the evaluator nor test
-    data are within its reach. With a run directory, every evaluation is in its journal before the agent sees the
-    reward, and a search made again on the same directory answers from the journal until that is used up.
+    An agent sees ``space``, ``budget``, ``seed``, ``history``, ``representative`` and calls ``evaluate``; neither the
+    evaluator nor test data are within its reach. With a run directory, every evaluation is in its journal before the
+    agent sees the reward, and a search made again on the same directory answers from the journal until that is used up.
 
     Args:
         space: what is searched.
@@ -191,6 +191,10 @@ class Search:
         if self.ended is None:
             raise AgentError("the evaluator is not to be used before the search is over; call evaluate")
         return self._evaluator
+
+    def representative(self, architecture: Architecture) -> Architecture:
+        """Return the design that is measured for this one: two with the same are one network, and worth the same."""
+        return self._evaluator.representative(architecture)
 
     @property
     def remaining(self) -> int | None:

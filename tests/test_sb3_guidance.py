@@ -7,7 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from nasenv.agents import PPO, MaskablePPO, ModelAssistedPPO, RecurrentPPO
 from nasenv.agents.model_assisted_ppo import Screening
-from nasenv.agents.novelty import Elite
+from nasenv.agents.novelty import Elite, Seen
 from nasenv.agents.sb3_episodes import imitate, judged, recorded, relabel
 from nasenv.agents.sb3_guidance import Revision
 from nasenv.agents.surrogate import Surrogate
@@ -114,6 +114,23 @@ def test_no_design_is_proposed_twice_while_there_are_others():
     assert search.history.proposals == len(search.history) == 300
 
 
+def test_no_network_is_evaluated_twice_while_there_are_others():
+    search = a_search(MaskablePPO(), evaluations=300)
+    search.run()
+    assert len(search.history) == 300
+    assert len({SPACE.canonical(design) for design in search.history.architectures}) == 300
+
+
+def test_where_each_design_has_a_row_equal_networks_are_both_evaluated():
+    class Apart(Hashed):
+        def representative(self, architecture):
+            return architecture
+
+    search = Search(SPACE, Apart(SPACE), MaskablePPO(), Budget(300))
+    search.run()
+    assert len({SPACE.canonical(design) for design in search.history.architectures}) < 300
+
+
 def test_a_space_without_new_designs_ends_the_search():
     space = ChainCNN(max_layers=1)
     search = Search(space, Hashed(space), PPO(), Budget(10 * space.size))
@@ -162,13 +179,14 @@ def test_screening_takes_the_most_promising_new_neighbour():
     search.evaluate(SPACE.sample(40, np.random.default_rng(0)))
     drawn = np.array(SPACE.sample(3, np.random.default_rng(1)))
     screened = Screening(search, mutation_share=0.0, neighbours=1000, beta=1.0)(drawn)
-    surrogate, taken = Surrogate(SPACE), []
+    surrogate, seen = Surrogate(SPACE), Seen(search)
+    seen.catch_up()
     surrogate.observe(search.history.architectures, search.history.answers.rewards)
     for design, best in zip(map(tuple, drawn.tolist()), map(tuple, screened.tolist()), strict=True):
-        near = [d for d in (design, *SPACE.neighbours(design)) if not search.history.has(d) and d not in taken]
+        near = [d for d in (design, *SPACE.neighbours(design)) if d not in seen]
         assert surrogate.ucb([best], 1.0)[0] == pytest.approx(surrogate.ucb(near, 1.0).max())
         surrogate.believe([best])
-        taken.append(best)
+        seen.add(best)
 
 
 def test_the_policy_learns_from_the_screened_designs():
