@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Container, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nasenv.search import Search
 from nasenv.spaces.space import Architecture
 
 _STEPS = 20  # to find a design that is new
+_REMEMBERED = 1 << 15  # networks of designs: neighbours of good ones are looked at again and again
 
 
 class Seen:
@@ -23,7 +25,8 @@ class Seen:
     """
 
     def __init__(self, search: Search) -> None:
-        self._history, self._network = search.history, search.representative
+        self._history = search.history
+        self._network = lru_cache(_REMEMBERED)(search.representative)
         self._networks: set[Architecture] = set()
         self._read = 0
 
