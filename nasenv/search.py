@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
@@ -24,6 +23,7 @@ from nasenv.known import Known
 from nasenv.measuring import Measuring
 from nasenv.objectives import Accuracy, Objective
 from nasenv.replay import Course, Replay
+from nasenv.setup import Configured, Setup
 from nasenv.spaces.space import Architecture, SearchSpace
 from nasenv.times import EVALUATION, Times, where_it_went
 from nasenv.trainings import Trainings
@@ -37,17 +37,11 @@ Resume = Literal["replay", "continue", "conclude"]
 Listener = Callable[["Search", Outcome], None]
 
 
-class Runs(Protocol):
+class Runs(Configured, Protocol):
     """What a search asks of an agent."""
 
     def run(self, search: Search) -> None:
         """Propose designs to ``search.evaluate`` until it raises `BudgetExhausted`."""
-
-    def config(self) -> dict[str, Any]:
-        """Return how the agent was made."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what of this changes its proposals."""
 
 
 class Search:
@@ -109,6 +103,7 @@ class Search:
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.listeners = list(listeners)
         self.start = space.check_all(start)
+        self._setup = Setup(space, evaluator, agent, self.objective, self.budget, self.seed, self.start)
         self._evaluator, self._course = evaluator, course or Course()
         self._designs = space.size  # counted once: a space may take its time over it
         self._ending = Ending(self.budget, self.history, self._designs, type(agent).__name__)
@@ -135,31 +130,11 @@ class Search:
 
     def config(self) -> dict[str, Any]:
         """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
-        agent = {"agent": self.agent.config()} if self.agent is not None else {}
-        start = {"start_from": [self.space.to_text(design) for design in self.start]} if self.start else {}
-        return {
-            "space": self.space.config(),
-            "evaluator": self._evaluator.config(),
-            **agent,
-            "objective": self.objective.config(),
-            "budget": asdict(self.budget),
-            "seed": self.seed,
-            **start,
-        }
+        return self._setup.config()
 
     def identity(self) -> dict[str, Any]:
         """Return what a journal belongs to: the configuration, without what changes no outcome, and fingerprints."""
-        dataset = self._evaluator.dataset
-        data = {"data": dataset.fingerprint} if dataset is not None else {}
-        agent = {"agent": self.agent.identity()} if self.agent is not None else {}
-        return {
-            **self.config(),
-            "space": self.space.identity(),
-            "evaluator": self._evaluator.identity(),
-            **agent,
-            "budget": self.budget.identity(),
-            "fingerprint": {"space": self.space.fingerprint(), "evaluator": self._evaluator.fingerprint(), **data},
-        }
+        return self._setup.identity()
 
     @cached_property
     def slots(self) -> int:

@@ -43,6 +43,7 @@ ORDER = [
         "record",
         "run_directory",
         "answering",
+        "setup",
         "search",
     ),
     *("env", "vector", "agents"),
