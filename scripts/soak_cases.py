@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nasenv import ChainCNN, ChoiceSpace, NASBench201, NASBenchGraph, NASBenchMacro, SearchSpace
+from nasenv import ChainCNN, ChoiceSpace, NASBench201, NASBenchGraph, NASBenchMacro, SearchSpace, SyntheticSpace
 
 Rows = NDArray[np.int64]
 Rule = Callable[[SearchSpace, Rows], NDArray[np.bool_]]
@@ -66,6 +66,8 @@ def cases() -> list[Case]:
         Case("NASBenchGraph", NASBenchGraph(), graph_rule, builds=False),
         Case("NASBenchGraph, 5 operations", NASBenchGraph(**few), graph_rule, builds=False),
         Case("NASBenchGraph, no skip", NASBenchGraph(("gat", "gin")), graph_rule, builds=False),
+        Case("SyntheticSpace, 30 decisions", SyntheticSpace(), free, builds=False),
+        Case("SyntheticSpace, 2 layers", SyntheticSpace(2, ("a", "b", "c"), (1, 5)), free, builds=False),
     ]
 
 
