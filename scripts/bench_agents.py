@@ -1,9 +1,10 @@
 """What agents find with few evaluations, and how many they need until the best: each held against one of them.
 
-synthetic: landscapes of 30 decisions, whose best is 1 and where nothing can be listed. training: chains of convolutions
-trained on digits and mnist5k, each design once, as all searches share a cache. tables: the published ones of
-scripts/configs/evaluations_to_optimum.yaml, which are not shipped: ``--tables FOLDER`` names where they lie. With
-``--folder`` the runs stay, and the same command, with more agents or seeds too, does what is missing. The figures of 50
+synthetic: landscapes of 30 decisions, whose best is 1 and where nothing can be listed. training: the problems of
+scripts/configs/few_trainings.yaml, chains of convolutions trained on digits and mnist5k, each design once, as all
+searches share a cache. tables: the published ones of scripts/configs/evaluations_to_optimum.yaml, which are not
+shipped: ``--tables FOLDER`` names where they lie. With ``--folder`` the runs stay, and the same command, with more
+agents or seeds too, does what is missing. The figures of 50
 evaluations are those of longer searches at that point: the same for agents that do not plan by the budget, as DQN does.
 """
 
@@ -26,7 +27,7 @@ from nasenv.commands.compared import problems_of
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.digest import Digest
 
-_TABLES = Path(__file__).parent / "configs" / "evaluations_to_optimum.yaml"
+_CONFIGS = Path(__file__).parent / "configs"
 _AGENTS = [
     *("RandomSearch", "RegularizedEvolution", "LocalSearch", "TPE"),
     *("PPO", "RecurrentPPO", "ModelAssistedPPO", "GaussianProcess"),
@@ -75,13 +76,7 @@ def _synthetic(arguments: argparse.Namespace, agents: Mapping[str, Agent], folde
 
 
 def _training(arguments: argparse.Namespace, agents: Mapping[str, Agent], folder: Path) -> dict[str, Any]:
-    problems = {
-        data: {
-            "space": "ChainCNN",
-            "evaluator": {"class_path": "TrainingEvaluator", "init_args": {"dataset": data}},
-        }
-        for data in arguments.data
-    }
+    problems = {data: of for data, of in _configured("few_trainings").items() if data in arguments.data}
     folder.mkdir(parents=True, exist_ok=True)
     cache = arguments.cache or str(folder / "cache.db")
     found = _compared(problems, agents, arguments.training_seeds, max(arguments.evaluations), folder, cache)
@@ -93,7 +88,7 @@ def _training(arguments: argparse.Namespace, agents: Mapping[str, Agent], folder
 
 
 def _tables(arguments: argparse.Namespace, agents: Mapping[str, Agent], folder: Path) -> dict[str, Any]:
-    problems = yaml.safe_load(_TABLES.read_text(encoding="utf-8"))["problems"]
+    problems = _configured("evaluations_to_optimum")
     for problem in problems.values():
         options = problem["evaluator"]["init_args"]
         options["table"] = str(arguments.tables.absolute() / options["table"])
@@ -103,6 +98,12 @@ def _tables(arguments: argparse.Namespace, agents: Mapping[str, Agent], folder: 
         title = f"{name}, {arguments.seeds} seeds: distinct evaluations until the best, at most {arguments.most:,}"
         tables.append(until_best(title, _of(digests, name), optimum, arguments.most, arguments.against))
     return {**found, "tables": tables}
+
+
+def _configured(name: str) -> dict[str, Any]:
+    """Return the problems of a file in scripts/configs."""
+    problems: dict[str, Any] = yaml.safe_load((_CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["problems"]
+    return problems
 
 
 def _of(digests: Mapping[str, list[Digest]], problem: str) -> dict[str, list[Digest]]:
@@ -119,7 +120,9 @@ def _compared(
 ) -> dict[str, Any]:
     """Do the runs that are not there yet; return seconds, the best reward of each problem, and digests by agent."""
     started = time.perf_counter()
-    budget = Budget(evaluations=evaluations, repeats_per_evaluation=5)  # as in the configuration of the tables
+    budget = Budget(
+        evaluations, repeats_per_evaluation=5, final_seeds=1
+    )  # repeats as in the configuration of the tables
     made = problems_of(None, None, Accuracy(), budget, problems)
     limit = None if any(problem.evaluator.trains for problem in made.values()) else _STALLED_SECONDS
     comparison = Comparison(made, agents, range(seeds), folder, cache)
@@ -139,6 +142,7 @@ def _compared(
 def options() -> argparse.ArgumentParser:
     """Return the parser of the options."""
     parts, default = ["synthetic", "training", "tables"], "default: %(default)s"
+    data = [*_configured("few_trainings")]
     agents = f"classes, or names and what a configuration file says of an agent; {default}"
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=parts, default=["synthetic"], help=default)
@@ -148,7 +152,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=at_least(1), default=32, help=f"of synthetic and tables; {default}")
     parser.add_argument("--landscapes", type=at_least(1), default=3, help=f"of synthetic; {default}")
     parser.add_argument("--training_seeds", type=at_least(1), default=20, help=default)
-    parser.add_argument("--data", nargs="+", default=["digits", "mnist5k"], help=f"of training; {default}")
+    parser.add_argument("--data", nargs="+", choices=data, default=data, help=f"of training; {default}")
     parser.add_argument("--cache", metavar="FILE", help="of training; by default in the folder")
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="the tables of published benchmarks")
     parser.add_argument("--most", type=at_least(1), default=1000, help=f"evaluations on tables; {default}")
