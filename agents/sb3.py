@@ -37,8 +37,8 @@ class PPO(StableBaselines):
         net_arch: widths of the hidden layers of policy and value network.
         reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
         repeat_penalty: what a design that was proposed before is paid less.
-        replace_repeats: whether a design that was proposed before, or is the same network as one that was, gives way to a
-            random neighbour that is new.
+        replace_repeats: whether a design that was proposed before, or is the same network as one that was, gives way
+            to a random neighbour that is new.
         mutation_share: probability that a design gives way to such a neighbour of one of the best (elite replay).
         imitation_steps: of the optimiser, before each rollout, that make the eight best designs so far likelier
             (self-imitation, Oh et al. 2018, https://arxiv.org/abs/1806.05635; of a priority queue, Abolafia et al.

@@ -17,7 +17,7 @@ from nasenv.budget import Budget
 from nasenv.configuration import digest
 from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, TestResult, Trial
 from nasenv.history import Answers
-from nasenv.replay import Course
+from nasenv.records.replay import Course
 from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace

@@ -5,7 +5,7 @@ from importlib.metadata import version
 import gymnasium
 
 from nasenv.budget import Budget
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.datasets import Dataset, Split, load_dataset
 from nasenv.env import ArchitectureEnv
 from nasenv.errors import AgentError, BudgetExhausted, InputError

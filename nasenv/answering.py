@@ -11,7 +11,7 @@ from nasenv.spaces.space import Architecture, SearchSpace
 from nasenv.times import Times
 
 if TYPE_CHECKING:  # TensorBoard and matplotlib take a second to import
-    from nasenv.run_directory import RunDirectory
+    from nasenv.records.run_directory import RunDirectory
 
 _PICTURES = 4  # pictures of the choice shares in the course of a search
 

@@ -12,7 +12,7 @@ from nasenv.errors import AgentError
 from nasenv.history import Finding, History
 from nasenv.in_flight import InFlight
 from nasenv.known import Known
-from nasenv.replay import Course, Replay
+from nasenv.records.replay import Course, Replay
 from nasenv.spaces.space import Architecture, SearchSpace
 from nasenv.trainings import Trainings
 

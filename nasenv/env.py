@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from nasenv.budget import Budget
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.datasets import Dataset, load_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator

@@ -15,10 +15,10 @@ from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Answer, Measurement, TestResult, Trial
 from nasenv.export import save_model
 from nasenv.files import write_whole
+from nasenv.records.trials import ask
 from nasenv.result import RESULT, Contender, Result, mean, table
 from nasenv.search import Search
 from nasenv.spaces.space import Architecture
-from nasenv.trials import ask
 
 _EARLY = 16  # evaluations made before an agent can have learnt anything
 _NETWORKS = "networks"  # the winner's, of each seed, until the run is finished

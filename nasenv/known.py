@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat, takewhile
 
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, Trial
 from nasenv.history import Finding
 from nasenv.objectives import Objective
+from nasenv.records.trials import TrialLog
 from nasenv.spaces.space import Architecture
 from nasenv.times import Times
-from nasenv.trials import TrialLog
 
 FIDELITY = 1.0
 _CACHE = "cache"

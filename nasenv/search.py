@@ -12,7 +12,7 @@ from nasenv.answering import Answering
 from nasenv.asynchronous import Answerable, fill
 from nasenv.batch import before_unknown, within_evaluations, within_seconds
 from nasenv.budget import Budget, integer
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.designs import Designs, checked
 from nasenv.ending import Ending
 from nasenv.errors import AgentError, BudgetExhausted, InputError
@@ -22,16 +22,16 @@ from nasenv.in_flight import InFlight
 from nasenv.known import Known
 from nasenv.measuring import Measuring
 from nasenv.objectives import Accuracy, Objective
-from nasenv.replay import Course, Replay
+from nasenv.records.replay import Course, Replay
 from nasenv.setup import Configured, Setup
 from nasenv.spaces.space import Architecture, SearchSpace
 from nasenv.times import EVALUATION, Times, where_it_went
 from nasenv.trainings import Trainings
 
 if TYPE_CHECKING:
-    from nasenv.record import Record
-    from nasenv.run_directory import RunDirectory
-    from nasenv.trials import TrialLog
+    from nasenv.records.record import Record
+    from nasenv.records.run_directory import RunDirectory
+    from nasenv.records.trials import TrialLog
 
 Resume = Literal["replay", "continue", "conclude"]
 Listener = Callable[["Search", Outcome], None]
@@ -121,7 +121,7 @@ class Search:
         )
 
     def _open(self, run_dir: Path, resume: Resume) -> RunDirectory:
-        from nasenv.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
+        from nasenv.records.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
 
         afresh = resume == "continue"
         slots = self._course.slots or self._evaluator.slots

@@ -61,10 +61,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "memory": _memory,
         "paper": _paper,
         "optimum": _optimum,
+        "graph": _graph,
         "ablation": _ablation,
     }
     if arguments.tables is None:
-        for name in ("paper", "optimum", "ablation"):
+        for name in ("paper", "optimum", "graph", "ablation"):
             del parts[name]
     return {name: part(arguments) for name, part in parts.items() if name in arguments.parts}
 
@@ -143,6 +144,11 @@ def _optimum(arguments: argparse.Namespace) -> dict[str, Any]:
     return _until_the_best(arguments, "evaluations_to_optimum.yaml", arguments.seeds)
 
 
+def _graph(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Do the same on tables that no default of an agent was chosen on."""
+    return _until_the_best(arguments, "nas_bench_graph.yaml", arguments.seeds)
+
+
 def _ablation(arguments: argparse.Namespace) -> dict[str, Any]:
     """Do the same with PPO, one part of it left out at a time."""
     return _until_the_best(arguments, "ppo_ablation.yaml", arguments.ablation_seeds)
@@ -190,15 +196,15 @@ def _percent(row: dict[str, str], metric: str) -> str:
 
 def options() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    names = ["speed", "default", "memory", "paper", "optimum", "ablation"]
+    names = ["speed", "default", "memory", "paper", "optimum", "graph", "ablation"]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="the tables of published benchmarks")
     parser.add_argument(
-        "--folder", type=Path, help="where comparisons of optimum and ablation stay; default: a temporary one"
+        "--folder", type=Path, help="where comparisons of optimum, graph and ablation stay; default: a temporary one"
     )
     parser.add_argument("--rounds", type=at_least(1), default=5, help="searches timed an agent; default: %(default)s")
-    parser.add_argument("--seeds", type=at_least(1), default=100, help="of optimum; default: %(default)s")
+    parser.add_argument("--seeds", type=at_least(1), default=100, help="of optimum, graph; default: %(default)s")
     parser.add_argument("--ablation_seeds", type=at_least(1), default=100, help="default: %(default)s")
     parser.add_argument("--paper_seeds", type=at_least(1), default=500, help="default: %(default)s")
     parser.add_argument("--memory_seeds", type=at_least(1), default=500, help="default: %(default)s")

@@ -42,11 +42,11 @@ from nasenv.comparison.run import Run
 from nasenv.datasets import load_dataset
 from nasenv.errors import printable
 from nasenv.export import load_model, save_model
-from nasenv.journal import Journal
+from nasenv.records.journal import Journal
+from nasenv.records.trials import TrialLog
 from nasenv.result import Result
 from nasenv.sources import pictures
 from nasenv.tables import read_table
-from nasenv.trials import TrialLog
 
 _SLOWEST = timedelta(seconds=60)  # for one input, by the clock, on a machine that does other things too
 _SHOWN = 600  # characters of a failure

@@ -18,7 +18,14 @@ AGENTS: dict[str, Callable[[], Agent]] = {
     "StableBaselines": lambda: agents.StableBaselines(agents.A2C().algorithm),
     "AsynchronousEvolution": lambda: agents.RegularizedEvolution(10, 3, asynchronous=True),
 }
-PRELOADED = ["soak_run", "nasenv.run_directory", "torch._dynamo", "optuna", "matplotlib.pyplot", "sklearn.datasets"]
+PRELOADED = [
+    "soak_run",
+    "nasenv.records.run_directory",
+    "torch._dynamo",
+    "optuna",
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+]
 """What takes seconds to import, so that a process of `train_once` need not do it."""
 
 _TRAININGS = "SOAK_TRAININGS"  # in the environment, as worker processes inherit it: the file that trainings are told to

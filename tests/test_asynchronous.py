@@ -15,13 +15,13 @@ from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.testing import AgentContract, AnyOrder
 from nasenv.agents.tpe import TPE
 from nasenv.budget import Budget
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.evaluators.table import TableEvaluator
-from nasenv.record import Record
-from nasenv.replay import Course
+from nasenv.records.record import Record
+from nasenv.records.replay import Course
 from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 

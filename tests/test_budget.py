@@ -11,7 +11,7 @@ import pytest
 from nasenv.agents.agent import Agent
 from nasenv.agents.random_search import RandomSearch
 from nasenv.budget import Budget
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.search import Search

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import DIVERGED, Measurement
 
@@ -12,7 +12,7 @@ PROBLEM = ("space", "evaluator", 1.0)
 GOOD = Measurement(0.1 + 0.2, None, 1.5, 1.0, {"params": 3.0}, (2.0, 1e-300))
 WRITERS = """
 import os, sys
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.evaluators.evaluator import Measurement
 
 def write(writer):

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from nasenv import patience
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
@@ -33,7 +33,7 @@ INSERT INTO nasenv.measurements VALUES ('space', 'evaluator', 1.0, '1,2', '{"val
 """
 WRITERS = """
 import os, sys
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.evaluators.evaluator import Measurement
 
 def write(writer, stop):
@@ -69,7 +69,7 @@ def server(postgresql):
 def impatient(monkeypatch):
     for name, seconds in {"_PATIENCE_SECONDS": 0.2, "_QUIET_SECONDS": 0.05, "_REST_SECONDS": 0.0}.items():
         monkeypatch.setattr(patience, name, seconds)
-    monkeypatch.setattr("nasenv.cache._LAST_SECONDS", 0.0)
+    monkeypatch.setattr("nasenv.cache.cache._LAST_SECONDS", 0.0)
 
 
 def refusal(url):
@@ -108,7 +108,7 @@ def test_a_server_that_does_not_run(server):
 
 
 def test_without_the_driver(monkeypatch):
-    monkeypatch.setitem(sys.modules, "nasenv.postgresql", None)
+    monkeypatch.setitem(sys.modules, "nasenv.cache.postgresql", None)
     assert "pip install 'nasenv[postgres]'" in refusal("postgresql://nasenv:hunter2@localhost/nasenv")
 
 

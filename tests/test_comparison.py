@@ -22,7 +22,7 @@ import nasenv.evaluators.workers
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.budget import Budget
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.digest import digested
 from nasenv.comparison.problem import Problem

@@ -5,7 +5,7 @@ import pytest
 from nasenv import patience
 from nasenv.agents.random_search import RandomSearch
 from nasenv.budget import Budget
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.problem import Problem
 from nasenv.errors import InputError
@@ -19,7 +19,7 @@ SPACE = ChainCNN(max_layers=2)
 def server(postgresql, monkeypatch):
     for name, seconds in {"_PATIENCE_SECONDS": 0.2, "_QUIET_SECONDS": 0.05, "_REST_SECONDS": 0.0}.items():
         monkeypatch.setattr(patience, name, seconds)
-    monkeypatch.setattr("nasenv.cache._LAST_SECONDS", 0.0)
+    monkeypatch.setattr("nasenv.cache.cache._LAST_SECONDS", 0.0)
     postgresql.empty()
     yield postgresql
     postgresql.start()

@@ -7,7 +7,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
-from nasenv.events import EventFile, crc32c, masked, scalars_event
+from nasenv.records.events import EventFile, crc32c, masked, scalars_event
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 8, 300, 511, 512, 513, 515, 516, 1027, 5000])

@@ -21,27 +21,15 @@ ORDER = [
         "in_flight",
         "designs",
         "ending",
-        "database",
-        "sqlite",
-        "patience",
-        "server_url",
-        "pipeline",
-        "postgresql",
-        "leases",
         "cache",
     ),
     *(
         "objectives",
-        "journal",
-        "trials",
+        "records",
         "known",
         "measuring",
         "trainings",
-        "replay",
         "asynchronous",
-        "events",
-        "record",
-        "run_directory",
         "answering",
         "setup",
         "search",
@@ -59,6 +47,8 @@ BASES = {  # what the other files of a folder may import of it
         *("workers", "serving", "worker", "team", "dispatch", "landscape"),
         *("streamed", "ray_cluster", "ray_actor", "ray_fleet", "ray_dispatch"),
     },
+    "cache": {"database", "patience", "server_url", "pipeline", "postgresql", "sqlite", "leases"},
+    "records": {"journal", "trials", "events", "record", "run_directory"},
     "agents": {
         *("agent", "novelty", "surrogate", "candidates"),
         *("sb3_env", "sb3_policy", "sb3_networks", "sb3_episodes", "sb3_start", "sb3_guidance"),
@@ -95,9 +85,12 @@ ONLY_IN = {
         "nasenv/plots.py",
         *(f"nasenv/comparison/{name}.py" for name in ("figures", "drawing", "panels", "boxes", "matrix")),
     },
-    "tensorboard": {"nasenv/record.py", "scripts/soak_kills.py"},
+    "tensorboard": {"nasenv/records/record.py", "scripts/soak_kills.py"},
     "ray": {"nasenv/evaluators/ray_cluster.py", "scripts/bench_ray.py"},
-    "psycopg": {"nasenv/pipeline.py", "nasenv/postgresql.py", "nasenv/server_url.py", "scripts/postgresql_server.py"},
+    "psycopg": {
+        *(f"nasenv/cache/{name}.py" for name in ("pipeline", "postgresql", "server_url")),
+        "scripts/postgresql_server.py",
+    },
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
 }
@@ -114,8 +107,8 @@ def library() -> list[Path]:
 def room(path: Path) -> tuple[str, str]:
     """Return a file's place in ORDER, and its own name where that place is a folder.
 
-    >>> room(Path("nasenv/cache.py")), room(Path("nasenv/spaces/space.py")), room(Path("agents/agent.py"))
-    (('cache', ''), ('spaces', 'space'), ('agents', 'agent'))
+    >>> room(Path("nasenv/budget.py")), room(Path("nasenv/spaces/space.py")), room(Path("agents/agent.py"))
+    (('budget', ''), ('spaces', 'space'), ('agents', 'agent'))
     """
     parts = path.with_suffix("").parts
     inside = parts[1:] if parts[0] == "nasenv" else parts
@@ -169,11 +162,11 @@ def test_imports_go_one_way(path: Path):
 @pytest.mark.parametrize(
     ("path", "module"),
     [
-        ("nasenv/cache.py", "nasenv.search"),
-        ("nasenv/cache.py", "nasenv.cache"),
-        ("nasenv/cache.py", "nasenv"),
-        ("nasenv/cache.py", "nasenv.brand_new"),
-        ("nasenv/cache.py", "matplotlib.figure"),
+        ("nasenv/budget.py", "nasenv.search"),
+        ("nasenv/budget.py", "nasenv.budget"),
+        ("nasenv/budget.py", "nasenv"),
+        ("nasenv/budget.py", "nasenv.brand_new"),
+        ("nasenv/budget.py", "matplotlib.figure"),
         ("nasenv/spaces/chain_cnn.py", "nasenv.spaces.nas_bench_201"),
         ("nasenv/spaces/space.py", "nasenv.datasets"),
         ("agents/random_search.py", "stable_baselines3"),

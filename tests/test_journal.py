@@ -5,7 +5,7 @@ import pytest
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.history import Outcome
-from nasenv.journal import Journal, read_measurement
+from nasenv.records.journal import Journal, read_measurement
 
 CONFIG = {"seed": 0, "space": {"class_path": "Mine", "init_args": {"widths": [8, 16]}}}
 

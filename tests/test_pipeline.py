@@ -5,7 +5,7 @@ import contextlib
 import psycopg
 import pytest
 
-from nasenv.pipeline import Pipeline, Session, array
+from nasenv.cache.pipeline import Pipeline, Session, array
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from nasenv.evaluators.evaluator import Trial
 from nasenv.evaluators.ray import RayEvaluator
 from nasenv.evaluators.ray_cluster import Share
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.replay import Course
+from nasenv.records.replay import Course
 from nasenv.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.faulty_evaluator import Faulty

@@ -15,7 +15,7 @@ from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.history import Finding, History
 from nasenv.plots import draw_diagram
-from nasenv.record import Record, flat_config
+from nasenv.records.record import Record, flat_config
 from nasenv.spaces.space import Decision, SearchSpace
 
 

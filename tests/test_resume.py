@@ -12,13 +12,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nasenv.agents import PPO, Agent, RandomSearch
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.errors import AgentError, InputError, SearchStopped
 from nasenv.evaluators.evaluator import Measurement, TestResult, Trial
 from nasenv.finals import conclude
+from nasenv.records.trials import TrialLog
 from nasenv.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.trials import TrialLog
 from tests.cheap_evaluators import Hashed
 
 SPACE = ChainCNN(max_layers=2)

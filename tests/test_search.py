@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nasenv.agents import PPO, Agent, MaskablePPO, RandomSearch
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Measurement

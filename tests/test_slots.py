@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nasenv.errors import InputError
-from nasenv.replay import Course
+from nasenv.records.replay import Course
 from tests.test_asynchronous import AGENTS, SPACE, PowerCut, Slots, journal, run, search
 
 

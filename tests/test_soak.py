@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasenv.record import Record
+from nasenv.records.record import Record
 from nasenv.spaces.chain_cnn import ChainCNN
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"

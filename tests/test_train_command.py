@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nasenv.agents import PPO, Agent, RandomSearch
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.commands.train import coverage, run_name, train
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.training import TrainingEvaluator

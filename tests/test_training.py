@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nasenv.agents import RandomSearch
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.datasets import Split, load_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.trainer import count

@@ -17,12 +17,12 @@ from nasenv.commands.train import concluded, starting_designs
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
-from nasenv.journal import Journal
 from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
-from nasenv.replay import Course
+from nasenv.records.journal import Journal
+from nasenv.records.replay import Course
+from nasenv.records.run_directory import JOURNAL
 from nasenv.result import RESULT, Result
-from nasenv.run_directory import JOURNAL
 from nasenv.search import Search
 from nasenv.spaces.space import SearchSpace
 

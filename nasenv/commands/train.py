@@ -17,7 +17,7 @@ from rich.table import Table
 
 from nasenv.agents.agent import Agent
 from nasenv.budget import Budget
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.commands.progress import ReplayEnd, SearchProgress
 from nasenv.commands.spent import show_spent
 from nasenv.commands.stopping import stopping
@@ -26,14 +26,14 @@ from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import read_whole, user_path, write_whole
 from nasenv.finals import conclude
-from nasenv.journal import Journal
 from nasenv.known import bring
 from nasenv.objectives import Objective
+from nasenv.records.journal import Journal
+from nasenv.records.run_directory import JOURNAL, TRIALS
+from nasenv.records.trials import TrialLog
 from nasenv.result import RESULT, Result, table
-from nasenv.run_directory import JOURNAL, TRIALS
 from nasenv.search import Resume, Search
 from nasenv.spaces.space import Architecture, SearchSpace
-from nasenv.trials import TrialLog
 
 _LONGEST_START = 1 << 26  # bytes
 _LONGEST_DATA = 40  # characters of the data set's name in that of a run

@@ -17,20 +17,20 @@ import torch
 from numpy.typing import NDArray
 
 from nasenv.agents.agent import Agent
-from nasenv.cache import Cache
+from nasenv.cache.cache import Cache
 from nasenv.comparison.problem import Problem
 from nasenv.comparison.run import Run
 from nasenv.configuration import digest
 from nasenv.errors import AgentError, SearchStopped
 from nasenv.evaluators.evaluator import Trial
 from nasenv.known import bring
-from nasenv.run_directory import TRIALS
+from nasenv.records.run_directory import TRIALS
+from nasenv.records.trials import TrialLog, ask
 from nasenv.search import Search
 from nasenv.spaces.space import Architecture
-from nasenv.trials import TrialLog, ask
 
 if TYPE_CHECKING:
-    from nasenv.record import Record
+    from nasenv.records.record import Record
 
 _POINTS = 50  # of a curve in TensorBoard; writing some 100 takes as long as a search on a table
 _DONE = "run.json"
@@ -158,7 +158,7 @@ class Runner:
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
         """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
-        from nasenv.record import Record  # TensorBoard takes a second to import
+        from nasenv.records.record import Record  # TensorBoard takes a second to import
 
         if search.record is not None:
             _write_finals(run, search.record)

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from nasenv.database import Away, Connection, refused_as_newer
+from nasenv.cache.database import Away, Connection, refused_as_newer
+from nasenv.cache.patience import Patience
+from nasenv.cache.pipeline import Pipeline, Session, array
+from nasenv.cache.server_url import parsed, without_password
 from nasenv.errors import InputError
-from nasenv.patience import Patience
-from nasenv.pipeline import Pipeline, Session, array
-from nasenv.server_url import parsed, without_password
 
 SCHEMA = "nasenv"  # of the server, a folder of tables: another program's cannot be in the way
 _LOCK = 0x6E6173656E76  # "nasenv": held by who makes the tables

@@ -23,9 +23,9 @@ from tensorboard.plugins.text.metadata import create_summary_metadata as text_me
 from torch import fx, nn
 
 from nasenv.errors import InputError
-from nasenv.events import EventFile, scalars_event
 from nasenv.history import History, Outcome
 from nasenv.plots import Figure, choice_shares, to_png
+from nasenv.records.events import EventFile, scalars_event
 from nasenv.spaces.space import SearchSpace
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, TestResult, Trial
-from nasenv.journal import JSONLines
+from nasenv.records.journal import JSONLines
 
 _MEASUREMENT, _TEST_RESULT = Measurement.__dataclass_fields__, set(TestResult.__dataclass_fields__) - {"model"}
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from nasenv.database import Away
+from nasenv.cache.database import Away
 
 _PATIENCE_SECONDS = 60.0  # for which it is tried again
 _QUIET_SECONDS = 2.0  # of which nothing is said

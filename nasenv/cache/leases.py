@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from nasenv.database import Connection, Database
+from nasenv.cache.database import Connection, Database
 from nasenv.errors import InputError
 
 _BEAT_SECONDS = 1.0

@@ -15,11 +15,11 @@ from nasenv.configuration import without_derived
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.files import write_whole
-from nasenv.journal import Journal, read_measurement
 from nasenv.provenance import differences, provenance
-from nasenv.record import Record
+from nasenv.records.journal import Journal, read_measurement
+from nasenv.records.record import Record
+from nasenv.records.trials import TrialLog
 from nasenv.spaces.space import Architecture
-from nasenv.trials import TrialLog
 
 JOURNAL, TRIALS, CONFIG, TIMES = "journal.jsonl", "trials.jsonl", "config.yaml", "times.json"
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-from nasenv.database import Away, Connection, Database
+from nasenv.cache.database import Away, Connection, Database
+from nasenv.cache.leases import IS_PROBLEM, KEY_COLUMNS, KEY_NAMES, TABLES, Key, Leases
+from nasenv.cache.sqlite import SQLite
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.files import parse_json
-from nasenv.leases import IS_PROBLEM, KEY_COLUMNS, KEY_NAMES, TABLES, Key, Leases
 from nasenv.spaces.space import Architecture
-from nasenv.sqlite import SQLite
 
 _SCHEMA = 2  # 1 had no leases
 _MEASUREMENTS = (
@@ -208,7 +208,7 @@ def _database(path: str | Path) -> Database:
     if not text.startswith(_URLS):
         return SQLite(path)
     try:
-        from nasenv.postgresql import PostgreSQL  # the driver is an extra
+        from nasenv.cache.postgresql import PostgreSQL  # the driver is an extra
     except ImportError as error:
         raise InputError(
             f"a cache on a PostgreSQL server needs psycopg ({error}): pip install 'nasenv[postgres]', or give a file"

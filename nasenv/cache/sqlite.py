@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nasenv.database import refused_as_newer
+from nasenv.cache.database import refused_as_newer
 from nasenv.errors import InputError
 
 _BUSY_SECONDS = 60.0  # how long others may hold the file before that is an error

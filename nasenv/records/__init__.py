@@ -1,0 +1,1 @@
+"""What a search leaves in its run directory, and how it goes on from there."""
