@@ -32,6 +32,7 @@ GOAL_NODES = 1.8  # times the rate of one node
 _EVALUATION_SECONDS = 60.0
 _STORE = 80 * 2**20  # bytes of a node's object store
 _PARTS = 5  # of a search, of which each is told apart
+_BY_PART = "cpu_ms", "cpu_ms_a_proposal", "kib"
 
 AGENTS: dict[str, Callable[[int], Agent]] = {
     "RandomSearch": lambda slots: RandomSearch(asynchronous=True),
@@ -79,28 +80,32 @@ class Crowded(RayEvaluator):
 
 
 class Watch:
-    """A listener that takes down, part by part of a search, the wall and processor seconds and the memory, in bytes."""
+    """A listener that takes down, by part of a search, wall and processor seconds, memory in bytes, and proposals."""
 
     def __init__(self, evaluations: int) -> None:
         self._every = evaluations // _PARTS
-        self.seen = [self._now()]
+        self.start()
 
     def __call__(self, search: Search, outcome: Any) -> None:
         """Look at the clocks at the end of a part."""
         if not outcome.repeat and outcome.evaluation % self._every == 0:
-            self.seen.append(self._now())
+            self.seen.append(self._now(search.history.proposals))
+
+    def start(self) -> None:
+        """Begin the first part now."""
+        self.seen = [self._now()]
 
     def parts(self) -> list[dict[str, float]]:
-        """Return what each part took: wall and processor seconds, and bytes more of memory."""
+        """Return what each part took: wall and processor seconds, bytes more of memory, and proposals."""
         return [
-            dict(zip(("wall", "cpu", "bytes"), np.subtract(now, then).tolist(), strict=True))
+            dict(zip(("wall", "cpu", "bytes", "proposals"), np.subtract(now, then).tolist(), strict=True))
             for then, now in zip(self.seen, self.seen[1:], strict=False)
         ]
 
     @staticmethod
-    def _now() -> tuple[float, float, float]:
+    def _now(proposals: int = 0) -> tuple[float, float, float, int]:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-        return time.perf_counter(), time.process_time(), memory
+        return time.perf_counter(), time.process_time(), memory, proposals
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         with Search(space, evaluator, AGENTS[agent](slots), budget, listeners=[watch]) as search:
             evaluator.start(slots)
-            watch.seen[:] = [watch._now()]
+            watch.start()
             search.run()
             slept = len(search.history) - search.history.cached  # the same network is evaluated once
     finally:
@@ -144,6 +149,7 @@ def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "idle": _idle(_EVALUATION_SECONDS, beside, given),
         "idle_full": _idle(_EVALUATION_SECONDS, beside, 1.0),
         "cpu_ms": [1000 * _PARTS * part["cpu"] / arguments.evaluations for part in parts],
+        "cpu_ms_a_proposal": [1000 * part["cpu"] / part["proposals"] for part in parts],
         "kib": [_PARTS * part["bytes"] / 1024 / arguments.evaluations for part in parts],
     }
 
@@ -157,13 +163,13 @@ def _load_table(loads: dict[str, dict[str, Any]], arguments: argparse.Namespace)
     heads = [
         *("agent", "wall s", "a round beside its sleep, s", "slots given nothing"),
         *(f"idle at {arguments.seconds:g} s", "idle at 60 s", "the same, were all given one"),
-        *("driver's CPU, ms an evaluation, by fifth", "memory, KiB an evaluation, by fifth"),
+        *("driver's CPU, ms an evaluation, by fifth", "ms a proposal", "memory, KiB an evaluation, by fifth"),
     ]
     rows = [
         [
             *(agent, f"{load['wall_seconds']:.0f}", f"{load['waited_seconds']:.3f}", f"{load['given_nothing']:.2%}"),
             *(f"{load['idle_scaled']:.1%}", f"{load['idle']:.2%}", f"{load['idle_full']:.2%}"),
-            *(" ".join(f"{value:.2f}" for value in load[name]) for name in ("cpu_ms", "kib")),
+            *(" ".join(f"{value:.2f}" for value in load[name]) for name in _BY_PART),
         ]
         for agent, load in loads.items()
     ]
