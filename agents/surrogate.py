@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
@@ -174,7 +173,7 @@ class Surrogate:
         inverse, crossed = self._inverse[:n, :n], self._kernel(old, new)
         below = inverse @ crossed  # (n, k), the factor's new rows
         corner = self._kernel(new, new) + self._noise * np.eye(k) - below.T @ below
-        corner = solve_triangular(np.linalg.cholesky(corner), np.eye(k), lower=True)
+        corner = np.linalg.inv(np.linalg.cholesky(corner))
         self._inverse[n : n + k, :n] = -corner @ (below.T @ inverse)
         self._inverse[n : n + k, n : n + k] = corner
         for part, rows in zip(self._embedded, new, strict=True):

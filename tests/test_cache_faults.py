@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nasenv import sqlite
+from nasenv.cache import sqlite
 from nasenv.cache.cache import Cache
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement

@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from nasenv import patience
+from nasenv.cache import patience
 from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.errors import InputError

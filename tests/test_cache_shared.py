@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from nasenv import leases
+from nasenv.cache import leases
 from nasenv.cache.cache import Cache
 from nasenv.evaluators.evaluator import Measurement
 
@@ -19,7 +19,7 @@ PROBLEM = ("space", "evaluator", 1.0)
 TIMEOUT = Measurement(None, error="timeout: the training took more than 1 s")
 HOLDER = """
 import sys
-from nasenv import leases
+from nasenv.cache import leases
 from nasenv.cache.cache import Cache
 from nasenv.evaluators.evaluator import Measurement
 leases._BEAT_SECONDS = 0.05
@@ -34,7 +34,7 @@ with Cache(sys.argv[1]) as cache:
 """
 CROWD = """
 import os, random, signal, sys, time
-from nasenv import leases
+from nasenv.cache import leases
 from nasenv.cache.cache import Cache
 from nasenv.evaluators.evaluator import Measurement
 leases._BEAT_SECONDS, leases._DEAD_SECONDS = 0.1, 3.0

@@ -2,9 +2,9 @@
 
 import pytest
 
-from nasenv import patience
 from nasenv.agents.random_search import RandomSearch
 from nasenv.budget import Budget
+from nasenv.cache import patience
 from nasenv.cache.cache import Cache
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.problem import Problem
