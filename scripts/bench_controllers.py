@@ -1,6 +1,6 @@
 """What comparisons cost: evaluations a second of the agents on a table, and time and memory of whole comparisons.
 
-Searches on a table are timed in this process, on one thread. Whole comparisons are run as a user runs them, in
+Searches are timed in this process, on one thread. Whole comparisons are run as a user runs them, in
 temporary folders, with a process a core. Those on published benchmarks need their tables, which are not shipped:
 ``--tables FOLDER`` names where they lie, under the names that the files in scripts/configs give them.
 """
@@ -17,12 +17,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from bench import at_least, goal, run, shown, spread, table
 from bench_standings import until_best
 
-from nasenv import Budget, ChainCNN, InputError, NASBench201, Search, TableEvaluator
+from nasenv import (
+    Budget,
+    ChainCNN,
+    Evaluator,
+    InputError,
+    NASBench201,
+    Search,
+    SyntheticEvaluator,
+    SyntheticSpace,
+    TableEvaluator,
+)
 from nasenv.agents import (
     PPO,
     Agent,
@@ -40,6 +51,7 @@ _HERE = Path(__file__).parent
 _COMMAND = _HERE / "compare_controllers.py"
 _CONFIGS = _HERE / "configs"
 _MOST = 1000  # evaluations, as the configurations say
+_OBSERVED, _TIMED = (100, 1000, 10_000), 41  # designs that a search starts from, proposals that are timed after them
 _PAPER_SECONDS, _DEFAULT_SECONDS, _BYTES = 120.0, 180.0, 1 << 30
 AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is made, evaluations a second wanted
     "RandomSearch": (RandomSearch, 10_000.0),
@@ -57,6 +69,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the parts that are asked for; return their figures."""
     parts = {
         "speed": _speed,
+        "growth": _growth,
         "default": _default,
         "memory": _memory,
         "paper": _paper,
@@ -73,10 +86,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time searches; proposals are counted, since a table is asked for every one of them."""
     torch.set_num_threads(1)
-    evaluator = TableEvaluator(ChainCNN(max_layers=3, widths=(16,)))
-    if arguments.tables is not None:
-        columns = {"val_column": "val_accuracy_200_epochs", "test_column": None}
-        evaluator = TableEvaluator(NASBench201(), str(arguments.tables / "nas-bench-201-cifar10.csv.gz"), **columns)
+    evaluator = _evaluator(arguments)
     figures, rows, goals = {}, [], []
     for name, (make, wanted) in AGENTS.items():
         rates = spread(_rate(evaluator, make(), seed) for seed in range(arguments.rounds))
@@ -89,11 +99,49 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"space": space, "proposals_per_second": figures, "goals": goals}
 
 
+def _evaluator(arguments: argparse.Namespace) -> TableEvaluator:
+    """Return NAS-Bench-201's table where there is one, else the one that is shipped."""
+    if arguments.tables is None:
+        return TableEvaluator(ChainCNN(max_layers=3, widths=(16,)))
+    columns = {"val_column": "val_accuracy_200_epochs", "test_column": None}
+    return TableEvaluator(NASBench201(), str(arguments.tables / "nas-bench-201-cifar10.csv.gz"), **columns)
+
+
 def _rate(evaluator: TableEvaluator, agent: Agent, seed: int) -> float:
     search = Search(evaluator.space, evaluator, agent, Budget(evaluations=480, charge_repeats=True), seed=seed)
     started = time.perf_counter()
     search.run()
     return search.history.proposals / (time.perf_counter() - started)
+
+
+def _growth(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time proposals after so many observations, in a space of 30 decisions and in one that can be listed."""
+    torch.set_num_threads(1)
+    figures, rows = {}, []
+    for evaluator in (SyntheticEvaluator(SyntheticSpace()), *[_evaluator(arguments)] * (arguments.tables is not None)):
+        space = type(evaluator.space).__name__
+        for make in (GaussianProcess, ModelAssistedPPO):
+            for n in _OBSERVED:
+                took = spread(_proposals_ms(evaluator, make(), n, seed) for seed in range(arguments.rounds))
+                figures[f"{space}, {make.__name__}, {n}"] = took
+                rows.append([space, make.__name__, f"{n:,}", f"{took['n']}", shown(took)])
+    table("ms a proposal", ["space", "agent", "observations", "n", "median (min - max)"], rows)
+    return {"ms_a_proposal": figures}
+
+
+def _proposals_ms(evaluator: Evaluator, agent: Agent, observed: int, seed: int) -> float:
+    """Return the mean time of some proposals, the agent's update included, of a search that starts from random ones."""
+    sampled = evaluator.space.sample(4 * observed, np.random.default_rng(seed))
+    start = list(dict.fromkeys(sampled))[:observed]
+    times: list[float] = []
+    search = Search(
+        *(evaluator.space, evaluator, agent, Budget(observed + _TIMED)),
+        seed=seed,
+        start=start,
+        listeners=[lambda *_: times.append(time.perf_counter())],
+    )
+    search.run()
+    return 1000 * (times[-1] - times[-_TIMED]) / (_TIMED - 1)
 
 
 def _default(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -196,7 +244,7 @@ def _percent(row: dict[str, str], metric: str) -> str:
 
 def options() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    names = ["speed", "default", "memory", "paper", "optimum", "graph", "ablation"]
+    names = ["speed", "growth", "default", "memory", "paper", "optimum", "graph", "ablation"]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="the tables of published benchmarks")
