@@ -194,7 +194,7 @@ def _optimum(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _graph(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Tell the best found on tables that no default of an agent was chosen on; of two, hardly any run meets the best."""
+    """Tell the best found on tables that no default was chosen on; of two of them, hardly any run meets the best."""
     config = "nas_bench_graph.yaml"
     seconds, out = _kept_comparison(arguments, config, arguments.graph_seeds)
     tables = []
