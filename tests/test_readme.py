@@ -184,11 +184,17 @@ def test_general_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]):
     assert named - known == set()
 
 
+def anchors(page: str) -> set[str]:
+    """Return what a link to one of a page's headings ends with."""
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", page, re.MULTILINE)}
+
+
 def test_files_and_links_exist():
-    headings = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", README, re.M)}
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose):
-        assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists(), target
+        assert not anchor or anchor in anchors((ROOT / (path or "README.md")).read_text(encoding="utf-8")), target
     for path in re.findall(r"`((?:nasenv|agents|scripts|tests|\.ci)/[\w./]*)`", README):
         assert (ROOT / path).exists(), path
 
