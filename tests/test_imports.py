@@ -70,7 +70,7 @@ BASES = {  # what the other files of a folder may import of it
         ),
         *("lines", "drawing", "panels", "boxes", "matrix", "figures", "cells", "tables", "page", "words"),
     },
-    "commands": {"parser", "arguments", "progress", "compared", "stopping", "spent", "train"},
+    "commands": {"parser", "arguments", "progress", "compared", "stopping", "spent", "terminal", "train"},
     "scripts": set(),
 }
 ONLY_IN = {

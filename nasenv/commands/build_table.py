@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nasenv.commands.stopping import stopping
+from nasenv.commands.terminal import Terminal
 from nasenv.configuration import without_derived
 from nasenv.datasets import Dataset
 from nasenv.errors import InputError
@@ -53,7 +53,7 @@ def build_table(
         limit: a space of more designs is refused.
         note: what else the card is to say, on the machine or the data, say.
     """
-    console = Console(markup=False, highlight=False)
+    console = Terminal()
     _check_positive(seeds=seeds, limit=limit)
     designs = every_design(space, 2 * seeds, limit)
     representatives = {design: evaluator.representative(design) for design in designs}
@@ -129,7 +129,7 @@ def _train(
     wanted: Sequence[Architecture],
     seeds: int,
     log: BuildLog,
-    console: Console,
+    console: Terminal,
     stopped: Callable[[], bool],
 ) -> None:
     """Have designs trained, some at a time; each training is in the log as soon as it ends."""
@@ -150,7 +150,7 @@ def _train(
                 console.print(f"{done:,} of {len(wanted):,} trained, {_left(bar, done)}")
 
 
-def _bar(console: Console) -> Progress:
+def _bar(console: Terminal) -> Progress:
     return Progress(
         TextColumn("training"),
         BarColumn(bar_width=None),

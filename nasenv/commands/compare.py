@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import yaml
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from nasenv.agents.agent import Agent
@@ -19,6 +18,7 @@ from nasenv.budget import Budget, integer
 from nasenv.commands.compared import config_of, default_agents, problems_of, published_of
 from nasenv.commands.progress import ComparisonProgress
 from nasenv.commands.stopping import stopping
+from nasenv.commands.terminal import Terminal
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.figures import draw, save
 from nasenv.comparison.findings import Metric, Summary
@@ -84,7 +84,7 @@ def compare(
             matter then).
         address: of the cluster: auto, HOST:PORT or ray://HOST:PORT; by default Ray is started on this machine.
     """
-    console = Console(markup=False, highlight=False)
+    console = Terminal()
     numbers = range(first_seed, integer("first_seed", first_seed, least=0) + integer("seeds", seeds, least=1))
     contenders = default_agents() if agents is None else agents
     made = problems_of(space, evaluator, objective or Accuracy(), budget, problems)
@@ -125,7 +125,7 @@ def _limit(timeout_seconds: float | None, problems: Mapping[str, Problem]) -> fl
     return timeout_seconds
 
 
-def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], console: Console) -> None:
+def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], console: Terminal) -> None:
     total, missing = len(comparison.jobs), len(comparison.pending)
     kept = f"; {total - missing} are there already" if missing < total else ""
     console.print(f"{total} runs in {comparison.folder}{kept}", soft_wrap=True)
@@ -134,7 +134,7 @@ def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], co
 
 
 def _conclude(
-    comparison: Comparison, metric: Metric, console: Console
+    comparison: Comparison, metric: Metric, console: Terminal
 ) -> tuple[list[Summary], dict[str, dict[str, str]]]:
     """Write results.csv, summary.csv and the figures, print the standings, and return what the report shows."""
     folder = comparison.folder
@@ -150,7 +150,7 @@ def _conclude(
     return summaries, figures
 
 
-def _show(summary: Summary, console: Console) -> None:
+def _show(summary: Summary, console: Terminal) -> None:
     heads, rows = standings_table(summary)
     title = f"{summary.problem}: mean ± standard deviation over the seeds"
     shown = Table(*heads, title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
@@ -161,7 +161,7 @@ def _show(summary: Summary, console: Console) -> None:
         console.print(f"- {verdict}")
 
 
-def _say(folder: Path, console: Console) -> None:
+def _say(folder: Path, console: Terminal) -> None:
     lines = [
         f"report: {folder / 'report.html'}",
         f"figures: {folder / 'figures'}; tables: {folder / 'summary.csv'}, {folder / 'results.csv'}",

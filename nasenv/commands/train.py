@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from nasenv.agents.agent import Agent
@@ -21,6 +20,7 @@ from nasenv.cache.cache import Cache
 from nasenv.commands.progress import ReplayEnd, SearchProgress
 from nasenv.commands.spent import show_spent
 from nasenv.commands.stopping import stopping
+from nasenv.commands.terminal import Terminal
 from nasenv.configuration import digest
 from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Evaluator
@@ -69,7 +69,7 @@ def train(
             seed, is answered from the journal, and goes on. continue: it starts afresh, and what was measured costs
             nothing. conclude: the search is over at the journal's end, and its best designs are trained and tested.
     """
-    console = Console(markup=False, highlight=False)  # a folder's or choice's name in brackets is no markup
+    console = Terminal()
     with contextlib.ExitStack() as stack:
         store = None if cache == "none" else stack.enter_context(Cache(cache))
         start = starting_designs(space, start_from)
@@ -148,7 +148,7 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
     )
 
 
-def concluded(search: Search, console: Console) -> Result:
+def concluded(search: Search, console: Terminal) -> Result:
     """Run a search to its end and return its result, saying how it goes; raise SearchStopped where it is stopped."""
     console.print(coverage(search.space, search.budget), soft_wrap=True)
     search.say = lambda text: console.print(text, soft_wrap=True)
@@ -165,7 +165,7 @@ def concluded(search: Search, console: Console) -> Result:
     return result
 
 
-def _searched(search: Search, console: Console) -> Result:
+def _searched(search: Search, console: Terminal) -> Result:
     if search.replayed:
         said = f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations"
         console.print(said, soft_wrap=True)
@@ -187,7 +187,7 @@ def _searched(search: Search, console: Console) -> Result:
     return conclude(search)
 
 
-def _leave_so_far(search: Search, reason: str, console: Console) -> None:
+def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
     """Write and say what a search that was stopped has come to."""
     best = [
         {"architecture": search.space.to_text(o.architecture), "reward": o.reward, **o.measurement.to_json()}
@@ -208,7 +208,7 @@ def _so_far(search: Search) -> Path:
     return Path(search.run_dir or ".") / "so_far.json"
 
 
-def _show(result: Result, folder: Path, console: Console) -> None:
+def _show(result: Result, folder: Path, console: Terminal) -> None:
     heads, rows = table(result)
     shown = Table(*heads, title="mean ± standard deviation over the seeds of the final training")
     for row in rows:
