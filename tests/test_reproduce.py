@@ -113,6 +113,32 @@ def test_every_run_says_where_it_comes_from(finished):
     assert {"space", "evaluator"} <= set(header["config"]["fingerprint"])
 
 
+@pytest.fixture
+def early(run):
+    """Return the folder of a run that was concluded after 12 of its 30 evaluations."""
+    (run / "result.json").unlink()
+    journal = run / "journal.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:13]))
+    assert main(["train", *TABLE, "--run_dir", str(run), "--resume", "conclude"]) == 0
+    return run
+
+
+def test_a_run_that_was_concluded_is_concluded_again(early, capsys):
+    assert main(["reproduce", str(early)]) == 0
+    result = json.loads((early / "result.json").read_text())
+    assert result["evaluations"] == 12
+    assert json.loads((early.with_name("run-again") / "result.json").read_text()) == result
+    said = f"12 evaluations, the winner {result['winner']['text']} and its test accuracy {result['test_accuracy']:.4f}"
+    assert said in capsys.readouterr().out
+
+
+def test_the_winner_of_a_run_that_was_concluded_is_compared(early, capsys):
+    result = json.loads((early / "result.json").read_text())
+    (early / "result.json").write_text(json.dumps({**result, "test_accuracy": 0.5}))
+    assert main(["reproduce", str(early)]) == 1
+    assert "- the winner's accuracies: on test data it was 0.5, now 0." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["result.json", "journal.jsonl", "config.yaml"])
 def test_what_is_no_finished_run(name, run, capsys):
     (run / name).unlink()

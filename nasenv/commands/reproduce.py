@@ -8,22 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from nasenv.agents.agent import Agent
 from nasenv.budget import Budget
 from nasenv.commands.arguments import call
+from nasenv.commands.terminal import Terminal
 from nasenv.commands.train import concluded, starting_designs
-from nasenv.errors import InputError
+from nasenv.errors import BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
+from nasenv.history import Outcome
 from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal
 from nasenv.records.replay import Course
 from nasenv.records.run_directory import JOURNAL
 from nasenv.result import RESULT, Result
-from nasenv.search import Search
+from nasenv.search import Listener, Search
 from nasenv.spaces.space import SearchSpace
 
 _TIMES = ("seconds", "train_seconds", "cached")  # of an evaluation: they may be others
@@ -39,7 +39,7 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
         run_dir: the folder of a run that has ended.
         output: folder for the new run; by default beside the other one, with -again behind its name.
     """
-    console = Console(markup=False, highlight=False)
+    console = Terminal()
     folder = user_path(run_dir).resolve()
     if not (folder / RESULT).exists():
         raise InputError(f"{folder} holds no {RESULT}; expected the folder of a run that has ended")
@@ -52,11 +52,11 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
     with make(run_dir=again, course=Course.read(folder / JOURNAL)) as search:
         for said in _circumstances(header, search.identity()):
             console.print(said, soft_wrap=True)
+        if result.ended.startswith(_EARLY):
+            search.listeners.append(_concluding(len(entries), result.ended))
         result_again = concluded(search, console)
     _, entries_again = Journal.read(again / JOURNAL)
     found = [*_evaluations(entries, entries_again), *_results(result, result_again)]
-    if result.ended.startswith(_EARLY):  # the new one had its whole budget
-        found = list(_evaluations(entries, entries_again[: len(entries)]))
     console.print(_verdict(len(entries), result_again, again, found), soft_wrap=True)
     return int(bool(found))
 
@@ -74,6 +74,17 @@ def _search(
     start = starting_designs(space, start_from)
     whole = replace(budget, wall_seconds=None)  # it changes nothing but how often the search is interrupted
     return partial(Search, space, evaluator, agent, whole, objective, None, seed, start=start)
+
+
+def _concluding(evaluations: int, ended: str) -> Listener:
+    """Return what ends a search after so many evaluations, though its agent plans for the whole budget."""
+
+    def conclude(search: Search, outcome: Outcome) -> None:
+        if len(search.history) == evaluations:
+            search.ended = ended
+            raise BudgetExhausted(ended)
+
+    return conclude
 
 
 def _circumstances(header: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[str]:
