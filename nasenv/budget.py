@@ -10,6 +10,8 @@ from typing import Any
 from nasenv.errors import InputError
 from nasenv.history import History
 
+_LIMITS = ("evaluations", "charged_seconds", "wall_seconds", "target_reward")
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -61,6 +63,11 @@ class Budget:
     def identity(self) -> dict[str, Any]:
         """Return the arguments that change what comes out of a search."""
         return {name: value for name, value in asdict(self).items() if name != "wall_seconds"}
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it sets any limit, beside that to repeats."""
+        return any(getattr(self, name) is not None for name in _LIMITS)
 
     def remaining(self, history: History) -> int | None:
         """Return the number of evaluations left, not below 0; None where there is no limit to them."""

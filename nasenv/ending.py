@@ -22,6 +22,7 @@ class Ending:
         history: what was spent.
         designs: number of designs of its space; None where it is not known.
         agent: its name.
+        endless: whether it goes on answering repeats, whatever was spent.
 
     Attributes:
         ended: why it is over; None while it is not.
@@ -29,8 +30,11 @@ class Ending:
         fault: what went wrong in the search itself, though it passes through the agent; None where nothing did.
     """
 
-    def __init__(self, budget: Budget, history: History, designs: int | None, agent: str) -> None:
+    def __init__(
+        self, budget: Budget, history: History, designs: int | None, agent: str, endless: bool = False
+    ) -> None:
         self._budget, self._history, self._designs, self._agent = budget, history, designs, agent
+        self._endless = endless
         self.ended: str | None = None
         self.stopped: str | None = None
         self.fault: BaseException | None = None
@@ -84,12 +88,17 @@ class Ending:
         """Raise BudgetExhausted where the search is over, SearchStopped where it was stopped before."""
         if self.stopped is not None:
             raise self._refused(SearchStopped(self.stopped))
-        if self.ended is None:
-            self.ended = self._budget.spent(self._history)
-        if self.ended is None and len(self._history) == self._designs:
-            self.ended = f"all {self._designs} designs of the space are evaluated"
+        if self.ended is None and not self._endless:
+            self.ended = self._over()
         if self.ended is not None:
             raise self._refused(BudgetExhausted(self.ended))
+
+    def _over(self) -> str | None:
+        """Return why it is over, None where it is not."""
+        spent = self._budget.spent(self._history)
+        if spent is None and len(self._history) == self._designs:
+            return f"all {self._designs} designs of the space are evaluated"
+        return spent
 
     @contextmanager
     def answering(self) -> Iterator[None]:

@@ -179,7 +179,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     ``action_masks()`` gives the mask as bool, as sb3-contrib's MaskablePPO asks for it.
 
     Args:
-        search: evaluates the designs; its budget ends a step with `BudgetExhausted`.
+        search: evaluates the designs; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
         render_mode: ansi returns the decisions taken as text; rgb_array the network as a picture, (h, w, 3) uint8.
 
     >>> import gymnasium, nasenv
@@ -248,12 +248,14 @@ def make_search(
 ) -> Search:
     """Return the search behind a registered environment: no files, no budget, each part replaceable.
 
+    Without a budget it is never over: a design that it knows already costs nothing, as often as it is proposed.
+
     Args:
         space: a space, or the class of one, made for the data set's shape with ``space_options``.
         dataset: what the default evaluator trains on; digits by default.
         evaluator: instead of training on ``dataset``; it brings the space that it was made for.
         objective: measurement -> reward; validation accuracy by default.
-        budget: unlimited by default.
+        budget: ends a step with `BudgetExhausted`; unlimited by default.
         cache: measurements shared with other searches; this search's own alone by default.
         space_options: such as ``max_layers=4``.
 

@@ -51,6 +51,10 @@ class Search:
     evaluator nor test data are within its reach. With a run directory, every evaluation is in its journal before the
     agent sees the reward, and a search made again on the same directory answers from the journal until that is used up.
 
+    Without an agent, and with a budget that sets no limit, a search is never over: repeats are answered for ever, also
+    of a space whose designs are all evaluated. Any other is over by its budget, where it is only asked for repeats, and
+    once all designs are evaluated.
+
     Args:
         space: what is searched.
         evaluator: what measures a design; made for this space.
@@ -105,8 +109,9 @@ class Search:
         self.start = space.check_all(start)
         self._setup = Setup(space, evaluator, agent, self.objective, self.budget, self.seed, self.start)
         self._evaluator, self._course = evaluator, course or Course()
-        self._designs = space.size  # counted once: a space may take its time over it
-        self._ending = Ending(self.budget, self.history, self._designs, type(agent).__name__)
+        endless = agent is None and not self.budget.is_limited
+        self._designs = None if endless else space.size  # counted once: a space may take its time over it
+        self._ending = Ending(self.budget, self.history, self._designs, type(agent).__name__, endless)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
         self._files = self._open(self.run_dir, resume) if self.run_dir is not None else None

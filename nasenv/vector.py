@@ -27,7 +27,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
     and ``final_info``. All is as `gymnasium.vector.SyncVectorEnv` would return it.
 
     Args:
-        search: evaluates the designs; its budget ends a step with `BudgetExhausted`.
+        search: evaluates the designs; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
         num_envs: number of designs at once.
         render_mode: rgb_array returns a picture of each design, ansi its decisions.
 

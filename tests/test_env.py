@@ -283,3 +283,32 @@ def test_repeats_are_said_to_be_repeats():
         *_, info = [env.step(0) for _ in range(3)][-1]
         rewards.append(operator.itemgetter("evaluation", "repeat")(info))
     assert rewards == [(1, False), (1, True)]
+
+
+def one_decision(k):
+    return ChoiceSpace({"a": tuple(range(1, k + 1))}, build=build_nothing, input_shape=(1, 4, 4), num_classes=2)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_without_a_budget_repeats_are_answered_for_ever_though_all_designs_are_known(k):
+    space = one_decision(k)
+    env = nasenv.env.make_env(space, evaluator=Hashed(space))
+    for _ in range(60 * k):
+        env.reset()
+        env.step(0)
+    for action in range(k):
+        env.reset()
+        *_, info = env.step(action)
+    assert (info["evaluation"], env.search.ended) == (k, None)
+    check_env(env)
+
+
+def test_a_budget_of_ones_own_ends_a_small_space_all_the_same():
+    space = one_decision(2)
+    env = nasenv.env.make_env(space, evaluator=Hashed(space), budget=Budget(evaluations=5))
+    for action in range(2):
+        env.reset()
+        env.step(action)
+    env.reset()
+    with pytest.raises(BudgetExhausted, match="all 2 designs"):
+        env.step(0)

@@ -193,6 +193,28 @@ def test_without_a_limit_repeats_end_it_too():
     assert search.remaining is None
 
 
+def test_without_an_agent_and_a_limit_it_is_never_over():
+    space = ChainCNN(max_layers=1)
+    search = Search(space, Hashed(space), budget=Budget(evaluations=None, repeats_per_evaluation=1))
+    designs, repeats = space.designs(), 3 * space.size
+    search.evaluate(designs)
+    assert search.evaluate([*designs] * 3).repeats.all()
+    stream = search.stream(lambda: designs[:1])
+    assert [next(stream)[0].repeat for _ in range(repeats)] == [True] * repeats
+    assert search.ended is None
+
+
+def test_without_an_agent_a_limit_ends_it_on_repeats():
+    space = ChainCNN(max_layers=1)
+    search = Search(space, Hashed(space), budget=Budget(evaluations=None, wall_seconds=600.0, repeats_per_evaluation=1))
+    one = space.designs()[:1]
+    with search:
+        search.evaluate(one)
+        search.evaluate(one)
+        with pytest.raises(BudgetExhausted, match="collapsed"):
+            search.evaluate(one)
+
+
 def test_the_whole_space_ends_it():
     space = ChainCNN(max_layers=1)
     search = Search(space, Hashed(space), RandomSearch(), Budget(evaluations=None))
