@@ -158,17 +158,6 @@ def predict(exported: Exported, raw_images: ArrayLike | Tensor) -> NDArray[np.fl
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write, which then takes the place of path: readers never see half a file."""
-    unfinished = path.with_name(f".{path.name}")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what torch.export prints, logs and warns of its inner workings from the terminal."""
     level = logging.root.manager.disable
@@ -190,8 +179,9 @@ def _save_program(path: Path, model: nn.Module, input_shape: tuple[int, int, int
         except Exception as error:  # a user's network can hold anything, and its weights must not be lost for it
             reason = _reason(error)
         else:
-            with _replacing(path) as unfinished:
-                torch.export.save(program, unfinished)
+            content = io.BytesIO()  # where a file cannot be written, torch ends the process
+            torch.export.save(program, content)
+            write_whole(path, content.getvalue())
             return
     warnings.warn(f"no {PROGRAM} was written, torch.export cannot export this network: {reason}", stacklevel=3)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from nasenv.agents import RandomSearch
+from nasenv.datasets import load_dataset
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.evaluator import TestResult
+from nasenv.export import save_model
 from nasenv.finals import conclude
 from nasenv.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -101,6 +104,20 @@ def test_a_run_cannot_begin_on_a_full_disk(disk):
         outcome(path / "run")
     resize("40m")
     outcome(path / "run")
+
+
+def test_a_program_that_cannot_be_written_is_one_line(tmp_path):
+    network, data = SPACE.build(SPACE.reference()), load_dataset("digits")
+    save_model(tmp_path / "whole", SPACE, SPACE.reference(), network, data)
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "whole").iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[-1] - 1, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"program\.pt2 cannot be written: File too large"):
+            save_model(tmp_path / "cut", SPACE, SPACE.reference(), network, data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"architecture.json", "weights.safetensors"}
 
 
 READ_ONLY = """
