@@ -7,6 +7,7 @@ is a space, an evaluator, an agent or an objective is an option that names a cla
 from __future__ import annotations
 
 import inspect
+import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -117,6 +118,9 @@ def instantiate(parser: Parser, config: Namespace) -> Namespace:
     The data set of the evaluator says what the space's ``input_shape`` and ``num_classes`` are, and the space is the
     first argument of the evaluator. Where the evaluator has no option ``dataset``, the space's own defaults stand.
     """
+    if not isinstance(budget := config.get("budget", Namespace()), Namespace):
+        came = json.dumps(budget, default=str)
+        raise InputError(f"budget: expected limits by name, as {{evaluations: 200}}, got {came}")
     spaces: list[SearchSpace] = []
 
     def make_space(space: type[SearchSpace], **options: Any) -> SearchSpace:
