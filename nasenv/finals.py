@@ -189,4 +189,9 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
     )
     search.restore()
     result.write(run_dir / RESULT)
+    clear(run_dir)
+
+
+def clear(run_dir: Path) -> None:
+    """Delete what a finished run needs no more: the winner's networks of each seed."""
     shutil.rmtree(run_dir / _NETWORKS, ignore_errors=True)

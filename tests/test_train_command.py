@@ -201,6 +201,25 @@ def test_a_finished_run_is_shown_and_left_as_it_is(tmp_path, capsys):
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
+def test_what_a_kill_right_after_the_result_has_left_is_cleared(tmp_path):
+    run(tmp_path / "run")
+    before = set((tmp_path / "run").iterdir())
+    (tmp_path / "run" / "so_far.json").write_text("{}")
+    (tmp_path / "run" / "networks").mkdir()
+    (tmp_path / "run" / "networks" / "seed-0.safetensors").write_bytes(b"")
+    run(tmp_path / "run")
+    assert set((tmp_path / "run").iterdir()) == before
+
+
+def test_what_is_to_be_typed_is_quoted(tmp_path, capsys):
+    run(tmp_path / "my runs" / "a")
+    (tmp_path / "my runs" / "a" / "model").mkdir()
+    run(tmp_path / "my runs" / "a")
+    said = capsys.readouterr().out
+    assert f"predict '{tmp_path}/my runs/a' npz:FILE" in said
+    assert f"--logdir '{tmp_path}/my runs'" in said
+
+
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
     run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

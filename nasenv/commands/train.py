@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from nasenv.configuration import digest
 from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import read_whole, user_path, write_whole
-from nasenv.finals import conclude
+from nasenv.finals import clear, conclude
 from nasenv.known import bring
 from nasenv.objectives import Objective
 from nasenv.records.journal import Journal
@@ -35,6 +36,7 @@ from nasenv.result import RESULT, Result, table
 from nasenv.search import Resume, Search
 from nasenv.spaces.space import Architecture, SearchSpace
 
+_SO_FAR = "so_far.json"  # of a search that was stopped
 _LONGEST_START = 1 << 26  # bytes
 _LONGEST_DATA = 40  # characters of the data set's name in that of a run
 
@@ -85,6 +87,9 @@ def train(
             said = f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run."
             console.print(said, soft_wrap=True)
             result = Result.read(folder / RESULT)
+            clear(folder)  # a kill may have come between the result and this
+            with contextlib.suppress(OSError):
+                (folder / _SO_FAR).unlink(missing_ok=True)
         else:
             search = Search(space, evaluator, agent, budget, objective, store, seed, folder, (), start, resume)
             result = concluded(stack.enter_context(search), console)
@@ -205,7 +210,7 @@ def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
 
 
 def _so_far(search: Search) -> Path:
-    return Path(search.run_dir or ".") / "so_far.json"
+    return Path(search.run_dir or ".") / _SO_FAR
 
 
 def _show(result: Result, folder: Path, console: Terminal) -> None:
@@ -218,10 +223,10 @@ def _show(result: Result, folder: Path, console: Terminal) -> None:
         f"winner: {result.winner.text}",
         f"test accuracy of this network: {result.test_accuracy:.4f}",
         f"everything is in {folder}: {', '.join(_left(folder))}",
-        f"look at the search:   {_program('tensorboard')} --logdir {folder.parent}",
+        f"look at the search:   {_typed('tensorboard', '--logdir', folder.parent)}",
     ]
     if (folder / "model").exists():  # an evaluator that does not train leaves none
-        lines.insert(-1, f"classify new images:  {_program('nasenv')} predict {folder} npz:FILE")
+        lines.insert(-1, f"classify new images:  {_typed('nasenv', 'predict', folder, 'npz:FILE')}")
     console.print("\n".join(lines), soft_wrap=True)
 
 
@@ -230,7 +235,8 @@ def _left(folder: Path) -> list[str]:
     return [f"{name}/" if (folder / name).is_dir() else name for name in known if (folder / name).exists()]
 
 
-def _program(name: str) -> str:
-    """Return what to type for a program of this environment: its path where the shell does not find it by its name."""
+def _typed(name: str, *arguments: str | Path) -> str:
+    """Return what to type for a program of this environment, by its path where the shell does not find its name."""
     beside = Path(sys.executable).with_name(name)
-    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
+    program = name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
+    return shlex.join([program, *map(str, arguments)])
