@@ -22,6 +22,7 @@ from nasenv.sources.source import Labels, RawData, Samples
 Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 _NAMED: dict[str, Callable[[], RawData]] = {"digits": read_digits, "mnist5k": read_mnist5k}
 _KINDS: dict[str, Callable[[str, bool], RawData]] = {"npz": read_npz, "folder": read_folder, "hub": read_hub}
+_FORMS = {"npz": "npz:FILE", "folder": "folder:DIR", "hub": "hub:NAME"}
 _LARGEST_SHARE = 0.4  # with it, three samples of a class always reach all three splits
 
 
@@ -102,8 +103,9 @@ def load_dataset(
 ) -> Dataset:
     """Return a data set in three splits.
 
-    A split that the source has is kept. The others are drawn from the training samples, from each class the same
-    share and at least one sample, by a generator of their own: the same on every machine and in every search.
+    A split that the source has beside its training samples is kept. The others are drawn from the training samples,
+    from each class the same share and at least one sample, by a generator of their own: the same on every machine and
+    in every search.
 
     Args:
         source: ``digits``; ``mnist5k``; ``npz:FILE`` with x, (n, h, w), (n, h, w, c) or (n, c, h, w) where c is 1, 3 or
@@ -119,13 +121,16 @@ def load_dataset(
     for option, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0.0 < share <= _LARGEST_SHARE:
             raise InputError(f"{option} must be above 0 and at most {_LARGEST_SHARE}, got {share}")
+    if not isinstance(split_seed, int | np.integer) or split_seed < 0:
+        raise InputError(f"split_seed must be an integer of 0 or more, got {split_seed!r}")
     return _load(source, _stamp(source), split_seed, validation_share, test_share)
 
 
-def load_images(source: str) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Return images, (n, c, h, w) float32 in the user's units, and their labels as text where there are any.
+def load_images(source: str) -> tuple[Tensor, tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Return images, (n, c, h, w) float32 in the user's units, their labels as text and the names of their files.
 
-    They are the test samples where the source tells them apart, all samples otherwise.
+    They are the test samples where the source tells them apart, all samples otherwise. None stands for labels or files
+    that they do not have.
 
     Args:
         source: as for ``load_dataset``; labels can be missing.
@@ -136,7 +141,7 @@ def load_images(source: str) -> tuple[Tensor, tuple[str, ...] | None]:
     raw = _read(source, labelled=False)
     samples = raw.test or raw.train
     images = torch.from_numpy(np.ascontiguousarray(samples.images, dtype=np.float32))
-    return images, None if samples.labels is None else _texts(raw, samples.labels)
+    return images, None if samples.labels is None else _texts(raw, samples.labels), samples.files
 
 
 @lru_cache(maxsize=2)  # reading the command line and running it load once
@@ -168,7 +173,9 @@ def _read(source: str, labelled: bool) -> RawData:
     if source in _NAMED:
         return _NAMED[source]()
     kind, _, place = source.partition(":")
-    if kind in _KINDS and place:
+    if kind in _KINDS:
+        if not place:
+            raise InputError(f"{kind}: names no data; expected {_FORMS[kind]}")
         return _KINDS[kind](place, labelled)
     known = [*_NAMED, *(f"{k}:" for k in _KINDS)]
     near = difflib.get_close_matches(source, known, n=3) or known

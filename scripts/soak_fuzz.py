@@ -196,7 +196,7 @@ def _data_readers(folder: Path) -> list[Reader]:
             st.one_of(
                 *(any_bytes(_picture(images[0], kind)) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"))
             ),
-            lambda content: pictures._stacked("x", [{"bytes": content, "path": None}]),
+            lambda content: pictures._decoded("x", [{"bytes": content, "path": None}], None),
         ),
     ]
 

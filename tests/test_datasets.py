@@ -108,7 +108,7 @@ def test_a_constant_channel_becomes_zero(tmp_path):
 
 def test_images_to_predict_need_no_labels(tmp_path):
     content = arrays((5, 8, 8, 3))
-    images, labels = load_images(npz(tmp_path, x=content["x"]))
+    images, labels, _ = load_images(npz(tmp_path, x=content["x"]))
     assert images.shape == (5, 3, 8, 8)
     assert images.dtype == torch.float32
     assert images.max() > 200
@@ -192,7 +192,7 @@ def test_a_damaged_array_is_refused(tmp_path):
     [
         ("digts", "did you mean digits"),
         ("mnist", "did you mean mnist5k"),
-        ("npz:", "did you mean npz:"),
+        ("npz:", "expected npz:FILE"),
         ("npz:no_such_file.npz", "No such file"),
         ("npz:.", "Is a directory"),
         ("folder:no_such_folder", "is not a folder"),
@@ -250,7 +250,7 @@ def test_a_folder_of_pictures_has_its_channels_and_classes(tmp_path, hugging_fac
 
 def test_the_pixels_of_a_folder_are_those_of_its_files(tmp_path, hugging_face):
     folder = pictures(tmp_path / "pictures", splits=("train", "test"))
-    images, labels = load_images(f"folder:{folder}")
+    images, labels, _ = load_images(f"folder:{folder}")
     expected = [np.asarray(Image.open(folder / "test" / "dog" / f"{i}.png")) for i in range(6)]
     assert labels == ("cat",) * 6 + ("dog",) * 6
     assert np.array_equal(images[6:, 0].numpy(), np.stack(expected))
@@ -277,7 +277,7 @@ def test_a_label_column_can_be_named(tmp_path, hugging_face):
     with pytest.raises(InputError, match=r"image, fine, coarse, id.*hub:NAME#COLUMN"):
         load_dataset(f"hub:{path}")
     assert load_dataset(f"hub:{path}#coarse").class_names == ("group 0", "group 1", "group 2")
-    with pytest.raises(InputError, match="cannot tell"):
+    with pytest.raises(InputError, match="no column 'medium'; there are image, fine"):
         load_dataset(f"hub:{path}#medium")
 
 
@@ -293,11 +293,52 @@ def test_folders_without_classes_or_readable_pictures_are_refused(tmp_path, hugg
     assert load_images(f"folder:{folder}")[1] is None
     folder = pictures(tmp_path / "torn")
     (folder / "cat" / "0.png").write_bytes(b"not a picture")
-    with pytest.raises(InputError, match="image 0 cannot be read"):
+    with pytest.raises(InputError, match=r"image 0, cat/0.png, cannot be read: it is none of PNG"):
         load_dataset(f"folder:{folder}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"cannot load .*empty"):
         load_dataset(f"folder:{tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize("layout", ["files", "classes", "parent", "only"])
+def test_a_name_with_a_split_in_it_leaves_no_picture_out_and_gives_none_twice(tmp_path, hugging_face, layout):
+    folder = pictures(tmp_path / ("data_test_1" if layout == "parent" else "pictures"))
+    if layout == "files":
+        for path in [*folder.glob("*/[0-2].png")]:
+            path.rename(path.with_name(f"eye test [{path.stem}].png"))
+    elif layout == "classes":
+        (folder / "dog").rename(folder / "test")
+    elif layout == "only":
+        (folder / "test").mkdir()
+        for name in ("cat", "dog"):
+            (folder / name).rename(folder / "test" / name)
+    data = load_dataset(f"folder:{folder}")
+    found = [{image.numpy().tobytes() for image in split.images} for split in (data.train, data.validation, data.test)]
+    assert [len(images) for images in found] == [8, 2, 2]
+    assert len(set.union(*found)) == 12
+    assert len(load_images(f"folder:{folder}")[0]) == 12
+
+
+def test_a_parquet_folder_of_test_data_alone_is_divided_in_three(tmp_path, hugging_face):
+    whole = hugging_face.load_dataset("imagefolder", data_dir=str(pictures(tmp_path / "pictures")))["train"]
+    (tmp_path / "hub").mkdir()
+    whole.to_parquet(tmp_path / "hub" / "test-00000-of-00001.parquet")
+    data = load_dataset(f"hub:{tmp_path / 'hub'}")
+    assert (len(data.train), len(data.validation), len(data.test)) == (8, 2, 2)
+
+
+def test_pictures_are_called_by_their_files(tmp_path, hugging_face):
+    folder = pictures(tmp_path / "pictures", splits=("train", "test"))
+    images, labels, files = load_images(f"folder:{folder}")
+    assert files[:2] == ("test/cat/0.png", "test/cat/1.png")
+    assert [Path(file).parent.name for file in files] == [*labels]
+    assert len(files) == len(images)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a"])
+def test_a_split_seed_that_is_none_is_refused(seed):
+    with pytest.raises(InputError, match="split_seed must be an integer of 0 or more"):
+        load_dataset("digits", split_seed=seed)
 
 
 def test_the_code_of_a_data_set_is_never_run(tmp_path, hugging_face):

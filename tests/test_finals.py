@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nasenv.agents import Agent, RandomSearch
 from nasenv.commands.cli import main
+from nasenv.commands.predict import _in_colour
 from nasenv.datasets import load_dataset, load_images
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement, TestResult
@@ -284,7 +286,7 @@ def test_what_is_said_of_the_winner_can_be_had_again(run):
 
 def test_nasenv_predict_equals_the_model(run, tmp_path, capsys):
     folder, _ = run
-    images, labels = load_images("digits")
+    images, labels, _ = load_images("digits")
     np.savez(tmp_path / "some.npz", x=images[:50, 0].numpy(), y=np.array(labels[:50]).astype(int))
     assert main(["predict", str(folder), f"npz:{tmp_path / 'some.npz'}", "--output", str(tmp_path / "said.csv")]) == 0
     said = [line.split(",")[1] for line in (tmp_path / "said.csv").read_text().splitlines()[1:]]
@@ -294,6 +296,36 @@ def test_nasenv_predict_equals_the_model(run, tmp_path, capsys):
     assert said == [exported.class_names[c] for c in classes]
     right = np.mean(np.array(said) == np.array(labels[:50]))
     assert float(re.search(r"label: ([\d.]+)", capsys.readouterr().err)[1]) == pytest.approx(right, abs=1e-4)
+
+
+def test_nasenv_predict_tells_labels_that_are_no_classes_of_the_model(run, tmp_path, capsys):
+    folder, _ = run
+    images = load_images("digits")[0][:4, 0].numpy()
+    np.savez(tmp_path / "all.npz", x=images, y=np.array(["cat"] * 4))
+    assert main(["predict", str(folder), f"npz:{tmp_path / 'all.npz'}"]) == 0
+    said = capsys.readouterr().err
+    assert "no accuracy: the labels (cat) are no classes of the model (0, 1, 2, 3, 4 ...)" in said
+    np.savez(tmp_path / "one.npz", x=images, y=np.array(["0", "1", "2", "cat"]))
+    assert main(["predict", str(folder), f"npz:{tmp_path / 'one.npz'}"]) == 0
+    assert "no classes of the model, so counted as wrong: cat" in capsys.readouterr().err
+
+
+def test_nasenv_predict_calls_pictures_by_their_files(run, tmp_path, capsys):
+    pytest.importorskip("datasets")
+    folder, _ = run
+    for digit in ("1", "7"):
+        (tmp_path / "new" / digit).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "new" / digit / "my test.png")
+    assert main(["predict", str(folder), f"folder:{tmp_path / 'new'}"]) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
+        *("image", "1/my test.png", "7/my test.png")
+    ]
+
+
+def test_grey_pictures_are_colours_to_a_model_of_colours():
+    grey = torch.rand(2, 1, 8, 8)
+    assert torch.equal(_in_colour(grey, 3), torch.cat([grey] * 3, dim=1))
+    assert _in_colour(grey, 1) is grey
 
 
 def test_the_page_shows_the_end(run):

@@ -119,11 +119,11 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path):
 
 def test_a_picture_that_is_a_program_is_not_run(tmp_path):
     pytest.importorskip("datasets")
-    from nasenv.sources.pictures import _stacked
+    from nasenv.sources.pictures import _decoded
 
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(it_ran) (w) file closefile\n%%EOF\n"
-    with pytest.raises(InputError, match="cannot identify"):
-        _stacked("x", [{"bytes": eps, "path": None}])
+    with pytest.raises(InputError, match="it is none of"):
+        _decoded("x", [{"bytes": eps, "path": None}], None)
 
 
 # Memory and time
@@ -176,7 +176,7 @@ import resource, sys
 from pathlib import Path
 from nasenv.datasets import load_images
 from nasenv.errors import InputError
-from nasenv.sources.pictures import _stacked
+from nasenv.sources.pictures import _decoded
 from nasenv.tables import read_table
 
 npz, gz, png, csv = sys.argv[1:]
@@ -188,7 +188,7 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for read in (
     lambda: load_images(f"npz:{npz}"),
     lambda: read_table(gz),
-    lambda: _stacked("x", [{"bytes": content, "path": None}]),
+    lambda: _decoded("x", [{"bytes": content, "path": None}], None),
     lambda: read_table(csv),
 ):
     try:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
+from torch import Tensor
 
 from nasenv.datasets import load_images
 from nasenv.errors import InputError, printable
@@ -16,9 +20,14 @@ from nasenv.export import predict as probabilities
 from nasenv.files import user_path
 from nasenv.spaces.space import SearchSpace
 
+_TOLD = 5  # names of classes in a message
+
 
 def predict(run_dir: str, images: str, output: str | None = None, space: type[SearchSpace] | None = None) -> None:
     """Classify images with the network of a finished run.
+
+    An image is called by its file, or by its number, from 0, where it has none. Where the source has training and test
+    images, the latter are classified.
 
     Args:
         run_dir: the run's folder.
@@ -30,14 +39,15 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
     if not (folder / "model").is_dir():
         raise InputError(f"{folder} holds no model; expected the folder of a run that has ended")
     model = load_model(folder / "model", space)
-    raw, labels = load_images(images)
-    likely = probabilities(model, raw)
+    raw, labels, files = load_images(images)
+    likely = probabilities(model, _in_colour(raw, model.input_shape[0]))
     best = likely.argmax(axis=1)
     names = np.array(model.class_names)
-    shown = names if output else [printable(name) for name in model.class_names]
-    rows = [(i, shown[b], f"{likely[i, b]:.4f}") for i, b in enumerate(best)]
+    found = zip(files or range(len(best)), names[best], (f"{p:.4f}" for p in likely.max(axis=1)), strict=True)
+    rows = found if output else ([printable(str(cell)) for cell in row] for row in found)
     try:
-        with open(output, "w", newline="", encoding="utf-8") if output else contextlib.nullcontext(sys.stdout) as file:
+        opened = contextlib.nullcontext(sys.stdout) if output is None else _to_write(output)
+        with opened as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "class", "probability"), *rows])
     except BrokenPipeError:  # whoever read the lines had enough of them
         sys.stderr.close()
@@ -45,5 +55,28 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
     except OSError as error:
         raise InputError(f"output {output} cannot be written: {error.strerror}") from error
     if labels is not None:
-        share = float(np.mean(names[best] == np.asarray(labels).astype(str)))
-        Console(stderr=True).print(f"accuracy on the {len(best)} images that have a label: {share:.4f}")
+        Console(stderr=True, markup=False, highlight=False).print(_accuracy(names, best, labels), soft_wrap=True)
+
+
+def _to_write(output: str) -> TextIO:
+    return user_path(output).open("w", newline="", encoding="utf-8")
+
+
+def _in_colour(images: Tensor, channels: int) -> Tensor:
+    """Return grey images, (n, 1, h, w), with three equal channels where the model takes colour, as in training."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 and channels == 3 else images
+
+
+def _accuracy(names: NDArray[Any], best: NDArray[np.int64], labels: Sequence[str]) -> str:
+    """Return in words how many images are of the class that their label names."""
+    unknown = sorted({*labels} - {*names.tolist()})
+    if len(unknown) == len({*labels}):
+        return f"no accuracy: the labels ({_some(unknown)}) are no classes of the model ({_some(names)})"
+    share = float(np.mean(names[best] == np.asarray(labels)))
+    lacking = f"; no classes of the model, so counted as wrong: {_some(unknown)}" if unknown else ""
+    return f"accuracy on the {len(best)} images that have a label: {share:.4f}{lacking}"
+
+
+def _some(names: Iterable[str]) -> str:
+    some = [printable(name) for name in names]
+    return ", ".join(some[:_TOLD]) + (" ..." if len(some) > _TOLD else "")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,33 @@ _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVI
 
 _AT_ONCE = 64  # rows of a parquet file
 _LARGEST_FILE = 500_000_000  # bytes of one picture
-_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 _LABEL_TYPES = {"bool", "string", "large_string"} | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 def read_folder(place: str, labelled: bool) -> RawData:
     """Return the pictures in a folder that has one sub-folder a class; also DIR/train/CLASS, DIR/test/CLASS.
 
-    The layout is ``imagefolder`` of https://huggingface.co/docs/datasets/image_load, with its rules for split names.
+    The layout is ``imagefolder`` of https://huggingface.co/docs/datasets/image_load, but for its rules for splits: it
+    takes any path with "test" among its words for test data, a picture ``eye test.png`` too.
     """
     path = user_path(place)
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; expected one with a sub-folder of pictures for each class")
-    return _raw_data(place, _load(place, "imagefolder", data_dir=str(path)), "", labelled)
+    files = {name: f"{name}/**" for name in _split_folders(path)} or {"train": "**"}
+    return _raw_data(place, _load_local(place, "imagefolder", path, data_files=files), "", labelled, path)
+
+
+def _split_folders(path: Path) -> list[str]:
+    """Return the sub-folders where each of them is a split, with sub-folders of its own; else they are classes."""
+    known = {alias for aliases in _SPLITS.values() for alias in aliases}
+    folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    are_splits = all(f.name in known and any(below.is_dir() for below in f.iterdir()) for f in folders)
+    return sorted(f.name for f in folders) if are_splits else []
 
 
 def read_hub(place: str, labelled: bool) -> RawData:
@@ -47,11 +62,23 @@ def read_hub(place: str, labelled: bool) -> RawData:
     if path.is_file():
         return _raw_data(place, _read_parquet(place, path), column, labelled)
     if path.is_dir():
-        return _raw_data(place, _load(place, "parquet", data_dir=str(path)), column, labelled)
+        return _raw_data(place, _load_local(place, "parquet", path), column, labelled)
     return _raw_data(place, _load(place, name), column, labelled)
 
 
-def _load(place: str, path: str, **options: str) -> Mapping[str, Any]:
+def _load_local(place: str, builder: str, folder: Path, **options: Any) -> Mapping[str, Any]:
+    """Load a folder without the bars that tell of downloads."""
+    datasets = _hugging_face()
+    were_shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return _load(place, builder, data_dir=str(folder), **options)
+    finally:
+        if were_shown:
+            datasets.enable_progress_bars()
+
+
+def _load(place: str, path: str, **options: Any) -> Mapping[str, Any]:
     try:
         splits: Mapping[str, Any] = _hugging_face().load_dataset(path, **options)
     except InputError:
@@ -98,21 +125,28 @@ def _hugging_face() -> Any:
     return datasets
 
 
-def _raw_data(place: str, splits: Mapping[str, Any], column: str, labelled: bool) -> RawData:
+def _raw_data(
+    place: str, splits: Mapping[str, Any], column: str, labelled: bool, folder: Path | None = None
+) -> RawData:
     first = next(iter(splits.values()))
     picture = _picture_column(place, first.features)
     label = _label_column(place, first.features, column, labelled)
     names = getattr(first.features[label], "names", None) if label else None
-    samples = {}
-    for split, aliases in _SPLITS.items():
-        found = next((a for a in aliases if a in splits), None)
-        if split == "train" and found is None and len(splits) == 1:
-            found = next(iter(splits))
-        if found is not None:
-            samples[split] = _samples(f"{place} ({found})", splits[found], picture, label, names)
-    if "train" not in samples:
-        raise InputError(f"{place} has no split 'train'; it has {', '.join(splits)}")
+    samples = {
+        split: _samples(f"{place} ({found})", splits[found], picture, label, names, folder)
+        for split, found in _splits_of(place, splits).items()
+    }
     return RawData(**samples, label_names=tuple(names) if names else None)
+
+
+def _splits_of(place: str, names: Collection[str]) -> dict[str, str]:
+    """Return what train, validation and test are called among the splits; a single one is train, whatever its name."""
+    if len(names) == 1:
+        return {"train": next(iter(names))}
+    found = {split: next((a for a in aliases if a in names), None) for split, aliases in _SPLITS.items()}
+    if found["train"] is None:
+        raise InputError(f"{place} has no split 'train'; it has {', '.join(names)}")
+    return {split: name for split, name in found.items() if name is not None}
 
 
 def _picture_column(place: str, features: Mapping[str, Any]) -> str:
@@ -132,26 +166,32 @@ def _label_column(place: str, features: Mapping[str, Any], column: str, labelled
     """Return the column asked for; else the only one of classes, or named label, or of integers or strings."""
     if column in features:
         return column
+    if column:
+        raise InputError(f"{place}: there is no column {column!r}; there are {', '.join(features)}")
     datasets = _hugging_face()
     plain = [n for n, f in features.items() if isinstance(f, datasets.Value) and f.dtype in _LABEL_TYPES]
     classes = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)]
     for candidates in (classes, [n for n in plain if n == "label"], plain):
-        if len(candidates) == 1 and not column:
+        if len(candidates) == 1:
             return candidates[0]
-    if not labelled and not column:
+    if not labelled:
         return None
     raise InputError(
         f"cannot tell which column of {place} holds the labels ({', '.join(features)}): "
-        "a folder needs two or more sub-folders, one a class; of other data, name it as in hub:NAME#COLUMN"
+        "a folder needs two or more sub-folders, one a class, and every picture in one of them; "
+        "of other data, name it as in hub:NAME#COLUMN"
     )
 
 
-def _samples(name: str, split: Any, picture: str, label: str | None, names: list[str] | None) -> Samples:
+def _samples(
+    name: str, split: Any, picture: str, label: str | None, names: list[str] | None, folder: Path | None
+) -> Samples:
     labels = None if label is None else _label_array(name, split, label)
     if labels is not None and names and (labels.dtype.kind != "i" or not set(labels.tolist()) <= {*range(len(names))}):
         raise InputError(f"{name}: some samples have no label in column {label!r}, or one without a name")
     pictures = split.cast_column(picture, _hugging_face().Image(decode=False))[picture]
-    return Samples(name, as_nchw(name, _stacked(name, pictures)), labels)
+    arrays, files = _decoded(name, pictures, folder)
+    return Samples(name, as_nchw(name, _stacked(name, arrays)), labels, None if None in files else tuple(files))
 
 
 def _label_array(name: str, split: Any, label: str) -> NDArray[Any]:
@@ -161,21 +201,31 @@ def _label_array(name: str, split: Any, label: str) -> NDArray[Any]:
         raise InputError(f"{name}: column {label!r} holds lists, and no label for each sample") from None
 
 
-def _stacked(name: str, pictures: Iterable[Any]) -> NDArray[Any]:
-    """Return pictures of one size as (n, h, w, c): grey where all are, with alpha where one has it, else RGB.
+def _decoded(name: str, pictures: Iterable[Any], folder: Path | None) -> tuple[list[NDArray[Any]], list[Any]]:
+    """Return each picture as (h, w, c), and what its file is called, below the folder where it lies there.
 
     Args:
         name: what messages call them.
         pictures: ``bytes``, or else ``path``, of each; of animated ones, the first frame counts.
+        folder: where they lie; None where they are rows of a table.
     """
     arrays: list[NDArray[Any]] = []
+    files: list[Any] = []
     spare = spare_memory() // 2
     for number, picture in enumerate(pictures):
+        path = picture["path"]
+        files.append(os.path.relpath(path, folder) if folder is not None else path)
         try:
             arrays.append(_array(_content(picture), spare))
         except Exception as error:  # decoders raise all sorts
-            raise InputError(f"{name}: image {number} cannot be read: {_reason(error)}") from error
+            which = number if files[-1] is None else f"{number}, {files[-1]},"
+            raise InputError(f"{name}: image {which} cannot be read: {_reason(error)}") from error
         spare -= needed_memory(arrays[-1].size, arrays[-1].itemsize)
+    return arrays, files
+
+
+def _stacked(name: str, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return pictures of one size as (n, h, w, c): grey where all are, with alpha where one has it, else RGB."""
     sizes = sorted({a.shape[:2] for a in arrays})
     if len(sizes) > 1:
         smallest, largest = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
@@ -196,13 +246,17 @@ def _content(picture: Mapping[str, Any]) -> bytes:
 
 def _array(content: bytes, most: int) -> NDArray[Any]:
     """Return a picture file as (h, w, c), turned upright as its EXIF data say; ValueError above so many bytes."""
-    from PIL import Image, ImageOps  # which datasets needs too
+    from PIL import Image, ImageOps, UnidentifiedImageError  # which datasets needs too
 
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]  # those that this Pillow was built with
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata
-        with Image.open(io.BytesIO(content), formats=formats) as picture:
+        try:
+            opened = Image.open(io.BytesIO(content), formats=formats)
+        except UnidentifiedImageError:
+            raise ValueError(f"it is none of {', '.join(formats)}") from None
+        with opened as picture:
             needed = needed_memory(picture.width * picture.height * len(picture.getbands()), 4)
             if needed > most:
                 raise ValueError(

@@ -24,6 +24,7 @@ class Samples:
         name: what messages call them: ``x`` of a file, say.
         images: (n, c, h, w) numbers, finite.
         labels: (n,) integers, booleans or strings; None where there are none.
+        files: what the file of each picture is called; None where they have none.
 
     Raises:
         InputError: pixels that are not finite numbers, labels of another type, shape or number.
@@ -32,6 +33,7 @@ class Samples:
     name: str
     images: NDArray[Any]
     labels: Labels | None
+    files: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_pixels(self.name, self.images)
