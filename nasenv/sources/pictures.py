@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import warnings
@@ -38,8 +39,19 @@ def read_folder(place: str, labelled: bool) -> RawData:
     path = user_path(place)
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; expected one with a sub-folder of pictures for each class")
-    files = {name: f"{name}/**" for name in _split_folders(path)} or {"train": "**"}
-    return _raw_data(place, _load_local(place, "imagefolder", path, data_files=files), "", labelled, path)
+    _check_pictures(path)
+    here = glob.escape(str(path.absolute()))
+    files = {name: f"{here}/{name}/**" for name in _split_folders(path)} or {"train": f"{here}/**"}
+    return _raw_data(place, _load_local(place, "imagefolder", data_files=files), "", labelled, path)
+
+
+def _check_pictures(path: Path) -> None:
+    _hugging_face()  # which brings Pillow
+    from PIL import Image
+
+    endings = Image.registered_extensions()
+    if not any(file.suffix.lower() in endings for file in path.rglob("*")):
+        raise InputError(f"{path} holds no pictures; expected a sub-folder of them for each class")
 
 
 def _split_folders(path: Path) -> list[str]:
@@ -62,17 +74,17 @@ def read_hub(place: str, labelled: bool) -> RawData:
     if path.is_file():
         return _raw_data(place, _read_parquet(place, path), column, labelled)
     if path.is_dir():
-        return _raw_data(place, _load_local(place, "parquet", path), column, labelled)
+        return _raw_data(place, _load_local(place, "parquet", data_dir=str(path)), column, labelled)
     return _raw_data(place, _load(place, name), column, labelled)
 
 
-def _load_local(place: str, builder: str, folder: Path, **options: Any) -> Mapping[str, Any]:
-    """Load a folder without the bars that tell of downloads."""
+def _load_local(place: str, builder: str, **files: Any) -> Mapping[str, Any]:
+    """Load what lies on this machine, without the bars that tell of downloads."""
     datasets = _hugging_face()
     were_shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return _load(place, builder, data_dir=str(folder), **options)
+        return _load(place, builder, **files)
     finally:
         if were_shown:
             datasets.enable_progress_bars()
