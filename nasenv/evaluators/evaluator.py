@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
+import numpy as np
+import torch
 from torch import nn
 
 from nasenv.configuration import Configurable
 from nasenv.datasets import Dataset
 from nasenv.spaces.space import Architecture, SearchSpace
 
-_NUMBER = (int, float)
+_NUMBERS, _TEXTS = {int, float}, {str}
 DIVERGED = "diverged"  # how the error of a training that came to a loss of nan or infinity begins
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """What was found out about one architecture; either an accuracy or the reason why there is none.
+
+    Numbers may be NumPy's or torch's too, of no dimension; they become Python's own, of which an int stays one.
 
     Args:
         val_accuracy: validation accuracy in [0, 1], None where the evaluation failed.
@@ -30,6 +35,10 @@ class Measurement:
         fidelity: the share in (0, 1] of the search's full training.
         metrics: other figures, such as params, flops.
         curve: mean training loss of each epoch.
+
+    Raises:
+        TypeError: something that is not a number, or an error that is not a text.
+        ValueError: a number out of its range; neither an accuracy nor an error, or both.
     """
 
     val_accuracy: float | None
@@ -40,14 +49,11 @@ class Measurement:
     curve: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.val_accuracy is None) == (self.error is None):
-            raise ValueError("a measurement has either a val_accuracy or an error")
-        if self.val_accuracy is not None and not 0.0 <= self.val_accuracy <= 1.0:
-            raise ValueError(f"val_accuracy must be in [0, 1], got {self.val_accuracy}")
+        _settle(self, "val_accuracy", self.val_accuracy)
+        if type(self.fidelity) is not float:
+            object.__setattr__(self, "fidelity", _plain("fidelity", self.fidelity))
         if not 0.0 < self.fidelity <= 1.0:
             raise ValueError(f"fidelity must be in (0, 1], got {self.fidelity}")
-        if not (math.isfinite(self.train_seconds) and self.train_seconds >= 0.0):
-            raise ValueError(f"train_seconds must be finite and not negative, got {self.train_seconds}")
 
     @property
     def repeatable(self) -> bool:
@@ -68,8 +74,7 @@ class Measurement:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the measurement that ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is none."""
-        _check_types(values, values["val_accuracy"])
-        return cls(**{**values, "curve": tuple(values["curve"])})
+        return cls(**_arguments(values))
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class TestResult:
         metrics: other figures, such as params, flops.
         curve: mean training loss of each epoch.
         model: the trained network on the CPU, None where the evaluator has none (a table, say).
+
+    Numbers, and what is raised, are as with `Measurement`.
     """
 
     __test__ = False  # not a test of pytest's
@@ -93,6 +100,9 @@ class TestResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: tuple[float, ...] = ()
     model: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        _settle(self, "test_accuracy", self.test_accuracy)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON, without the model."""
@@ -107,13 +117,7 @@ class TestResult:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the result that ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is none."""
-        _check_types(values, values["test_accuracy"])
-        result = cls(**{**values, "curve": tuple(values["curve"])})
-        if (result.test_accuracy is None) == (result.error is None):
-            raise ValueError("a test result has either a test_accuracy or an error")
-        if result.test_accuracy is not None and not 0.0 <= result.test_accuracy <= 1.0:
-            raise ValueError(f"test_accuracy must be in [0, 1], got {result.test_accuracy}")
-        return result
+        return cls(**_arguments(values))
 
 
 @dataclass(frozen=True)
@@ -268,14 +272,71 @@ class Evaluator(Configurable, ABC):
         self.close()
 
 
-def _check_types(values: Mapping[str, Any], accuracy: Any) -> None:
-    """Raise TypeError where what a file says of a training has other types than it was written with."""
-    if (accuracy is not None and type(accuracy) not in _NUMBER) or type(values["train_seconds"]) not in _NUMBER:
-        raise TypeError("an accuracy and train_seconds are numbers")
-    if values["error"] is not None and type(values["error"]) is not str:
-        raise TypeError("an error is a text")
-    metrics, curve = values["metrics"], values["curve"]
+def _settle(answer: Measurement | TestResult, name: str, accuracy: float | None) -> None:
+    """Make an answer's numbers plain, and raise where it is none; those that are plain already take no time.
+
+    Args:
+        answer: just made.
+        name: of its accuracy.
+        accuracy: in [0, 1], None where there is an error.
+    """
+    error, train_seconds, metrics, curve = answer.error, answer.train_seconds, answer.metrics, answer.curve
+    if (accuracy is None) == (error is None):
+        raise ValueError(f"a {type(answer).__name__} has either a {name} or an error, got {accuracy} and {error!r}")
+    if error is not None and not isinstance(error, str):
+        raise TypeError(f"error must be a text, got {error!r}")
+    if accuracy is not None:
+        if type(accuracy) is not float:
+            accuracy = _plain(name, accuracy)
+            object.__setattr__(answer, name, accuracy)
+        if not 0.0 <= accuracy <= 1.0:
+            raise ValueError(f"{name} must be in [0, 1], got {accuracy}")
+    if type(train_seconds) is not float:
+        train_seconds = _plain("train_seconds", train_seconds)
+        object.__setattr__(answer, "train_seconds", train_seconds)
+    if not 0.0 <= train_seconds < math.inf:
+        raise ValueError(f"train_seconds must be finite and not negative, got {train_seconds}")
+    if type(metrics) is not dict or (metrics and not _are_plain(metrics)):
+        object.__setattr__(answer, "metrics", _plain_metrics(metrics))
+    if type(curve) is not tuple or (curve and not set(map(type, curve)) <= _NUMBERS):
+        object.__setattr__(answer, "curve", _plain_curve(curve))
+
+
+def _are_plain(metrics: Mapping[str, float]) -> bool:
+    return set(map(type, metrics)) <= _TEXTS and set(map(type, metrics.values())) <= _NUMBERS
+
+
+def _plain(name: str, value: Any) -> float:
+    """Return a number as Python's own, an int as an int: it is journaled as it came; raise TypeError for what is none.
+
+    Raises:
+        ValueError: an int that is too large for a float.
+    """
+    number = value.item() if isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0 else value
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        decimal = float(number)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold") from None
+    return int(number) if isinstance(number, numbers.Integral) else decimal
+
+
+def _plain_metrics(metrics: Any) -> dict[str, float]:
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+        raise TypeError(f"metrics must be numbers by name, got {metrics!r}")
+    return {name: _plain(f"metrics[{name!r}]", value) for name, value in metrics.items()}
+
+
+def _plain_curve(curve: Any) -> tuple[float, ...]:
+    if not isinstance(curve, Sequence | np.ndarray | torch.Tensor):
+        raise TypeError(f"curve must be numbers, got {curve!r}")
+    return tuple(_plain("curve", value) for value in curve)
+
+
+def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that ``to_json`` wrote; raise KeyError where one is missing, TypeError for another shape."""
+    _, _, metrics, curve = (values[name] for name in ("error", "train_seconds", "metrics", "curve"))
     if type(metrics) is not dict or type(curve) is not list:
         raise TypeError("metrics are names with numbers, a curve is a list of numbers")
-    if not all(type(value) in _NUMBER for value in (*metrics.values(), *curve)):
-        raise TypeError("metrics and curves hold numbers")
+    return {**values, "curve": tuple(curve)}
