@@ -4,14 +4,17 @@ import contextlib
 import gc
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from nasenv.errors import InputError
 from nasenv.evaluators.workers import WorkerPool
@@ -129,6 +132,24 @@ def test_closing_ends_busy_workers_at_once():
     assert time.monotonic() - began < 0.5
     assert len(pids) == 2
     assert not any(map(is_running, pids))
+
+
+def test_work_that_cannot_be_pickled_is_refused_with_what_to_give_instead():
+    with pytest.raises(
+        InputError, match=r"space, data, evaluator or agent cannot be sent.* concurrency=0 .* workers=0"
+    ):
+        WorkerPool(lambda job: job, 1, None)
+
+
+def test_shared_memory_that_cannot_be_had_is_refused_and_none_is_left():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"make room in /dev/shm, or give concurrency=0"):
+            WorkerPool(partial(torch.add, torch.zeros(100_000)), 1, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(Path("/dev/shm").glob(f"torch_{os.getpid()}_*")) == []
 
 
 def test_faults_leave_nothing_behind(pool):

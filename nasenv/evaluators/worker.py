@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +27,9 @@ _NAME = "nasenv-worker"
 _GONE = (BrokenPipeError, ConnectionResetError)  # what a write to a process that has ended raises
 _READING_SECONDS = 60.0  # in which an answer that begins to arrive has arrived
 _ENDING_SECONDS = 5.0  # in which the kernel lets go of a process that is killed
+_SHARED = Path("/dev/shm")
+_SEGMENT = re.compile(r"</(torch_\w+)>")  # of shared memory that cannot be had, in torch's words
+_WITHOUT = "give concurrency=0 (for trainings) or workers=0 (for a comparison)"
 _HIDING = "a file in the current folder may hide a module of the same name (random.py, torch.py): rename it"
 
 
@@ -41,7 +46,7 @@ class Worker:
         environment: variables that it has beside this process's.
 
     Raises:
-        InputError: ``work`` cannot be pickled, or no process can be started.
+        InputError: ``work`` cannot be pickled, there is no shared memory for it, or no process can be started.
     """
 
     def __init__(
@@ -57,17 +62,21 @@ class Worker:
                 self._process.start()
         except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
             raise InputError(
-                f"the space or data cannot be sent to worker processes ({error}); define functions and classes at "
-                "the top of a module, or give concurrency=0"
+                f"the space, data, evaluator or agent cannot be sent to worker processes ({error}); define functions "
+                f"and classes at the top of a module, or {_WITHOUT}"
             ) from error
-        except RuntimeError:
+        except RuntimeError as error:
+            if segment := _SEGMENT.search(str(error)):
+                (_SHARED / segment[1]).unlink(missing_ok=True)  # torch leaves it
+                reason = f"no shared memory for worker processes ({error}); make room in {_SHARED}, or {_WITHOUT}"
+                raise InputError(reason) from None
             if multiprocessing.current_process().name != _NAME:
                 raise
             raise SystemExit(1) from None  # imports a script that lacks its guard; the process that runs it says so
         except EOFError:  # of the server
-            raise InputError(f"worker processes cannot import PyTorch; {_HIDING}, or give concurrency=0") from None
+            raise InputError(f"worker processes cannot import PyTorch; {_HIDING}, or {_WITHOUT}") from None
         except OSError as error:
-            raise InputError(f"no worker process can be started ({error}); give a lower concurrency, or 0") from error
+            raise InputError(f"no worker process can be started ({error}); ask for fewer, or {_WITHOUT}") from error
         self.pid = self._process.pid
         with suppress(*_GONE):  # heard when it is listened to
             self.connection.send({**os.environ, **environment})
