@@ -145,13 +145,15 @@ def predict(exported: Exported, raw_images: ArrayLike | Tensor) -> NDArray[np.fl
     """Return the probability of each class, (n, num_classes), for images, (n, c, h, w), in the user's units.
 
     Raises:
-        InputError: images of another shape than those that the model was trained on.
+        InputError: images of another shape than those that the model was trained on, or pixels that are not finite.
     """
-    images = torch.as_tensor(raw_images)
+    images = raw_images if isinstance(raw_images, Tensor) else torch.from_numpy(np.array(raw_images, dtype=np.float32))
     if images.ndim != 4 or tuple(images.shape[1:]) != exported.input_shape:
         raise InputError(
             f"the model takes images of (n, {', '.join(map(str, exported.input_shape))}), got {tuple(images.shape)}"
         )
+    if not torch.isfinite(images).all():
+        raise InputError("the model takes finite pixels, got nan or infinite ones")
     with torch.inference_mode():
         batches = [normalised(b, exported.mean, exported.std) for b in images.split(_BATCH)]  # type: ignore[no-untyped-call]
         return torch.cat([exported.model(b).float().softmax(dim=1) for b in batches]).numpy()

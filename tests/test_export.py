@@ -89,9 +89,21 @@ def test_the_model_that_comes_back_answers_alike(trained, saved, digits):
     torch.testing.assert_close(logits(exported.model, digits.test.images), logits(trained[2], digits.test.images))
 
 
+def test_predictions_take_any_array_of_finite_numbers(saved):
+    exported, pixels = load_model(saved), load_images("digits")[0][:5].numpy()
+    expected = predict(exported, pixels[:, :, ::-1].copy())
+    flipped = pixels[:, :, ::-1]
+    flipped.flags.writeable = False
+    for given in (flipped, flipped.astype(">f4"), flipped.astype(np.uint8), flipped.tolist()):
+        assert np.array_equal(predict(exported, given), expected)
+    pixels[0, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="finite pixels"):
+        predict(exported, pixels)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 257])
 def test_predictions_are_probabilities_of_images_in_the_users_units(trained, saved, digits, n):
-    images, _ = load_images("digits")
+    images, *_ = load_images("digits")
     found = predict(load_model(saved), images[:n].numpy())
     expected = logits(trained[2], digits.normalise(images[:n])).softmax(dim=1).numpy()
     assert found.dtype == np.float32
