@@ -64,6 +64,7 @@ class Ending:
 
         Raises:
             AgentError: the agent raised; where that came from the search itself, it is raised as it was.
+            InputError: something in the search itself raised SystemExit, which would end the program in silence.
         """
         try:
             yield
@@ -71,18 +72,16 @@ class Ending:
             pass
         except (Exception, SystemExit) as error:  # an agent that exits would end the program in silence
             if self.fault is not None:  # the agent may have wrapped it
-                raise self.fault from None
+                raise _aloud(self.fault) from None
             raise AgentError(self._told(error)) from error
         if self.fault is not None:  # the agent has swallowed it
-            raise self.fault
+            raise _aloud(self.fault)
 
     def _told(self, error: BaseException) -> str:
         after = f"after {len(self._history)} evaluations"
         if isinstance(error, InputError):
             return f"agent {self._agent}: {error}; {after}"
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
-        return f"agent {self._agent} raised {reason} {after}"
+        return f"agent {self._agent} raised {_in_words(error)} {after}"
 
     def check(self) -> None:
         """Raise BudgetExhausted where the search is over, SearchStopped where it was stopped before."""
@@ -123,3 +122,15 @@ class Ending:
             return error
         self.fault = AgentError(f"agent {self._agent} goes on proposing after the search is over: {error}")
         return SystemExit(str(self.fault))
+
+
+def _aloud(fault: BaseException) -> BaseException:
+    """Return the fault, or, where it would end the program in silence, an error that says it."""
+    if not isinstance(fault, SystemExit):
+        return fault
+    return InputError(f"the evaluator, or what it called, raised {_in_words(fault)}")
+
+
+def _in_words(error: BaseException) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"

@@ -30,9 +30,14 @@ class Objective(Configurable, ABC):
         """
         if measurement.error is not None:
             return self.failure_reward
-        score = float(self.score(measurement))
+        given = self.score(measurement)
+        try:
+            score = float(given)
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # torch raises RuntimeError of several numbers
+            score = math.nan
         if not math.isfinite(score):
-            raise InputError(f"objective {type(self).__name__}: expected a finite score, got {score} of {measurement}")
+            name = type(self).__name__
+            raise InputError(f"objective {name}: expected a finite score, a number, got {given!r} of {measurement}")
         return score
 
     @abstractmethod

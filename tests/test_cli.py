@@ -25,7 +25,7 @@ from nasenv.spaces.space import SearchSpace
 REPOSITORY = Path(__file__).parent.parent
 USERS = """
 from nasenv.agents.agent import Agent
-from nasenv.evaluators.evaluator import Evaluator
+from nasenv.evaluators.evaluator import Evaluator, Measurement
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
 
@@ -54,6 +54,20 @@ class Broken(Evaluator):
         return [1 // 0 for _ in architectures]
 
     confirm = test = evaluate
+
+class Typed(Broken):
+    def evaluate(self, architectures, fidelity=1.0):
+        return [Measurement("0.5") for _ in architectures]
+
+class Quitting(Broken):
+    def evaluate(self, architectures, fidelity=1.0):
+        raise SystemExit(3)
+
+class QuittingAtLast(Quitting):
+    def evaluate(self, architectures, fidelity=1.0):
+        return [Measurement(0.5) for _ in architectures]
+
+    confirm = Quitting.evaluate
 
 class Noisy(TrainingEvaluator):
     def __init__(self, space, inner: Evaluator, noise: float = 0.1) -> None:
@@ -309,7 +323,33 @@ def test_what_a_users_evaluator_raises_is_one_line(folder: Path, capsys: pytest.
     )
 
 
+def test_what_a_users_evaluator_says_wrongly_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--evaluator", "users_own.Typed", "--cache", "none"]) == 2
+    said = capsys.readouterr().err
+    assert "error: TypeError: val_accuracy must be a number, got '0.5' (users_own.py, line 3" in said
+    assert said.count("\n") == 1
+
+
+def test_a_users_module_may_lie_anywhere_on_the_path(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    assert main(["train", "--evaluator", "users_own.Broken", "--cache", "none"]) == 2
+    assert f"({folder / 'users_own.py'}, line 29)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("evaluator", ["Quitting", "QuittingAtLast"])
+def test_an_evaluator_that_exits_is_one_line(evaluator: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--evaluator", f"users_own.{evaluator}", "--cache", "none", "--budget.evaluations", "4"]
+    assert main(["train", *line]) == 2
+    said = capsys.readouterr().err
+    assert "SystemExit: 3 (" in said
+    assert "users_own.py, line 3" in said
+    assert said.count("\n") == 1
+
+
 def test_what_nasenv_itself_raises_is_shown_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasenv.commands.arguments.call", lambda *_: 1 // 0)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr("nasenv.commands.arguments.call", divmod)  # which takes no three arguments
+    with pytest.raises(TypeError, match="divmod"):
         main(["train"])

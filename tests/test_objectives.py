@@ -1,6 +1,9 @@
 import math
+import re
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,13 +50,17 @@ def test_an_unknown_metric_names_the_known_ones():
         AccuracyWithinCost("latency", 1.0).reward(Measurement(0.5))
 
 
-@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_not_finite_is_refused(score):
+NO_SCORES = [None, "high", np.ones(2), torch.ones(2), torch.ones(0), 1j, 10**400, [0.5]]
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, *NO_SCORES], ids=repr)
+def test_a_score_that_is_not_finite_or_no_number_is_refused(score):
     class Mine(Objective):
         def score(self, measurement):
             return score
 
-    with pytest.raises(InputError, match="objective Mine: expected a finite score"):
+    got = re.escape(" ".join(repr(score)[:20].split()))
+    with pytest.raises(InputError, match=f"objective Mine: expected a finite score, a number, got {got}"):
         Mine().reward(Measurement(0.5))
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 
@@ -604,3 +605,18 @@ def test_an_agent_that_exits_is_named_and_does_not_end_the_program():
 
     with pytest.raises(AgentError, match=r"agent Quits raised SystemExit: 0 .*after 2 evaluations"):
         make(Quits()).run()
+
+
+@pytest.mark.parametrize("swallows", [True, False])
+def test_an_evaluator_that_exits_is_said_and_does_not_end_the_program(swallows):
+    class Quits(Hashed):
+        def evaluate(self, architectures, fidelity=1.0):
+            raise SystemExit(3)
+
+    class Deaf(Scripted):
+        def run(self, search):
+            with contextlib.suppress(SystemExit if swallows else ()):
+                super().run(search)
+
+    with pytest.raises(InputError, match=r"evaluator, or what it called, raised SystemExit: 3 \(.*test_search.py"):
+        make(Deaf([DESIGNS[:2]]), evaluator=Quits(SPACE)).run()

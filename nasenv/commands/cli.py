@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -56,7 +57,7 @@ def _run(name: str, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"nasenv {name}: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
         return 130
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's class that exits would end the program in silence
         where = _in_the_users_code(error)
         if where is None:
             raise
@@ -65,14 +66,21 @@ def _run(name: str, argv: Sequence[str]) -> int:
     return int(code or 0)
 
 
-def _in_the_users_code(error: Exception) -> str | None:
-    """Return the last line of a user's module that led to it, a module below the current folder; None for none."""
-    here, own = Path.cwd(), Path(__file__).parent.parent
+def _in_the_users_code(error: BaseException) -> str | None:
+    """Return the last line of a user's module that led to it; None for none."""
+    here = Path.cwd()
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if path.is_relative_to(here) and not path.is_relative_to(own) and "site-packages" not in path.parts:
-            return f"{path.relative_to(here)}, line {frame.lineno}"
+        if _is_the_users(path):
+            return f"{path.relative_to(here) if path.is_relative_to(here) else path}, line {frame.lineno}"
     return None
+
+
+def _is_the_users(path: Path) -> bool:
+    """Return whether a frame's file is neither nasenv's, nor Python's, nor installed; code without one is nobody's."""
+    others = (Path(__file__).parent.parent, *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+    return path.is_absolute() and not installed and not any(map(path.is_relative_to, others))
 
 
 def _refuse(prog: str, reason: str) -> int:
