@@ -118,8 +118,8 @@ def instantiate(parser: Parser, config: Namespace) -> Namespace:
     The data set of the evaluator says what the space's ``input_shape`` and ``num_classes`` are, and the space is the
     first argument of the evaluator. Where the evaluator has no option ``dataset``, the space's own defaults stand.
     """
-    if not isinstance(budget := config.get("budget", Namespace()), Namespace):
-        came = json.dumps(budget, default=str)
+    if "budget" in config and not isinstance(config["budget"], Namespace):
+        came = json.dumps(config["budget"], default=str)
         raise InputError(f"budget: expected limits by name, as {{evaluations: 200}}, got {came}")
     spaces: list[SearchSpace] = []
 
