@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import html
 import itertools
 import json
 import os
@@ -204,6 +205,14 @@ def test_names_may_have_spaces_slashes_and_umlauts(name, folder):
     assert main(["compare", *given, *QUICK, "--output", "out"]) == 0
     assert {(row["problem"], row["agent"]) for row in rows(folder / "out")} == {(name, name)}
     assert set(os.listdir(folder)) - {"__pycache__"} == {"agents", "bits.csv", "given.yaml", "out", "own.py"}
+
+
+def test_what_is_to_be_typed_is_quoted(folder, capsys):
+    assert main(["compare", *TABLE, *QUICK, *AGENTS, "--output", "my runs"]) == 0
+    assert "tensorboard --logdir 'my runs/runs'" in capsys.readouterr().out
+    assert "nasenv compare --config 'my runs/config.yaml'" in html.unescape(
+        (folder / "my runs/report.html").read_text()
+    )
 
 
 def test_an_agent_that_is_wrong_is_named_and_the_report_is_there(folder, capsys):

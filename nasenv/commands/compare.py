@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +103,8 @@ def compare(
             _run(comparison, lambda done: comparison.run(done, processes, limit), console)
         summaries, figures = _conclude(comparison, metric, console)
         hardware, versions = _setting()
-        description = Description(f"nasenv compare --config {folder / 'config.yaml'}", text, hardware, versions)
+        command = ["nasenv", "compare", "--config", str(folder / "config.yaml")]
+        description = Description(shlex.join(command), text, hardware, versions)
         title = f"{len(contenders)} agents, {len(numbers)} seeds: {', '.join(made)}"
         write_report(folder / "report.html", title, summaries, figures, description, others)
     _say(folder, console)
@@ -165,7 +167,7 @@ def _say(folder: Path, console: Terminal) -> None:
     lines = [
         f"report: {folder / 'report.html'}",
         f"figures: {folder / 'figures'}; tables: {folder / 'summary.csv'}, {folder / 'results.csv'}",
-        f"every run in TensorBoard: tensorboard --logdir {folder / 'runs'}",
+        f"every run in TensorBoard: {shlex.join(['tensorboard', '--logdir', str(folder / 'runs')])}",
     ]
     console.print("\n".join(lines), soft_wrap=True)
 
