@@ -27,7 +27,7 @@ class Formula(Evaluator):
         return [[self.measure(a) for _ in seeds] for a in architectures]
 
     def test(self, architectures, seeds):
-        return [[TestResult(self.measure(a).val_accuracy) for _ in seeds] for a in architectures]
+        return [[TestResult(m.val_accuracy, m.error) for m in row] for row in self.confirm(architectures, seeds)]
 
 
 class Hashed(Formula):
