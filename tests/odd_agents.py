@@ -1,9 +1,11 @@
 """Agents that go wrong in every way, on one seed; their module can be imported by worker processes."""
 
 import os
+import random
 import time
 
 import numpy as np
+import torch
 
 from nasenv.agents.random_search import RandomSearch
 from nasenv.errors import InputError
@@ -83,6 +85,25 @@ class Remembers(RandomSearch):
             raise RuntimeError("I have been here before")
         self.seen.append(search)
         super().run(search)
+
+
+class DrawsGlobally(RandomSearch):
+    """Draws from one of the global generators what it should from its own."""
+
+    def __init__(self, of: str = "numpy"):
+        super().__init__(batch_size=4)
+        self.of = of
+
+    def ask(self, n):
+        draws = {
+            "python": lambda: random.getrandbits(32),
+            "numpy": lambda: np.random.randint(2**31),  # noqa: NPY002
+            "torch": lambda: int(torch.randint(2**31, ())),
+        }
+        return self.space.sample(n, np.random.default_rng(draws[self.of]()))
+
+    def begin(self, space, rng):
+        self.space = space
 
 
 class Slow(RandomSearch):

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -311,6 +313,28 @@ def test_what_an_agent_remembers_ends_with_its_run(tmp_path):
     for workers in (0, 1):
         _, done = compare(tmp_path / str(workers), {"mine": odd_agents.Remembers()}, workers=workers)
         assert [run.error for run in done] == [None] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_agent_that_draws_globally_differs_between_seeds_and_comes_out_the_same_again(workers, tmp_path):
+    agents = {of: odd_agents.DrawsGlobally(of) for of in ("python", "numpy", "torch")}
+    compare(tmp_path / "one", agents, seeds=range(3), workers=workers)
+    compare(tmp_path / "again", agents, seeds=range(3), workers=0)
+    runs = {}
+    for row in rows(tmp_path / "one"):
+        runs.setdefault((row["agent"], row["seed"]), []).append(row["architecture"])
+    assert len(runs) == len(set(map(tuple, runs.values()))) == 9
+    assert rows(tmp_path / "one") == rows(tmp_path / "again")
+
+
+def test_a_comparison_in_this_process_leaves_the_global_generators_as_they_were(tmp_path):
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    compare(tmp_path, {of: odd_agents.DrawsGlobally(of) for of in ("python", "numpy", "torch")})
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    assert after == before
 
 
 class Faulty(Table):

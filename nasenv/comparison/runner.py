@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -171,7 +172,8 @@ class Runner:
     def _searched(self, search: Search, job: Job) -> Run:
         started, fault = time.perf_counter(), None
         try:
-            search.run()
+            with _seeded(job.seed):
+                search.run()
         except AgentError as error:
             fault = search.ended = str(error)
         if search.stopped is not None:
@@ -209,6 +211,26 @@ class Runner:
         self.path(job).parent.mkdir(parents=True, exist_ok=True)
         run.write(self.path(job), self.identity(job))
         return run
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch meanwhile; they go on afterwards as if nothing had been.
+
+    Worker processes are forked from one: what an agent drew from these would be the same in every run.
+    """
+    word = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002, an agent's may be of the old kind
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(gpus):
+        random.seed(word)
+        np.random.seed(word)  # noqa: NPY002
+        torch.manual_seed(word)
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 @contextmanager
