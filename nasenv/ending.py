@@ -39,6 +39,7 @@ class Ending:
         self.stopped: str | None = None
         self.fault: BaseException | None = None
         self._refusals = 0
+        self._inside: dict[str, tuple[int]] = {}  # the thread that is; a lock could not be copied with the search
         self._deadline: threading.Timer | None = None
 
     def stop(self, reason: str) -> None:
@@ -98,6 +99,23 @@ class Ending:
         if spent is None and len(self._history) == self._designs:
             return f"all {self._designs} designs of the space are evaluated"
         return spent
+
+    @contextmanager
+    def in_one_thread(self) -> Iterator[None]:
+        """Keep other threads from what is done inside, as history and journal take in one proposal after the other.
+
+        Raises:
+            AgentError: another thread is inside.
+        """
+        mine = (threading.get_ident(),)
+        holder = self._inside.setdefault("thread", mine)  # atomic
+        if holder != mine:
+            raise AgentError("evaluate is called from one thread at a time; give it several designs at once instead")
+        try:
+            yield
+        finally:
+            if holder is mine:  # else this thread is inside still, further out
+                self._inside.clear()
 
     @contextmanager
     def answering(self) -> Iterator[None]:

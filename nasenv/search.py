@@ -252,9 +252,9 @@ class Search:
         Raises:
             BudgetExhausted: the search is over.
             SearchStopped: it was stopped, and is not over.
-            AgentError: something that is not a design of the space was proposed.
+            AgentError: something that is not a design of the space was proposed, or another thread is being answered.
         """
-        with self.times.part("bookkeeping"):
+        with self._ending.in_one_thread(), self.times.part("bookkeeping"):
             return self._evaluate(architectures)
 
     def _evaluate(self, architectures: Designs) -> Answers:

@@ -1,6 +1,9 @@
 import contextlib
+import copy
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -620,3 +623,48 @@ def test_an_evaluator_that_exits_is_said_and_does_not_end_the_program(swallows):
 
     with pytest.raises(InputError, match=r"evaluator, or what it called, raised SystemExit: 3 \(.*test_search.py"):
         make(Deaf([DESIGNS[:2]]), evaluator=Quits(SPACE)).run()
+
+
+def test_a_second_thread_is_refused_and_leaves_budget_and_journal_whole(tmp_path):
+    inside, refused = threading.Event(), threading.Event()
+
+    class Waits(Hashed):
+        def evaluate(self, architectures, fidelity=1.0):
+            inside.set()
+            assert refused.wait(10)
+            return super().evaluate(architectures, fidelity)
+
+    class Threaded(Agent):
+        def run(self, search):
+            with ThreadPoolExecutor() as pool:
+                first = pool.submit(search.evaluate, DESIGNS[:2])
+                assert inside.wait(10)
+                second = pool.submit(search.evaluate, DESIGNS[2:4])
+                try:
+                    second.result()
+                finally:
+                    refused.set()
+                    first.result()
+
+    with make(Threaded(), evaluator=Waits(SPACE), evaluations=2, run_dir=tmp_path) as search:
+        with pytest.raises(AgentError, match="agent Threaded: evaluate is called from one thread at a time"):
+            search.run()
+        assert len(search.history) == len(journal(tmp_path)) == 2
+
+
+def test_a_listener_may_evaluate_and_threads_may_take_turns():
+    def listener(search, outcome):
+        if len(search.history) == 1 and not outcome.repeat:
+            search.evaluate([DESIGNS[0]])
+
+    search = make(listeners=[listener])
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(search.evaluate, DESIGNS[:1]).result()
+    search.evaluate(DESIGNS[1:2])
+    assert (len(search.history), search.history.repeats) == (2, 1)
+
+
+def test_a_search_without_files_can_be_copied():
+    search = make()
+    search.evaluate(DESIGNS[:1])
+    assert len(copy.deepcopy(search).evaluate(DESIGNS[:2])) == 2
