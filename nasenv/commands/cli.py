@@ -78,9 +78,10 @@ def _in_the_users_code(error: BaseException) -> str | None:
 
 def _is_the_users(path: Path) -> bool:
     """Return whether a frame's file is neither nasenv's, nor Python's, nor installed; code without one is nobody's."""
-    others = (Path(__file__).parent.parent, *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+    python = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+    others = [Path(__file__).parent.parent, *map(Path, filter(None, python))]
     installed = {"site-packages", "dist-packages"}.intersection(path.parts)
-    return path.is_absolute() and not installed and not any(map(path.is_relative_to, others))
+    return path.is_absolute() and not installed and not any(path.is_relative_to(other) for other in others)
 
 
 def _refuse(prog: str, reason: str) -> int:

@@ -221,7 +221,7 @@ def _seeded(seed: int) -> Iterator[None]:
     """
     word = int(np.random.SeedSequence(seed).generate_state(1)[0])
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002, an agent's may be of the old kind
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(gpus):
         random.seed(word)
         np.random.seed(word)  # noqa: NPY002
