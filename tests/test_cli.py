@@ -274,6 +274,7 @@ def test_bad_options(refusal, line: str, expected: str):
         ("budget: 5\n", "budget: expected limits by name, as {evaluations: 200}, got 5"),
         ("budget: [1]\n", "{evaluations: 200}, got [1]"),
         ("budget: null\n", "{evaluations: 200}, got null"),
+        ("budget: abc\n", "budget: expected options by name, {name: value}, got abc"),
         ("agent:\n  class_path: PPO\n  init_args:\n    learning_rat: 1\n", "nearest: learning_rate"),
         ("seed: !!python/object/apply:os.mkdir [made]\n", "line 1: could not determine a constructor"),
         ("just words", "expected lines of `option: value`"),

@@ -312,7 +312,7 @@ def test_a_subclass_that_measures_otherwise_has_another_fingerprint(in_process):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ({"epochs": 0}, "epochs"), ({"epochs": 1.5}, "epochs"), ({"final_epochs": 0}, "epochs"),
+        ({"epochs": 0}, "epochs"), ({"epochs": 1.5}, "epochs"), ({"final_epochs": 0}, "final_epochs must be"),
         ({"batch_size": 1}, "batch_size"), ({"learning_rate": float("nan")}, "learning_rate"),
         ({"optimizer": "adam"}, "optimizer"), ({"augment": "flip"}, "augment"),
         ({"timeout_seconds": 0}, "timeout_seconds"), ({"timeout_seconds": float("nan")}, "timeout_seconds"),

@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from nasenv.benchmarks import BENCHMARKS
 from nasenv.benchmarks.benchmark import Benchmark, Rows
+from nasenv.commands.terminal import Terminal
 from nasenv.errors import InputError
 from nasenv.files import user_path
 from nasenv.tables import nearest, write_table
@@ -38,7 +38,7 @@ def import_benchmark(
     file = user_path(output if output is not None else f"{name}-{chosen}.csv.gz".lower())
     if not file.parent.is_dir():
         raise InputError(f"output {file}: there is no folder {file.parent}")
-    console = Console(markup=False, highlight=False)
+    console = Terminal()
     with console.status(f"reading {name}, which can take some minutes"):
         rows = benchmark.read(chosen, user_path(source) if source is not None else None)
         verified = benchmark.verify(chosen, rows)

@@ -113,6 +113,7 @@ _PLAIN = {  # what jsonargparse says -> what we say
     r"Expected an? (?:typing\.)?Literal\[(.*)\]\. Got value: (.*)": r"expected one of \1, got \2",
     r"No module named '(.+)'": r"no module \1 in the current folder or among the installed packages",
     r"Problems parsing config": "config file",
+    r"Unable to load config '(.+?)' - Unable to load config .*": r"expected options by name, {name: value}, got \1",
     r"Unexpected config: ?(.*)": r"config file: expected lines of `option: value`, got \1",
     r"\bNoneType\b": "null",
 }

@@ -119,6 +119,8 @@ class TrainingEvaluator(Streamed):
         )
         if final_epochs is None:
             final_epochs = _FINAL_EPOCHS.get(data.name, _FINAL_LENGTH * self.recipe.epochs)
+        if not isinstance(final_epochs, int | np.integer) or final_epochs < 1:
+            raise InputError(f"final_epochs must be an integer of 1 or more, got {final_epochs!r}")
         self.final_recipe = Recipe(**{**asdict(self.recipe), "epochs": final_epochs})
         if not isinstance(seed, int | np.integer):
             raise InputError(f"the evaluator's seed must be an integer, got {seed!r}")
