@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ class Record:
             own["search/val_accuracy"] = measurement.val_accuracy
         if history.best_reward is not None:
             own["search/best_val_accuracy"] = self._best_val_accuracy
-        metrics = {f"evaluation/{k}": float(v) for k, v in measurement.metrics.items() if isinstance(v, Real)}
+        metrics = {f"evaluation/{k}": float(v) for k, v in measurement.metrics.items()}
         self.scalars(metrics | own, outcome.evaluation)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
