@@ -51,7 +51,9 @@ def _check_pictures(path: Path) -> None:
 
     endings = Image.registered_extensions()
     if not any(file.suffix.lower() in endings for file in path.rglob("*")):
-        raise InputError(f"{path} holds no pictures (links to folders are not followed); expected a sub-folder for each class")
+        raise InputError(
+            f"{path} holds no pictures (links to folders are not followed); expected a sub-folder for each class"
+        )
 
 
 def _split_folders(path: Path) -> list[str]:
