@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from nasenv.configuration import Configurable
 from nasenv.errors import AgentError, InputError
-from nasenv.history import Outcome
-from nasenv.search import Search
+from nasenv.search.history import Outcome
+from nasenv.search.search import Search
 from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.agents.surrogate import Surrogate
 from nasenv.spaces.space import Architecture, SearchSpace, to_architectures
+from nasenv.surrogates.gaussian_process import Surrogate
 
 _MOST_LISTED = 1 << 16  # designs of a space
 _PARENTS = 16  # of mutants

@@ -8,10 +8,10 @@ import numpy as np
 
 from nasenv.agents.agent import Agent, positive, weight
 from nasenv.agents.candidates import EveryDesign, NearTheBest
-from nasenv.agents.surrogate import Surrogate
 from nasenv.errors import InputError
-from nasenv.history import Outcome
+from nasenv.search.history import Outcome
 from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+from nasenv.surrogates.gaussian_process import Surrogate
 
 
 class GaussianProcess(Agent):

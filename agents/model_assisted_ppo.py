@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from nasenv.agents.agent import weight
 from nasenv.agents.sb3 import MaskablePPO
 from nasenv.agents.sb3_guidance import Guidance, Revision
-from nasenv.agents.surrogate import Surrogate
-from nasenv.budget import integer
-from nasenv.search import Search
+from nasenv.search.budget import integer
+from nasenv.search.search import Search
 from nasenv.spaces.space import Architecture
+from nasenv.surrogates.gaussian_process import Surrogate
 
 _UNSCREENED = 10  # first designs, of which there is nothing to learn from yet
 
@@ -61,7 +61,7 @@ class Screening(Revision):
 class ModelAssistedPPO(MaskablePPO):
     """`MaskablePPO` that evaluates, for each design it draws, the most promising of that and its neighbours.
 
-    What is promising says a Gaussian process of all that was evaluated (`nasenv.agents.surrogate`). The policy learns
+    What is promising says a Gaussian process of all that was evaluated (`nasenv.surrogates.gaussian_process`). The policy learns
     from what was evaluated, as if it had drawn it. Related: DyNA-PPO (Angermueller et al. 2020,
     https://openreview.net/forum?id=HklxbgBKvr) trains the policy on a model's rewards too; BANANAS (White et al. 2021,
     https://arxiv.org/abs/1910.11858) and NPENAS (Wei et al. 2020, https://arxiv.org/abs/2003.12857) screen the mutants

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nasenv.history import History
-from nasenv.search import Search
+from nasenv.search.history import History
+from nasenv.search.search import Search
 from nasenv.spaces.space import Architecture
 
 _STEPS = 20  # to find a design that is new

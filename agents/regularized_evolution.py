@@ -9,7 +9,7 @@ import numpy as np
 
 from nasenv.agents.agent import Agent
 from nasenv.errors import InputError
-from nasenv.history import Outcome
+from nasenv.search.history import Outcome
 from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
 
 

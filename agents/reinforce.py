@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.agents.agent import Agent, positive, share
-from nasenv.history import Outcome
+from nasenv.search.history import Outcome
 from nasenv.spaces.space import Architecture, SearchSpace, to_architectures
 
 _INITIAL_STD = 1e-3

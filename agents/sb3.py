@@ -13,9 +13,9 @@ from nasenv.agents.agent import flag, positive, share, weight
 from nasenv.agents.sb3_guidance import Guidance, Revision
 from nasenv.agents.sb3_networks import NETWORKS, network_settings
 from nasenv.agents.stable_baselines import StableBaselines
-from nasenv.budget import integer
 from nasenv.errors import InputError
-from nasenv.search import Search
+from nasenv.search.budget import integer
+from nasenv.search.search import Search
 from nasenv.spaces.space import is_positive_integer
 
 _ADAM = {"eps": 1e-5, "fused": True}  # the library's eps; all parameters in one call take a fraction of the time

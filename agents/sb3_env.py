@@ -12,9 +12,9 @@ from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-from nasenv.env import Episodes, single_spaces
-from nasenv.history import Answers
-from nasenv.search import Search
+from nasenv.envs.env import Episodes, single_spaces
+from nasenv.search.history import Answers
+from nasenv.search.search import Search
 
 _Rewards: TypeAlias = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def raw_reward(rewards: _Rewards, repeats: NDArray[np.bool_]) -> _Rewards:
 class SearchVecEnv(VecEnv):
     """A search's episodes as Stable-Baselines3 wants a vector environment, with its own view of the reward.
 
-    Observations, actions and masks are those of `nasenv.vector.ArchitectureVectorEnv`.
+    Observations, actions and masks are those of `nasenv.envs.vector_env.ArchitectureVectorEnv`.
 
     Args:
         search: evaluates the designs; its budget ends a step with `BudgetExhausted`.

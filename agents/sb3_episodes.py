@@ -18,7 +18,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from nasenv.env import Episodes
+from nasenv.envs.env import Episodes
 from nasenv.spaces.space import Architecture, SearchSpace
 
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from nasenv.agents.novelty import Elite, Seen, unseen
 from nasenv.agents.sb3_episodes import imitate, recorded, relabel
-from nasenv.search import Search
+from nasenv.search.search import Search
 from nasenv.spaces.space import Architecture, to_architectures
 
 _IMITATED = 8  # the best designs so far

@@ -17,7 +17,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasenv.env import choice_numbers
+from nasenv.envs.env import choice_numbers
 from nasenv.spaces.space import SearchSpace
 
 _WIDTH = 64  # of embeddings, states and features
@@ -32,7 +32,7 @@ class SequenceFeatures(BaseFeaturesExtractor):
 
     Args:
         observation_space: of the environment.
-        space: whose observations are read; see `nasenv.env.Episodes`.
+        space: whose observations are read; see `nasenv.envs.env.Episodes`.
         features_dim: number of features, and width of the embeddings.
     """
 

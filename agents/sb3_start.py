@@ -9,7 +9,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from nasenv.agents.sb3_episodes import Recorded, imitate, recorded
-from nasenv.search import Search
+from nasenv.search.search import Search
 
 _IMITATED = 8  # the best of the designs
 _CLONING_STEPS = 100  # at most

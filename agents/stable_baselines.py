@@ -16,8 +16,8 @@ from nasenv.agents.sb3_guidance import Guidance
 from nasenv.agents.sb3_policy import policy_of
 from nasenv.agents.sb3_start import learn_from_start
 from nasenv.errors import InputError
-from nasenv.fitting import one_thread
-from nasenv.search import Search
+from nasenv.search.search import Search
+from nasenv.training import one_thread
 
 _DESIGNS = 16  # at a time, at least, where that follows the evaluator: an update learns from them
 _ENDLESS = 1_000_000  # evaluations that an algorithm plans for where the budget has no limit

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nasenv.agents.agent import Agent
-from nasenv.budget import Budget
 from nasenv.configuration import digest
 from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, TestResult, Trial
-from nasenv.history import Answers
 from nasenv.records.replay import Course
-from nasenv.search import Search
+from nasenv.search.budget import Budget
+from nasenv.search.history import Answers
+from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.space import Architecture, SearchSpace

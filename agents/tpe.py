@@ -10,8 +10,8 @@ import numpy as np
 from nasenv.agents.agent import Agent
 from nasenv.agents.novelty import unseen
 from nasenv.errors import InputError
-from nasenv.history import Outcome
-from nasenv.search import Search
+from nasenv.search.history import Outcome
+from nasenv.search.search import Search
 from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
 
 

@@ -4,22 +4,23 @@ from importlib.metadata import version
 
 import gymnasium
 
-from nasenv.budget import Budget
 from nasenv.cache.cache import Cache
-from nasenv.datasets import Dataset, Split, load_dataset
-from nasenv.env import ArchitectureEnv
+from nasenv.cluster.ray import RayEvaluator
+from nasenv.data.dataset import Dataset, Split, load_dataset
+from nasenv.deployment.export import Exported, load_model, predict
+from nasenv.envs.env import ArchitectureEnv
+from nasenv.envs.vector_env import ArchitectureVectorEnv
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
-from nasenv.evaluators.ray import RayEvaluator
 from nasenv.evaluators.synthetic import SyntheticEvaluator
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.export import Exported, load_model, predict
-from nasenv.finals import conclude
-from nasenv.history import History, Outcome
 from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
-from nasenv.result import Contender, Result
-from nasenv.search import Search
+from nasenv.results.conclude import conclude
+from nasenv.results.result import Contender, Result
+from nasenv.search.budget import Budget
+from nasenv.search.history import History, Outcome
+from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
@@ -27,7 +28,6 @@ from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.spaces.space import Architecture, Decision, SearchSpace
 from nasenv.spaces.synthetic import SyntheticSpace
-from nasenv.vector import ArchitectureVectorEnv
 
 __version__ = version("nasenv")
 
@@ -75,7 +75,7 @@ __all__ = [
 for _space in (ChainCNN, NASBench201, NASBenchMacro):
     gymnasium.register(
         f"nasenv/{_space.__name__}-v0",
-        entry_point="nasenv.env:make_env",
-        vector_entry_point="nasenv.vector:make_vec_env",
+        entry_point="nasenv.envs.env:make_env",
+        vector_entry_point="nasenv.envs.vector_env:make_vec_env",
         kwargs={"space": _space},
     )

@@ -18,7 +18,7 @@ from bench_plain import PlainLoop, Way
 from bench_problems import PROBLEMS, Problem, add_options
 
 from nasenv import Architecture, InputError, TrainingEvaluator
-from nasenv.evaluators.workers import WorkerPool
+from nasenv.workers.pool import WorkerPool
 
 _SWITCHES = {
     "+ resident data": "resident",

@@ -18,7 +18,7 @@ from bench import at_least, run, shown, spread, table
 from torch import nn
 
 from nasenv import ChainCNN, NASBench201, SearchSpace, load_dataset
-from nasenv.fitting import Recipe, fit, one_thread, seeded
+from nasenv.training import Recipe, fit, one_thread, seeded
 
 _PROBLEMS: dict[str, tuple[str, int, Callable[..., SearchSpace]]] = {
     "chain, digits": ("digits", 64, lambda **shape: ChainCNN(**shape)),

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nasenv import Architecture, Split, TrainingEvaluator
-from nasenv.fitting.optimizer import FlatOptimizer
-from nasenv.fitting.recipe import Recipe, one_cycle
 from nasenv.spaces.layers import GlobalAveragePool
+from nasenv.training.optimizer import FlatOptimizer
+from nasenv.training.recipe import Recipe, one_cycle
 
 _CONSTANT_RATE = 1e-3  # AdamW's default
 _SCORING_BATCH = 256

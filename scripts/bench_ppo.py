@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from nasenv import ArchitectureEnv, Budget, Search, SearchSpace, TableEvaluator
 from nasenv.agents import PPO, StableBaselines
-from nasenv.fitting import one_thread
+from nasenv.training import one_thread
 
 _RATES = {10: 650.0, 4: 1400.0}  # the goals, by epochs an update
 _SHARE = 0.15

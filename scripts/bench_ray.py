@@ -23,8 +23,8 @@ from ray.cluster_utils import Cluster
 
 from nasenv import Budget, ChainCNN, Evaluator, InputError, Measurement, Search, TrainingEvaluator
 from nasenv.agents import PPO, Agent, RandomSearch, RegularizedEvolution
+from nasenv.cluster.ray import RayEvaluator
 from nasenv.evaluators.evaluator import Answer, Trial
-from nasenv.evaluators.ray import RayEvaluator
 from nasenv.spaces.space import Architecture
 
 GOAL_IDLE = 0.05  # of the time of a slot

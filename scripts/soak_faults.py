@@ -22,7 +22,7 @@ import numpy as np
 from bench import at_least, goal, run, table
 from soak_jobs import FAULTS, Job, failed, is_as_expected, work
 
-from nasenv.evaluators.workers import WorkerPool
+from nasenv.workers.pool import WorkerPool
 
 _WORKERS = 2
 _LIMIT_SECONDS = 1.0  # of a job; a healthy one takes a millisecond

@@ -39,14 +39,14 @@ from nasenv.commands.compared import published_of
 from nasenv.commands.parser import Parser
 from nasenv.commands.train import starting_designs
 from nasenv.comparison.run import Run
-from nasenv.datasets import load_dataset
+from nasenv.data import pictures
+from nasenv.data.dataset import load_dataset
+from nasenv.deployment.export import load_model, save_model
 from nasenv.errors import printable
-from nasenv.export import load_model, save_model
 from nasenv.records.journal import Journal
 from nasenv.records.trials import TrialLog
-from nasenv.result import Result
-from nasenv.sources import pictures
-from nasenv.tables import read_table
+from nasenv.results.result import Result
+from nasenv.tables.table import read_table
 
 _SLOWEST = timedelta(seconds=60)  # for one input, by the clock, on a machine that does other things too
 _SHOWN = 600  # characters of a failure

@@ -29,7 +29,7 @@ from bench import at_least, goal, run, table
 from soak_cases import build
 
 from nasenv import Budget, Cache, ChoiceSpace, Search, TableEvaluator, agents
-from nasenv.tables import write_table
+from nasenv.tables.table import write_table
 
 GOAL_MICROSECONDS = 200.0
 GOAL_GROWTH = 1.1  # of a proposal's cost, the last thousands over the first

@@ -162,13 +162,13 @@ def test_imports_go_one_way(path: Path):
 @pytest.mark.parametrize(
     ("path", "module"),
     [
-        ("nasenv/budget.py", "nasenv.search"),
-        ("nasenv/budget.py", "nasenv.budget"),
+        ("nasenv/budget.py", "nasenv.search.search"),
+        ("nasenv/budget.py", "nasenv.search.budget"),
         ("nasenv/budget.py", "nasenv"),
         ("nasenv/budget.py", "nasenv.brand_new"),
         ("nasenv/budget.py", "matplotlib.figure"),
         ("nasenv/spaces/chain_cnn.py", "nasenv.spaces.nas_bench_201"),
-        ("nasenv/spaces/space.py", "nasenv.datasets"),
+        ("nasenv/spaces/space.py", "nasenv.data.dataset"),
         ("agents/random_search.py", "stable_baselines3"),
         ("agents/random_search.py", ".agent"),
     ],

@@ -24,7 +24,7 @@ class Rows:
 
     Args:
         architectures: (n,), texts of the designs, as their space writes them.
-        columns: by name, (n,) numbers each, as `nasenv.tables` wants them: accuracies in [0, 1].
+        columns: by name, (n,) numbers each, as `nasenv.tables.table` wants them: accuracies in [0, 1].
     """
 
     architectures: Sequence[str]

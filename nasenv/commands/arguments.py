@@ -21,7 +21,7 @@ import nasenv.objectives
 import nasenv.spaces
 from nasenv.commands.parser import Parser
 from nasenv.configuration import DERIVED, Configurable
-from nasenv.datasets import load_dataset
+from nasenv.data.dataset import load_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.spaces.space import SearchSpace

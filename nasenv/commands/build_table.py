@@ -15,15 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nasenv.commands.stopping import stopping
 from nasenv.commands.terminal import Terminal
 from nasenv.configuration import without_derived
-from nasenv.datasets import Dataset
+from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult, Trial
 from nasenv.files import user_path, write_whole
 from nasenv.provenance import provenance
 from nasenv.records.trials import TrialLog, ask
 from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer, to_architectures
-from nasenv.tables import write_table
 from nasenv.tables.card import card
+from nasenv.tables.table import write_table
 
 _CHUNK_SECONDS = 15.0  # what a kill costs at most, where a design takes no longer
 _LINES = 20  # printed in the course of it where there is no terminal to draw a bar on

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from nasenv.agents.agent import Agent
 from nasenv.agents.random_search import RandomSearch
-from nasenv.budget import Budget, integer
 from nasenv.commands.compared import config_of, default_agents, problems_of, published_of
 from nasenv.commands.progress import ComparisonProgress
 from nasenv.commands.stopping import stopping
@@ -33,6 +32,7 @@ from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
 from nasenv.objectives import Accuracy, Objective
 from nasenv.provenance import provenance
+from nasenv.search.budget import Budget, integer
 from nasenv.spaces.space import SearchSpace
 
 _STALLED_SECONDS = 600.0  # a search on a table takes seconds

@@ -14,7 +14,6 @@ from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.reinforce import Reinforce
 from nasenv.agents.sb3 import MaskablePPO
-from nasenv.budget import Budget
 from nasenv.commands.arguments import make
 from nasenv.comparison.findings import Metric
 from nasenv.comparison.problem import Problem
@@ -23,6 +22,7 @@ from nasenv.configuration import without_derived
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective
+from nasenv.search.budget import Budget
 from nasenv.spaces.space import SearchSpace
 
 SHIPPED = {  # what is compared on where nothing is said

@@ -13,7 +13,7 @@ from nasenv.benchmarks.benchmark import Benchmark, Rows
 from nasenv.commands.terminal import Terminal
 from nasenv.errors import InputError
 from nasenv.files import user_path
-from nasenv.tables import nearest, write_table
+from nasenv.tables.table import nearest, write_table
 
 
 def import_benchmark(

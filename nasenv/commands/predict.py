@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from nasenv.datasets import load_images
+from nasenv.data.dataset import load_images
+from nasenv.deployment.export import load_model
+from nasenv.deployment.export import predict as probabilities
 from nasenv.errors import InputError, printable
-from nasenv.export import load_model
-from nasenv.export import predict as probabilities
 from nasenv.files import user_path
 from nasenv.spaces.space import SearchSpace
 

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from nasenv.agents.agent import Agent
-from nasenv.budget import Budget
 from nasenv.commands.arguments import call
 from nasenv.commands.terminal import Terminal
 from nasenv.commands.train import concluded, starting_designs
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
-from nasenv.history import Outcome
 from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal
 from nasenv.records.replay import Course
 from nasenv.records.run_directory import JOURNAL
-from nasenv.result import RESULT, Result
-from nasenv.search import Listener, Search
+from nasenv.results.result import RESULT, Result
+from nasenv.search.budget import Budget
+from nasenv.search.history import Outcome
+from nasenv.search.search import Listener, Search
 from nasenv.spaces.space import SearchSpace
 
 _TIMES = ("seconds", "train_seconds", "cached")  # of an evaluation: they may be others

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from nasenv.search import Search
+from nasenv.search.search import Search
 
 _SMALL = 0.001  # of the whole, below which a part is no line of its own
 

@@ -16,7 +16,6 @@ from typing import Any
 from rich.table import Table
 
 from nasenv.agents.agent import Agent
-from nasenv.budget import Budget
 from nasenv.cache.cache import Cache
 from nasenv.commands.progress import ReplayEnd, SearchProgress
 from nasenv.commands.spent import show_spent
@@ -26,14 +25,15 @@ from nasenv.configuration import digest
 from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import read_whole, user_path, write_whole
-from nasenv.finals import clear, conclude
-from nasenv.known import bring
 from nasenv.objectives import Objective
 from nasenv.records.journal import Journal
 from nasenv.records.run_directory import JOURNAL, TRIALS
 from nasenv.records.trials import TrialLog
-from nasenv.result import RESULT, Result, table
-from nasenv.search import Resume, Search
+from nasenv.results.conclude import clear, conclude
+from nasenv.results.result import RESULT, Result, table
+from nasenv.search.budget import Budget
+from nasenv.search.known import bring
+from nasenv.search.search import Resume, Search
 from nasenv.spaces.space import Architecture, SearchSpace
 
 _SO_FAR = "so_far.json"  # of a search that was stopped

@@ -17,7 +17,7 @@ from nasenv.comparison.problem import Problem
 from nasenv.comparison.run import Run
 from nasenv.comparison.runner import Job, Runner
 from nasenv.errors import InputError, SearchStopped
-from nasenv.evaluators.workers import WorkerPool
+from nasenv.workers.pool import WorkerPool
 
 _LONGEST_NAME = 200  # as written in a file's name, of 255 bytes, where an umlaut takes six
 _COLUMNS = (
@@ -96,7 +96,7 @@ class Comparison:
 
         Args:
             done: told of each run when it is written here.
-            address: of the cluster, as with `nasenv.evaluators.ray.RayEvaluator`; None starts Ray on this machine.
+            address: of the cluster, as with `nasenv.cluster.ray.RayEvaluator`; None starts Ray on this machine.
             timeout_seconds: wall time after which a search is taken to have stalled; None is no limit.
 
         Raises:

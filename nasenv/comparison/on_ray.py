@@ -13,15 +13,15 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from nasenv.clock import WakingClock
+from nasenv.cluster.ray_actor import Packed, pack, unpack
+from nasenv.cluster.ray_cluster import Cluster, Share, imported_ray
+from nasenv.cluster.ray_fleet import reason
 from nasenv.comparison.run import Run
 from nasenv.comparison.runner import Job, Runner, watched
 from nasenv.errors import InputError
-from nasenv.evaluators.ray_actor import Packed, pack, unpack
-from nasenv.evaluators.ray_cluster import Cluster, Share, imported_ray
-from nasenv.evaluators.ray_fleet import reason
-from nasenv.evaluators.serving import described
 from nasenv.files import write_whole
+from nasenv.workers.clock import WakingClock
+from nasenv.workers.serving import described
 
 _RETRIES = 2  # of a run that was lost with its node
 _POLL_SECONDS = 0.2
@@ -53,7 +53,7 @@ class RayRuns:
     """Does the runs of a comparison on all nodes of a Ray cluster, one a core; nodes may come and go.
 
     A run that was lost with its node is done again elsewhere, from where this machine knows it. One that is stopped
-    comes back as far as it is. Every node needs what `nasenv.evaluators.ray.RayEvaluator` says.
+    comes back as far as it is. Every node needs what `nasenv.cluster.ray.RayEvaluator` says.
 
     Args:
         runner: does a run, and says where its files are here.

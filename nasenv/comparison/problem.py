@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from nasenv.budget import Budget
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Accuracy, Objective
+from nasenv.search.budget import Budget
 from nasenv.spaces.space import SearchSpace
 
 

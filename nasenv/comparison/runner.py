@@ -24,14 +24,14 @@ from nasenv.comparison.run import Run
 from nasenv.configuration import digest
 from nasenv.errors import AgentError, SearchStopped
 from nasenv.evaluators.evaluator import Trial
-from nasenv.known import bring
 from nasenv.records.run_directory import TRIALS
 from nasenv.records.trials import TrialLog, ask
-from nasenv.search import Search
+from nasenv.search.known import bring
+from nasenv.search.search import Search
 from nasenv.spaces.space import Architecture
 
 if TYPE_CHECKING:
-    from nasenv.records.record import Record
+    from nasenv.records.tensorboard import Record
 
 _POINTS = 50  # of a curve in TensorBoard; writing some 100 takes as long as a search on a table
 _DONE = "run.json"
@@ -159,7 +159,7 @@ class Runner:
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
         """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
-        from nasenv.records.record import Record  # TensorBoard takes a second to import
+        from nasenv.records.tensorboard import Record  # TensorBoard takes a second to import
 
         if search.record is not None:
             _write_finals(run, search.record)

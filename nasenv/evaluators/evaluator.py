@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nasenv.configuration import Configurable
-from nasenv.datasets import Dataset
+from nasenv.data.dataset import Dataset
 from nasenv.spaces.space import Architecture, SearchSpace
 
 _NUMBERS, _TEXTS = {int, float}, {str}

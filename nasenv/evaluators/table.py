@@ -12,7 +12,7 @@ from nasenv.configuration import digest
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
 from nasenv.spaces.space import Architecture, SearchSpace, to_architectures
-from nasenv.tables import Table, read_table
+from nasenv.tables.table import Table, read_table
 
 _VERSION = 1  # counted up when the same table comes to give another measurement
 _SECONDS = "train_seconds"
@@ -21,7 +21,7 @@ _LISTED = 8  # a space of at most so many times the rows is listed to read its t
 
 
 class TableEvaluator(Evaluator):
-    """Says of an architecture what was measured beforehand; its file format is that of `nasenv.tables`.
+    """Says of an architecture what was measured beforehand; its file format is that of `nasenv.tables.table`.
 
     Everything is a look-up, so seeds make no difference: ``evaluate`` gives ``val_column``, ``confirm`` gives
     ``final_val_column``, ``test`` gives ``test_column``. The columns of a search and of its end may be those after 12

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 
 from nasenv.configuration import digest
-from nasenv.datasets import Dataset, load_dataset
+from nasenv.data.dataset import Dataset, load_dataset
 from nasenv.errors import InputError
-from nasenv.evaluators.concurrency import Concurrency
-from nasenv.evaluators.cost import TrainingCost
-from nasenv.evaluators.devices import environments, resolve_devices
 from nasenv.evaluators.evaluator import DIVERGED, Answer, Measurement, TestResult, Trial
 from nasenv.evaluators.streamed import Streamed
-from nasenv.evaluators.trainer import OUT_OF_MEMORY, Job, Trained, Trainer, resolve_precision
-from nasenv.evaluators.workers import WorkerPool
-from nasenv.fitting import TIMEOUT, Recipe, seeded
 from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.training import TIMEOUT, Recipe, seeded
+from nasenv.training.cost import TrainingCost
+from nasenv.training.devices import environments, resolve_devices
+from nasenv.training.trainer import OUT_OF_MEMORY, Job, Trained, Trainer, resolve_precision
+from nasenv.workers.concurrency import Concurrency
+from nasenv.workers.pool import WorkerPool
 
 _VERSION = 2  # counted up when the same settings come to give another measurement
 

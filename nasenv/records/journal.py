@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Measurement
 from nasenv.files import open_again, parse_json, read_whole
-from nasenv.history import Outcome
+from nasenv.search.history import Outcome
 
 _FORMAT = 1
 _LATEST = 4e9  # the year 2096

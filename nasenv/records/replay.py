@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from nasenv.errors import InputError
-from nasenv.history import Finding
 from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal, read_measurement
+from nasenv.search.history import Finding
 from nasenv.spaces.space import Architecture, SearchSpace
 
 _AFRESH = "--resume continue keeps every measurement and lets the agent start afresh"

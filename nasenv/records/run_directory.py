@@ -17,7 +17,7 @@ from nasenv.evaluators.evaluator import Measurement
 from nasenv.files import write_whole
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal, read_measurement
-from nasenv.records.record import Record
+from nasenv.records.tensorboard import Record
 from nasenv.records.trials import TrialLog
 from nasenv.spaces.space import Architecture
 

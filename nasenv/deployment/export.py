@@ -1,0 +1,321 @@
+"""The winner of a search as files: what it is (JSON), its weights (safetensors), a program to deploy (torch.export)."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import math
+import pkgutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+import nasenv.spaces
+from nasenv.configuration import import_path
+from nasenv.data.dataset import Dataset, normalised
+from nasenv.errors import InputError
+from nasenv.files import in_megabytes, open_regular, parse_json, read_whole, spare_memory, write_whole
+from nasenv.spaces.space import Architecture, SearchSpace
+
+DESCRIPTION, WEIGHTS, PROGRAM = "architecture.json", "weights.safetensors", "program.pt2"
+FORMAT = 1
+_BATCH = 256
+_LARGEST_DESCRIPTION = 16_000_000  # bytes
+_LARGEST_ARGUMENT = 1024  # a number, or the length of a list or text, among the arguments that a file gives a space
+_LARGEST_OF = {"input_shape": 65_536, "num_classes": 65_536}  # of these, a larger one
+_GIVE_SPACE = "of a space that is made of functions, give the space itself: load_model(directory, space=...)"
+_INPUT_NOTE = "(n, channels, height, width) float32; network and program take (x - mean) / std, channel by channel"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trained network that was read back, on the CPU, in evaluation mode, and what it needs to be used.
+
+    Args:
+        model: (n, c, h, w) normalised images -> (n, num_classes) logits.
+        space: the space that built it.
+        architecture: the design in that space.
+        input_shape: (c, h, w).
+        mean: of each channel, in the units of the user's images.
+        std: the same.
+        class_names: class i is called the i-th.
+    """
+
+    model: nn.Module
+    space: SearchSpace
+    architecture: Architecture
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.input_shape != self.space.input_shape or len(self.class_names) != self.space.num_classes:
+            raise InputError(
+                f"the model takes {self.input_shape} and tells {len(self.class_names)} classes apart, "
+                f"the space has {self.space.input_shape} and {self.space.num_classes}"
+            )
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise InputError(f"expected class names that are texts, got {self.class_names}")
+        if not len(self.mean) == len(self.std) == self.input_shape[0] or not all(
+            math.isfinite(m) and 0 < s < math.inf for m, s in zip(self.mean, self.std, strict=True)
+        ):
+            raise InputError(f"expected a finite mean and a positive std a channel, got {self.mean} and {self.std}")
+
+
+def save_model(
+    directory: Path, space: SearchSpace, architecture: Architecture, model: nn.Module, dataset: Dataset
+) -> None:
+    """Write ``architecture.json``, ``weights.safetensors`` and ``program.pt2`` into a directory; leave model as it is.
+
+    The program takes normalised images, any number at once: (images - mean) / std with mean and std of the JSON. It is
+    for those who deploy, and never read by nasenv: ``torch.export.load`` unpickles, so load only programs you trust.
+    Where a network cannot be exported, a warning says why, and the other two files are complete without it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    write_whole(directory / WEIGHTS, save({n: tensor.detach().clone() for n, tensor in model.state_dict().items()}))
+    description = {
+        "format": FORMAT,
+        "nasenv": version("nasenv"),
+        "space": space.config(),
+        "space_fingerprint": space.fingerprint(),
+        "architecture": list(architecture),
+        "text": space.to_text(architecture),
+        "input": {"shape": dataset.input_shape, "mean": dataset.mean, "std": dataset.std, "note": _INPUT_NOTE},
+        "class_names": dataset.class_names,
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "probe": _probe(model, dataset.input_shape).tolist(),
+    }
+    write_whole(directory / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+    _save_program(directory / PROGRAM, model, dataset.input_shape)
+
+
+def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = None) -> Exported:
+    """Return the model that ``save_model`` wrote, built anew and given its weights; no program is read.
+
+    The files need not be trusted: they choose no code that runs. A space that comes with nasenv is made again from its
+    name and plain arguments; one of yours has to be given, since making it runs code.
+
+    Args:
+        directory: where it was saved.
+        space: the space it is from, or its class, which is then given the arguments that were saved.
+
+    Raises:
+        InputError: files that are missing or damaged, a space that cannot be made again or that builds another network.
+    """
+    path, weights = Path(directory) / DESCRIPTION, Path(directory) / WEIGHTS
+    description = _read_description(path)
+    made = space if isinstance(space, SearchSpace) else _rebuilt(description["space"], space)
+    try:
+        architecture = _architecture(description, made)
+        if type(made).__module__.startswith(f"{nasenv.spaces.__name__}."):
+            _check_size(made, architecture, weights)
+        exported = _exported(description, made, architecture)
+        expected = torch.tensor(description["probe"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
+    _load_weights(exported.model, weights)
+    found = _probe(exported.model, exported.input_shape)
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
+        raise InputError(
+            f"{path}: {type(made).__name__} now builds a network that answers otherwise than the one that was saved; "
+            "go back to the code of that time"
+        )
+    return exported
+
+
+def predict(exported: Exported, raw_images: ArrayLike | Tensor) -> NDArray[np.float32]:
+    """Return the probability of each class, (n, num_classes), for images, (n, c, h, w), in the user's units.
+
+    Raises:
+        InputError: images of another shape than those that the model was trained on, or pixels that are not finite.
+    """
+    images = raw_images if isinstance(raw_images, Tensor) else torch.from_numpy(np.array(raw_images, dtype=np.float32))
+    if images.ndim != 4 or tuple(images.shape[1:]) != exported.input_shape:
+        raise InputError(
+            f"the model takes images of (n, {', '.join(map(str, exported.input_shape))}), got {tuple(images.shape)}"
+        )
+    if not torch.isfinite(images).all():
+        raise InputError("the model takes finite pixels, got nan or infinite ones")
+    with torch.inference_mode():
+        batches = [normalised(b, exported.mean, exported.std) for b in images.split(_BATCH)]  # type: ignore[no-untyped-call]
+        return torch.cat([exported.model(b).float().softmax(dim=1) for b in batches]).numpy()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch.export prints, logs and warns of its inner workings from the terminal."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+def _save_program(path: Path, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    sample = torch.zeros(2, *input_shape)  # of a batch of 1, the export would make a constant
+    path.unlink(missing_ok=True)
+    with _quiet():
+        try:
+            program = torch.export.export(model, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        except Exception as error:  # a user's network can hold anything, and its weights must not be lost for it
+            reason = _reason(error)
+        else:
+            content = io.BytesIO()  # where a file cannot be written, torch ends the process
+            torch.export.save(program, content)
+            write_whole(path, content.getvalue())
+            return
+    warnings.warn(f"no {PROGRAM} was written, torch.export cannot export this network: {reason}", stacklevel=3)
+
+
+def _probe(model: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
+    """Return the logits, (2, num_classes), of two fixed images: what tells that a network is the one saved."""
+    images = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return model(images).float()  # type: ignore[no-any-return]
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = parse_json(read_whole(path, _LARGEST_DESCRIPTION))
+    except InputError as error:
+        raise InputError(f"{error}; expected the folder that a search saved") from None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT or "space" not in description:
+        raise InputError(f"{path} is no description of a model in format {FORMAT}, the one that this nasenv reads")
+    return description
+
+
+def _architecture(description: Mapping[str, Any], space: SearchSpace) -> Architecture:
+    architecture = space.check(description["architecture"])
+    if space.to_text(architecture) != description["text"]:
+        raise InputError(f"the model is {description['text']}, the space reads it as {space.to_text(architecture)}")
+    return architecture
+
+
+def _exported(description: Mapping[str, Any], space: SearchSpace, architecture: Architecture) -> Exported:
+    return Exported(
+        model=_built(space, architecture),
+        space=space,
+        architecture=architecture,
+        input_shape=tuple(description["input"]["shape"]),
+        mean=tuple(description["input"]["mean"]),
+        std=tuple(description["input"]["std"]),
+        class_names=tuple(description["class_names"]),
+    )
+
+
+def _built(space: SearchSpace, architecture: Architecture) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights it starts with are replaced
+            return space.build(architecture).eval()
+    except Exception as error:  # a user's class can raise anything
+        raise InputError(f"{type(space).__name__} cannot build the network: {_reason(error)}; {_GIVE_SPACE}") from error
+
+
+def _rebuilt(config: Any, given: type[SearchSpace] | None) -> SearchSpace:
+    """Return the space made again from what ``config()`` said of it, by one of nasenv's classes or the given one."""
+    if not isinstance(config, dict) or not {"class_path", "init_args"} <= config.keys():
+        raise InputError(f"cannot make the space {config} again: expected its class_path and init_args; {_GIVE_SPACE}")
+    name, arguments = config["class_path"], config["init_args"]
+    if given is not None and import_path(given) != name:
+        raise InputError(f"the model is of the space {name}, not of {import_path(given)}")
+    space_class = given or _own(name)
+    try:
+        if given is None:
+            for key, value in arguments.items():
+                _check_plain(value, _LARGEST_OF.get(key, _LARGEST_ARGUMENT))
+        return space_class(**arguments)
+    except Exception as error:  # a user's class can raise anything
+        raise InputError(f"cannot make the space {name} again: {_reason(error)}; {_GIVE_SPACE}") from error
+
+
+def _own(name: object) -> type[SearchSpace]:
+    """Return the class of a space that comes with nasenv; nothing else is imported because a file names it."""
+    modules = [f"{nasenv.spaces.__name__}.{module.name}" for module in pkgutil.iter_modules(nasenv.spaces.__path__)]
+    module, _, attribute = str(name).rpartition(".")
+    found = getattr(import_module(module), attribute, None) if module in modules else None
+    if not (isinstance(found, type) and issubclass(found, SearchSpace)):
+        raise InputError(
+            f"the model's space, {name}, does not come with nasenv; where it is yours, say so, since its code is run: "
+            f"nasenv predict --space {name}, or load_model(directory, space=...) with the class, or a space of it"
+        )
+    return found
+
+
+def _check_plain(value: Any, most: int) -> None:
+    """Raise ValueError for an argument of a space that would take long or much memory to make something of."""
+    size = value if isinstance(value, int | float) else len(value) if value is not None else 0
+    if not -most <= size <= most:
+        raise ValueError(f"{str(value)[:40]} is more than {most}, the most that a file can ask for")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_plain(item, most)
+
+
+def _check_size(space: SearchSpace, architecture: Architecture, weights: Path) -> None:
+    """Raise InputError unless the network is the one of the weights and can be run, before memory is taken for it."""
+    with torch.device("meta"):
+        model = _built(space, architecture)
+        _check_same(weights, _shapes(model.state_dict()), _stored_shapes(weights))
+        sizes = [0]
+        for module in model.modules():
+            module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
+        model(torch.zeros(2, *space.input_shape))
+    if (needed := 4 * max(sizes)) > spare_memory() // 4:
+        raise InputError(f"the network takes layers of {in_megabytes(needed)} for two images, a quarter of free memory")
+
+
+def _reason(error: Exception) -> str:
+    """Return type and first line of an error."""
+    return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    _check_same(path, _shapes(model.state_dict()), _stored_shapes(path))
+    model.load_state_dict(load_file(path))
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _stored_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors in a file of weights, of which no more than the header is read."""
+    open_regular(path).close()
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+
+
+def _check_same(path: Path, expected: Mapping[str, list[int]], found: Mapping[str, list[int]]) -> None:
+    different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if different:
+        name = different[0]
+        raise InputError(
+            f"{path} does not fit the network: {len(different)} tensors differ, {name} first: "
+            f"expected {expected.get(name)}, got {found.get(name)}"
+        )

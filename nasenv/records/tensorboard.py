@@ -1,0 +1,227 @@
+"""TensorBoard of one search: one event file, and in it one event an evaluation that carries all its scalars."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.compat.proto.attr_value_pb2 import AttrValue
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.proto.versions_pb2 import VersionDef
+from tensorboard.plugins.text.metadata import create_summary_metadata as text_metadata
+from torch import fx, nn
+
+from nasenv.errors import InputError
+from nasenv.plots import Figure, choice_shares, to_png
+from nasenv.records.events import EventFile, scalars_event
+from nasenv.search.history import History, Outcome
+from nasenv.spaces.space import SearchSpace
+
+
+class Record:
+    """The TensorBoard of one search, in a single event file.
+
+    The file begins anew: a search that is resumed repeats its evaluations from the journal and so writes its curves
+    again, without a seam. Its events have the same lengths as before, so a TensorBoard that is watching goes on reading
+    where it was. Every event is in the file when the method returns, so that the page is always up to date, or
+    all are when it is closed.
+
+    | tags | what they show | step |
+    |---|---|---|
+    | ``search/*``, ``cache/hit_share``, ``evaluation/*`` | each distinct evaluation | its number |
+    | the tags given to ``scalars``, ``curve`` | an agent's own figures, learning curves | as given, the epoch |
+    | ``choice_shares`` | what was chosen over time, a picture | evaluation |
+    | the tags given to ``text``, ``figure`` | configuration, best architecture | 0 |
+    | HPARAMS, GRAPHS | configuration beside final metrics, the winner's graph | |
+
+    A tag stands for one kind of thing: TensorBoard shows a text and a picture of one tag as the first of them alone.
+
+    Args:
+        directory: where the event file is written, made where missing; older event files in it are deleted.
+        live: whether somebody may be watching; else events wait in memory to be written together.
+        started: when the search was begun, in seconds since 1970; now by default. It is in the file's name.
+        clock: how long it has been going on, in seconds, in all its starts; by default since this object was made.
+
+    Raises:
+        InputError: the directory, or later the file, cannot be written.
+    """
+
+    def __init__(
+        self, directory: Path, live: bool = True, started: float | None = None, clock: Callable[[], float] | None = None
+    ) -> None:
+        begun = time.monotonic()
+        self._started = time.time() if started is None else started
+        self._clock = clock or (lambda: time.monotonic() - begun)
+        path = Path(directory) / f"events.out.tfevents.{int(self._started)}.nasenv"
+        self._best_val_accuracy = 0.0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for old in path.parent.glob("events.out.tfevents.*"):
+                if old != path:
+                    old.unlink()
+            self._file = EventFile(path, live)
+        except OSError as error:
+            raise InputError(f"run_dir {directory} cannot be written: {error.strerror}; give another one") from error
+        self._write(Event(file_version="brain.Event:2"))
+
+    def evaluation(self, history: History, outcome: Outcome) -> None:
+        """Write the scalars of a distinct evaluation, in one event; to be called when the history has just taken it in.
+
+        ``search/best_val_accuracy`` is the highest accuracy so far, whatever the objective; it begins, as
+        ``search/val_accuracy`` does, at the first evaluation that did not fail.
+        """
+        measurement = outcome.measurement
+        own = {
+            "search/reward": outcome.reward,
+            "search/mean_reward_32": history.mean_reward(32),
+            "search/repeat_share": history.repeats / history.proposals,
+            "search/train_seconds": history.train_seconds,
+            "cache/hit_share": history.cached / len(history),
+            "evaluation/train_seconds": measurement.train_seconds,
+            "evaluation/failed": float(measurement.error is not None),
+        }
+        if measurement.val_accuracy is not None:
+            self._best_val_accuracy = max(self._best_val_accuracy, measurement.val_accuracy)
+            own["search/val_accuracy"] = measurement.val_accuracy
+        if history.best_reward is not None:
+            own["search/best_val_accuracy"] = self._best_val_accuracy
+        metrics = {f"evaluation/{k}": float(v) for k, v in measurement.metrics.items()}
+        self.scalars(metrics | own, outcome.evaluation)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write one event with a value for each tag."""
+        self._file.write(scalars_event(self._started + self._clock(), step, values))
+
+    def curve(self, tag: str, values: Sequence[float]) -> None:
+        """Write a learning curve: values[k] at step k + 1, the epoch."""
+        for epoch, value in enumerate(values, start=1):
+            self.scalars({tag: value}, epoch)
+
+    def text(self, tag: str, markdown: str) -> None:
+        """Write a text, which TensorBoard shows as Markdown."""
+        tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape=TensorShapeProto())
+        self._summaries([Summary.Value(tag=tag, metadata=text_metadata("", ""), tensor=tensor)], 0)
+
+    def figure(self, tag: str, figure: Figure, step: int = 0) -> None:
+        """Write a picture; pictures of one tag and several steps have a slider."""
+        png = to_png(figure)
+        width, height = struct.unpack(">II", png[16:24])  # where a PNG file says it
+        image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        self._summaries([Summary.Value(tag=tag, image=image)], step)
+
+    def choice_shares(self, space: SearchSpace, history: History) -> None:
+        """Write the picture of what was chosen so far, at the current evaluation; nothing before the first."""
+        if len(history):
+            self.figure("choice_shares", choice_shares(space, [o.architecture for o in history]), len(history))
+
+    def graph(self, model: nn.Module, input_shape: Sequence[int]) -> None:
+        """Write the network's graph; where it cannot be traced, a text of tag ``graph`` says why.
+
+        Args:
+            model: a network on the CPU.
+            input_shape: (channels, height, width) of one input.
+        """
+        was_training = model.training
+        try:
+            program = torch.export.export(model.eval(), (torch.zeros(1, *input_shape),), strict=False)
+        except Exception as error:  # a user's network may do, and so raise, anything
+            self.text("graph", f"This network cannot be traced: {type(error).__name__}: {error}")
+        else:
+            self._write(Event(graph_def=_graph_def(program).SerializeToString()))
+        finally:
+            model.train(was_training)
+
+    def start_hparams(self, config: Mapping[str, Any]) -> None:
+        """Write what this run is, its nested configuration, for the table of the HPARAMS tab.
+
+        No `experiment` is written, on purpose: TensorBoard would take the columns of the first run's for all runs,
+        though agents differ in theirs. Without one it shows, of all runs, the settings that differ, then the last
+        values of all scalars by their tags' order.
+        """
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        self._summaries(hparams_pb(flat_config(config), start_time_secs=self._started).value, 0)
+
+    def finish_hparams(self, metrics: Mapping[str, float]) -> None:
+        """Write the final metrics, as scalars too, and that the run has ended well; to be called last."""
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+        self.scalars(metrics, 0)
+        end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
+        about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
+        tag = metadata.SESSION_END_INFO_TAG
+        self._summaries([Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)], 0)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _summaries(self, values: Iterable[Summary.Value], step: int) -> None:
+        self._write(Event(step=step, summary=Summary(value=values)))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = self._started + self._clock()
+        self._file.write(event.SerializeToString())
+
+
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Return a nested configuration with dotted names, as the command line has them; lists and None become text.
+
+    >>> flat_config({"agent": {"class_path": "nasenv.agents.PPO", "init_args": {"lr": 0.1, "net": [8, 8]}}, "seed": 0})
+    {'agent': 'PPO', 'agent.lr': 0.1, 'agent.net': '[8, 8]', 'seed': 0}
+    """
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in config.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping) and "class_path" in value:
+            flat[name] = str(value["class_path"]).rpartition(".")[2]
+            flat |= flat_config(value.get("init_args") or {}, name)
+        elif isinstance(value, Mapping):
+            flat |= flat_config(value, name)
+        else:
+            flat[name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
+
+
+def _graph_def(program: torch.export.ExportedProgram) -> GraphDef:
+    """Return the program's operations, each within the modules that it belongs to; parameters are left out."""
+    inputs = set(program.graph_signature.user_inputs)
+    names: dict[fx.Node, str] = {}
+    nodes = []
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name not in inputs:
+            continue
+        names[node] = "/".join([*_scopes(node), node.name])
+        sources = [names[source] for source in node.all_input_nodes if source in names]
+        nodes.append(NodeDef(name=names[node], op=str(node.target), input=sources, attr=_output_shape(node)))
+    return GraphDef(node=nodes, versions=VersionDef(producer=22))
+
+
+def _scopes(node: fx.Node) -> list[str]:
+    """Return the modules around an operation from the outermost, as in ["Sequential[layers.0]", "Conv2d[0]"]."""
+    scopes: list[str] = []
+    outer = ""
+    for path, kind in node.meta.get("nn_module_stack", {}).values():
+        if path:  # the network itself would hide all within one box
+            inner = path.removeprefix(outer).removeprefix(".")
+            scopes.append(f"{kind.rpartition('.')[2]}[{inner}]")
+            outer = path
+    return scopes
+
+
+def _output_shape(node: fx.Node) -> dict[str, AttrValue]:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return {}
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=int(size)) for size in value.shape])
+    return {"_output_shapes": AttrValue(list=AttrValue.ListValue(shape=[shape]))}

@@ -1,0 +1,115 @@
+"""When a search is over."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nasenv.errors import InputError
+from nasenv.search.history import History
+
+_LIMITS = ("evaluations", "charged_seconds", "wall_seconds", "target_reward")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search is over, and what is spent on its end.
+
+    Args:
+        evaluations: distinct designs that may be evaluated; None is no limit.
+        charged_seconds: training time that may be charged: what each distinct design's training took, also where a
+            cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
+        wall_seconds: wall time after which a start of the search stops early, as Ctrl-C does: what is measured is kept,
+            and the same search, started again, goes on; None is no limit.
+        charge_repeats: whether a design proposed again is charged again, as an evaluation and in seconds, as the
+            protocols of most tabular benchmarks do; else repeats are free.
+        target_reward: reward at which the search has found enough, and ends with the proposals that are being answered;
+            None goes on.
+        repeats_per_evaluation: free repeats for each evaluation of the budget, after which the agent is taken to have
+            collapsed onto a few designs, and the search ends.
+        finalists: number of best designs that are trained again, for longer, to choose the winner.
+        final_seeds: number of times that each of them is.
+
+    Raises:
+        InputError: a limit that is not positive.
+    """
+
+    evaluations: int | None = 200
+    charged_seconds: float | None = None
+    wall_seconds: float | None = None
+    charge_repeats: bool = False
+    target_reward: float | None = None
+    repeats_per_evaluation: int = 50
+    finalists: int = 10
+    final_seeds: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("evaluations", "repeats_per_evaluation", "finalists", "final_seeds"):
+            value = getattr(self, name)
+            if value is not None or name != "evaluations":
+                object.__setattr__(self, name, integer(f"budget.{name}", value, least=1))
+        for name in ("charged_seconds", "wall_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (_is_number(seconds) and 0.0 < seconds < math.inf):
+                raise InputError(f"budget.{name} must be a positive number, got {seconds!r}")
+        target = self.target_reward
+        if target is not None and not (_is_number(target) and math.isfinite(target)):
+            raise InputError(f"budget.target_reward must be a finite number, got {target!r}")
+        if not isinstance(self.charge_repeats, bool):
+            raise InputError(f"budget.charge_repeats must be true or false, got {self.charge_repeats!r}")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the arguments that change what comes out of a search."""
+        return {name: value for name, value in asdict(self).items() if name != "wall_seconds"}
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it sets any limit, beside that to repeats."""
+        return any(getattr(self, name) is not None for name in _LIMITS)
+
+    def remaining(self, history: History) -> int | None:
+        """Return the number of evaluations left, not below 0; None where there is no limit to them."""
+        if self.evaluations is None:
+            return None
+        return max(0, self.evaluations - (history.proposals if self.charge_repeats else len(history)))
+
+    def reached(self, history: History) -> str | None:
+        """Return which of its limits a search has come to, None where it has come to none."""
+        if self.remaining(history) == 0:
+            what = "proposals" if self.charge_repeats else "evaluations"
+            return f"the budget of {self.evaluations} {what} is used up"
+        if self.charged_seconds is not None and history.charged_seconds >= self.charged_seconds:
+            return f"the budget of {self.charged_seconds:g} charged seconds is used up"
+        best = history.best_reward
+        if self.target_reward is not None and best is not None and best >= self.target_reward:
+            return f"the target reward of {self.target_reward:g} is met"
+        return None
+
+    def spent(self, history: History) -> str | None:
+        """Return why a search that has come so far is over, None where it is not: a limit, or an agent collapsed."""
+        limit = self.reached(history)
+        if limit is None and history.repeats >= self.repeats_per_evaluation * (
+            self.evaluations or max(1, len(history))
+        ):
+            return (
+                f"the agent proposes what it proposed before: {history.repeats} repeats beside "
+                f"{len(history)} distinct evaluations; its policy has collapsed"
+            )
+        return limit
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """Return the number as an int, numpy's too; raise InputError where it is none, or below the least."""
+    try:
+        number: int = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be an integer of {least} or more, got {value!r}") from None
+    if number < least:
+        raise InputError(f"{name} must be {least} or more, got {number}")
+    return number
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

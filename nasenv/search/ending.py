@@ -1,0 +1,154 @@
+"""Whether a search is over, or was stopped, and whose fault it is where it broke off."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nasenv.errors import AgentError, BudgetExhausted, InputError, SearchStopped
+from nasenv.search.budget import Budget
+from nasenv.search.history import History
+
+_REFUSALS = 1000  # after which an agent is taken not to hear
+
+
+class Ending:
+    """Why a search is over, or was stopped before.
+
+    Args:
+        budget: when it is over.
+        history: what was spent.
+        designs: number of designs of its space; None where it is not known.
+        agent: its name.
+        endless: whether it goes on answering repeats, whatever was spent.
+
+    Attributes:
+        ended: why it is over; None while it is not.
+        stopped: why it was stopped before; None where it was not.
+        fault: what went wrong in the search itself, though it passes through the agent; None where nothing did.
+    """
+
+    def __init__(
+        self, budget: Budget, history: History, designs: int | None, agent: str, endless: bool = False
+    ) -> None:
+        self._budget, self._history, self._designs, self._agent = budget, history, designs, agent
+        self._endless = endless
+        self.ended: str | None = None
+        self.stopped: str | None = None
+        self.fault: BaseException | None = None
+        self._refusals = 0
+        self._inside: dict[str, tuple[int]] = {}  # the thread that is; a lock could not be copied with the search
+        self._deadline: threading.Timer | None = None
+
+    def stop(self, reason: str) -> None:
+        """Note that it was asked to end early; from a signal handler or another thread too."""
+        self.stopped = self.stopped or reason
+
+    def is_stopped(self) -> bool:
+        """Return whether it was asked to end early."""
+        return self.stopped is not None
+
+    def watch_the_clock(self) -> None:
+        """Have it stopped after the budget's wall seconds, counted from the first call."""
+        if self._deadline is None and self._budget.wall_seconds is not None:
+            said = f"the budget of {self._budget.wall_seconds:g} wall seconds is used up"
+            seconds = min(self._budget.wall_seconds, threading.TIMEOUT_MAX)
+            self._deadline = threading.Timer(seconds, self.stop, [said])
+            self._deadline.daemon = True
+            self._deadline.start()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let the agent run inside, until the search is over.
+
+        Raises:
+            AgentError: the agent raised; where that came from the search itself, it is raised as it was.
+            InputError: something in the search itself raised SystemExit, which would end the program in silence.
+        """
+        try:
+            yield
+        except BudgetExhausted:
+            pass
+        except (Exception, SystemExit) as error:  # an agent that exits would end the program in silence
+            if self.fault is not None:  # the agent may have wrapped it
+                raise _aloud(self.fault) from None
+            raise AgentError(self._told(error)) from error
+        if self.fault is not None:  # the agent has swallowed it
+            raise _aloud(self.fault)
+
+    def _told(self, error: BaseException) -> str:
+        after = f"after {len(self._history)} evaluations"
+        if isinstance(error, InputError):
+            return f"agent {self._agent}: {error}; {after}"
+        return f"agent {self._agent} raised {_in_words(error)} {after}"
+
+    def check(self) -> None:
+        """Raise BudgetExhausted where the search is over, SearchStopped where it was stopped before."""
+        if self.stopped is not None:
+            raise self._refused(SearchStopped(self.stopped))
+        if self.ended is None and not self._endless:
+            self.ended = self._over()
+        if self.ended is not None:
+            raise self._refused(BudgetExhausted(self.ended))
+
+    def _over(self) -> str | None:
+        """Return why it is over, None where it is not."""
+        spent = self._budget.spent(self._history)
+        if spent is None and len(self._history) == self._designs:
+            return f"all {self._designs} designs of the space are evaluated"
+        return spent
+
+    @contextmanager
+    def in_one_thread(self) -> Iterator[None]:
+        """Keep other threads from what is done inside, as history and journal take in one proposal after the other.
+
+        Raises:
+            AgentError: another thread is inside.
+        """
+        mine = (threading.get_ident(),)
+        holder = self._inside.setdefault("thread", mine)  # atomic
+        if holder != mine:
+            raise AgentError("evaluate is called from one thread at a time; give it several designs at once instead")
+        try:
+            yield
+        finally:
+            if holder is mine:  # else this thread is inside still, further out
+                self._inside.clear()
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Note what goes wrong meanwhile: it is ours, not the agent's, though it passes through the agent."""
+        try:
+            yield
+        except BudgetExhausted:
+            raise
+        except (Exception, SystemExit) as error:
+            self.fault = self.fault or error
+            raise
+
+    def close(self) -> None:
+        """Watch the clock no more."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _refused(self, error: BudgetExhausted) -> BaseException:
+        """Return the error, or, where the agent goes on and on after it, one that it is not likely to catch."""
+        self._refusals += 1
+        if self._refusals <= _REFUSALS:
+            return error
+        self.fault = AgentError(f"agent {self._agent} goes on proposing after the search is over: {error}")
+        return SystemExit(str(self.fault))
+
+
+def _aloud(fault: BaseException) -> BaseException:
+    """Return the fault, or, where it would end the program in silence, an error that says it."""
+    if not isinstance(fault, SystemExit):
+        return fault
+    return InputError(f"the evaluator, or what it called, raised {_in_words(fault)}")
+
+
+def _in_words(error: BaseException) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"

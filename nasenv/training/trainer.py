@@ -1,0 +1,195 @@
+"""What a worker does with one architecture: build its network, train it, score it, and say where the time went."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasenv.data.dataset import Dataset
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import DIVERGED
+from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.training import Diverged, Recipe, accuracy, fit, one_thread, same_each_time, seeded
+
+OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
+_BFLOAT16_FLOPS = 1.5e8  # of a batch's forward pass, from which on a processor gains by bfloat16 (BENCHMARKS.md)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: which network, how, from which seed, and on what it is scored."""
+
+    architecture: Architecture
+    recipe: Recipe
+    seed: int
+    scored_on: Literal["validation", "test"]  # on the test split after training on training + validation data
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a job came to; accuracy or error, the weights of a network that was tested, and where the time went.
+
+    Args:
+        train_seconds: processor time of the training, on a GPU wall time.
+        seconds: wall time by part: data, building, training, scoring.
+        eager: why a training on a GPU was not replayed as a CUDA graph; None where it was.
+    """
+
+    accuracy: float | None
+    error: str | None
+    train_seconds: float
+    metrics: Mapping[str, float]
+    curve: tuple[float, ...] = ()
+    weights: Mapping[str, NDArray[Any]] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    eager: str | None = None
+
+
+class Trainer:
+    """Does one job at a time on one device; every worker process has one.
+
+    Args:
+        space: builds the networks.
+        dataset: the data, on the CPU.
+        device: where to train.
+        timeout_seconds: wall time after which a training is given up.
+        deterministic: whether a GPU is to give the same numbers each time.
+        precision: float32; bfloat16; by_size: bfloat16 where a batch is work enough to gain by it.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        dataset: Dataset,
+        device: str,
+        timeout_seconds: float,
+        deterministic: bool = False,
+        precision: str = "float32",
+    ) -> None:
+        self.space, self.dataset, self.timeout_seconds, self.precision = space, dataset, timeout_seconds, precision
+        self._sameness = same_each_time if deterministic else contextlib.nullcontext
+        self.device = torch.device(device)
+        self._resident: Dataset | None = None
+
+    def run(self, job: Job) -> Trained:
+        """Train and score; a failure comes back as its reason."""
+        started = time.perf_counter()
+        try:
+            with self._current(), one_thread(self.device), seeded(job.seed, self.device), self._sameness(self.device):
+                return self._train(job)
+        except Diverged as error:
+            reason = f"{DIVERGED}: {error}"
+        except TimeoutError as error:
+            reason = str(error)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            reason = f"{OUT_OF_MEMORY}: {_one_line(error)}"
+        except (Exception, SystemExit) as error:  # a user's network may raise anything, and the search goes on
+            reason = f"{type(error).__name__}: {_one_line(error)}"
+        return Trained(None, reason, time.perf_counter() - started, {})
+
+    def _train(self, job: Job) -> Trained:
+        times = _Times(self.device)
+        data = self._data()
+        times.end("data")
+        testing = job.scored_on == "test"
+        model = self.space.build(job.architecture).to(self.device)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        metrics = count(model, data.input_shape, self.device)
+        precision = self._precision(metrics["flops"] * job.recipe.batch_size)
+        generator = torch.Generator(self.device).manual_seed(job.seed)
+        times.end("building")
+        training_data = data.training_and_validation if testing else data.train
+        fitted = fit(model, training_data, job.recipe, generator, self.timeout_seconds, precision, job.compiled)
+        train_seconds = times.end("training")
+        score = accuracy(model, data.test if testing else data.validation)
+        times.end("scoring")
+        return Trained(
+            accuracy=score,
+            error=None,
+            train_seconds=train_seconds,
+            metrics=metrics,
+            curve=fitted.curve,
+            weights={k: v.cpu().contiguous().numpy() for k, v in model.state_dict().items()} if testing else None,
+            seconds=times.wall,
+            eager=fitted.eager if self.device.type == "cuda" else None,
+        )
+
+    def _current(self) -> contextlib.AbstractContextManager[object]:
+        """Make the device the current one, as capturing a CUDA graph needs it to be."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def _data(self) -> Dataset:
+        if self._resident is None:
+            importlib.import_module("torch._dynamo")  # two seconds that the first optimizer would take of its training
+            self._resident = self.dataset.to(self.device)
+        return self._resident
+
+    def _precision(self, flops_of_a_batch: float) -> torch.dtype:
+        if self.precision == "by_size":
+            return torch.bfloat16 if flops_of_a_batch >= _BFLOAT16_FLOPS else torch.float32
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+
+class _Times:
+    """How long the parts of a job take, one after the other.
+
+    Attributes:
+        wall: seconds by part.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.wall: dict[str, float] = {}
+        self._began = self._now()
+
+    def end(self, part: str) -> float:
+        """Take down that a part ends here; return its processor time, on a GPU its wall time, in seconds."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        wall, own = self._now()
+        self.wall[part] = wall - self._began[0]
+        spent = own - self._began[1]
+        self._began = wall, own
+        return spent
+
+    def _now(self) -> tuple[float, float]:
+        """Return the wall time, and the time that other work on the cores has no part in, where there is one."""
+        wall = time.perf_counter()
+        return wall, time.thread_time() if self._device.type == "cpu" else wall
+
+
+def count(model: torch.nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> dict[str, float]:
+    """Return ``params`` and ``flops`` of one forward pass of one input."""
+    model.eval()
+    with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted
+        model(torch.zeros(1, *input_shape, device=device))
+    return {"params": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops()}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or "no message"
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Return what auto is on a device: bfloat16 on a GPU that has it, by_size on a processor that has it, or float32.
+
+    Raises:
+        InputError: it is none of auto, float32, bfloat16.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = torch.cpu.get_capabilities()
+    return "by_size" if native.get("avx512_bf16") or native.get("amx_bf16") else "float32"

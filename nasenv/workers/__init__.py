@@ -1,0 +1,1 @@
+"""Processes that do one job each and may die."""

@@ -1,0 +1,156 @@
+"""One worker process as its parent sees it: how it is started, given a job, heard, and ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.multiprocessing  # tensors are sent as shared memory
+
+from nasenv.errors import InputError
+from nasenv.workers.serving import SIGNALS, Message, Packed, described, serve
+
+_IMPORTED = ["torch._dynamo", "nasenv.evaluators.training"]  # once, by the process that all workers are forked from
+_NAME = "nasenv-worker"
+_GONE = (BrokenPipeError, ConnectionResetError)  # what a write to a process that has ended raises
+_READING_SECONDS = 60.0  # in which an answer that begins to arrive has arrived
+_ENDING_SECONDS = 5.0  # in which the kernel lets go of a process that is killed
+_SHARED = Path("/dev/shm")
+_SEGMENT = re.compile(r"</(torch_\w+)>")  # of shared memory that cannot be had, in torch's words
+_WITHOUT = "give concurrency=0 (for trainings) or workers=0 (for a comparison)"
+_HIDING = "a file in the current folder may hide a module of the same name (random.py, torch.py): rename it"
+
+
+class Worker:
+    """A process that answers one job after the other; as seen from its parent.
+
+    It is forked from a server, itself a child of this process, that has imported PyTorch and started nothing: it is
+    there in 0.03 s instead of 2 s, shares the memory of what is imported, and nothing of this process's threads and
+    devices is carried over. What ``work`` carries is pickled, tensors in shared memory.
+
+    Args:
+        work: the function, or bound method, that answers a job.
+        place: which of the team's places it has, from 0.
+        environment: variables that it has beside this process's.
+
+    Raises:
+        InputError: ``work`` cannot be pickled, there is no shared memory for it, or no process can be started.
+    """
+
+    def __init__(
+        self, work: Callable[[Any], Any], place: int = 0, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.place = place
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_IMPORTED)
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, _Parcel(work)), name=_NAME, daemon=True)
+        try:
+            with closing(theirs), _signals_blocked():
+                self._process.start()
+        except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the space, data, evaluator or agent cannot be sent to worker processes ({error}); define functions "
+                f"and classes at the top of a module, or {_WITHOUT}"
+            ) from error
+        except RuntimeError as error:
+            if segment := _SEGMENT.search(str(error)):
+                (_SHARED / segment[1]).unlink(missing_ok=True)  # torch leaves it
+                reason = f"no shared memory for worker processes ({error}); make room in {_SHARED}, or {_WITHOUT}"
+                raise InputError(reason) from None
+            if multiprocessing.current_process().name != _NAME:
+                raise
+            raise SystemExit(1) from None  # imports a script that lacks its guard; the process that runs it says so
+        except EOFError:  # of the server
+            raise InputError(f"worker processes cannot import PyTorch; {_HIDING}, or {_WITHOUT}") from None
+        except OSError as error:
+            raise InputError(f"no worker process can be started ({error}); ask for fewer, or {_WITHOUT}") from error
+        self.pid = self._process.pid
+        with suppress(*_GONE):  # heard when it is listened to
+            self.connection.send({**os.environ, **environment})
+
+    def give(self, job: Any) -> bool:
+        """Send a job; return False where the worker died while it had none."""
+        if self.connection.poll():
+            return False
+        with suppress(*_GONE):  # ends as it is sent the job: heard as the job's fault
+            self.connection.send(job)
+        return True
+
+    def hear(self) -> Message:
+        """Return what the worker says, or that it has ended; waits for that."""
+        limit = threading.Timer(_READING_SECONDS, self._process.kill)  # stuck halfway
+        limit.start()
+        try:
+            pickled = self.connection.recv_bytes()
+        except (EOFError, *_GONE):
+            return Message("fault", self._ending())
+        finally:
+            limit.cancel()
+        try:
+            message: Message = pickle.loads(pickled)  # of our own child
+        except Exception as error:  # a user's class may raise anything
+            return Message("fault", f"the answer cannot be read ({described(error)})")
+        return message
+
+    def _ending(self) -> str:
+        self._process.join(_ENDING_SECONDS)
+        code = self._process.exitcode
+        if code is None:
+            return "the worker process closed its connection"
+        if code >= 0:
+            return f"the worker process ended with exit code {code}"
+        hint = ": memory ran out, or someone ended it" if -code == signal.SIGKILL else ""
+        return f"the worker process was killed by signal {-code} ({signal.strsignal(-code)}{hint})"
+
+    def kill(self) -> None:
+        """End the process, whatever it does; `release` is to follow."""
+        with suppress(ValueError):  # released before
+            if self._process.is_alive():
+                self._process.kill()
+
+    def release(self) -> None:
+        """Let go of what the system keeps of a process that was killed."""
+        self.connection.close()
+        with suppress(ValueError):  # released before, or the kernel does not let go of it
+            self._process.join(_ENDING_SECONDS)
+            self._process.close()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start processes that are deaf to signals from their first instruction on, and so cannot be taken by surprise."""
+    resource_tracker.ensure_running()  # which unblocks them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Parcel:
+    """What a worker is to do, sent through shared memory.
+
+    In a pipe, more than its 64 KiB would keep the parent waiting for ever for a worker that dies while it starts. It is
+    unpacked by the worker itself, which can then say what went wrong.
+    """
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self._work = work
+
+    def __reduce__(self) -> tuple[type[Packed], tuple[torch.Tensor]]:
+        pickled = torch.frombuffer(bytearray(ForkingPickler.dumps(self._work)), dtype=torch.uint8)
+        self._sent = pickled.share_memory_()  # type: ignore[no-untyped-call]  # kept until the worker opens it
+        return Packed, (self._sent,)

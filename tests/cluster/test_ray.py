@@ -1,0 +1,425 @@
+"""Evaluations on a Ray cluster of several nodes on this machine, which are killed while they work."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nasenv.cluster.ray as on_ray
+from nasenv.agents.random_search import RandomSearch
+from nasenv.agents.regularized_evolution import RegularizedEvolution
+from nasenv.agents.sb3 import PPO
+from nasenv.agents.tpe import TPE
+from nasenv.cluster.ray import RayEvaluator
+from nasenv.cluster.ray_cluster import Share
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Trial
+from nasenv.evaluators.training import TrainingEvaluator
+from nasenv.records.replay import Course
+from nasenv.search.budget import Budget
+from nasenv.search.search import Search
+from nasenv.spaces.chain_cnn import ChainCNN
+from tests.faulty_evaluator import Faulty
+from tests.signals import hearing
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
+
+ROOT = Path(__file__).parents[2]
+SPACE = ChainCNN(max_layers=3, widths=(8, 16))
+DESIGNS = SPACE.sample(24, np.random.default_rng(0))
+SYNCHRONOUS = {
+    "PPO": lambda: PPO(num_envs=8),
+    "RegularizedEvolution": lambda: RegularizedEvolution(8, 3, batch_size=8),
+    "RandomSearch": lambda: RandomSearch(batch_size=8),
+}
+ASYNCHRONOUS = {
+    "TPE": lambda: TPE(startup_trials=8, asynchronous=True),
+    "RegularizedEvolution": lambda: RegularizedEvolution(8, 3, asynchronous=True),
+}
+QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+STORE = 80 * 2**20
+
+
+class Kept(RayEvaluator):
+    """Keeps its workers from one search to the next."""
+
+    def close(self):
+        """Not yet."""
+
+    def let_go(self):
+        """End the workers, and stay connected."""
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
+
+    def end(self):
+        super().close()
+
+
+class Nodes:
+    """A cluster: a head without processors, on which this process is, and nodes of one each."""
+
+    def __init__(self):
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "object_store_memory": STORE, "_system_config": QUICK}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address = self.cluster.address
+
+    def have(self, count):
+        """Return when there are so many nodes beside the head."""
+        nodes = self.cluster.worker_nodes
+        dead = [node for node in nodes if any(kind == "raylet" for kind, _ in node.dead_processes())]
+        for node in [*dead, *[node for node in nodes if node not in dead][count:]]:
+            self.cluster.remove_node(node, allow_graceful=False)
+        while len(nodes) < count:
+            self.cluster.add_node(num_cpus=1, object_store_memory=STORE, wait=False)
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    made = Nodes()
+    yield made
+    made.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return where faults are ordered."""
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def kept(nodes, folder):
+    nodes.have(2)
+    made = Kept(SPACE, Faulty(SPACE, folder), address=nodes.address)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def evaluator(nodes, kept, folder):
+    """Return an evaluator on two nodes, both of them ready."""
+    for order in folder.glob("*"):
+        order.unlink()
+    nodes.have(2)
+    kept.start(2)
+    return kept
+
+
+@pytest.fixture
+def elsewhere(nodes, kept):
+    """Return the address of the two nodes, on which nobody works."""
+    nodes.have(2)
+    kept.let_go()
+    return nodes.address
+
+
+def local(folder):
+    return Faulty(SPACE, folder / "none", seconds=0.0)
+
+
+def search(run_dir, agent, evaluator, **options):
+    return Search(SPACE, evaluator, agent, Budget(40), seed=5, run_dir=run_dir, **options)
+
+
+def run(run_dir, agent, evaluator, stop_at=None, **options):
+    with search(run_dir, agent, evaluator, **options) as made:
+        if stop_at is not None:
+            made.listeners.append(lambda s, outcome: s.stop("enough") if outcome.evaluation == stop_at else None)
+        made.run()
+    return journal(run_dir)
+
+
+def journal(run_dir):
+    _, *lines = (run_dir / "journal.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "train_seconds")} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at address 127.0.0.1:1; start one with `ray start --head --port=1`"),
+        ("ray://127.0.0.1:1", "no Ray cluster answers at address ray://127.0.0.1:1"),
+        ("nowhere", "address must be auto, HOST:PORT or ray://HOST:PORT, got 'nowhere'"),
+    ],
+)
+def test_an_address_where_there_is_nothing(address, said, tmp_path, capfd):  # before there is something
+    with pytest.raises(InputError, match=said):
+        RayEvaluator(SPACE, local(tmp_path), address).start()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_address_where_something_else_listens(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("nasenv.cluster.ray_cluster._REACHING_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"no Ray cluster answers at address {address}"):
+            RayEvaluator(SPACE, local(tmp_path), address).start()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ray_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"RayEvaluator needs Ray; install it with `pip install nasenv\[ray\]`"):
+        RayEvaluator(SPACE, local(tmp_path)).start()
+
+
+@pytest.mark.parametrize("agent", SYNCHRONOUS)
+def test_a_node_is_lost_and_the_journal_is_that_of_one_machine(agent, evaluator, folder, tmp_path):
+    (folder / "node").touch()
+    entries = run(tmp_path / "ray", SYNCHRONOUS[agent](), evaluator)
+    assert not (folder / "node").exists()
+    assert len(entries) == 40
+    assert entries == run(tmp_path / "local", SYNCHRONOUS[agent](), local(tmp_path))
+
+
+@pytest.mark.parametrize("first", ["local", "ray"])
+def test_a_run_goes_on_elsewhere(first, evaluator, tmp_path):
+    places = {"local": local(tmp_path), "ray": evaluator}
+    then = places.pop(first)
+    before = run(tmp_path / "run", RegularizedEvolution(8, 3, batch_size=8), then, stop_at=20)
+    assert len(before) < 40
+    after = run(tmp_path / "run", RegularizedEvolution(8, 3, batch_size=8), *places.values())
+    assert after == run(tmp_path / "whole", RegularizedEvolution(8, 3, batch_size=8), local(tmp_path))
+
+
+@pytest.mark.parametrize("agent", ASYNCHRONOUS)
+def test_an_asynchronous_search_loses_a_node_and_repeats_itself(agent, evaluator, folder, tmp_path):
+    (folder / "node").touch()
+    entries = run(tmp_path / "once", ASYNCHRONOUS[agent](), evaluator)
+    assert not (folder / "node").exists()
+    assert len(entries) == 40
+    shutil.copytree(tmp_path / "once", tmp_path / "again")
+    for name in ("journal.jsonl", "trials.jsonl"):
+        path = tmp_path / "again" / name
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:20]))
+    course = Course.read(tmp_path / "once" / "journal.jsonl")
+    assert run(tmp_path / "again", ASYNCHRONOUS[agent](), evaluator, course=course) == entries
+
+
+def test_a_killed_worker_is_replaced(evaluator, folder):
+    before = evaluator._fleet.pids
+    (folder / "worker").touch()
+    assert evaluator.evaluate(DESIGNS) == evaluator.inner.evaluate(DESIGNS)
+    evaluator.start(2)
+    assert len({*before, *evaluator._fleet.pids}) == 3
+
+
+def test_what_kills_every_worker_is_a_failed_measurement_with_its_reason(evaluator, folder, monkeypatch):
+    monkeypatch.setattr(evaluator, "retries", 1)
+    (folder / "always-worker").touch()
+    (trial,) = trials = [Trial(DESIGNS[0], "test", 3)]
+    ((answered, result),) = evaluator.stream(trials)
+    assert answered == trial
+    assert result.error.startswith("the worker process died (")
+    assert result.error.endswith("), tried 2 times")
+    assert " on node " in result.error
+    assert "\n" not in result.error
+
+
+def test_what_hangs_is_ended(evaluator, folder, monkeypatch):
+    monkeypatch.setattr(on_ray, "_GRACE_SECONDS", -2.0)
+    (folder / "hang").touch()
+    assert evaluator.evaluate(DESIGNS) == evaluator.inner.evaluate(DESIGNS)
+    monkeypatch.setattr(evaluator, "retries", 0)
+    (folder / "hang").touch()
+    (measurement,) = evaluator.evaluate(DESIGNS[:1])
+    assert measurement.error.startswith("timeout: the worker hung on node ")
+    assert measurement.train_seconds > 0.9
+
+
+def test_what_the_inner_evaluator_raises(evaluator, folder):
+    (folder / "always-fail").touch()
+    assert [m.error for m in evaluator.evaluate(DESIGNS[:2])] == ["RuntimeError: a fault of the user's own"] * 2
+    (folder / "always-fail").unlink()
+    (folder / "refuse").touch()
+    with pytest.raises(InputError, match="the data are bad"):
+        evaluator.evaluate(DESIGNS)
+    assert evaluator.evaluate(DESIGNS) == evaluator.inner.evaluate(DESIGNS)
+
+
+def test_a_stop_waits_for_what_is_in_flight(evaluator):
+    answered = []
+    for trial, _ in evaluator.stream([Trial(design) for design in dict.fromkeys(DESIGNS)], lambda: len(answered) >= 5):
+        answered.append(trial)
+    assert 5 <= len(answered) <= 8  # two at work, one heard and not yet told
+
+
+def test_nodes_that_join_are_used(evaluator, nodes):
+    workers = set()
+    stream = evaluator.stream([Trial(d, "test", s) for d in DESIGNS for s in range(100)], lambda: len(workers) == 3)
+    for number, _ in enumerate(stream):
+        if number == 10:
+            nodes.have(3)
+        workers = {*workers, *evaluator._fleet.pids}
+    assert evaluator.slots == 3
+    assert number < 2000
+
+
+def test_training_is_the_same(elsewhere):
+    designs = DESIGNS[:3]
+    with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu"), elsewhere) as evaluator:
+        alone = TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu", concurrency=0)
+        assert evaluator.fingerprint() == alone.fingerprint()
+        measured, expected = evaluator.evaluate(designs), alone.evaluate(designs)
+        assert [(m.val_accuracy, m.curve, m.metrics) for m in measured] == [
+            (m.val_accuracy, m.curve, m.metrics) for m in expected
+        ]
+        ((tested,),), ((again,),) = evaluator.test(designs[:1], [0]), alone.test(designs[:1], [0])
+        assert tested.test_accuracy == again.test_accuracy
+        for name, weights in again.model.state_dict().items():
+            assert (tested.model.state_dict()[name] == weights).all()
+        assert set(evaluator.worked) == {"data", "building", "training", "scoring"}
+    evaluator.let_go()
+
+
+def test_nodes_with_other_versions_or_other_arithmetic_are_refused(elsewhere, kept, monkeypatch):
+    other = Kept(SPACE, kept.inner, elsewhere)
+    monkeypatch.setattr(on_ray, "versions", lambda: {"torch": "1.0", "numpy": np.__version__, "optuna": "9"})
+    with pytest.raises(InputError, match=r"node \S+ \(.*\) has torch \S+ \(here 1.0\), optuna"):
+        other.start()
+    monkeypatch.undo()
+    other.let_go()
+    other._settled = {"precision": "bfloat16"}
+    with pytest.raises(InputError, match=r"precision is None on node .*, and bfloat16 elsewhere"):
+        other.start()
+    other.let_go()
+
+
+def test_a_cluster_without_what_is_asked_for(elsewhere, kept):
+    asked = Kept(SPACE, kept.inner, elsewhere, gpus_per_evaluation=0.5)
+    with pytest.raises(InputError, match=r"cpus_per_evaluation 1 and gpus_per_evaluation 0.5: .* 1 CPUs and 0 GPUs"):
+        asked.fingerprint()
+    with pytest.raises(InputError, match="no node of the Ray cluster has room for cpus_per_evaluation 64"):
+        Kept(SPACE, kept.inner, elsewhere, cpus_per_evaluation=64).start()
+
+
+def test_gpus_are_shared_and_a_pytorch_that_sees_none_is_told(elsewhere, nodes, kept):
+    nodes.cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
+    share = {"cpus_per_evaluation": 0.5, "gpus_per_evaluation": 0.5}
+    asked = Kept(SPACE, kept.inner, elsewhere, **share)
+    assert asked.fingerprint() == kept.inner.fingerprint()  # a worker was asked
+    asked.start(2)
+    assert asked.slots == len(asked._fleet.pids) == 2
+    asked.let_go()
+    training = Kept(SPACE, TrainingEvaluator(SPACE), elsewhere, **share)
+    with pytest.raises(InputError, match=r"cannot work on node .*: InputError: PyTorch sees no GPU, where trainings"):
+        training.fingerprint()
+    training.let_go()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"retries": -1}, "retries must be a whole number of 0 or more, got -1"),
+        ({"scale_to": 0}, "scale_to must be a whole number of 1 or more, got 0"),
+        ({"cpus_per_evaluation": "many"}, "cpus_per_evaluation must be a number of 0 or more, got 'many'"),
+        ({"gpus_per_evaluation": 1.5}, "gpus_per_evaluation must be a share of 1, or a whole number, got 1.5"),
+        ({"cpus_per_evaluation": 0}, "are both 0"),
+    ],
+)
+def test_settings_of_no_use(options, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        RayEvaluator(SPACE, local(tmp_path), **options)
+
+
+def test_training_where_no_gpu_is_given_refuses_devices_that_are_one(monkeypatch):
+    inner = TrainingEvaluator(SPACE, devices="cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(InputError, match="devices is cpu, where trainings are given a GPU; give auto"):
+        RayEvaluator(SPACE, inner, gpus_per_evaluation=0.5)
+
+
+@pytest.mark.parametrize(
+    ("share", "node", "fits"),
+    [
+        (Share(1, 0), {"CPU": 8.0}, 8),
+        (Share(0.1, 0), {"CPU": 0.3}, 3),
+        (Share(1, 0.4), {"CPU": 8.0, "GPU": 2.0}, 4),
+        (Share(4, 0.25), {"CPU": 8.0, "GPU": 1.0}, 2),
+        (Share(0, 2), {"CPU": 8.0, "GPU": 5.0}, 2),
+        (Share(1, 1), {"CPU": 8.0}, 0),
+    ],
+)
+def test_what_fits_on_a_node(share, node, fits):
+    assert share.fits(node) == fits
+
+
+TRAIN = [
+    *(sys.executable, "scripts/train_controller.py", "--agent", "RandomSearch", "--agent.batch_size", "4"),
+    *("--space.max_layers", "2", "--budget.evaluations", "12", "--budget.finalists", "1", "--budget.final_seeds", "1"),
+    *("--cache", "none"),
+]
+INNER = {"epochs": 3, "final_epochs": 1, "devices": "cpu"}
+ON_RAY = [
+    *("--evaluator", "RayEvaluator", "--evaluator.inner", "TrainingEvaluator"),
+    *(word for name, value in INNER.items() for word in (f"--evaluator.inner.{name}", str(value))),
+]
+HERE = [
+    *("--evaluator", "TrainingEvaluator", "--evaluator.concurrency", "0"),
+    *(word for name, value in INNER.items() for word in (f"--evaluator.{name}", str(value))),
+]
+
+
+def command(run_dir, options):
+    return subprocess.Popen(
+        [*TRAIN, "--run_dir", str(run_dir), *options], cwd=ROOT, text=True, start_new_session=True, preexec_fn=hearing,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def family(session):
+    """Return the processes of a session that there still are."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # gone
+            continue
+        if int(of) == session and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray(tmp_path):
+    folder = tmp_path / "run"
+    process = command(folder, ON_RAY)
+    trials = folder / "trials.jsonl"
+    while not (trials.exists() and trials.read_text().count("\n") > 2):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 3, errors
+    assert errors.splitlines()[-1].endswith("what is done is kept, the same command goes on")
+    assert "Traceback" not in errors
+    assert "ray" not in said + errors
+    deadline = time.monotonic() + 20
+    while family(process.pid):
+        assert time.monotonic() < deadline, family(process.pid)
+        time.sleep(0.1)
+    done = trials.read_text().splitlines()
+    process = command(folder, HERE)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert trials.read_text().splitlines()[: len(done)] == done
+    assert len(journal(folder)) == 12
+
+
+def test_a_lost_head_is_told(evaluator, nodes, monkeypatch):  # the last one
+    monkeypatch.setattr("nasenv.cluster.ray_cluster._LOST_SECONDS", 1.0)
+    stream = evaluator.stream([Trial(design, "test", s) for design in DESIGNS for s in range(100)])
+    next(stream)
+    nodes.cluster.head_node.kill_gcs_server()
+    said = r"the head of the Ray cluster, .*, has not answered for 1 s; what is done .* goes on"
+    with pytest.raises(InputError, match=said):
+        list(stream)

@@ -1,0 +1,288 @@
+"""``nasenv train``: what a run is called, what it says, and that the same command goes on or shows the result."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from nasenv.agents import PPO, Agent, RandomSearch
+from nasenv.cache.cache import Cache
+from nasenv.commands.train import coverage, run_name, train
+from nasenv.errors import AgentError, InputError
+from nasenv.evaluators.training import TrainingEvaluator
+from nasenv.objectives import Accuracy
+from nasenv.search.search import Budget, Search
+from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.spaces.space import Decision, SearchSpace
+from tests.cheap_evaluators import Hashed
+
+SPACE = ChainCNN(max_layers=2)
+
+
+class Bits(SearchSpace):
+    """2^n designs, or as many as it is told to say."""
+
+    said = 0
+
+    def __init__(self, n):
+        super().__init__([Decision(f"bit{i}", (0, 1)) for i in range(n)], (1, 8, 8), 10)
+
+    @property
+    def size(self):
+        return self.said if self.said != 0 else super().size
+
+    def build(self, architecture):
+        raise NotImplementedError
+
+
+class Interrupted(Hashed):
+    """Ctrl-C arrives in its third call."""
+
+    def evaluate(self, architectures, fidelity=1.0):
+        if len(self.calls) == 2:
+            raise KeyboardInterrupt
+        return super().evaluate(architectures, fidelity)
+
+    def config(self):
+        return Hashed(self.space).config()
+
+    def fingerprint(self):
+        return Hashed(self.space).fingerprint()
+
+
+class Breaks(Agent):
+    def ask(self, n):
+        return [(9,) * SPACE.num_decisions]
+
+
+def run(folder=None, evaluator=None, agent=None, budget=None, cache="none", seed=0, **options):
+    evaluator = evaluator or Hashed(SPACE)
+    budget = budget or Budget(evaluations=20, final_seeds=1)
+    agent = agent or RandomSearch(batch_size=4)
+    run_dir = None if folder is None else str(folder)
+    train(SPACE, evaluator, agent, Accuracy(), budget, seed, run_dir, cache, **options)
+    return evaluator
+
+
+def timeless(folder):
+    lines = (folder / "journal.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "started")} for line in lines]
+
+
+def test_what_a_finished_run_has_trained_enters_a_cache_that_lacks_it(tmp_path):
+    evaluator = run(tmp_path / "run")
+    run(tmp_path / "run", cache=str(tmp_path / "cache.db"))
+    trained = {design for call in evaluator.calls for design in call}
+    repeatable = {design for design in trained if evaluator.measure(design).repeatable}
+    with Cache(tmp_path / "cache.db") as cache:
+        assert cache.find(SPACE.fingerprint(), evaluator.fingerprint(), 1.0, trained).keys() == repeatable
+
+
+# Its name
+
+
+def name_of(dataset="digits", agent=None, seed=0, space=SPACE, **options):
+    evaluator = TrainingEvaluator(space, "digits", concurrency=0, **options)
+    config = Search(space, evaluator, agent or PPO(), Budget(), None, None, seed).config()
+    config["evaluator"]["init_args"]["dataset"] = dataset
+    return run_name(config)
+
+
+def test_a_name_says_what_is_searched_by_whom():
+    assert re.fullmatch(r"chaincnn-digits-ppo-s0-[0-9a-f]{6}", name_of())
+    assert re.fullmatch(r"chaincnn-mnist5k-randomsearch-s12-[0-9a-f]{6}", name_of("mnist5k", RandomSearch(), 12))
+
+
+def test_the_same_configuration_has_the_same_name_and_another_one_another():
+    names = [
+        name_of(),
+        name_of(seed=1),
+        name_of(agent=PPO(learning_rate=1e-4)),
+        name_of(agent=RandomSearch()),
+        name_of(epochs=1),
+        name_of(space=ChainCNN(max_layers=3)),
+        name_of("npz:a.npz"),
+        name_of("npz:A.npz"),
+    ]
+    assert len({name.lower() for name in names}) == len(names)
+    assert name_of() == names[0]
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        "npz:/home/ü ser/../x/some file.npz",
+        "folder:C:\\data\\",
+        "hub:org/name#config",
+        "npz:" + "d/" * 300 + "x.npz",
+        "/",
+    ],
+)
+def test_a_name_is_one_folder_on_every_file_system(dataset, tmp_path):
+    name = name_of(dataset)
+    assert re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,150}", name)
+    (tmp_path / name).mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_evaluator_without_data_gives_its_own_name():
+    config = Search(SPACE, Hashed(SPACE), RandomSearch()).config()
+    assert run_name(config).startswith("chaincnn-hashed-randomsearch-s0-")
+
+
+# What is said at the start
+
+
+@pytest.mark.parametrize(
+    ("n", "evaluations", "said"),
+    [
+        (3, 8, "Bits: 8 designs of 3 decisions; the budget of 8 covers them all"),
+        (3, 200, "Bits: 8 designs of 3 decisions; the budget of 200 covers them all"),
+        (3, 7, "the budget of 7 covers 0.88 of them"),
+        (14, 200, "Bits: 16,384 designs of 14 decisions; the budget of 200 covers 0.012 of them"),
+        (3, None, "the budget has no limit"),
+    ],
+)
+def test_coverage_says_the_share(n, evaluations, said):
+    assert said in coverage(Bits(n), Budget(evaluations=evaluations))
+
+
+def test_coverage_of_a_space_that_is_too_large_to_count(monkeypatch):
+    monkeypatch.setattr(Bits, "said", None)
+    assert "more than 10,000,000 designs of 3 decisions; the budget of 9 covers a small part" in coverage(
+        Bits(3), Budget(9)
+    )
+
+
+def test_coverage_says_the_chances_of_random_search(monkeypatch):
+    """Against a simulation: how often 200 draws of 100,000 designs meet the best 1 % and 0.1 %."""
+    monkeypatch.setattr(Bits, "said", 100_000)
+    said = re.findall(r"(\d+)%", coverage(Bits(3), Budget(evaluations=200)))
+    draws = np.random.default_rng(0).integers(100_000, size=(4000, 200))
+    simulated = [100 * np.mean((draws < best).any(axis=1)) for best in (1000, 100)]
+    tolerance = 4 * 50 / np.sqrt(4000) + 0.5  # four deviations of a share of 4,000, and the rounding
+    assert [int(s) for s in said] == pytest.approx(simulated, abs=tolerance)
+
+
+# A run
+
+
+def test_a_run_says_what_it_does_and_leaves_its_result(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run()
+    (folder,) = (tmp_path / "runs").iterdir()
+    said = capsys.readouterr().out
+    result = json.loads((folder / "result.json").read_text())
+    assert f"{SPACE.size:,} designs" in said
+    assert re.search(r"20 of 20 evaluations  best 0\.\d{4}  mean of last 32 0\.\d{4}  repeats \d+", said)
+    assert "the budget of 20 evaluations is used up" in said
+    assert "hand-made reference" in said
+    assert f"winner: {result['winner']['text']}" in said
+    assert f"tensorboard --logdir {folder.parent.relative_to(tmp_path)}" in said
+    assert not (tmp_path / "runs" / "cache.db").exists()
+
+
+def test_brackets_in_names_are_printed(tmp_path, capsys):
+    run(tmp_path / "a[b]" / "c")
+    assert f"everything is in {tmp_path}/a[b]/c:" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_shown_and_left_as_it_is(tmp_path, capsys):
+    run(tmp_path / "run")
+    first = capsys.readouterr().out
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    evaluator = run(tmp_path / "run")
+    again = capsys.readouterr().out
+    assert evaluator.calls == []
+    assert "is finished" in again
+    assert first[first.index("winner: ") :] == again[again.index("winner: ") :]
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_what_a_kill_right_after_the_result_has_left_is_cleared(tmp_path):
+    run(tmp_path / "run")
+    before = set((tmp_path / "run").iterdir())
+    (tmp_path / "run" / "so_far.json").write_text("{}")
+    (tmp_path / "run" / "networks").mkdir()
+    (tmp_path / "run" / "networks" / "seed-0.safetensors").write_bytes(b"")
+    run(tmp_path / "run")
+    assert set((tmp_path / "run").iterdir()) == before
+
+
+def test_what_is_to_be_typed_is_quoted(tmp_path, capsys):
+    run(tmp_path / "my runs" / "a")
+    (tmp_path / "my runs" / "a" / "model").mkdir()
+    run(tmp_path / "my runs" / "a")
+    said = capsys.readouterr().out
+    assert f"predict '{tmp_path}/my runs/a' npz:FILE" in said
+    assert f"--logdir '{tmp_path}/my runs'" in said
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", Interrupted(SPACE))
+    capsys.readouterr()
+    evaluator = run(tmp_path / "run")
+    assert re.search(r"which holds \d evaluations", capsys.readouterr().out)
+    assert 0 < sum(map(len, evaluator.calls)) < 20
+    assert timeless(tmp_path / "run") == timeless(tmp_path / "whole")
+    whole, gone_on = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "run"))
+    assert gone_on == whole
+
+
+def test_a_run_that_was_killed_at_its_end_concludes_without_searching_again(tmp_path):
+    run(tmp_path / "run")
+    result = (tmp_path / "run" / "result.json").read_text()
+    (tmp_path / "run" / "result.json").unlink()
+    evaluator = run(tmp_path / "run")
+    assert evaluator.calls == []
+    assert (tmp_path / "run" / "result.json").read_text() == result
+
+
+def test_a_second_run_takes_everything_from_the_cache(tmp_path, capsys):
+    cache = str(tmp_path / "folder" / "cache.db")
+    first = run(tmp_path / "a", cache=cache)
+    second = run(tmp_path / "b", cache=cache)
+    assert (len(first.calls) > 0, second.calls) == (True, [])
+    assert "20 evaluations from the cache" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_folder_of_another_configuration_is_refused_and_left_alone(tmp_path, finished):
+    run(tmp_path / "run")
+    if not finished:
+        (tmp_path / "run" / "result.json").unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(InputError, match="seed is 0 there, 1 here"):
+        run(tmp_path / "run", seed=1)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_an_agent_that_breaks_its_contract_is_named_and_the_folder_is_free_again(tmp_path):
+    for _ in range(2):
+        with pytest.raises(AgentError, match="agent Breaks: proposed a design that is not one of the space"):
+            run(tmp_path / "run", agent=Breaks())
+    assert len(timeless(tmp_path / "run")) == 1
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"run_dir .* cannot be made"):
+        run(tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match=r"run_dir .* cannot be made"):
+        run(tmp_path / "run")
+
+
+def test_a_result_without_a_journal_is_nobodys(tmp_path):
+    run(tmp_path / "run")
+    (tmp_path / "run" / "journal.jsonl").unlink()
+    with pytest.raises(InputError, match=r"holds a result\.json and no journal\.jsonl that says of what"):
+        run(tmp_path / "run")

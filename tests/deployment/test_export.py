@@ -1,0 +1,212 @@
+"""Saved models: what comes back answers as what was saved, and what does not fit is refused."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nasenv.data.dataset import load_dataset, load_images
+from nasenv.deployment.export import load_model, predict, save_model
+from nasenv.errors import InputError
+from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.spaces.space import Decision, SearchSpace
+
+
+class Activations(SearchSpace):
+    """One decision, and networks that differ by no weight."""
+
+    swapped = False
+
+    def __init__(self, input_shape=(1, 8, 8), num_classes=10, make=nn.Linear):
+        super().__init__([Decision("activation", ("relu", "tanh", "values"))], input_shape, num_classes)
+        self.make = make
+
+    def build(self, architecture):
+        kinds = (nn.Tanh, nn.ReLU) if self.swapped else (nn.ReLU, nn.Tanh)
+        kind = _DependsOnValues if architecture[0] == 2 else kinds[architecture[0]]
+        return nn.Sequential(nn.Flatten(), kind(), self.make(64, 10))
+
+
+class _DependsOnValues(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x  # which of the two cannot be told without the values
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset()
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """A network whose BatchNorm statistics and weights are not those it starts with, in training mode."""
+    space = ChainCNN(max_layers=3)
+    architecture = space.from_text("conv3x16|max_pool3|sep_conv5x32+skip")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = space.build(architecture).to(memory_format=torch.channels_last).train()
+        for images in digits.train.images[:512].split(64):
+            model(images)
+    return space, architecture, model
+
+
+@pytest.fixture(scope="module")
+def saved(trained, digits, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "model"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_model(directory, *trained, digits)
+    return directory
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    for name in ("architecture.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((saved / name).read_bytes())
+    return tmp_path
+
+
+def logits(model, images):
+    with torch.inference_mode():
+        return model.eval()(images)
+
+
+def test_saving_leaves_the_model_as_it_was_and_no_unfinished_file(trained, saved):
+    assert trained[2].training
+    assert sorted(f.name for f in saved.iterdir()) == ["architecture.json", "program.pt2", "weights.safetensors"]
+
+
+def test_the_model_that_comes_back_answers_alike(trained, saved, digits):
+    state = torch.get_rng_state()
+    exported = load_model(saved)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert exported.space.fingerprint() == trained[0].fingerprint()
+    assert exported.architecture == trained[1]
+    assert exported.class_names == digits.class_names
+    torch.testing.assert_close(logits(exported.model, digits.test.images), logits(trained[2], digits.test.images))
+
+
+def test_predictions_take_any_array_of_finite_numbers(saved):
+    exported, pixels = load_model(saved), load_images("digits")[0][:5].numpy()
+    expected = predict(exported, pixels[:, :, ::-1].copy())
+    flipped = pixels[:, :, ::-1]
+    flipped.flags.writeable = False
+    for given in (flipped, flipped.astype(">f4"), flipped.astype(np.uint8), flipped.tolist()):
+        assert np.array_equal(predict(exported, given), expected)
+    pixels[0, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="finite pixels"):
+        predict(exported, pixels)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 257])
+def test_predictions_are_probabilities_of_images_in_the_users_units(trained, saved, digits, n):
+    images, *_ = load_images("digits")
+    found = predict(load_model(saved), images[:n].numpy())
+    expected = logits(trained[2], digits.normalise(images[:n])).softmax(dim=1).numpy()
+    assert found.dtype == np.float32
+    assert found.shape == (n, 10)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_program_answers_alike_for_any_number_of_images(trained, saved, digits, n):
+    program = torch.export.load(saved / "program.pt2").module()  # our own file: nasenv itself never reads one
+    images = digits.test.images[:n]
+    torch.testing.assert_close(program(images), logits(trained[2], images))
+
+
+def test_a_network_that_cannot_be_exported_keeps_its_weights_and_says_why(tmp_path, digits, capfd):
+    space = Activations()
+    with pytest.warns(UserWarning, match="torch.export cannot export this network: [^\n]+$"):
+        save_model(tmp_path, space, (2,), space.build((2,)), digits)
+    assert capfd.readouterr() == ("", "")
+    assert not (tmp_path / "program.pt2").exists()
+    assert load_model(tmp_path, space).architecture == (2,)
+
+
+def test_a_space_made_of_functions_is_asked_for(tmp_path, digits):
+    space = Activations(make=lambda inputs, outputs: nn.Linear(inputs, outputs))
+    save_model(tmp_path, space, (0,), space.build((0,)), digits)
+    for given in (None, Activations):
+        with pytest.raises(InputError, match=r"load_model\(directory, space=\.\.\.\)"):
+            load_model(tmp_path, given)
+    assert load_model(tmp_path, space).architecture == (0,)
+
+
+def test_a_space_that_came_to_build_another_network_is_refused(tmp_path, digits, monkeypatch):
+    space = Activations()
+    save_model(tmp_path, space, (0,), space.build((0,)), digits)
+    monkeypatch.setattr(space, "swapped", True)
+    with pytest.raises(InputError, match="answers otherwise"):
+        load_model(tmp_path, space)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["format"], 2, "format 1"),
+        (["space", "class_path"], "os.system", "os.system, does not come with nasenv.*--space os.system"),
+        (["space", "class_path"], "no_such_module.Space", "does not come with nasenv"),
+        (["space", "class_path"], "Space", "does not come with nasenv"),
+        (["space", "init_args", "depth"], 3, "unexpected keyword"),
+        (["space", "init_args", "num_classes"], 7, "7"),
+        (["space"], None, "cannot make the space"),
+        (["architecture"], [9], "has 13 decisions, got 1"),
+        (["architecture"], "conv", "damaged"),
+        (["text"], "identity", "the model is identity"),
+        (["input", "mean"], ["a"], "damaged"),
+        (["input", "std"], [0.0], "positive std"),
+        (["input", "shape"], [1, 9, 9], r"takes \(1, 9, 9\)"),
+        (["class_names"], ["a"], "1 classes"),
+        (["probe"], [[0.0]], "answers otherwise"),
+    ],
+)
+def test_damaged_descriptions_are_refused_in_one_line(copied, path, value, message):
+    description = json.loads((copied / "architecture.json").read_text())
+    place = description
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (copied / "architecture.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(copied)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["space", "architecture", "text", "input", "class_names", "probe"])
+def test_missing_entries_are_refused(copied, key):
+    description = json.loads((copied / "architecture.json").read_text())
+    del description[key]
+    (copied / "architecture.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match=r"architecture\.json"):
+        load_model(copied)
+
+
+@pytest.mark.parametrize("name", ["architecture.json", "weights.safetensors"])
+def test_missing_and_torn_files_are_refused(copied, name):
+    content = (copied / name).read_bytes()
+    for torn in (content[: len(content) // 2], b"", b"\xff" * 100):
+        (copied / name).write_bytes(torn)
+        with pytest.raises(InputError, match=name):
+            load_model(copied)
+    (copied / name).unlink()
+    with pytest.raises(InputError, match=name):
+        load_model(copied)
+
+
+def test_weights_of_another_network_are_refused(copied, trained, digits, tmp_path_factory):
+    space = trained[0]
+    other = tmp_path_factory.mktemp("other")
+    save_model(other, space, space.reference(), space.build(space.reference()), digits)
+    (copied / "weights.safetensors").write_bytes((other / "weights.safetensors").read_bytes())
+    with pytest.raises(InputError, match="tensors differ"):
+        load_model(copied)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 9, 8), (2, 8, 8), (1, 8, 8)])
+def test_images_of_another_shape_are_refused(saved, shape):
+    with pytest.raises(InputError, match=r"images of \(n, 1, 8, 8\), got"):
+        predict(load_model(saved), torch.zeros(shape))

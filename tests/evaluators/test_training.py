@@ -1,0 +1,397 @@
+import copy
+import importlib
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nasenv.agents import RandomSearch
+from nasenv.cache.cache import Cache
+from nasenv.data.dataset import Split, load_dataset
+from nasenv.errors import InputError
+from nasenv.evaluators.training import TrainingEvaluator
+from nasenv.search.search import Budget, Search
+from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.training import accuracy
+from nasenv.training.trainer import count
+
+DIGITS = load_dataset("digits")
+SPACE = ChainCNN(max_layers=2, widths=(8,))
+DESIGNS = SPACE.sample(3, np.random.default_rng(3))
+
+USERS_SPACE = """
+import os, sys, time
+import torch
+from torch import nn
+from nasenv.spaces.space import Decision, SearchSpace
+
+KINDS = ("linear", "raises", "nan", "slow", "exits", "shapeless", "memory", "dropout", "dies", "hangs")
+
+
+class Sleepy(nn.Module):
+    def forward(self, x):
+        time.sleep(0.3)
+        return x
+
+
+class Moody(SearchSpace):
+    def __init__(self):
+        super().__init__([Decision("kind", KINDS)], (1, 8, 8), 10)
+
+    def build(self, architecture):
+        kind = KINDS[architecture[0]]
+        network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5 if kind == "dropout" else 0.0), nn.Linear(64, 10))
+        if kind == "raises":
+            raise KeyError("two\\nlines")
+        if kind == "nan":
+            network[2].weight.data.fill_(torch.nan)
+        if kind == "slow":
+            return nn.Sequential(Sleepy(), network)
+        if kind == "exits":
+            sys.exit(3)
+        if kind == "shapeless":
+            return nn.Flatten()
+        if kind == "memory":
+            raise MemoryError("no more")
+        if kind == "dies":
+            os._exit(7)
+        if kind == "hangs":
+            time.sleep(60)
+        return network
+"""
+REASONS = {
+    "raises": "KeyError: 'two",
+    "nan": "diverged: the training loss is nan in epoch 1 of 1",
+    "slow": "timeout: the training took more than 2 s",
+    "exits": "SystemExit: 3",
+    "shapeless": "ValueError: the network has no parameters",
+    "memory": "out of memory: no more",
+    "dies": "the worker process ended with exit code 7",
+    "hangs": "timeout: the worker hung and was ended",
+}
+
+
+@pytest.fixture(scope="module")
+def moody(tmp_path_factory):
+    """A user's module of a space whose networks go wrong in every way; importable in workers too."""
+    folder = tmp_path_factory.mktemp("users")
+    (folder / "moody_space.py").write_text(USERS_SPACE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield importlib.import_module("moody_space")
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    return TrainingEvaluator(SPACE, DIGITS, epochs=1, final_epochs=2, concurrency=0, devices="cpu")
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    evaluator = TrainingEvaluator(SPACE, DIGITS, epochs=1, final_epochs=2, concurrency=2, devices="cpu")
+    yield evaluator
+    evaluator.close()
+
+
+def timeless(measurements):
+    return [replace(m, train_seconds=0.0) for m in measurements]
+
+
+# What a measurement is
+
+
+def test_measurements_repeat_and_depend_neither_on_order_nor_on_process(in_process, pooled):
+    first = in_process.evaluate(DESIGNS)
+    assert all(m.error is None and m.train_seconds > 0 and len(m.curve) == 1 for m in first)
+    assert timeless(in_process.evaluate(DESIGNS[::-1])[::-1]) == timeless(first)
+    assert timeless(pooled.evaluate(DESIGNS)) == timeless(first)
+    assert timeless(in_process.evaluate(DESIGNS[1:2])) == timeless(first[1:2])
+
+
+def test_it_learns(in_process):
+    (measurement,) = TrainingEvaluator(SPACE, DIGITS, epochs=5, concurrency=0, devices="cpu").evaluate(
+        [SPACE.from_text("conv3x8|max_pool3")]
+    )
+    assert measurement.val_accuracy > 0.2  # guessing is 0.1, with a standard error of 0.018
+    assert measurement.curve[-1] < measurement.curve[0]
+
+
+def test_parameters_and_flops_by_hand():
+    space = ChainCNN(max_layers=1, widths=(8,))
+    evaluator = TrainingEvaluator(space, DIGITS, epochs=1, concurrency=0, devices="cpu")
+    (measurement,) = evaluator.evaluate([space.from_text("conv3x8")])
+    model = space.build(space.from_text("conv3x8"))
+    bias = 0 if next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).bias is None else 8
+    assert measurement.metrics["params"] == 9 * 8 + bias + 2 * 8 + 8 * 10 + 10
+    assert measurement.metrics["flops"] == 2 * (64 * 9 * 8 + 8 * 10)
+
+
+def test_count_of_a_linear_network():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+    assert count(model, (3, 2, 2), torch.device("cpu")) == {"params": 65, "flops": 120}
+
+
+def test_seed_and_fidelity_change_it(in_process):
+    other = TrainingEvaluator(SPACE, DIGITS, epochs=1, concurrency=0, devices="cpu", seed=1)
+    assert timeless(other.evaluate(DESIGNS)) != timeless(in_process.evaluate(DESIGNS))
+    four = TrainingEvaluator(SPACE, DIGITS, epochs=4, concurrency=0, devices="cpu")
+    for fidelity, epochs in ((0.5, 2), (0.01, 1), (1.0, 4)):
+        (measurement,) = four.evaluate(DESIGNS[:1], fidelity)
+        assert (len(measurement.curve), measurement.fidelity) == (epochs, fidelity)
+
+
+def test_nothing_global_is_changed(in_process):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.manual_seed(11)
+    np.random.seed(11)  # noqa: NPY002, the global state is what is looked at
+    before = torch.get_rng_state(), copy.deepcopy(np.random.get_state()[1])  # noqa: NPY002
+    try:
+        in_process.evaluate(DESIGNS[:1])
+        in_process.confirm(DESIGNS[:1], [0])
+        in_process.test(DESIGNS[:1], [0])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    torch.manual_seed(12)
+    assert timeless(in_process.evaluate(DESIGNS[:1])) == timeless(in_process.evaluate(DESIGNS[:1]))
+
+
+# The end of a search
+
+
+def test_confirm_answers_each_design_and_seed(in_process, pooled):
+    measured = in_process.confirm(DESIGNS[:2], [0, 5])
+    assert [len(row) for row in measured] == [2, 2]
+    assert all(len(m.curve) == 2 for row in measured for m in row)
+    assert measured[0][0].curve != measured[0][1].curve
+    assert [timeless(row) for row in pooled.confirm(DESIGNS[:2], [0, 5])] == [timeless(row) for row in measured]
+    assert timeless(in_process.confirm(DESIGNS[1:2], [5])[0]) == timeless(measured[1][1:])
+    assert in_process.confirm([], [0]) == []
+
+
+def test_test_gives_the_network_whose_accuracy_it_says(in_process, pooled):
+    for evaluator in (in_process, pooled):
+        ((first, second), (third, _)) = evaluator.test(DESIGNS[:2], [0, 1])
+        for result in (first, second, third):
+            assert result.error is None
+            assert accuracy(result.model, DIGITS.test) == pytest.approx(
+                result.test_accuracy, abs=1.5 / len(DIGITS.test)
+            )
+            assert not result.model.training
+            assert result.metrics.keys() == {"params", "flops"}
+        assert first.curve != second.curve
+
+
+def test_which_data_are_used_for_what():
+    """Labels of one split are made useless: only what uses the split may notice."""
+    rng = torch.Generator().manual_seed(0)
+
+    def spoilt(name):
+        split = getattr(DIGITS, name)
+        labels = split.labels[torch.randperm(len(split), generator=rng)]
+        return replace(DIGITS, **{name: Split(split.images, labels)})
+
+    def measured(data):
+        evaluator = TrainingEvaluator(SPACE, data, epochs=1, final_epochs=1, concurrency=0, devices="cpu")
+        design = DESIGNS[:1]
+        searched, confirmed = evaluator.evaluate(design)[0], evaluator.confirm(design, [0])[0][0]
+        tested = evaluator.test(design, [0])[0][0]
+        return {
+            "search training": searched.curve, "search score": searched.val_accuracy,
+            "confirm training": confirmed.curve, "confirm score": confirmed.val_accuracy,
+            "test training": tested.curve, "test score": tested.test_accuracy,
+        }  # fmt: skip
+
+    plain = measured(DIGITS)
+    changed = {
+        name: {k for k, v in measured(spoilt(name)).items() if v != plain[k]}
+        for name in ("train", "validation", "test")
+    }
+    assert changed["train"] >= {"search training", "confirm training", "test training"}
+    assert {"search score", "confirm score", "test training"} <= changed["validation"]
+    assert not {"search training", "confirm training"} & changed["validation"]
+    assert changed["test"] == {"test score"}
+
+
+# What goes wrong
+
+
+def batch(moody, kinds):
+    return [(moody.KINDS.index(kind),) for kind in kinds]
+
+
+def check_failures(kinds, measurements):
+    for kind, measurement in zip(kinds, measurements, strict=True):
+        if kind in ("linear", "dropout"):
+            assert measurement.error is None
+        else:
+            assert measurement.error.startswith(REASONS[kind])
+            assert measurement.val_accuracy is None
+            assert "\n" not in measurement.error
+
+
+def test_failures_are_measurements_in_this_process(moody):
+    evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, concurrency=0, devices="cpu", timeout_seconds=2)
+    kinds = ["linear", "raises", "nan", "slow", "exits", "shapeless", "memory", "dropout"]
+    check_failures(kinds, evaluator.evaluate(batch(moody, kinds)))
+    (tested,) = evaluator.test(batch(moody, ["raises"]), [0, 1])
+    assert [t.error[:8] for t in tested] == ["KeyError", "KeyError"]
+    assert [t.model for t in tested] == [None, None]
+
+
+def test_a_worker_that_dies_or_hangs_costs_its_own_job_only(moody):
+    evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, concurrency=2, devices="cpu", timeout_seconds=30)
+    kinds = ["linear", "dies", "dropout", "raises", "exits", "linear"]
+    try:
+        measurements = evaluator.evaluate(batch(moody, kinds))
+        check_failures(kinds, measurements)
+        pool = evaluator._pool
+        patience, pool._timeout = pool._timeout, 2
+        check_failures(["hangs"], evaluator.evaluate(batch(moody, ["hangs"])))
+        pool._timeout = patience
+        evaluator.evaluate(batch(moody, ["dropout"]))
+        os.kill(min(pool.pids), signal.SIGKILL)  # one that is idle
+        time.sleep(0.5)
+        after = evaluator.evaluate(batch(moody, ["dropout", "linear"]))
+    finally:
+        evaluator.close()
+        evaluator.close()
+    assert timeless(after) == timeless([measurements[2], measurements[0]])
+
+
+def test_a_space_that_workers_cannot_get_is_refused_in_one_line():
+    class Local(ChainCNN):
+        pass
+
+    evaluator = TrainingEvaluator(Local(max_layers=1), DIGITS, epochs=1, concurrency=1, devices="cpu")
+    with pytest.raises(InputError, match="concurrency=0") as refusal:
+        evaluator.start()
+    assert "\n" not in str(refusal.value)
+
+
+# Fingerprints
+
+
+def test_what_changes_a_measurement_changes_the_fingerprint():
+    def fingerprint(**changes):
+        return TrainingEvaluator(SPACE, **{"dataset": DIGITS, "epochs": 1, "devices": "cpu", **changes}).fingerprint()
+
+    other_data = replace(DIGITS, fingerprint="other")
+    matter = [
+        {"epochs": 2}, {"batch_size": 32}, {"optimizer": "sgd"}, {"learning_rate": 0.02}, {"weight_decay": 0.1},
+        {"label_smoothing": 0.1}, {"augment": "crop"}, {"augment": "crop_flip"}, {"seed": 1}, {"dataset": other_data},
+        {"precision": "bfloat16"},
+        {"dataset": "digits", "split_seed": 1},
+    ]  # fmt: skip
+    assert len({fingerprint(), *(fingerprint(**change) for change in matter)}) == len(matter) + 1
+    for change in ({"concurrency": 0}, {"concurrency": 3}, {"timeout_seconds": 1}, {"final_epochs": 9},
+                   {"compile_final": True}, {"dataset": "digits"},
+                   {"epochs": np.int64(1)}, {"learning_rate": np.float64(0.01)}):  # fmt: skip
+        assert fingerprint(**change) == fingerprint()
+
+
+def test_a_subclass_that_measures_otherwise_has_another_fingerprint(in_process):
+    class Halved(TrainingEvaluator):
+        def evaluate(self, architectures, fidelity=1.0):
+            return super().evaluate(architectures, fidelity / 2)
+
+    assert Halved(SPACE, DIGITS, epochs=1, concurrency=0, devices="cpu").fingerprint() != in_process.fingerprint()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"epochs": 0}, "epochs"), ({"epochs": 1.5}, "epochs"), ({"final_epochs": 0}, "final_epochs must be"),
+        ({"batch_size": 1}, "batch_size"), ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"optimizer": "adam"}, "optimizer"), ({"augment": "flip"}, "augment"),
+        ({"timeout_seconds": 0}, "timeout_seconds"), ({"timeout_seconds": float("nan")}, "timeout_seconds"),
+        ({"timeout_seconds": "1"}, "timeout_seconds"),
+        ({"concurrency": -1}, "concurrency"), ({"concurrency": "many"}, "concurrency"),
+        ({"concurrency": 1.5}, "concurrency"), ({"concurrency": True}, "concurrency"),
+        ({"precision": "float16"}, "precision must be"), ({"compile_final": 1}, "compile_final must be"),
+        ({"deterministic": "yes"}, "deterministic must be true or false"),
+        ({"devices": "tpu"}, "devices must be"), ({"devices": "cuda:"}, "devices must be"),
+        ({"devices": "cuda:x"}, "devices must be"), ({"devices": "cuda:99"}, "CUDA devices here"),
+        ({"devices": ""}, "devices must be"), ({"devices": None}, "devices must be"),
+        ({"devices": "cpu:1"}, "devices must be"),
+        ({"dataset": "digit"}, "digits"), ({"seed": "x"}, "seed"), ({"seed": 1.5}, "seed"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_settings(bad, said):
+    with pytest.raises(InputError, match=said) as refusal:
+        TrainingEvaluator(SPACE, **{"dataset": DIGITS, "devices": "cpu", **bad})
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there():
+    with pytest.raises(InputError, match=r"sees 0 CUDA devices here; give --evaluator\.devices cpu"):
+        TrainingEvaluator(SPACE, DIGITS, devices="cuda")
+    assert TrainingEvaluator(SPACE, DIGITS, devices="auto").devices == ("cpu",)
+
+
+@pytest.mark.parametrize(
+    "options", [{"input_shape": (3, 8, 8)}, {"input_shape": (1, 9, 8)}, {"num_classes": 3}], ids=str
+)
+def test_data_that_do_not_fit_the_space(options):
+    with pytest.raises(InputError, match=r"make the space with input_shape=\(1, 8, 8\), num_classes=10"):
+        TrainingEvaluator(ChainCNN(**options), DIGITS, devices="cpu")
+
+
+# Whole searches
+
+
+def run(folder, evaluator, cache=None):
+    with Search(SPACE, evaluator, RandomSearch(2), Budget(4), seed=2, run_dir=folder, cache=cache) as search:
+        search.run()
+    entries = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()][1:]
+    return [{k: v for k, v in e.items() if k not in ("train_seconds", "seconds")} for e in entries]
+
+
+def test_the_same_seed_gives_the_same_journal_with_and_without_workers_and_cache(in_process, pooled, tmp_path):
+    first = run(tmp_path / "first", in_process)
+    assert len(first) == 4
+    assert run(tmp_path / "workers", pooled) == first
+    with Cache(tmp_path / "cache.db") as cache:
+        assert run(tmp_path / "cold", in_process, cache) == first
+        warm = run(tmp_path / "warm", in_process, cache)
+    assert all(entry["cached"] for entry in warm)
+    assert [{**e, "cached": None} for e in warm] == [{**e, "cached": None} for e in first]
+
+
+def test_a_configuration_can_be_written(in_process, pooled):
+    for evaluator in (in_process, pooled):
+        json.dumps(evaluator.config())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_a_gpu_is_as_accurate_as_on_the_cpu():
+    space = ChainCNN()
+    means = []
+    for device in ("cpu", "cuda"):
+        made = [TrainingEvaluator(space, DIGITS, devices=device, concurrency=0, seed=s) for s in range(4)]
+        means.append(np.mean([e.evaluate([space.reference()])[0].val_accuracy for e in made]))
+    assert abs(means[0] - means[1]) < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_deterministic_gpu_gives_the_same_numbers_each_time():
+    space = ChainCNN()
+    design = [space.reference()]
+    options = {"devices": "cuda", "concurrency": 0, "deterministic": True}
+    first, second = (TrainingEvaluator(space, DIGITS, **options).evaluate(design)[0] for _ in range(2))
+    assert (first.val_accuracy, first.curve) == (second.val_accuracy, second.curve)

@@ -1,0 +1,190 @@
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.plugins.hparams import api_pb2, metadata
+from torch import nn
+
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Measurement
+from nasenv.plots import draw_diagram
+from nasenv.records.tensorboard import Record, flat_config
+from nasenv.search.history import Finding, History
+from nasenv.spaces.space import Decision, SearchSpace
+
+
+class Stack(SearchSpace):
+    def __init__(self) -> None:
+        super().__init__([Decision("depth", (1, 2)), Decision("width", (4, 8, 16))], (1, 8, 8), 10)
+
+    def build(self, architecture):
+        width = (4, 8, 16)[architecture[1]]
+        return nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+
+
+def outcome_of(k, val_accuracy, history, cached=False):
+    """Return the answer to design k, taken into the history."""
+    error = "out of memory" if val_accuracy is None else None
+    measurement = Measurement(val_accuracy, error, train_seconds=2.0, metrics={"params": 10.0 * k})
+    design = (k % 2, k % 3, k)  # the space has two decisions; the last tells designs apart
+    return history.take([design], [Finding(measurement, val_accuracy or -1.0, cached)])[0]
+
+
+def record_search(directory, accuracies, cached=()):
+    history = History()
+    record = Record(directory)
+    for k, accuracy in enumerate(accuracies, start=1):
+        record.evaluation(history, outcome_of(k, accuracy, history, cached=k in cached))
+    return record, history
+
+
+def read(directory):
+    accumulator = EventAccumulator(str(directory), size_guidance=dict.fromkeys(("scalars", "images", "tensors"), 0))
+    return accumulator.Reload()
+
+
+def series(accumulator, tag):
+    return {event.step: round(event.value, 5) for event in accumulator.Scalars(tag)}
+
+
+def test_each_evaluation_is_one_event_with_all_its_scalars(tmp_path):
+    record, history = record_search(tmp_path, [0.5, None, 0.75, 0.25], cached=(3,))
+    assert outcome_of(1, 0.5, history).repeat
+    record.evaluation(history, outcome_of(5, 0.5, history))
+    (path,) = tmp_path.iterdir()
+    events = [e for e in EventFileLoader(str(path)).Load() if e.HasField("summary")]
+    assert [e.step for e in events] == [1, 2, 3, 4, 5]
+    page = read(tmp_path)
+    assert set(page.Tags()["scalars"]) == {
+        *("search/" + t for t in ("reward", "val_accuracy", "best_val_accuracy", "mean_reward_32", "repeat_share")),
+        *("search/train_seconds", "cache/hit_share"),
+        *("evaluation/" + t for t in ("params", "train_seconds", "failed")),
+    }
+    assert series(page, "search/val_accuracy") == {1: 0.5, 3: 0.75, 4: 0.25, 5: 0.5}
+    assert series(page, "search/best_val_accuracy") == {1: 0.5, 2: 0.5, 3: 0.75, 4: 0.75, 5: 0.75}
+    assert series(page, "search/mean_reward_32")[3] == round((0.5 - 1 + 0.75) / 3, 5)
+    assert series(page, "search/train_seconds") == {1: 2, 2: 4, 3: 4, 4: 6, 5: 8}
+    assert series(page, "search/repeat_share")[5] == round(1 / 6, 5)
+    assert series(page, "cache/hit_share")[4] == 0.25
+    assert series(page, "evaluation/failed") == {1: 0, 2: 1, 3: 0, 4: 0, 5: 0}
+    assert series(page, "evaluation/params")[5] == 50
+
+
+def test_a_resumed_search_leaves_one_file_with_unbroken_steps(tmp_path):
+    record_search(tmp_path, [0.5] * 7)
+    record_search(tmp_path, [0.5] * 9)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert list(series(read(tmp_path), "search/reward")) == list(range(1, 10))
+
+
+def test_text_pictures_curves_and_an_agents_scalars_are_on_the_page(tmp_path):
+    record, history = record_search(tmp_path, [0.5, 0.75])
+    space = Stack()
+    record.text("config", "**bold** é")
+    record.figure("architecture", draw_diagram(space.diagram((0, 1))))
+    record.choice_shares(space, history)
+    record.curve("winner/train_loss", [3.0, 2.0])
+    record.scalars({"train/loss": np.float32(0.5), "rollout/ep_rew_mean": 1}, 2)
+    page = read(tmp_path)
+    assert page.Tensors("config")[0].tensor_proto.string_val == ["**bold** é".encode()]
+    assert [image.step for image in page.Images("choice_shares")] == [2]
+    (picture,) = page.Images("architecture")
+    assert picture.encoded_image_string.startswith(b"\x89PNG")
+    assert picture.height > picture.width > 50
+    assert series(page, "winner/train_loss") == {1: 3.0, 2: 2.0}
+    assert series(page, "train/loss") == {2: 0.5}
+
+
+def test_no_picture_of_choice_shares_before_the_first_evaluation(tmp_path):
+    Record(tmp_path).choice_shares(Stack(), History())
+    assert read(tmp_path).Tags()["images"] == []
+
+
+def test_graph_shows_modules_and_their_order(tmp_path):
+    model = Stack().build((0, 0))
+    model(torch.zeros(2, 1, 8, 8))
+    Record(tmp_path).graph(model, (1, 8, 8))
+    graph = GraphDef.FromString(read(tmp_path).Graph().SerializeToString())
+    nodes = {node.name: node for node in graph.node}
+    assert all(source in nodes for node in graph.node for source in node.input)
+    assert list(nodes["ReLU[2]/relu"].input) == ["BatchNorm2d[1]/batch_norm"]
+    assert [d.size for d in nodes["Linear[4]/linear"].attr["_output_shapes"].list.shape[0].dim] == [1, 10]
+    assert model.training
+
+
+class Untraceable(nn.Module):
+    def forward(self, images):
+        return images if images.sum().item() > 0 else -images
+
+
+def test_network_that_cannot_be_traced_says_so_on_the_page(tmp_path):
+    Record(tmp_path).graph(Untraceable(), (1, 8, 8))
+    assert b"cannot be traced" in read(tmp_path).Tensors("graph")[0].tensor_proto.string_val[0]
+
+
+def test_hparams_hold_configuration_and_end_of_the_run(tmp_path):
+    record = Record(tmp_path)
+    record.start_hparams({"agent": {"class_path": "a.b.PPO", "init_args": {"lr": 0.1, "net": [8]}}, "seed": 3})
+    record.finish_hparams({"best/test_accuracy": 0.5})
+    page = read(tmp_path)
+    content = page.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    values = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert (values["agent"].string_value, values["agent.lr"].number_value, values["seed"].number_value) == (
+        "PPO",
+        0.1,
+        3,
+    )
+    content = page.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    assert metadata.parse_session_end_info_plugin_data(content).status == api_pb2.STATUS_SUCCESS
+    assert series(page, "best/test_accuracy") == {0: 0.5}
+
+
+def test_flat_config_takes_what_a_search_writes():
+    config = {
+        "agent": None,
+        "cache": True,
+        "objective": {"class_path": "x.Y"},
+        "budget": {"evaluations": 5},
+        "none": {},
+    }
+    assert flat_config(config) == {"agent": "None", "cache": True, "objective": "Y", "budget.evaluations": 5}
+
+
+@pytest.mark.parametrize("place", ["a file", "a folder that holds one of its names"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, place):
+    directory = tmp_path / "run"
+    if place == "a file":
+        directory.write_text("")
+    else:
+        (directory / "events.out.tfevents.1").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"cannot be written.*give another one") as caught:
+        Record(directory)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_is_one_line(tmp_path):
+    record = Record(tmp_path)
+    with open("/dev/full", "wb", buffering=0) as full:
+        os.dup2(full.fileno(), record._file._file.fileno())
+    with pytest.raises(InputError, match="No space left"):
+        record.scalars({"a": 1.0}, 1)
+
+
+def test_costs_of_an_evaluation_do_not_grow(tmp_path):
+    record, history = record_search(Path(tmp_path), [0.5])
+    seconds = []
+    for k in range(2, 1002):
+        outcome = outcome_of(k, 0.5, history)
+        start = time.perf_counter()
+        record.evaluation(history, outcome)
+        seconds.append(time.perf_counter() - start)
+    early, late = np.median(seconds[:200]), np.median(seconds[-200:])
+    assert late < 2 * early  # medians: other processes disturb single calls
+    assert late < 1e-3

@@ -1,0 +1,346 @@
+"""The end of a search: who wins and why, and what is left in the run directory."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nasenv.agents import Agent, RandomSearch
+from nasenv.commands.cli import main
+from nasenv.commands.predict import _in_colour
+from nasenv.data.dataset import load_dataset, load_images
+from nasenv.deployment.export import load_model
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Measurement, TestResult
+from nasenv.evaluators.training import TrainingEvaluator
+from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
+from nasenv.results.conclude import conclude
+from nasenv.results.result import RESULT, Contender, Result, table
+from nasenv.search.search import Budget, Search
+from nasenv.spaces.chain_cnn import ChainCNN
+from tests.cheap_evaluators import Formula
+
+SPACE = ChainCNN(max_layers=2)
+A, B, C, D = (SPACE.from_text(text) for text in ("conv3x8", "conv3x16", "conv3x32", "conv1x8"))
+A_PADDED = SPACE.from_text("conv3x8|identity")
+REFERENCE = SPACE.reference()
+
+
+class Told(Formula):
+    """Says what it is told: accuracies of the search, of each seed of the confirmation, and of each of the test."""
+
+    def __init__(self, search, confirmed=None, tested=None):
+        super().__init__(SPACE)
+        self.search, self.confirmed, self.tested = search, confirmed or {}, tested or {}
+        self.asked = []
+
+    def measure(self, architecture):
+        return measured(self.search[architecture])
+
+    def confirm(self, architectures, seeds):
+        self.asked.append(("confirm", list(architectures), list(seeds)))
+        return [[measured(a) for a in self._row(self.confirmed, design, seeds)] for design in architectures]
+
+    def test(self, architectures, seeds):
+        self.asked.append(("test", list(architectures), list(seeds)))
+        rows = [self._row(self.tested, design, seeds) for design in architectures]
+        return [[TestResult(a, None if a is not None else "out of memory") for a in row] for row in rows]
+
+    def _row(self, told, design, seeds):
+        return told.get(design, (0.5,) * len(seeds))
+
+
+def measured(accuracy):
+    """A design whose accuracy is a has 1,000 a parameters."""
+    if accuracy is None:
+        return Measurement(None, "timeout: it took long")
+    return Measurement(accuracy, metrics={"params": 1000 * accuracy})
+
+
+class Once(Agent):
+    """Proposes the designs that it is given, in one batch, and stops."""
+
+    def __init__(self, designs):
+        super().__init__()
+        self.designs = designs
+
+    def run(self, search):
+        if self.designs:
+            search.evaluate(self.designs)
+
+
+def ended(evaluator, finalists=10, seeds=2, **options):
+    budget = Budget(evaluations=100, finalists=finalists, final_seeds=seeds)
+    search = Search(SPACE, evaluator, Once(list(evaluator.search)), budget, **options)
+    search.run()
+    return search
+
+
+# Who wins
+
+
+def test_the_best_mean_after_the_final_training_wins_whatever_the_search_thought():
+    evaluator = Told({A: 0.9, B: 0.8, C: 0.7}, {A: (0.6, 0.8), B: (0.9, 0.6), C: (0.99, 0.0)})
+    result = conclude(ended(evaluator))
+    assert result.winner.architecture == B
+    assert result.winner.val_accuracies == (0.9, 0.6)
+    assert result.winner.text == "conv3x16"
+
+
+def test_test_data_choose_nothing():
+    """The confirmation is over before the test begins, and whatever the test says, the winner stays."""
+    told = ({A: 0.9, B: 0.8}, {A: (0.7, 0.7), B: (0.6, 0.6)})
+    for tested in ({A: (0.1, 0.2), B: (1.0, 1.0)}, {A: (1.0, 1.0), B: (0.1, 0.2)}):
+        evaluator = Told(*told, tested)
+        result = conclude(ended(evaluator))
+        assert result.winner.architecture == A
+        assert result.test_accuracy == tested[A][0]
+        assert result.winner.test_accuracies == tested[A]
+        assert [call[0] for call in evaluator.asked] == ["confirm", "test"]
+
+
+def test_only_the_best_so_many_are_finalists_and_each_is_trained_with_each_seed():
+    evaluator = Told({A: 0.1, B: 0.4, C: 0.3, D: None})
+    conclude(ended(evaluator, finalists=2, seeds=3))
+    _, designs, seeds = evaluator.asked[0]
+    assert designs[:2] == [B, C]
+    assert set(designs) == {B, C, REFERENCE}
+    assert seeds == [0, 1, 2]
+
+
+def test_the_best_reward_is_a_finalist_and_not_the_best_accuracy():
+    evaluator = Told({A: 0.9, B: 0.5}, {A: (0.9, 0.9), B: (0.5, 0.5)})
+    objective = AccuracyWithinCost("params", target=500, exponent=-2.0)  # A has 900 parameters, and is paid 0.28
+    result = conclude(ended(evaluator, objective=objective))
+    assert result.winner.architecture == B
+
+
+def test_designs_that_are_the_same_network_take_one_place():
+    evaluator = Told({A_PADDED: 0.9, A: 0.9, B: 0.8, C: 0.7})
+    conclude(ended(evaluator, finalists=2))
+    assert evaluator.asked[0][1][:2] == [A, B]
+
+
+def test_a_network_is_trained_as_it_was_in_the_search():
+    """The search measures the representative of a design; so do its confirmation and test."""
+    evaluator = Told({A: 0.9})
+    search = Search(SPACE, evaluator, Once([A_PADDED]), Budget(1, final_seeds=1))
+    search.run()
+    assert conclude(search).winner.architecture == A
+    assert evaluator.calls == [[A]]
+    assert A in evaluator.asked[0][1]
+
+
+def test_a_seed_that_fails_is_paid_the_failure_reward():
+    evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, None), B: (0.5, 0.5)})
+    result = conclude(ended(evaluator))
+    assert result.winner.architecture == B
+    assert conclude(ended(evaluator, objective=Accuracy(failure_reward=0.3))).winner.val_accuracies == (0.9,)
+
+
+class Cheapness(Objective):
+    """All its scores are below what a failure is paid."""
+
+    def score(self, measurement):
+        return -measurement.metrics["params"]
+
+
+def test_a_design_that_cannot_be_trained_does_not_win_though_failure_is_paid_better():
+    evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, 0.9), B: (None, None)})
+    assert conclude(ended(evaluator, objective=Cheapness())).winner.architecture == A
+
+
+def test_the_network_that_is_exported_is_the_one_whose_accuracy_is_said():
+    result = conclude(ended(Told({A: 0.9}, tested={A: (None, 0.7)})))
+    assert (result.test_accuracy, result.winner.test_accuracies) == (0.7, (0.7,))
+
+
+# What the winner is held against
+
+
+def test_rivals_are_the_reference_and_the_best_of_the_first():
+    sampled = dict.fromkeys(SPACE.canonical(a) for a in SPACE.sample(80, np.random.default_rng(0)))
+    designs = [a for a in sampled if a not in (A, REFERENCE)][:20]
+    rising = {a: 0.1 + k / 100 for k, a in enumerate(designs)}
+    evaluator = Told(rising | {A: 0.95}, {A: (0.9, 0.9)})
+    result = conclude(ended(evaluator, finalists=1))
+    roles = {c.role: c.architecture for c in (result.winner, *result.others)}
+    assert roles == {"winner": A, "hand-made reference": REFERENCE, "best of the first 16": designs[15]}
+    assert set(evaluator.asked[1][1]) == {A, REFERENCE, designs[15]}
+    assert all(len(c.val_accuracies) == len(c.test_accuracies) == 2 for c in result.others)
+
+
+def test_a_rival_cannot_win_unless_it_is_a_finalist():
+    evaluator = Told({A: 0.9}, {A: (0.2, 0.2), REFERENCE: (0.9, 0.9)})
+    assert conclude(ended(evaluator)).winner.architecture == A
+
+
+def test_a_winner_that_is_its_own_rival_is_trained_once():
+    evaluator = Told({REFERENCE: 0.9})
+    result = conclude(ended(evaluator))
+    assert [call[1] for call in evaluator.asked] == [[REFERENCE], [REFERENCE]]
+    assert [c.role for c in result.others] == ["hand-made reference", "best of the first 1"]
+
+
+# Searches that come to nothing
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "said"),
+    [
+        (Told({}), "no design could be evaluated: agent Once stopped by itself"),
+        (Told({A: None, B: None}), "no design could be evaluated; the first failed with: timeout: it took long"),
+        (Told({A: 0.9, B: 0.8}, {A: (None,) * 2, B: (None,) * 2}), "every final training failed, .* timeout: it took"),
+        (Told({A: 0.9}, tested={A: (None, None)}), "the winner's final training failed: out of memory"),
+    ],
+)
+def test_nothing_to_conclude_is_one_line(evaluator, said):
+    with pytest.raises(InputError, match=said) as caught:
+        conclude(ended(evaluator))
+    assert "\n" not in str(caught.value)
+
+
+# What is written
+
+
+def contender(role, values):
+    return Contender(role, A, "conv3x8", values, values, 90)
+
+
+def test_a_result_is_read_back_as_it_was_written(tmp_path):
+    result = Result(contender("winner", (0.1, 1 / 3)), (contender("other", ()),), 0.1, "budget", 3, 4, 5.5)
+    result.write(tmp_path / RESULT)
+    assert Result.read(tmp_path / RESULT) == result
+    assert [path.name for path in tmp_path.iterdir()] == [RESULT]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"winner": {}, "others": []}', '{"winner": 3, "others": []}'])
+def test_a_damaged_result_is_one_line(tmp_path, text):
+    (tmp_path / RESULT).write_text(text)
+    with pytest.raises(InputError, match=r"is damaged .* delete it"):
+        Result.read(tmp_path / RESULT)
+
+
+def test_the_table_has_means_and_sample_deviations_in_percent():
+    result = Result(contender("winner", (0.90, 0.94)), (contender("failed one", ()),), 0.9, "", 1, 0, 0.0)
+    heads, rows = table(result)
+    assert heads == ["", "validation %", "test %", "parameters"]
+    spread = f"92.00 ± {100 * math.sqrt(2 * 0.02**2):.2f}"
+    assert rows == [["winner", spread, spread, "90"], ["failed one", "failed", "failed", "90"]]
+
+
+# A real one
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A search that has been brought to its end on digits: its folder and its result."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    evaluator = TrainingEvaluator(SPACE, "digits", epochs=1, final_epochs=2, concurrency=0, devices="cpu")
+    budget = Budget(evaluations=3, finalists=2, final_seeds=2)
+    with Search(SPACE, evaluator, RandomSearch(batch_size=3), budget, seed=1, run_dir=folder) as search:
+        search.run()
+        return folder, conclude(search)
+
+
+def test_everything_is_in_the_run_directory(run):
+    folder, result = run
+    names = {path.name for path in folder.iterdir()}
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert names - events == {
+        "config.yaml",
+        "journal.jsonl",
+        "trials.jsonl",
+        "times.json",
+        "result.json",
+        "model",
+        "architecture.png",
+    }
+    assert {"architecture.json", "weights.safetensors"} <= {path.name for path in (folder / "model").iterdir()}
+    assert (folder / "architecture.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / RESULT).read_text())["test_accuracy"] == result.test_accuracy
+    assert Result.read(folder / RESULT) == result
+
+
+def test_the_exported_network_has_the_test_accuracy_that_is_said(run):
+    folder, result = run
+    exported, data = load_model(folder / "model"), load_dataset("digits")
+    assert exported.architecture == result.winner.architecture
+    with torch.inference_mode():
+        found = (exported.model(data.test.images).argmax(1) == data.test.labels).float().mean()
+    assert found == pytest.approx(result.test_accuracy, abs=1.5 / len(data.test))
+
+
+def test_what_is_said_of_the_winner_can_be_had_again(run):
+    _, result = run
+    evaluator = TrainingEvaluator(SPACE, "digits", epochs=1, final_epochs=2, concurrency=0, devices="cpu")
+    (tested,) = evaluator.test([result.winner.architecture], [0, 1])
+    assert tuple(t.test_accuracy for t in tested) == result.winner.test_accuracies
+
+
+def test_nasenv_predict_equals_the_model(run, tmp_path, capsys):
+    folder, _ = run
+    images, labels, _ = load_images("digits")
+    np.savez(tmp_path / "some.npz", x=images[:50, 0].numpy(), y=np.array(labels[:50]).astype(int))
+    assert main(["predict", str(folder), f"npz:{tmp_path / 'some.npz'}", "--output", str(tmp_path / "said.csv")]) == 0
+    said = [line.split(",")[1] for line in (tmp_path / "said.csv").read_text().splitlines()[1:]]
+    exported = load_model(folder / "model")
+    with torch.inference_mode():
+        classes = exported.model(load_dataset("digits").normalise(images[:50])).argmax(1).tolist()
+    assert said == [exported.class_names[c] for c in classes]
+    right = np.mean(np.array(said) == np.array(labels[:50]))
+    assert float(re.search(r"label: ([\d.]+)", capsys.readouterr().err)[1]) == pytest.approx(right, abs=1e-4)
+
+
+def test_nasenv_predict_tells_labels_that_are_no_classes_of_the_model(run, tmp_path, capsys):
+    folder, _ = run
+    images = load_images("digits")[0][:4, 0].numpy()
+    np.savez(tmp_path / "all.npz", x=images, y=np.array(["cat"] * 4))
+    assert main(["predict", str(folder), f"npz:{tmp_path / 'all.npz'}"]) == 0
+    said = capsys.readouterr().err
+    assert "no accuracy: the labels (cat) are no classes of the model (0, 1, 2, 3, 4 ...)" in said
+    np.savez(tmp_path / "one.npz", x=images, y=np.array(["0", "1", "2", "cat"]))
+    assert main(["predict", str(folder), f"npz:{tmp_path / 'one.npz'}"]) == 0
+    assert "no classes of the model, so counted as wrong: cat" in capsys.readouterr().err
+
+
+def test_nasenv_predict_calls_pictures_by_their_files(run, tmp_path, capsys):
+    pytest.importorskip("datasets")
+    folder, _ = run
+    for digit in ("1", "7"):
+        (tmp_path / "new" / digit).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "new" / digit / "my test.png")
+    assert main(["predict", str(folder), f"folder:{tmp_path / 'new'}"]) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
+        *("image", "1/my test.png", "7/my test.png")
+    ]
+
+
+def test_grey_pictures_are_colours_to_a_model_of_colours():
+    grey = torch.rand(2, 1, 8, 8)
+    assert torch.equal(_in_colour(grey, 3), torch.cat([grey] * 3, dim=1))
+    assert _in_colour(grey, 1) is grey
+
+
+def test_the_page_shows_the_end(run):
+    folder, result = run
+    page = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0, "images": 0}).Reload()
+    assert {"architecture", "choice_shares"} <= set(page.Tags()["images"])
+    (text,) = page.Tensors("result")
+    assert b"| winner |" in text.tensor_proto.string_val[0]
+    assert page.Scalars("best/test_accuracy")[0].value == pytest.approx(result.test_accuracy)
+    for seed in range(2):
+        assert [e.step for e in page.Scalars(f"winner/train_loss_seed_{seed}")] == [1, 2]
+    assert page.Graph().node
+
+
+def test_without_a_run_directory_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    conclude(ended(Told({A: 0.9})))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,55 @@
+"""The benchmarks in their smallest form."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+TRAINING = ["--problems", "digits", "--designs", "2", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "goals"),
+    [
+        ("bench_training", [*TRAINING, "--pairs", "1"], 2),
+        ("bench_ablation", [*TRAINING, "--rounds", "1"], 0),
+        ("bench_ppo", ["--pairs", "1", "--updates", "2"], 4),
+        (
+            "bench_agents",
+            ["--agents", "RegularizedEvolution", "r=RandomSearch", "--seeds", "2", "--evaluations", "4"],
+            0,
+        ),
+        ("bench_env", ["--designs", "4", "--episodes", "2", "--rounds", "1"], 2),
+    ],
+)
+def test_its_smallest_form_writes_setting_tables_and_goals(tmp_path, script, options, goals):
+    file = tmp_path / "figures.json"
+    command = [sys.executable, SCRIPTS / f"{script}.py", *options, "--json", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads(file.read_text())
+    assert (record["benchmark"], record["setting"]["kind"]) == (script, "cpu")
+    assert len(record["figures"].get("goals", [])) == goals
+    assert "\n| " in done.stdout
+    assert record["figures"]["tables"][0]["rows"]
+
+
+def test_a_server_under_load_and_killed_loses_nothing(tmp_path, postgresql):
+    file = tmp_path / "figures.json"
+    small = ["--rows", "100", "--clients", "2", "--rate", "40", "--seconds", "1", "--kills", "1"]
+    command = [sys.executable, SCRIPTS / "bench_cache_server.py", *small, "--json", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    goals = {goal["goal"]: goal for goal in json.loads(file.read_text())["figures"]["goals"]}
+    assert len(goals) == 3
+    assert goals["measurements lost"]["met"]
+
+
+def test_a_problem_that_there_is_not_is_refused():
+    command = [sys.executable, SCRIPTS / "bench_training.py", "--problems", "imagenet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "expected some of digits,mnist5k,cells, got 'imagenet'" in done.stderr

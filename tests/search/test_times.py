@@ -1,0 +1,57 @@
+import json
+import time
+
+import pytest
+
+from nasenv.agents.random_search import RandomSearch
+from nasenv.search.budget import Budget
+from nasenv.search.search import Search
+from nasenv.search.times import Times, where_it_went
+from nasenv.spaces.chain_cnn import ChainCNN
+from tests.cheap_evaluators import Hashed
+
+
+def test_each_moment_belongs_to_the_part_that_was_entered_last(monkeypatch):
+    now = iter(range(100))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(now)))  # a second from turn to turn
+    times = Times()
+    with times.part("outer"):
+        with times.part("inner"):
+            pass
+        with times.part("inner"):
+            pass
+    with times.part("outer"):
+        pass
+    assert times.seconds == {"outer": 4.0, "inner": 2.0}
+
+
+def test_a_part_ends_with_what_is_raised_in_it():
+    times = Times()
+    with pytest.raises(KeyError), times.part("a"):
+        raise KeyError
+    with times.part("b"):
+        time.sleep(0.02)
+    assert times.seconds["a"] < 0.01 <= times.seconds["b"]
+
+
+def test_parts_add_up_to_the_wall_time_and_idle_workers_are_one():
+    parts = where_it_went({"controller": 3.0, "evaluation": 10.0}, {"training": 12.0, "building": 2.0}, 2)
+    assert parts == {"training": 6.0, "controller": 3.0, "idle workers": 3.0, "building": 1.0}
+    assert sum(parts.values()) == 13.0
+
+
+def test_a_table_has_no_workers():
+    assert where_it_went({"controller": 1.0, "evaluation": 2.0}, {}, 1) == {"evaluation": 2.0, "controller": 1.0}
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_search_leaves_where_its_time_went(tmp_path, stopped):
+    space = ChainCNN(max_layers=2)
+    with Search(space, Hashed(space), RandomSearch(), Budget(20), run_dir=tmp_path) as search:
+        if stopped:
+            search.listeners.append(lambda search, outcome: search.stop("enough"))
+        search.run()
+    left = json.loads((tmp_path / "times.json").read_text())
+    assert left["slots"] == 1
+    assert {"controller", "bookkeeping", "evaluation", "logging"} <= set(left["seconds"])
+    assert left["seconds"] == pytest.approx(search.where_time_went(), abs=0.001)
