@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from nasenv.configuration import Configurable
 from nasenv.errors import AgentError, InputError
-from nasenv.search.history import Outcome
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.trial import Architecture, Outcome
 
 
 class Agent(Configurable):

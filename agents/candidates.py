@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.spaces.space import Architecture, SearchSpace, to_architectures
+from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.surrogates.gaussian_process import Surrogate
+from nasenv.trial import Architecture
 
 _MOST_LISTED = 1 << 16  # designs of a space
 _PARENTS = 16  # of mutants

@@ -9,9 +9,9 @@ import numpy as np
 from nasenv.agents.agent import Agent, positive, weight
 from nasenv.agents.candidates import EveryDesign, NearTheBest
 from nasenv.errors import InputError
-from nasenv.search.history import Outcome
-from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+from nasenv.spaces.space import SearchSpace, is_positive_integer
 from nasenv.surrogates.gaussian_process import Surrogate
+from nasenv.trial import Architecture, Outcome
 
 
 class GaussianProcess(Agent):

@@ -10,8 +10,8 @@ import numpy as np
 
 from nasenv.agents.agent import Agent
 from nasenv.errors import InputError
-from nasenv.search.history import Outcome
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture, Outcome
 
 
 class LocalSearch(Agent):

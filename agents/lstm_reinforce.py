@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from nasenv.agents.agent import Agent, positive, share, weight
 from nasenv.errors import InputError
-from nasenv.search.history import Outcome
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer, to_architectures
+from nasenv.spaces.space import SearchSpace, is_positive_integer, to_architectures
 from nasenv.training import one_thread, seeded
+from nasenv.trial import Architecture, Outcome
 
 _CPU = torch.device("cpu")
 _INITIAL_RANGE = 0.08

@@ -13,8 +13,8 @@ from nasenv.agents.sb3 import MaskablePPO
 from nasenv.agents.sb3_guidance import Guidance, Revision
 from nasenv.search.budget import integer
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture
 from nasenv.surrogates.gaussian_process import Surrogate
+from nasenv.trial import Architecture
 
 _UNSCREENED = 10  # first designs, of which there is nothing to learn from yet
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from nasenv.search.history import History
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture
 
 _STEPS = 20  # to find a design that is new
 _REMEMBERED = 1 << 15  # networks of designs: neighbours of good ones are looked at again and again

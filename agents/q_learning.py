@@ -10,9 +10,9 @@ import numpy as np
 
 from nasenv.agents.agent import Agent, number, share
 from nasenv.errors import InputError
-from nasenv.search.history import Outcome
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.trial import Architecture, Outcome
 
 # Table 2 of the paper: (epsilon, number of designs trained at it)
 SCHEDULE = (*[(1.0, 1500)], *[(e, 100) for e in (0.9, 0.8, 0.7)], *[(e / 10, 150) for e in range(6, 0, -1)])

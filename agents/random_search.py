@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from nasenv.agents.agent import Agent
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 
 class RandomSearch(Agent):

@@ -9,8 +9,8 @@ import numpy as np
 
 from nasenv.agents.agent import Agent
 from nasenv.errors import InputError
-from nasenv.search.history import Outcome
-from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.trial import Architecture, Outcome
 
 
 class RegularizedEvolution(Agent):

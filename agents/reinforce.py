@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.agents.agent import Agent, positive, share
-from nasenv.search.history import Outcome
-from nasenv.spaces.space import Architecture, SearchSpace, to_architectures
+from nasenv.spaces.space import SearchSpace, to_architectures
+from nasenv.trial import Architecture, Outcome
 
 _INITIAL_STD = 1e-3
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8

@@ -19,7 +19,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from nasenv.envs.env import Episodes
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 
 @dataclass(frozen=True)

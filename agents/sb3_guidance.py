@@ -12,7 +12,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from nasenv.agents.novelty import Elite, Seen, unseen
 from nasenv.agents.sb3_episodes import imitate, recorded, relabel
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture, to_architectures
+from nasenv.spaces.space import to_architectures
+from nasenv.trial import Architecture
 
 _IMITATED = 8  # the best designs so far
 _ENOUGH = 0.6  # mean probability of their actions at which they are imitated: above, there would be no others

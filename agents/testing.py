@@ -14,14 +14,15 @@ from torch import nn
 
 from nasenv.agents.agent import Agent
 from nasenv.configuration import digest
-from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, TestResult, Trial
+from nasenv.evaluators.evaluator import Answer, Evaluator, TestResult
 from nasenv.records.replay import Course
 from nasenv.search.budget import Budget
 from nasenv.search.history import Answers
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture, Measurement, Trial
 
 _EVALUATIONS = 23  # of a search, so that no batch of 2 or more ends with it
 
@@ -56,7 +57,7 @@ class Formula(Evaluator):
     def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
         """Return the same figures for each seed."""
         measured = [self._measure(a) for a in architectures]
-        return [[TestResult(m.val_accuracy, m.error) for _ in seeds] for m in measured]
+        return [[TestResult(m.score, m.error) for _ in seeds] for m in measured]
 
     def _measure(self, architecture: Architecture) -> Measurement:
         value, chance = (int(digest([word, architecture]), 16) / 16**16 for word in ("accuracy", "failure"))

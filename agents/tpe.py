@@ -10,9 +10,9 @@ import numpy as np
 from nasenv.agents.agent import Agent
 from nasenv.agents.novelty import unseen
 from nasenv.errors import InputError
-from nasenv.search.history import Outcome
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.trial import Architecture, Outcome
 
 
 class TPE(Agent):

@@ -11,7 +11,8 @@ from nasenv.deployment.export import Exported, load_model, predict
 from nasenv.envs.env import ArchitectureEnv
 from nasenv.envs.vector_env import ArchitectureVectorEnv
 from nasenv.errors import AgentError, BudgetExhausted, InputError
-from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
+from nasenv.evaluators.estimate import Estimate
+from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.synthetic import SyntheticEvaluator
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
@@ -19,15 +20,16 @@ from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
 from nasenv.results.conclude import conclude
 from nasenv.results.result import Contender, Result
 from nasenv.search.budget import Budget
-from nasenv.search.history import History, Outcome
+from nasenv.search.history import History
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
-from nasenv.spaces.space import Architecture, Decision, SearchSpace
+from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.spaces.synthetic import SyntheticSpace
+from nasenv.trial import Architecture, Measurement, Outcome, Trial
 
 __version__ = version("nasenv")
 
@@ -46,6 +48,7 @@ __all__ = [
     "Contender",
     "Dataset",
     "Decision",
+    "Estimate",
     "Evaluator",
     "Exported",
     "History",
@@ -64,8 +67,8 @@ __all__ = [
     "SyntheticEvaluator",
     "SyntheticSpace",
     "TableEvaluator",
-    "TestResult",
     "TrainingEvaluator",
+    "Trial",
     "conclude",
     "load_dataset",
     "load_model",

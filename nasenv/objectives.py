@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 from nasenv.configuration import Configurable
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
+from nasenv.trial import Measurement
 
 
 class Objective(Configurable, ABC):
@@ -54,8 +54,8 @@ class Accuracy(Objective):
 
     def score(self, measurement: Measurement) -> float:
         """Return the validation accuracy."""
-        assert measurement.val_accuracy is not None  # a measurement without an error has one
-        return measurement.val_accuracy
+        assert measurement.score is not None  # a measurement without an error has one
+        return measurement.score
 
 
 class AccuracyWithinCost(Accuracy):

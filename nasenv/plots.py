@@ -23,7 +23,8 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from nasenv.errors import InputError
-from nasenv.spaces.space import Architecture, Diagram, SearchSpace
+from nasenv.spaces.space import Diagram, SearchSpace
+from nasenv.trial import Architecture
 
 _FILLS = ("#cfe2f7", "#fbdcc0", "#d3ecd3", "#e6dbf3", "#fbd3da", "#f7efbd", "#cdeeec", "#e4d9cf")
 _STROKES = ("#2f6db0", "#c2661c", "#3a8a3d", "#7a55ad", "#bf3b55", "#968211", "#24857f", "#775a41")

@@ -33,7 +33,7 @@ class Ours:
     @property
     def accuracies(self) -> list[float]:
         """Of each design."""
-        return [m.val_accuracy for m in self.measurements if m.val_accuracy is not None]
+        return [m.score for m in self.measurements if m.score is not None]
 
 
 class Contest:
@@ -70,7 +70,7 @@ class Contest:
         """
         self._evaluator.seed = seed
         seconds, measurements = timed(lambda: self._evaluator.evaluate(designs))
-        for failed in (m for m in measurements if m.val_accuracy is None):
+        for failed in (m for m in measurements if m.score is None):
             raise InputError(f"a training failed after {failed.train_seconds:.0f} s: {failed.error}")
         return Ours(seconds, measurements)
 

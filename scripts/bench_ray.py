@@ -24,8 +24,8 @@ from ray.cluster_utils import Cluster
 from nasenv import Budget, ChainCNN, Evaluator, InputError, Measurement, Search, TrainingEvaluator
 from nasenv.agents import PPO, Agent, RandomSearch, RegularizedEvolution
 from nasenv.cluster.ray import RayEvaluator
-from nasenv.evaluators.evaluator import Answer, Trial
-from nasenv.spaces.space import Architecture
+from nasenv.evaluators.evaluator import Answer
+from nasenv.trial import Architecture, Trial
 
 GOAL_IDLE = 0.05  # of the time of a slot
 GOAL_NODES = 1.8  # times the rate of one node

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 import nasenv
 from nasenv.evaluators.training import OTHER_RECIPE, RECIPES
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture
 
 GOAL = 0.9
 DATASETS = ("digits", "mnist5k")

@@ -3,7 +3,8 @@
 from abc import abstractmethod
 
 from nasenv.configuration import digest
-from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
+from nasenv.evaluators.evaluator import Evaluator, TestResult
+from nasenv.trial import Measurement
 
 
 class Formula(Evaluator):
@@ -27,7 +28,7 @@ class Formula(Evaluator):
         return [[self.measure(a) for _ in seeds] for a in architectures]
 
     def test(self, architectures, seeds):
-        return [[TestResult(m.val_accuracy, m.error) for m in row] for row in self.confirm(architectures, seeds)]
+        return [[TestResult(m.score, m.error) for m in row] for row in self.confirm(architectures, seeds)]
 
 
 class Hashed(Formula):

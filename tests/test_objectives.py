@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
+from nasenv.trial import Measurement
 
 accuracies = st.floats(0, 1)
 costs = st.floats(1e-3, 1e9)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from nasenv.errors import InputError
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 _TOLERANCE = 1e-4  # of a maximum, an accuracy in [0, 1]: papers round to 0.01 points
 _BUILT = 20  # networks whose parameters are counted

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from nasenv.benchmarks.benchmark import Benchmark, Published, Rows
 from nasenv.errors import InputError
 from nasenv.spaces.nas_bench_graph import NASBenchGraph
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 _ON_PROTEINS = ("gcn", "sage", "arma", "fc", "skip")
 _MAXIMA = {  # number of rows, highest val_accuracy, highest test_accuracy in nas-bench-graph 1.4.0

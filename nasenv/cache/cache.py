@@ -12,9 +12,8 @@ from nasenv.cache.database import Away, Connection, Database
 from nasenv.cache.leases import IS_PROBLEM, KEY_COLUMNS, KEY_NAMES, TABLES, Key, Leases
 from nasenv.cache.sqlite import SQLite
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.files import parse_json
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture, Measurement
 
 _SCHEMA = 2  # 1 had no leases
 _MEASUREMENTS = (

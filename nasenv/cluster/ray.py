@@ -16,11 +16,12 @@ from nasenv.cluster.ray_dispatch import Done, RayDispatch
 from nasenv.cluster.ray_fleet import Fleet
 from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, Trial
+from nasenv.evaluators.evaluator import Answer, Evaluator
 from nasenv.evaluators.streamed import Streamed
 from nasenv.provenance import versions
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
 from nasenv.training.cost import TrainingCost
+from nasenv.trial import Architecture, Measurement, Trial
 
 _GRACE_SECONDS = 10.0  # in which an evaluator that sees to its own timeout ends by itself
 _STOP_SECONDS = 0.1

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from nasenv.cluster.ray_cluster import imported_ray
 from nasenv.data.dataset import Split
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Answer, Evaluator, Trial
+from nasenv.evaluators.evaluator import Answer, Evaluator
 from nasenv.provenance import versions
+from nasenv.trial import Trial
 from nasenv.workers.serving import described
 
 Arrays: TypeAlias = list[tuple[NDArray[np.float32], NDArray[np.int64]]]

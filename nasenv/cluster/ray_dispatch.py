@@ -11,7 +11,8 @@ from typing import NamedTuple
 from nasenv.cluster.ray_actor import Reply
 from nasenv.cluster.ray_fleet import Call, Fleet
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Answer, Measurement, TestResult, Trial
+from nasenv.evaluators.evaluator import Answer, TestResult
+from nasenv.trial import Measurement, Trial
 from nasenv.workers.clock import WakingClock
 
 _STOP_SECONDS = 0.1  # between two looks at whether to stop

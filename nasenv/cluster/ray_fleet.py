@@ -14,7 +14,7 @@ from typing import Any
 from nasenv.cluster.ray_actor import About, Packed, Reply, Slot
 from nasenv.cluster.ray_cluster import Cluster, Share, imported_ray
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Trial
+from nasenv.trial import Trial
 from nasenv.workers.clock import WakingClock
 
 _LOOK_SECONDS = 1.0  # between two looks at the nodes

@@ -17,13 +17,14 @@ from nasenv.commands.terminal import Terminal
 from nasenv.configuration import without_derived
 from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult, Trial
+from nasenv.evaluators.evaluator import Evaluator, TestResult
 from nasenv.files import user_path, write_whole
 from nasenv.provenance import provenance
 from nasenv.records.trials import TrialLog, ask
-from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer, to_architectures
+from nasenv.spaces.space import SearchSpace, is_positive_integer, to_architectures
 from nasenv.tables.card import card
 from nasenv.tables.table import write_table
+from nasenv.trial import Architecture, Measurement, Trial
 
 _CHUNK_SECONDS = 15.0  # what a kill costs at most, where a design takes no longer
 _LINES = 20  # printed in the course of it where there is no terminal to draw a bar on
@@ -213,7 +214,7 @@ def _columns(entries: Sequence[Entry], seeds: int) -> dict[str, list[float | Non
     """Return the columns of the table; a mean is empty where one of its seeds failed."""
     columns: dict[str, list[float | None]] = {}
     accuracies = {
-        "val_accuracy": [[m.val_accuracy for m in entry.validation] for entry in entries],
+        "val_accuracy": [[m.score for m in entry.validation] for entry in entries],
         "test_accuracy": [[t.test_accuracy for t in entry.test] for entry in entries],
     }
     for name, rows in accuracies.items():

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nasenv.comparison.run import Run
-from nasenv.search.history import Outcome
 from nasenv.search.search import Search
+from nasenv.trial import Outcome
 
 _LINES = 10  # printed in the course of a search where there is no terminal to draw a bar on
 

@@ -22,9 +22,9 @@ from nasenv.records.replay import Course
 from nasenv.records.run_directory import JOURNAL
 from nasenv.results.result import RESULT, Result
 from nasenv.search.budget import Budget
-from nasenv.search.history import Outcome
 from nasenv.search.search import Listener, Search
 from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Outcome
 
 _TIMES = ("seconds", "train_seconds", "cached")  # of an evaluation: they may be others
 _EARLY = "concluded as asked for"

@@ -34,7 +34,8 @@ from nasenv.results.result import RESULT, Result, table
 from nasenv.search.budget import Budget
 from nasenv.search.known import bring
 from nasenv.search.search import Resume, Search
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 _SO_FAR = "so_far.json"  # of a search that was stopped
 _LONGEST_START = 1 << 26  # bytes

@@ -23,12 +23,11 @@ from nasenv.comparison.problem import Problem
 from nasenv.comparison.run import Run
 from nasenv.configuration import digest
 from nasenv.errors import AgentError, SearchStopped
-from nasenv.evaluators.evaluator import Trial
 from nasenv.records.run_directory import TRIALS
 from nasenv.records.trials import TrialLog, ask
 from nasenv.search.known import bring
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture, Trial
 
 if TYPE_CHECKING:
     from nasenv.records.tensorboard import Record

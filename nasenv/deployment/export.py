@@ -29,7 +29,8 @@ from nasenv.configuration import import_path
 from nasenv.data.dataset import Dataset, normalised
 from nasenv.errors import InputError
 from nasenv.files import in_megabytes, open_regular, parse_json, read_whole, spare_memory, write_whole
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 DESCRIPTION, WEIGHTS, PROGRAM = "architecture.json", "weights.safetensors", "program.pt2"
 FORMAT = 1

@@ -20,9 +20,10 @@ from nasenv.envs.env import (
     single_spaces,
 )
 from nasenv.errors import InputError
-from nasenv.search.history import Answers, Outcome
+from nasenv.search.history import Answers
 from nasenv.search.search import Search
 from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.trial import Outcome
 
 _Array = NDArray[Any]
 

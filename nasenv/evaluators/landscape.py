@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.errors import InputError
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture
 
 _BITS = 20
 _MOST_ENTRIES = 10**6  # of a term

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from nasenv.configuration import digest
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
+from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.landscape import Draws, Landscape
-from nasenv.spaces.space import Architecture, Decision, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, SearchSpace, is_positive_integer
+from nasenv.trial import Architecture, Measurement, Trial
 
 _VERSION = 1  # counted up when the same arguments come to give another score
 _UNIFORMS = 12  # whose sum less 6 has mean 0 and standard deviation 1, nearly as a normal one: no exp, no log
@@ -28,7 +29,7 @@ class SyntheticEvaluator(Evaluator):
     sizes. A training is charged a second, and for each decision of sizes the share of the chosen in the largest: 2.9 to
     16 seconds by default.
 
-    Each seed is another landscape: compare agents on several. ``confirm`` and ``test`` give the accuracy without noise.
+    Each seed is another landscape: compare agents on several. What confirms and tests gets the accuracy without noise.
 
     Args:
         space: any in which every choice is always valid, such as `SyntheticSpace`.
@@ -43,9 +44,10 @@ class SyntheticEvaluator(Evaluator):
 
     Example:
         >>> from nasenv.spaces.synthetic import SyntheticSpace
+        >>> from nasenv.trial import Trial
         >>> space = SyntheticSpace()
         >>> evaluator = SyntheticEvaluator(space)
-        >>> [m.val_accuracy for m in evaluator.evaluate([evaluator.best])]
+        >>> [m.score for m in evaluator.measure([Trial(evaluator.best)])]
         [1.0]
     """
 
@@ -80,40 +82,30 @@ class SyntheticEvaluator(Evaluator):
         """Return a short hash of the landscape's arguments and a subclass's source."""
         return digest([*self._key, self.source_digest()])
 
-    def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
-        """Return the accuracy of each design, with noise, and what it is charged.
+    def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
+        """Return the score of each trial, in a search with noise and what it is charged, later without.
 
         Raises:
-            InputError: a design of another space; a fidelity below 1.
+            InputError: an architecture of another space.
         """
-        if fidelity != 1.0:
-            raise InputError(f"a formula knows the full training alone, fidelity 1; got {fidelity}")
-        designs = self.space.check_all(architectures)
-        accuracies = self._accuracies(designs)
+        architectures = self.space.check_all([trial.architecture for trial in trials])
+        searched = [trial.purpose in ("search", "check") for trial in trials]
+        scores = self._scores(architectures)
         if self.noise:
-            accuracies = np.clip(accuracies + [self._noise(design) for design in designs], 0.0, 1.0)
-        pairs = zip(designs, accuracies.tolist(), strict=True)
-        return [Measurement(accuracy, train_seconds=self._seconds(design)) for design, accuracy in pairs]
-
-    def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[Measurement]]:
-        """Return the accuracy without noise, the same for each seed; its seconds are 0."""
-        accuracies = self._accuracies(self.space.check_all(architectures))
-        return [[Measurement(accuracy)] * len(seeds) for accuracy in accuracies.tolist()]
-
-    def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
-        """Return the accuracy without noise, the same for each seed; there is no model."""
-        accuracies = self._accuracies(self.space.check_all(architectures))
-        return [[TestResult(accuracy)] * len(seeds) for accuracy in accuracies.tolist()]
+            noise = [self._noise(a) if s else 0.0 for a, s in zip(architectures, searched, strict=True)]
+            scores = np.clip(scores + noise, 0.0, 1.0)
+        each = zip(architectures, scores.tolist(), searched, strict=True)
+        return [Measurement(score, train_seconds=self._train_seconds(a) if s else 0.0) for a, score, s in each]
 
     def representative(self, architecture: Architecture) -> Architecture:
         """Return this very design: equivalent networks, where a space has any, differ in score."""
         return architecture
 
-    def best_accuracy(self) -> float | None:
+    def best_score(self) -> float | None:
         """Return 1, which one design has; None with noise, where nobody has listed what all designs show."""
         return None if self.noise else 1.0
 
-    def _accuracies(self, designs: Sequence[Architecture]) -> NDArray[np.float64]:
+    def _scores(self, designs: Sequence[Architecture]) -> NDArray[np.float64]:
         """Return the accuracy without noise, (n,), in [1 / classes, 1]."""
         landscape, guessed = self._landscape, 1.0 / self.space.num_classes
         below = (landscape.high - landscape.sums(designs)) / max(1, landscape.high - landscape.low)
@@ -123,7 +115,7 @@ class SyntheticEvaluator(Evaluator):
         total = int(Draws([self.seed, *design])(_UNIFORMS).sum())
         return self.noise * (total / Draws.unit - _UNIFORMS / 2)
 
-    def _seconds(self, design: Architecture) -> float:
+    def _train_seconds(self, design: Architecture) -> float:
         chosen = sum(costs[c] for costs, c in zip(self._milliseconds, design, strict=True))
         return (_MILLISECONDS + chosen) / _MILLISECONDS
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from nasenv.configuration import digest
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
-from nasenv.spaces.space import Architecture, SearchSpace, to_architectures
+from nasenv.evaluators.evaluator import Evaluator
+from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.tables.table import Table, read_table
+from nasenv.trial import Architecture, Measurement, Trial
 
 _VERSION = 1  # counted up when the same table comes to give another measurement
 _SECONDS = "train_seconds"
@@ -23,25 +24,27 @@ _LISTED = 8  # a space of at most so many times the rows is listed to read its t
 class TableEvaluator(Evaluator):
     """Says of an architecture what was measured beforehand; its file format is that of `nasenv.tables.table`.
 
-    Everything is a look-up, so seeds make no difference: ``evaluate`` gives ``val_column``, ``confirm`` gives
-    ``final_val_column``, ``test`` gives ``test_column``. The columns of a search and of its end may be those after 12
-    and after 200 epochs, say. A row whose validation accuracy is empty is an evaluation that failed.
+    Everything is a look-up, so seeds make no difference: a search's trial gives ``val_column``, or below fidelity 1
+    that of ``fidelities``, a confirm trial ``final_val_column``, a test trial ``test_column``. The columns of a search
+    and of its end may be those after 12 and after 200 epochs, say. A row whose cell is empty is a trial that failed.
 
     Args:
-        space: the space whose designs stand in the table.
+        space: the space whose architectures stand in the table.
         table: a CSV file, plain or gzipped, or the name of a table that is shipped: chain_cnn_digits.
-        val_column: validation accuracy that the search is paid for.
-        final_val_column: validation accuracy after the final training; that of ``val_column`` where not given.
-        test_column: test accuracy; null where the table has none, and tests then fail, saying so.
+        val_column: score on validation data that the search is paid for.
+        final_val_column: score on validation data after the final training; that of ``val_column`` where not given.
+        test_column: score on test data; null where the table has none, and tests then fail, saying so.
         seconds_column: what the training of a search cost. Null, or a table without train_seconds, is 0 seconds.
-        metric_columns: what else an agent is told of a design; by default those of params, flops and latency_ms that
-            the table has. Other columns are out of its reach.
-        canonical: look up the canonical design instead of the one proposed, where the table has one row for each class
-            of equivalent designs. Of several rows of a class, that of the canonical design counts, else the first.
+        metric_columns: what else an agent is told of an architecture; by default those of params, flops and latency_ms
+            that the table has. Other columns are out of its reach.
+        canonical: look up the canonical architecture instead of the one proposed, where the table has one row for each
+            class of equivalent ones. Of several rows of a class, that of the canonical one counts, else the first.
+        fidelities: column of each fidelity below 1, as {0.06: val_accuracy_12_epochs}; its seconds are so large a share
+            of ``seconds_column``.
 
     Raises:
-        InputError: no such table or column; or, with the number of the line, a design of another space or given twice,
-            an accuracy outside [0, 1], negative seconds, a cell that is no number.
+        InputError: no such table or column; a fidelity outside (0, 1); or, with the number of the line, an architecture
+            of another space or given twice, an accuracy outside [0, 1], negative seconds, a cell that is no number.
     """
 
     trains = False
@@ -56,54 +59,58 @@ class TableEvaluator(Evaluator):
         seconds_column: str | None = _SECONDS,
         metric_columns: Sequence[str] | None = None,
         canonical: bool = False,
+        fidelities: dict[float, str] | None = None,
     ) -> None:
         super().__init__(space)
-        self.canonical = canonical
-        final = final_val_column or val_column
-        accuracies = [name for name in (val_column, final, test_column) if name is not None]
+        self.canonical, self._fidelities = canonical, _checked(fidelities or {})
+        self._final, self._test = final_val_column or val_column, test_column
+        scores = [val_column, self._final, test_column, *self._fidelities.values()]
         numbers = [*(metric_columns or ()), *({seconds_column} - {_SECONDS, None})]
-        found = read_table(table, accuracies, [str(name) for name in numbers])
-        self._path = found.path
-        self._rows = self._by_design(_designs(space, found))
-        self._keys: dict[Architecture, Architecture] = {}  # of the other designs, that which is looked up for each
-        missing = np.full(len(found.lines), math.nan)
-        self._final = found.columns[final]
-        self._tests = missing if test_column is None else found.columns[test_column]
-        self._without_test = f"the table has no {test_column or 'test accuracy'} of this design"
+        found = read_table(table, [name for name in scores if name is not None], [str(name) for name in numbers])
+        self._path, self._columns = found.path, found.columns
+        self._rows = self._by_architecture(_architectures(space, found))
+        self._keys: dict[
+            Architecture, Architecture
+        ] = {}  # of the others, that which is looked up for each
         metrics = [n for n in _METRICS if n in found.columns] if metric_columns is None else list(metric_columns)
         self._metrics = _rows_of({name: found.columns[name] for name in metrics}, len(found.lines))
         self._seconds = _seconds(found, seconds_column)
-        values, seconds = found.columns[val_column].tolist(), self._seconds.tolist()
-        self._without_val = f"the evaluation failed: {val_column} is empty in the table"
-        self._measurements = {a: self._measurement(row, values[row], seconds[row]) for a, row in self._rows.items()}
-        self._key = [_VERSION, found.digest, val_column, final, test_column, seconds_column, metrics, canonical]
+        seconds = self._seconds.tolist()
+        self._measurements = {a: self._measurement(row, val_column, seconds[row]) for a, row in self._rows.items()}
+        columns = [val_column, self._final, test_column, seconds_column, metrics]
+        self._key = [_VERSION, found.digest, *columns, canonical, sorted(self._fidelities.items())]
 
     def fingerprint(self) -> str:
         """Return a short hash of the table's text, the columns and a subclass's source."""
         return digest([*self._key, self.source_digest()])
 
-    def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
-        """Return what the table says of each design.
+    def fidelity(self, wanted: float) -> float:
+        """Return the fidelity nearest to the wanted one that the table has a column for."""
+        return min((*self._fidelities, 1.0), key=lambda fidelity: abs(fidelity - wanted))
+
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        """Return the metrics that the table has of an architecture."""
+        return self._metrics[self._row(architecture)]
+
+    def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
+        """Return what the table says of each trial.
 
         Raises:
-            InputError: a design that the table does not have; a fidelity below 1.
+            InputError: an architecture that the table does not have.
         """
-        if fidelity != 1.0:
-            raise InputError(f"a table knows the full training alone, fidelity 1; got {fidelity}")
-        measurements = self._measurements
-        try:
-            return [measurements[a] for a in architectures]
-        except KeyError:
-            return [measurements[self._key_of(a)] for a in architectures]
+        return [self._look_up(trial) for trial in trials]
 
-    def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[Measurement]]:
-        """Return the validation accuracy after the final training; its seconds are not known, and are 0."""
-        rows = [self._row(a) for a in architectures]
-        return [[self._measurement(row, float(self._final[row]), 0.0)] * len(seeds) for row in rows]
-
-    def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
-        """Return the test accuracy; there is no model."""
-        return [[self._test_result(self._row(a))] * len(seeds) for a in architectures]
+    def _look_up(self, trial: Trial) -> Measurement:
+        if trial.purpose == "confirm":
+            return self._measurement(self._row(trial.architecture), self._final, 0.0)
+        if trial.purpose == "test":
+            return self._tested(self._row(trial.architecture))
+        if trial.fidelity == 1.0:
+            found = self._measurements.get(trial.architecture)
+            return found or self._measurements[self._key_of(trial.architecture)]
+        row = self._row(trial.architecture)
+        column = self._fidelities[trial.fidelity]
+        return self._measurement(row, column, trial.fidelity * float(self._seconds[row]))
 
     def representative(self, architecture: Architecture) -> Architecture:
         """Return the design whose row is looked up: this very one, with ``canonical`` the canonical one."""
@@ -113,12 +120,12 @@ class TableEvaluator(Evaluator):
         """Return what the table says of all its designs; with ``canonical``, of one for each class."""
         return list(self._measurements.values())
 
-    def _by_design(self, designs: Sequence[Architecture]) -> dict[Architecture, int]:
+    def _by_architecture(self, architectures: Sequence[Architecture]) -> dict[Architecture, int]:
         """Return the row, from 0, of each design that can be looked up."""
         rows: dict[Architecture, int] = {}
-        for row, design in enumerate(designs):
-            key = self.representative(design)
-            if key not in rows or design == key:
+        for row, architecture in enumerate(architectures):
+            key = self.representative(architecture)
+            if key not in rows or architecture == key:
                 rows[key] = row
         return rows
 
@@ -139,19 +146,30 @@ class TableEvaluator(Evaluator):
         self._keys[architecture] = key
         return key
 
-    def _measurement(self, row: int, value: float, seconds: float) -> Measurement:
-        if math.isnan(value):
-            return Measurement(None, self._without_val, seconds, metrics=self._metrics[row])
-        return Measurement(value, None, seconds, metrics=self._metrics[row])
+    def _measurement(self, row: int, column: str, seconds: float) -> Measurement:
+        score = float(self._columns[column][row])
+        if math.isnan(score):
+            error = f"the evaluation failed: {column} is empty in the table"
+            return Measurement(None, error, seconds, metrics=self._metrics[row])
+        return Measurement(score, None, seconds, metrics=self._metrics[row])
 
-    def _test_result(self, row: int) -> TestResult:
-        value = float(self._tests[row])
-        if math.isnan(value):
-            return TestResult(None, self._without_test, metrics=self._metrics[row])
-        return TestResult(value, metrics=self._metrics[row])
+    def _tested(self, row: int) -> Measurement:
+        score = math.nan if self._test is None else float(self._columns[self._test][row])
+        if math.isnan(score):
+            error = f"the table has no {self._test or 'test score'} of this architecture"
+            return Measurement(None, error, metrics=self._metrics[row])
+        return Measurement(score, metrics=self._metrics[row])
 
 
-def _designs(space: SearchSpace, table: Table) -> list[Architecture]:
+def _checked(fidelities: Mapping[float, str]) -> dict[float, str]:
+    """Return the columns by fidelity; raise InputError for a fidelity outside (0, 1)."""
+    for fidelity in fidelities:
+        if not (isinstance(fidelity, int | float) and 0.0 < fidelity < 1.0):
+            raise InputError(f"fidelities: expected shares between 0 and 1, each with a column, got {fidelity!r}")
+    return {float(fidelity): column for fidelity, column in fidelities.items()}
+
+
+def _architectures(space: SearchSpace, table: Table) -> list[Architecture]:
     """Return the design of each row; raise InputError, with the line, on a text of another space or a repeat."""
     size = space.size
     listed = size is not None and size <= _LISTED * len(table.lines)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
-from dataclasses import asdict, replace
-from typing import Literal, Self
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +17,13 @@ import torch
 from nasenv.configuration import digest
 from nasenv.data.dataset import Dataset, load_dataset
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import DIVERGED, Answer, Measurement, TestResult, Trial
-from nasenv.evaluators.streamed import Streamed
-from nasenv.spaces.space import Architecture, SearchSpace
-from nasenv.training import TIMEOUT, Recipe, seeded
+from nasenv.evaluators.evaluator import Evaluator, never
+from nasenv.spaces.space import SearchSpace
+from nasenv.training import TIMEOUT, Recipe
 from nasenv.training.cost import TrainingCost
 from nasenv.training.devices import environments, resolve_devices
 from nasenv.training.trainer import OUT_OF_MEMORY, Job, Trained, Trainer, resolve_precision
+from nasenv.trial import DIVERGED, Architecture, Measurement, Trial
 from nasenv.workers.concurrency import Concurrency
 from nasenv.workers.pool import WorkerPool
 
@@ -39,12 +39,12 @@ _FINAL_EPOCHS = {"digits": 10}  # by data set; the default run has two minutes o
 _FINAL_LENGTH = 4  # else the final training is so many times as long as the search's
 
 
-class TrainingEvaluator(Streamed):
+class TrainingEvaluator(Evaluator):
     """Trains the network of an architecture from scratch and reports its validation accuracy.
 
-    A search's training is on the training split, for ``fidelity`` of the epochs (one at least), and scored on
-    validation; so is ``confirm``, for ``final_epochs``. ``test`` trains on training + validation data for
-    ``final_epochs``, and scores on test.
+    A search's trial trains on the training split, for the share ``fidelity`` of its steps, and is scored on validation
+    data; so is a trial that confirms, after ``final_epochs``. One that tests trains on training + validation data for
+    ``final_epochs``, and is scored on test data.
 
     A training's seed comes from the evaluator's seed and the architecture alone, so a measurement depends neither
     on the search nor on the order or the process in which it was made. Metrics reported: ``params``, and ``flops`` of
@@ -134,14 +134,15 @@ class TrainingEvaluator(Streamed):
             raise InputError(f"deterministic must be true or false, got {deterministic!r}")
         self.timeout_seconds, self.deterministic = timeout_seconds, deterministic
         self.precision = resolve_precision(precision, self.devices[0])
-        self._asked = {"devices": devices, "precision": precision}
         if not isinstance(compile_final, bool):
             raise InputError(f"compile_final must be true or false, got {compile_final!r}")
         self.compile_final = compile_final
         self._worked: dict[str, float] = {}
         self.eager: Counter[str] = Counter()
-        self._alone = self._trainer(self.devices[0])
+        self._trainer = Trainer(space, data, self.devices[0], timeout_seconds, deterministic, self.precision)
         self._cost = TrainingCost(space)
+        self._waiting: dict[Trial, Job] = {}
+        self._sorted = True
         self._pool: WorkerPool[Job, Trained] | None = None
 
     def fingerprint(self) -> str:
@@ -152,31 +153,42 @@ class TrainingEvaluator(Streamed):
         data = self._data.fingerprint
         return digest([_VERSION, data, asdict(self.recipe), self.seed, kind, self.precision, self.source_digest()])
 
-    def stream(
-        self, trials: Sequence[Trial], stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[Trial, Answer]]:
-        """Yield each trial with its answer as it is trained, the longest begun first; see `Evaluator.stream`."""
-        fed = isinstance(trials, deque)
-        if fed or len(trials) > 1:
+    def fidelity(self, wanted: float) -> float:
+        """Return the nearest share of a search's steps that is a whole number of them, one at least."""
+        steps = self._trainer.steps(self.recipe)
+        return max(1, round(wanted * steps)) / steps
+
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        """Return ``params`` and ``flops`` of one forward pass of one input; no memory is taken for the network."""
+        return self._trainer.costs(architecture)
+
+    def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:
+        """Ask for a trial; see `Evaluator.submit`."""
+        self._waiting[trial] = self._job(trial, start, keep)
+        self._sorted = False
+
+    def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
+        """Yield each trial with its measurement as it ends, the longest begun first; see `Evaluator.completed`."""
+        if len(self._waiting) > 1:
             self.start()
-        queue = trials if isinstance(trials, deque) else deque(self._longest_first(trials))
-        asked: dict[Job, tuple[Trial, int]] = {}
-        began, epochs = time.perf_counter(), []  # of the trainings that were done since
-        for job, trained in self._trained(self._jobs(queue, asked), stopped):
-            trial, among = asked[job]
-            if _ran_out_of_memory(trained) and self._concurrency.out_of_memory(among):
-                queue.append(trial)
-            else:
-                self._learn(job, trained)
-                epochs.append(job.recipe.epochs)
-                yield trial, self._answer(job, trial, trained)
-            if fed and len(epochs) >= 2 * self._concurrency.now:
-                self._concurrency.measured(len(epochs), sum(epochs), time.perf_counter() - began)
-                began, epochs = time.perf_counter(), []
-            self._resize()
-        if not fed:
-            self._concurrency.measured(len(epochs), sum(epochs), time.perf_counter() - began)
-            self._resize()
+        among: dict[Job, int] = {}  # how many trainings were to be at work when it began
+        began, epochs = time.perf_counter(), 0.0  # of the trainings that ended since
+        ended = 0
+        try:
+            for job, trained in self._trained(self._jobs(among), stopped):
+                if _ran_out_of_memory(trained) and self._concurrency.out_of_memory(among[job]):
+                    self._waiting[job.trial] = job
+                else:
+                    self._learn(job, trained)
+                    ended, epochs = ended + 1, epochs + job.trial.fidelity * job.recipe.epochs
+                    yield job.trial, _measurement(trained)
+                if ended >= 2 * self._concurrency.now:
+                    self._concurrency.measured(ended, epochs, time.perf_counter() - began)
+                    began, epochs, ended = time.perf_counter(), 0.0, 0
+                if self._pool is not None:
+                    self._pool.size = self._concurrency.now
+        finally:
+            self._waiting.clear()
 
     @property
     def slots(self) -> int:
@@ -188,34 +200,13 @@ class TrainingEvaluator(Streamed):
         """Wall seconds of its trainings so far: data, building, training, scoring; of all workers together."""
         return self._worked
 
-    def settled(self, gpu: bool) -> Mapping[str, str]:
-        """Return the kind of device and the precision."""
-        asked, kind = self._asked["devices"], "cuda" if gpu else "cpu"
-        if asked != "auto" and not asked.startswith(kind):
-            raise InputError(f"devices is {asked}, where trainings are given {'a GPU' if gpu else 'no GPU'}; give auto")
-        if gpu and not torch.cuda.is_available():
-            raise InputError("PyTorch sees no GPU, where trainings are given one; install a build of it with CUDA")
-        return {"devices": kind, "precision": resolve_precision(self._asked["precision"], kind)}
-
-    def single(self, settled: Mapping[str, str]) -> Self:
-        """Return an evaluator without worker processes, on a processor or the first GPU."""
-        alone = copy(self)
-        alone.devices = ("cuda:0" if settled["devices"] == "cuda" else "cpu",)
-        alone.precision, alone.concurrency, alone._concurrency = settled["precision"], 0, Concurrency(0, 0)
-        alone._worked, alone.eager, alone._cost, alone._pool = {}, Counter(), TrainingCost(self.space), None
-        alone._alone = alone._trainer(alone.devices[0])
-        return alone
-
-    def mendable(self, answer: Answer) -> bool:
-        """Return whether it is an error other than a loss that diverged and a training that took too long."""
-        return _may_be_mended(answer)
-
     def start(self) -> None:
         """Start the worker processes, where there are to be any; a worker process itself trains alone."""
         if self.concurrency and self._pool is None and not multiprocessing.current_process().daemon:
-            trainer, least = self._trainer(torch.device(self.devices[0]).type), self._concurrency.now
+            trainer = self._trainer.on(torch.device(self.devices[0]).type)  # each worker sees its own device alone
             each = environments(self.devices)
-            self._pool = WorkerPool(trainer.run, least, self.timeout_seconds, _may_be_mended, environments=each)
+            size = self._concurrency.now
+            self._pool = WorkerPool(trainer.run, size, self.timeout_seconds, may_be_mended, environments=each)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -223,22 +214,17 @@ class TrainingEvaluator(Streamed):
             self._pool.close()
             self._pool = None
 
-    def _trainer(self, device: str) -> Trainer:
-        return Trainer(self.space, self._data, device, self.timeout_seconds, self.deterministic, self.precision)
-
-    def _longest_first(self, trials: Sequence[Trial]) -> list[Trial]:
-        return [trials[i] for i in self._cost.longest_first([trial.architecture for trial in trials])]
-
-    def _jobs(self, queue: deque[Trial], asked: dict[Job, tuple[Trial, int]]) -> Iterator[Job | None]:
-        """Yield the job of the first trial in the queue, as long as somebody asks; None where there is none.
-
-        Put down in ``asked`` are its trial, and how many were to be at work when it began.
-        """
+    def _jobs(self, among: dict[Job, int]) -> Iterator[Job | None]:
+        """Yield the longest job that waits, as often as somebody asks; None where there is none."""
         while True:
-            trial = queue.popleft() if queue else None
-            job = None if trial is None else self._job(trial)
-            if trial is not None and job is not None:
-                asked[job] = trial, self._concurrency.now
+            if not self._sorted:
+                waiting = list(self._waiting.items())
+                order = self._cost.longest_first([trial.architecture for trial, _ in waiting])
+                self._waiting, self._sorted = dict(waiting[i] for i in order), True
+            trial = next(iter(self._waiting), None)
+            job = None if trial is None else self._waiting.pop(trial)
+            if job is not None:
+                among[job] = self._concurrency.now
             yield job
 
     def _trained(self, jobs: Iterator[Job | None], stopped: Callable[[], bool]) -> Iterator[tuple[Job, Trained]]:
@@ -247,42 +233,24 @@ class TrainingEvaluator(Streamed):
             yield from self._pool.stream(jobs, _failed, stopped)
             return
         while not stopped() and (job := next(jobs)) is not None:
-            yield job, self._alone.run(job)
+            yield job, self._trainer.run(job)
 
     def _learn(self, job: Job, trained: Trained) -> None:
         """Take in what a training took."""
         for part, seconds in trained.seconds.items():
             self._worked[part] = self._worked.get(part, 0.0) + seconds
         if trained.error is None:
-            self._cost.add(job.architecture, trained.train_seconds / job.recipe.epochs)
+            epochs = job.trial.fidelity * job.recipe.epochs
+            self._cost.add(job.trial.architecture, trained.train_seconds / epochs)
             if trained.eager is not None:
                 self.eager[trained.eager] += 1
 
-    def _resize(self) -> None:
-        if self._pool is not None:
-            self._pool.size = self._concurrency.now
-
-    def _job(self, trial: Trial) -> Job:
-        seed = self._seed(trial.architecture, trial.kind, trial.seed)
-        if trial.kind != "search":
-            scored_on: Literal["validation", "test"] = "test" if trial.kind == "test" else "validation"
-            return Job(trial.architecture, self.final_recipe, seed, scored_on, self.compile_final)
-        epochs = max(1, round(trial.fidelity * self.recipe.epochs))
-        return Job(trial.architecture, replace(self.recipe, epochs=epochs), seed, "validation")
-
-    def _answer(self, job: Job, trial: Trial, trained: Trained) -> Answer:
-        return self._test_result(job, trained) if trial.kind == "test" else _measurement(trained, trial.fidelity)
-
-    def _seed(self, architecture: Architecture, purpose: str, seed: int = 0) -> int:
-        return int(digest([self.seed, architecture, purpose, seed]), 16) % 2**63
-
-    def _test_result(self, job: Job, trained: Trained) -> TestResult:
-        model = None
-        if trained.weights is not None:
-            with seeded(job.seed, torch.device("cpu")):
-                model = self.space.build(job.architecture).eval()
-            model.load_state_dict({k: torch.from_numpy(v) for k, v in trained.weights.items()})
-        return TestResult(trained.accuracy, trained.error, trained.train_seconds, trained.metrics, trained.curve, model)
+    def _job(self, trial: Trial, start: Path | None, keep: Path | None) -> Job:
+        final = trial.purpose in ("confirm", "test")
+        purpose = "search" if trial.purpose == "check" else trial.purpose
+        seed = int(digest([self.seed, trial.architecture, purpose, trial.seed]), 16) % 2**63
+        recipe = self.final_recipe if final else self.recipe
+        return Job(trial, recipe, seed, final and self.compile_final, start, keep)
 
 
 def _check_concurrency(concurrency: int | str) -> int | str:
@@ -310,7 +278,7 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
         )
 
 
-def _may_be_mended(trained: Trained | Answer) -> bool:
+def may_be_mended(trained: Trained | Measurement) -> bool:
     """Return whether a fresh process might do better: out of memory, or a device or library in a bad state."""
     return trained.error is not None and not trained.error.startswith((DIVERGED, TIMEOUT))
 
@@ -323,5 +291,5 @@ def _failed(_: Job, reason: str, seconds: float) -> Trained:
     return Trained(None, reason, seconds, {})
 
 
-def _measurement(trained: Trained, fidelity: float = 1.0) -> Measurement:
-    return Measurement(trained.accuracy, trained.error, trained.train_seconds, fidelity, trained.metrics, trained.curve)
+def _measurement(trained: Trained) -> Measurement:
+    return Measurement(trained.score, trained.error, trained.train_seconds, trained.metrics, trained.curve)

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.files import open_again, parse_json, read_whole
-from nasenv.search.history import Outcome
+from nasenv.trial import Measurement, Outcome
 
 _FORMAT = 1
 _LATEST = 4e9  # the year 2096

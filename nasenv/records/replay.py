@@ -12,7 +12,8 @@ from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal, read_measurement
 from nasenv.search.history import Finding
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 _AFRESH = "--resume continue keeps every measurement and lets the agent start afresh"
 

@@ -13,13 +13,12 @@ import yaml
 
 from nasenv.configuration import without_derived
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.files import write_whole
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal, read_measurement
 from nasenv.records.tensorboard import Record
 from nasenv.records.trials import TrialLog
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture, Measurement
 
 JOURNAL, TRIALS, CONFIG, TIMES = "journal.jsonl", "trials.jsonl", "config.yaml", "times.json"
 

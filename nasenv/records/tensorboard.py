@@ -24,8 +24,9 @@ from torch import fx, nn
 from nasenv.errors import InputError
 from nasenv.plots import Figure, choice_shares, to_png
 from nasenv.records.events import EventFile, scalars_event
-from nasenv.search.history import History, Outcome
+from nasenv.search.history import History
 from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Outcome
 
 
 class Record:
@@ -90,9 +91,9 @@ class Record:
             "evaluation/train_seconds": measurement.train_seconds,
             "evaluation/failed": float(measurement.error is not None),
         }
-        if measurement.val_accuracy is not None:
-            self._best_val_accuracy = max(self._best_val_accuracy, measurement.val_accuracy)
-            own["search/val_accuracy"] = measurement.val_accuracy
+        if measurement.score is not None:
+            self._best_val_accuracy = max(self._best_val_accuracy, measurement.score)
+            own["search/val_accuracy"] = measurement.score
         if history.best_reward is not None:
             own["search/best_val_accuracy"] = self._best_val_accuracy
         metrics = {f"evaluation/{k}": float(v) for k, v in measurement.metrics.items()}

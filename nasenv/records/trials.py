@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nasenv.errors import InputError, SearchStopped
-from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, TestResult, Trial
+from nasenv.evaluators.evaluator import Answer, Evaluator, TestResult
 from nasenv.records.journal import JSONLines
+from nasenv.trial import Measurement, Trial
 
 _MEASUREMENT, _TEST_RESULT = Measurement.__dataclass_fields__, set(TestResult.__dataclass_fields__) - {"model"}
 

@@ -13,12 +13,12 @@ from torch import nn
 
 from nasenv.deployment.export import save_model
 from nasenv.errors import InputError, SearchStopped
-from nasenv.evaluators.evaluator import Answer, Measurement, TestResult, Trial
+from nasenv.evaluators.evaluator import Answer, TestResult
 from nasenv.files import write_whole
 from nasenv.records.trials import ask
 from nasenv.results.result import RESULT, Contender, Result, mean, table
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture, Measurement, Trial
 
 _EARLY = 16  # evaluations made before an agent can have learnt anything
 _NETWORKS = "networks"  # the winner's, of each seed, until the run is finished
@@ -57,7 +57,7 @@ def conclude(search: Search) -> Result:
             role,
             design,
             search.space.to_text(design),
-            tuple(m.val_accuracy for m in confirmed[design] if m.val_accuracy is not None),
+            tuple(m.score for m in confirmed[design] if m.score is not None),
             tuple(t.test_accuracy for t in tested[design] if t.test_accuracy is not None),
             _params(tested[design]),
         )

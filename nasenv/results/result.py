@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from nasenv.errors import InputError
 from nasenv.files import parse_json, read_whole, write_whole
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture
 
 RESULT = "result.json"
 _LONGEST = 1 << 26  # bytes

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nasenv.search.budget import Budget
-from nasenv.search.history import Answers, Finding, History, Outcome
+from nasenv.search.history import Answers, Finding, History
 from nasenv.search.times import Times
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture, Outcome
 
 if TYPE_CHECKING:  # TensorBoard and matplotlib take a second to import
     from nasenv.records.run_directory import RunDirectory

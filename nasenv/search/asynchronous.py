@@ -14,7 +14,8 @@ from nasenv.search.history import Finding, History
 from nasenv.search.in_flight import InFlight
 from nasenv.search.known import Known
 from nasenv.search.trainings import Trainings
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 
 class Next(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from nasenv.search.budget import Budget
 from nasenv.search.history import Finding, History
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture
 
 
 def within_evaluations(

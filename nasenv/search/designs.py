@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from nasenv.errors import AgentError, InputError
 from nasenv.search.history import History
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 Designs: TypeAlias = Sequence[Architecture] | NDArray[np.integer[Any]]
 """n designs: a sequence of tuples, or an integer array (n, T)."""

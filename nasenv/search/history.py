@@ -6,38 +6,13 @@ import heapq
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.search.proposals import Places, Proposals
-from nasenv.spaces.space import Architecture
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The answer to one proposal of an agent.
-
-    Args:
-        architecture: the design that was proposed.
-        measurement: what it is worth.
-        reward: the objective's view of the measurement.
-        evaluation: number, from 1, of the distinct evaluation that measured this design in this search.
-        proposal: number, from 1, of the proposal answered; repeats count.
-        repeat: whether this search had been answered on this very design before.
-        cached: whether the measurement was known (from the cache, or from an equivalent design) and cost nothing.
-    """
-
-    architecture: Architecture
-    measurement: Measurement
-    reward: float
-    evaluation: int
-    proposal: int
-    repeat: bool = False
-    cached: bool = False
+from nasenv.trial import Architecture, Measurement
 
 
 class Finding(NamedTuple):
@@ -147,12 +122,12 @@ class History(Sequence[Outcome]):
         self._proposals.extend(proposals)
         self._free.extend(cached)
         self._rewards.extend(rewards)
-        val_accuracies = [math.nan if m.val_accuracy is None else m.val_accuracy for m in measurements]
+        val_accuracies = [math.nan if m.score is None else m.score for m in measurements]
         self._val_accuracies.extend(val_accuracies)
         self.cached += sum(cached)
         self.train_seconds = sum([m.train_seconds for m, _, free in findings if not free], self.train_seconds)
         if self._best is None or max(rewards) > self._rewards[self._best]:
-            measured = [i for i, m in zip(numbers, measurements, strict=True) if m.val_accuracy is not None]
+            measured = [i for i, m in zip(numbers, measurements, strict=True) if m.score is not None]
             best = measured if self._best is None else [self._best, *measured]
             self._best = max(best, key=self._rewards.__getitem__, default=None)  # the first among equals
 

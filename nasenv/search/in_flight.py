@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
 
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture
 
 
 class _Proposal(NamedTuple):

@@ -7,12 +7,12 @@ from itertools import repeat, takewhile
 
 from nasenv.cache.cache import Cache
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Answer, Evaluator, Measurement, Trial
+from nasenv.evaluators.evaluator import Answer, Evaluator
 from nasenv.objectives import Objective
 from nasenv.records.trials import TrialLog
 from nasenv.search.history import Finding
 from nasenv.search.times import Times
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture, Measurement, Trial
 
 FIDELITY = 1.0
 _CACHE = "cache"

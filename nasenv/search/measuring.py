@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from nasenv.evaluators.evaluator import Evaluator, Trial
+from nasenv.evaluators.evaluator import Evaluator
 from nasenv.search.history import Finding
 from nasenv.search.known import FIDELITY, Known, faulty
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture, Trial
 
 POLL_SECONDS = 0.2  # between two looks at what other searches on the same cache are training
 

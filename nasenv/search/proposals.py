@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture
 
 _MOST_COMBINATIONS = 1 << 22  # of choices; four bytes each
 

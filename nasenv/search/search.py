@@ -19,14 +19,15 @@ from nasenv.search.batch import before_unknown, within_evaluations, within_secon
 from nasenv.search.budget import Budget, integer
 from nasenv.search.designs import Designs, checked
 from nasenv.search.ending import Ending
-from nasenv.search.history import Answers, Finding, History, Outcome
+from nasenv.search.history import Answers, Finding, History
 from nasenv.search.in_flight import InFlight
 from nasenv.search.known import Known
 from nasenv.search.measuring import Measuring
 from nasenv.search.setup import Configured, Setup
 from nasenv.search.times import EVALUATION, Times, where_it_went
 from nasenv.search.trainings import Trainings
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture, Outcome
 
 if TYPE_CHECKING:
     from nasenv.records.run_directory import RunDirectory

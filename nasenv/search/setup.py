@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective
 from nasenv.search.budget import Budget
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 
 class Configured(Protocol):

@@ -6,10 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 
-from nasenv.evaluators.evaluator import Answer, Evaluator, Trial
+from nasenv.evaluators.evaluator import Answer, Evaluator
 from nasenv.search.known import FIDELITY, Known, faulty
 from nasenv.search.measuring import POLL_SECONDS, waiting_for
-from nasenv.spaces.space import Architecture
+from nasenv.trial import Architecture, Trial
 
 
 class Trainings:

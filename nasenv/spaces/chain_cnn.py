@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
-from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.trial import Architecture
 
 KERNELS = (1, 3, 5)
 KERNELS_OF = {"conv": (1, 3, 5), "sep_conv": (3, 5), "max_pool": (3, 5), "avg_pool": (3, 5), "identity": (1,)}

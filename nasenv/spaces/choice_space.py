@@ -18,7 +18,8 @@ from torch import nn
 
 from nasenv.configuration import digest, source
 from nasenv.errors import InputError
-from nasenv.spaces.space import Architecture, Decision, SearchSpace
+from nasenv.spaces.space import Decision, SearchSpace
+from nasenv.trial import Architecture
 
 _MOST_COMBINATIONS = 10**7
 _MOST_JOINED = 64  # the most axes of a NumPy array

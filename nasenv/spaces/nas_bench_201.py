@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
-from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace
+from nasenv.spaces.space import Decision, Diagram, SearchSpace
+from nasenv.trial import Architecture
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; in the order of the official string
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.errors import InputError
-from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace
+from nasenv.spaces.space import Decision, Diagram, SearchSpace
+from nasenv.trial import Architecture
 
 LINKS = (  # the node that nodes 1 to 4 read, 0 being the input: all trees of four nodes below a root
     (0, 0, 0, 0),

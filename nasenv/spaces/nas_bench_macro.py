@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
-from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.trial import Architecture
 
 OPERATIONS = ("identity", "mb3_k3", "mb6_k5")  # in the order of the published digits
 STAGES = (slice(0, 2), slice(2, 5), slice(5, 8))  # the layers of each; the first halves the map and doubles the width

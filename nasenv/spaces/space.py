@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,9 +18,7 @@ from torch import nn
 from nasenv.configuration import Configurable, digest
 from nasenv.errors import InputError
 from nasenv.spaces.features import counts, one_hot, thermometer
-
-Architecture: TypeAlias = tuple[int, ...]
-"""A complete design: the index of the choice taken at each decision, in order; its length is T."""
+from nasenv.trial import Architecture
 
 _BITS = 8  # of a byte
 _MOST_DESIGNS = 10_000_000  # that are listed in memory

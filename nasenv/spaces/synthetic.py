@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nasenv.errors import InputError
-from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.trial import Architecture
 
 
 class SyntheticSpace(SearchSpace):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from nasenv.errors import InputError
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
 
 _PAIRS = 512  # of random designs, whose distances tell the unit of a part of the features
 

@@ -47,6 +47,7 @@ def fit(
     timeout_seconds: float = math.inf,
     precision: torch.dtype = torch.float32,
     compiled: bool = False,
+    steps: int | None = None,
 ) -> Fitted:
     """Train the model in place.
 
@@ -59,19 +60,20 @@ def fit(
         timeout_seconds: wall time after which the training is given up; a suspension does not count.
         precision: float32, or bfloat16: what convolutions and products are computed in; weights stay float32.
         compiled: whether steps go through torch.compile; the first of them may take half a minute.
+        steps: length of the training, whose schedule is as long; all steps of the recipe by default.
 
     Raises:
         Diverged: the loss is nan or infinite.
         TimeoutError: the time is up.
     """
     network: nn.Module = torch.compile(model, dynamic=False) if compiled else model  # type: ignore[assignment]
-    training = _Training(network, data, recipe, generator, precision)
+    training = _Training(network, data, recipe, generator, precision, steps)
     clock = WakingClock(timeout_seconds / 10)
     model.train()
-    with repeated(training.step, recipe.epochs * len(training.batches), data.images.device) as step:
-        for epoch in range(recipe.epochs):
+    with repeated(training.step, training.steps, data.images.device) as step:
+        for epoch in range(training.epochs):
             training.begin(epoch)
-            for _ in range(len(training.batches)):
+            for _ in range(training.steps_of(epoch)):
                 if clock() > timeout_seconds:
                     raise TimeoutError(f"{TIMEOUT}: the training took more than {timeout_seconds:g} s")
                 step()
@@ -85,20 +87,33 @@ class _Training:
     """A training in progress: everything that a step reads and writes, on the device."""
 
     def __init__(
-        self, network: nn.Module, data: Split, recipe: Recipe, generator: torch.Generator, precision: torch.dtype
+        self,
+        network: nn.Module,
+        data: Split,
+        recipe: Recipe,
+        generator: torch.Generator,
+        precision: torch.dtype,
+        steps: int | None,
     ) -> None:
         self._network, self._recipe, self._precision = network, recipe, precision
         self._device = data.images.device
         self.batches = Batches(data, recipe, generator)
-        steps = len(self.batches)
-        rates = list(one_cycle(recipe.epochs * steps, recipe.learning_rate))
-        self._rates = torch.tensor(rates, device=self._device).view(recipe.epochs, steps)
-        self._rates_of_epoch = torch.zeros(steps, device=self._device)
+        per_epoch = len(self.batches)
+        self.steps = recipe.epochs * per_epoch if steps is None else steps
+        self.epochs = math.ceil(self.steps / per_epoch)  # of which the last may be cut short
+        rates = torch.zeros(self.epochs * per_epoch, device=self._device)
+        rates[: self.steps] = torch.tensor(list(one_cycle(self.steps, recipe.learning_rate)), device=self._device)
+        self._rates = rates.view(self.epochs, per_epoch)
+        self._rates_of_epoch = torch.zeros(per_epoch, device=self._device)
         self._rate = torch.zeros((), device=self._device)
         self._optimizer = FlatOptimizer(network, recipe, self._rate)
         self._number = torch.zeros(1, dtype=torch.int64, device=self._device)  # of the next batch
         self._total = torch.zeros((), device=self._device)  # of the losses of this epoch
-        self._losses = torch.zeros(recipe.epochs, device=self._device)
+        self._losses = torch.zeros(self.epochs, device=self._device)
+
+    def steps_of(self, epoch: int) -> int:
+        """Return the number of steps of an epoch, from 0."""
+        return min(len(self.batches), self.steps - epoch * len(self.batches))
 
     def begin(self, epoch: int) -> None:
         """Make ready for the steps of an epoch."""
@@ -121,7 +136,7 @@ class _Training:
 
     def end(self, epoch: int) -> None:
         """Take down the loss of an epoch; a GPU is not waited for before the last."""
-        self._losses[epoch] = self._total / len(self.batches)
+        self._losses[epoch] = self._total / self.steps_of(epoch)
         if self._device.type == "cpu":
             self._check(epoch, float(self._losses[epoch]))
 
@@ -134,7 +149,7 @@ class _Training:
 
     def _check(self, epoch: int, loss: float) -> None:
         if not math.isfinite(loss):
-            raise Diverged(f"the training loss is {loss} in epoch {epoch + 1} of {self._recipe.epochs}")
+            raise Diverged(f"the training loss is {loss} in epoch {epoch + 1} of {self.epochs}")
 
 
 @torch.inference_mode()

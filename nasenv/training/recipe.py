@@ -57,6 +57,10 @@ class Recipe:
                 f"{self.learning_rate}, {self.weight_decay}, {self.label_smoothing}"
             )
 
+    def steps_per_epoch(self, examples: int) -> int:
+        """Return the number of batches of one pass over so many examples."""
+        return examples // min(self.batch_size, examples)
+
 
 def one_cycle(steps: int, peak: float) -> Iterator[float]:
     """Yield the learning rate of each step: up in a line to the peak, down in a half cosine to zero.

@@ -6,18 +6,22 @@ import contextlib
 import importlib
 import time
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
 
 import torch
-from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import DIVERGED
-from nasenv.spaces.space import Architecture, SearchSpace
+from nasenv.files import write_whole
+from nasenv.spaces.space import SearchSpace
 from nasenv.training import Diverged, Recipe, accuracy, fit, one_thread, same_each_time, seeded
+from nasenv.trial import DIVERGED, Architecture, Trial
 
 OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
 _BFLOAT16_FLOPS = 1.5e8  # of a batch's forward pass, from which on a processor gains by bfloat16 (BENCHMARKS.md)
@@ -25,31 +29,42 @@ _BFLOAT16_FLOPS = 1.5e8  # of a batch's forward pass, from which on a processor 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: which network, how, from which seed, and on what it is scored."""
+    """One training: which trial, how, from which seed.
 
-    architecture: Architecture
+    Args:
+        trial: what is asked for; one that tests is scored on the test split after training on training + validation
+            data, for all others it is training split and validation split.
+        recipe: the full training, of which the trial gets the share ``fidelity``.
+        seed: of weights, order of the data and dropout.
+        compiled: whether steps go through torch.compile.
+        start: a safetensors file of the weights to begin with; None for fresh ones.
+        keep: where the trained weights are written; None for nowhere.
+    """
+
+    trial: Trial
     recipe: Recipe
     seed: int
-    scored_on: Literal["validation", "test"]  # on the test split after training on training + validation data
     compiled: bool = False
+    start: Path | None = None
+    keep: Path | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a job came to; accuracy or error, the weights of a network that was tested, and where the time went.
+    """What a job came to; score or error, and where the time went.
 
     Args:
+        score: on validation or test data, in the task's metric; None where it failed.
         train_seconds: processor time of the training, on a GPU wall time.
         seconds: wall time by part: data, building, training, scoring.
         eager: why a training on a GPU was not replayed as a CUDA graph; None where it was.
     """
 
-    accuracy: float | None
+    score: float | None
     error: str | None
     train_seconds: float
     metrics: Mapping[str, float]
     curve: tuple[float, ...] = ()
-    weights: Mapping[str, NDArray[Any]] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     eager: str | None = None
 
@@ -80,12 +95,32 @@ class Trainer:
         self.device = torch.device(device)
         self._resident: Dataset | None = None
 
+    def on(self, device: str) -> Trainer:
+        """Return one that does the same on another device."""
+        other = copy(self)
+        other.device, other._resident = torch.device(device), None
+        return other
+
+    def steps(self, recipe: Recipe) -> int:
+        """Return the number of steps of a search's full training."""
+        return recipe.epochs * recipe.steps_per_epoch(len(self.dataset.train))
+
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """Return ``params`` and ``flops`` of one forward pass of one input."""
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return count(self.space.build(architecture), self.dataset.input_shape, torch.device("meta"))
+
     def run(self, job: Job) -> Trained:
-        """Train and score; a failure comes back as its reason."""
+        """Train and score; a failure comes back as its reason.
+
+        Raises:
+            InputError: the weights to begin with cannot be read, or the trained ones not be written.
+        """
         started = time.perf_counter()
+        begin_with = None if job.start is None else read_weights(job.start)
         try:
             with self._current(), one_thread(self.device), seeded(job.seed, self.device), self._sameness(self.device):
-                return self._train(job)
+                model, trained = self._train(job, begin_with)
         except Diverged as error:
             reason = f"{DIVERGED}: {error}"
         except TimeoutError as error:
@@ -94,34 +129,33 @@ class Trainer:
             reason = f"{OUT_OF_MEMORY}: {_one_line(error)}"
         except (Exception, SystemExit) as error:  # a user's network may raise anything, and the search goes on
             reason = f"{type(error).__name__}: {_one_line(error)}"
+        else:
+            if job.keep is not None:
+                write_weights(job.keep, model)
+            return trained
         return Trained(None, reason, time.perf_counter() - started, {})
 
-    def _train(self, job: Job) -> Trained:
+    def _train(self, job: Job, begin_with: Mapping[str, torch.Tensor] | None) -> tuple[nn.Module, Trained]:
         times = _Times(self.device)
         data = self._data()
         times.end("data")
-        testing = job.scored_on == "test"
-        model = self.space.build(job.architecture).to(self.device)
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        testing = job.trial.purpose == "test"
+        model = self.space.build(job.trial.architecture)
+        if begin_with is not None:
+            model.load_state_dict(begin_with)
+        model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         metrics = count(model, data.input_shape, self.device)
         precision = self._precision(metrics["flops"] * job.recipe.batch_size)
         generator = torch.Generator(self.device).manual_seed(job.seed)
         times.end("building")
-        training_data = data.training_and_validation if testing else data.train
-        fitted = fit(model, training_data, job.recipe, generator, self.timeout_seconds, precision, job.compiled)
+        examples = data.training_and_validation if testing else data.train
+        steps = max(1, round(job.trial.fidelity * job.recipe.epochs * job.recipe.steps_per_epoch(len(examples))))
+        fitted = fit(model, examples, job.recipe, generator, self.timeout_seconds, precision, job.compiled, steps)
         train_seconds = times.end("training")
         score = accuracy(model, data.test if testing else data.validation)
         times.end("scoring")
-        return Trained(
-            accuracy=score,
-            error=None,
-            train_seconds=train_seconds,
-            metrics=metrics,
-            curve=fitted.curve,
-            weights={k: v.cpu().contiguous().numpy() for k, v in model.state_dict().items()} if testing else None,
-            seconds=times.wall,
-            eager=fitted.eager if self.device.type == "cuda" else None,
-        )
+        eager = fitted.eager if self.device.type == "cuda" else None
+        return model, Trained(score, None, train_seconds, metrics, fitted.curve, times.wall, eager)
 
     def _current(self) -> contextlib.AbstractContextManager[object]:
         """Make the device the current one, as capturing a CUDA graph needs it to be."""
@@ -173,6 +207,20 @@ def count(model: torch.nn.Module, input_shape: tuple[int, int, int], device: tor
     with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted
         model(torch.zeros(1, *input_shape, device=device))
     return {"params": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops()}
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file by name; raise InputError where it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"weights {path} cannot be read: {error}") from error
+
+
+def write_weights(path: Path, model: nn.Module) -> None:
+    """Write the weights of a network as safetensors, whole or not at all."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(path, save(weights))
 
 
 def _one_line(error: BaseException) -> str:

@@ -24,11 +24,10 @@ from nasenv.agents import (
 )
 from nasenv.agents.reinforce import _Adam
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.search.budget import Budget
-from nasenv.search.history import Outcome
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trial import Measurement, Outcome
 from tests.cheap_evaluators import HiddenDesign
 
 SPACE = ChainCNN(max_layers=2)

@@ -192,7 +192,7 @@ def test_the_printed_options_search_the_table(capsys):
     call(probe, "probe", options)
     designs = made["space"].sample(200, np.random.default_rng(0))
     assert all(m.error is None for m in made["evaluator"].evaluate(designs))
-    assert max(m.val_accuracy for m in made["evaluator"].all_measurements()) == pytest.approx(0.85333, abs=1e-5)
+    assert max(m.score for m in made["evaluator"].all_measurements()) == pytest.approx(0.85333, abs=1e-5)
 
 
 @pytest.mark.parametrize(

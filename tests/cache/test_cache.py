@@ -6,14 +6,14 @@ import pytest
 
 from nasenv.cache.cache import Cache
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import DIVERGED, Measurement
+from nasenv.trial import DIVERGED, Measurement
 
 PROBLEM = ("space", "evaluator", 1.0)
 GOOD = Measurement(0.1 + 0.2, None, 1.5, 1.0, {"params": 3.0}, (2.0, 1e-300))
 WRITERS = """
 import os, sys
 from nasenv.cache.cache import Cache
-from nasenv.evaluators.evaluator import Measurement
+from nasenv.trial import Measurement
 
 def write(writer):
     with Cache(sys.argv[1]) as cache:

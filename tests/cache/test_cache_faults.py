@@ -15,7 +15,7 @@ import pytest
 from nasenv.cache import sqlite
 from nasenv.cache.cache import Cache
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
+from nasenv.trial import Measurement
 
 PROBLEM = ("space", "evaluator", 1.0)
 MANY = {(k,): Measurement(0.5, metrics={"params": float(k)}) for k in range(400)}

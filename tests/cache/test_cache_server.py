@@ -14,9 +14,9 @@ from nasenv.cache import patience
 from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trial import Measurement
 from tests.cheap_evaluators import Hashed
 
 PROBLEM = ("space", "evaluator", 1.0)
@@ -34,7 +34,7 @@ INSERT INTO nasenv.measurements VALUES ('space', 'evaluator', 1.0, '1,2', '{"val
 WRITERS = """
 import os, sys
 from nasenv.cache.cache import Cache
-from nasenv.evaluators.evaluator import Measurement
+from nasenv.trial import Measurement
 
 def write(writer, stop):
     problem = ("space", "evaluator", 1.0)

@@ -13,7 +13,7 @@ import pytest
 
 from nasenv.cache import leases
 from nasenv.cache.cache import Cache
-from nasenv.evaluators.evaluator import Measurement
+from nasenv.trial import Measurement
 
 PROBLEM = ("space", "evaluator", 1.0)
 TIMEOUT = Measurement(None, error="timeout: the training took more than 1 s")
@@ -21,7 +21,7 @@ HOLDER = """
 import sys
 from nasenv.cache import leases
 from nasenv.cache.cache import Cache
-from nasenv.evaluators.evaluator import Measurement
+from nasenv.trial import Measurement
 leases._BEAT_SECONDS = 0.05
 problem = ("space", "evaluator", 1.0)
 with Cache(sys.argv[1]) as cache:
@@ -36,7 +36,7 @@ CROWD = """
 import os, random, signal, sys, time
 from nasenv.cache import leases
 from nasenv.cache.cache import Cache
-from nasenv.evaluators.evaluator import Measurement
+from nasenv.trial import Measurement
 leases._BEAT_SECONDS, leases._DEAD_SECONDS = 0.1, 3.0
 problem, designs = ("space", "evaluator", 1.0), [(k,) for k in range(60)]
 path, trained = sys.argv[1:]

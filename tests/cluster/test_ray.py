@@ -21,12 +21,12 @@ from nasenv.agents.tpe import TPE
 from nasenv.cluster.ray import RayEvaluator
 from nasenv.cluster.ray_cluster import Share
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Trial
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.records.replay import Course
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trial import Trial
 from tests.faulty_evaluator import Faulty
 from tests.signals import hearing
 
@@ -271,9 +271,7 @@ def test_training_is_the_same(elsewhere):
         alone = TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu", concurrency=0)
         assert evaluator.fingerprint() == alone.fingerprint()
         measured, expected = evaluator.evaluate(designs), alone.evaluate(designs)
-        assert [(m.val_accuracy, m.curve, m.metrics) for m in measured] == [
-            (m.val_accuracy, m.curve, m.metrics) for m in expected
-        ]
+        assert [(m.score, m.curve, m.metrics) for m in measured] == [(m.score, m.curve, m.metrics) for m in expected]
         ((tested,),), ((again,),) = evaluator.test(designs[:1], [0]), alone.test(designs[:1], [0])
         assert tested.test_accuracy == again.test_accuracy
         for name, weights in again.model.state_dict().items():

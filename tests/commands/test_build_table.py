@@ -14,12 +14,13 @@ from scipy.stats import spearmanr
 from nasenv.commands.build_table import build_table
 from nasenv.configuration import digest
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement, TestResult
+from nasenv.evaluators.evaluator import TestResult
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.tables.card import figures
 from nasenv.tables.table import read_table
+from nasenv.trial import Measurement
 from tests.cheap_evaluators import Formula
 
 SPACE = ChainCNN(max_layers=2, widths=(8,))  # 160 designs or so, some of them equivalent

@@ -25,7 +25,8 @@ from nasenv.spaces.space import SearchSpace
 REPOSITORY = Path(__file__).parents[2]
 USERS = """
 from nasenv.agents.agent import Agent
-from nasenv.evaluators.evaluator import Evaluator, Measurement
+from nasenv.evaluators.evaluator import Evaluator
+from nasenv.trial import Measurement
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
 

@@ -205,9 +205,9 @@ def test_episode_against_a_derivation_in_plain_python(actions):
     assert observation.tolist() == observation_of_pairs(prefix)
     assert env.action_masks().all()
     (measurement,) = Hashed(space).evaluate([prefix])
-    assert reward == (measurement.val_accuracy or 0.0)
+    assert reward == (measurement.score or 0.0)
     accuracy = info["val_accuracy"]
-    assert math.isnan(accuracy) if measurement.error else accuracy == measurement.val_accuracy
+    assert math.isnan(accuracy) if measurement.error else accuracy == measurement.score
     said = {k: info[k] for k in ("architecture", "error", "evaluation", "repeat")}
     assert said == {
         "architecture": prefix,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nasenv.evaluators.evaluator import Measurement, TestResult
+from nasenv.evaluators.evaluator import TestResult
+from nasenv.trial import Measurement
 
 HALVES = [0.5, np.float16(0.5), np.float32(0.5), np.float64(0.5), np.array(0.5), np.longdouble(0.5), torch.tensor(0.5)]
 KINDS = pytest.mark.parametrize("kind", [Measurement, TestResult])

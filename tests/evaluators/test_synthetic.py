@@ -22,7 +22,7 @@ NOISY = [0.5794493168467927, 0.7355577926673172, 0.4954650998932609]
 
 
 def accuracies(evaluator, designs):
-    return np.array([m.val_accuracy for m in evaluator.evaluate(designs)])
+    return np.array([m.score for m in evaluator.evaluate(designs)])
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5, 6, 9])
@@ -94,7 +94,7 @@ def test_a_search_of_thirty_decisions_is_charged_and_lists_nothing(monkeypatch):
     evaluator = SyntheticEvaluator(space)
     search = Search(space, evaluator, RandomSearch(), Budget(evaluations=200), seed=0)
     search.run()
-    values = np.array([o.measurement.val_accuracy for o in search.history])
+    values = np.array([o.measurement.score for o in search.history])
     assert 0.55 < values.mean() < 0.7
     assert min(o.measurement.train_seconds for o in search.history) >= 2.0
     assert space.size == 20**15

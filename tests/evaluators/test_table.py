@@ -11,13 +11,13 @@ import pytest
 
 from nasenv.agents import RandomSearch
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.tables.table import read_table, shipped, write_table
+from nasenv.trial import Measurement
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = Path(os.environ.get("NASENV_BENCHMARKS", ROOT.parent / "shared/benchmarks"))
@@ -202,9 +202,9 @@ def test_a_design_is_worth_what_its_row_says(path):
         Measurement(0.7, train_seconds=2.5),
     ]
     confirmed, tested = evaluator.confirm([(2, 1)], (0, 5)), evaluator.test([(2, 1)], (0, 5))
-    assert [[m.val_accuracy for m in row] for row in confirmed] == [[0.7, 0.7]]
+    assert [[m.score for m in row] for row in confirmed] == [[0.7, 0.7]]
     assert [[t.test_accuracy for t in row] for row in tested] == [[0.75, 0.75]]
-    assert [m.val_accuracy for m in evaluator.all_measurements()] == [k / 10 for k in range(9)]
+    assert [m.score for m in evaluator.all_measurements()] == [k / 10 for k in range(9)]
     assert not evaluator.trains
 
 
@@ -214,7 +214,7 @@ def test_rows_may_be_in_any_order_and_texts_in_another_form(tmp_path):
     values = np.linspace(0, 1, len(designs))
     write_table(tmp_path / "t.csv", [f" {space.to_text(a)} " for a in designs[::-1]], {"val_accuracy": values})
     evaluator = TableEvaluator(space, str(tmp_path / "t.csv"), test_column=None)
-    assert [m.val_accuracy for m in evaluator.evaluate(designs)] == values[::-1].tolist()
+    assert [m.score for m in evaluator.evaluate(designs)] == values[::-1].tolist()
 
 
 def test_search_and_report_can_have_columns_of_their_own(tmp_path):
@@ -345,13 +345,13 @@ def test_nas_bench_201_by_its_columns(nas_bench_201):
     """The published maxima: 91.607 / 94.373, and row 1 of the file."""
     space = nas_bench_201.space
     designs = [tuple(row) for row in space.designs().tolist()]
-    assert max(m.val_accuracy for (m,) in nas_bench_201.confirm(designs, (0,))) == pytest.approx(0.91607, abs=5e-6)
+    assert max(m.score for (m,) in nas_bench_201.confirm(designs, (0,))) == pytest.approx(0.91607, abs=5e-6)
     assert max(t.test_accuracy for (t,) in nas_bench_201.test(designs, (0,))) == pytest.approx(0.94373, abs=5e-6)
     row = space.from_text(
         "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
     )
     (measurement,) = nas_bench_201.evaluate([row])
-    assert (measurement.val_accuracy, measurement.train_seconds) == (pytest.approx(0.82834), 130.17848)
+    assert (measurement.score, measurement.train_seconds) == (pytest.approx(0.82834), 130.17848)
     assert len(TableEvaluator(space, str(NAS_BENCH_201), canonical=True, **OF_201).all_measurements()) == 6466
 
 

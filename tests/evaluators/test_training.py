@@ -117,7 +117,7 @@ def test_it_learns(in_process):
     (measurement,) = TrainingEvaluator(SPACE, DIGITS, epochs=5, concurrency=0, devices="cpu").evaluate(
         [SPACE.from_text("conv3x8|max_pool3")]
     )
-    assert measurement.val_accuracy > 0.2  # guessing is 0.1, with a standard error of 0.018
+    assert measurement.score > 0.2  # guessing is 0.1, with a standard error of 0.018
     assert measurement.curve[-1] < measurement.curve[0]
 
 
@@ -234,7 +234,7 @@ def check_failures(kinds, measurements):
             assert measurement.error is None
         else:
             assert measurement.error.startswith(REASONS[kind])
-            assert measurement.val_accuracy is None
+            assert measurement.score is None
             assert "\n" not in measurement.error
 
 

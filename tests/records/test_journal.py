@@ -3,9 +3,8 @@ import json
 import pytest
 
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.records.journal import Journal, read_measurement
-from nasenv.search.history import Outcome
+from nasenv.trial import Measurement, Outcome
 
 CONFIG = {"seed": 0, "space": {"class_path": "Mine", "init_args": {"widths": [8, 16]}}}
 

@@ -12,11 +12,11 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from torch import nn
 
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.plots import draw_diagram
 from nasenv.records.tensorboard import Record, flat_config
 from nasenv.search.history import Finding, History
 from nasenv.spaces.space import Decision, SearchSpace
+from nasenv.trial import Measurement
 
 
 class Stack(SearchSpace):

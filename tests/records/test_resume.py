@@ -14,11 +14,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nasenv.agents import PPO, Agent, RandomSearch
 from nasenv.cache.cache import Cache
 from nasenv.errors import AgentError, InputError, SearchStopped
-from nasenv.evaluators.evaluator import Measurement, TestResult, Trial
+from nasenv.evaluators.evaluator import TestResult
 from nasenv.records.trials import TrialLog
 from nasenv.results.conclude import conclude
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trial import Measurement, Trial
 from tests.cheap_evaluators import Hashed
 
 SPACE = ChainCNN(max_layers=2)
@@ -54,7 +55,7 @@ class OneByOne(Hashed):
             self._left -= 1
             self.made.append(trial)
             measurement = self.measure(trial.architecture)
-            result = TestResult(measurement.val_accuracy, measurement.error)
+            result = TestResult(measurement.score, measurement.error)
             yield trial, result if trial.kind == "test" else measurement
 
 
@@ -377,7 +378,7 @@ def test_trials_of_one_batch_are_answered_by_an_evaluator_that_knows_no_stream()
     assert set(answers) == set(trials)
     for trial, answer in answers.items():
         measurement = evaluator.measure(trial.architecture)
-        expected = measurement if trial.kind != "test" else TestResult(measurement.val_accuracy)
+        expected = measurement if trial.kind != "test" else TestResult(measurement.score)
         assert answer == expected
         assert isinstance(answer, TestResult if trial.kind == "test" else Measurement)
     assert list(evaluator.stream(trials, lambda: True)) == []

@@ -38,7 +38,7 @@ class OneByOne(Hashed):
             measurement = self.measure(trial.architecture)
             yield (
                 trial,
-                TestResult(measurement.val_accuracy, measurement.error) if trial.kind == "test" else measurement,
+                TestResult(measurement.score, measurement.error) if trial.kind == "test" else measurement,
             )
             self._then(self.made)
 

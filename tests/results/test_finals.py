@@ -16,13 +16,14 @@ from nasenv.commands.predict import _in_colour
 from nasenv.data.dataset import load_dataset, load_images
 from nasenv.deployment.export import load_model
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Measurement, TestResult
+from nasenv.evaluators.evaluator import TestResult
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
 from nasenv.results.conclude import conclude
 from nasenv.results.result import RESULT, Contender, Result, table
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trial import Measurement
 from tests.cheap_evaluators import Formula
 
 SPACE = ChainCNN(max_layers=2)

@@ -17,13 +17,13 @@ from nasenv.agents.tpe import TPE
 from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.errors import AgentError, InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.records.replay import Course
 from nasenv.records.tensorboard import Record
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trial import Measurement
 
 SPACE = ChainCNN(max_layers=3, widths=(8, 16))
 SMALL = ChainCNN(max_layers=1, widths=(8, 16, 32))  # 20 designs

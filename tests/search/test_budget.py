@@ -152,7 +152,7 @@ def test_columns_say_what_the_outcomes_say():
                 assert columns.evaluations.tolist() == [o.evaluation for o in outcomes]
                 assert columns.repeats.tolist() == [o.repeat for o in outcomes]
                 assert columns.errors.tolist() == [o.measurement.error for o in outcomes]
-                accuracies = [math.nan if (v := o.measurement.val_accuracy) is None else v for o in outcomes]
+                accuracies = [math.nan if (v := o.measurement.score) is None else v for o in outcomes]
                 assert np.array_equal(columns.val_accuracies, accuracies, equal_nan=True)
             assert [o.proposal for o in answers] == list(
                 range(search.history.proposals - 4, search.history.proposals + 1)

@@ -12,10 +12,10 @@ from nasenv.agents import PPO, Agent, MaskablePPO, RandomSearch
 from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.errors import AgentError, BudgetExhausted, InputError
-from nasenv.evaluators.evaluator import Measurement
 from nasenv.objectives import Accuracy, AccuracyWithinCost
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trial import Measurement
 from tests.cheap_evaluators import Hashed
 
 SPACE = ChainCNN(max_layers=2)
@@ -74,7 +74,7 @@ def test_outcomes_come_in_order_and_repeats_are_free_and_counted(tmp_path):
     for outcome in [*first, *second]:
         measurement = Hashed(SPACE).measure(outcome.architecture)
         assert outcome.measurement == measurement
-        assert outcome.reward == (measurement.val_accuracy or 0.0)
+        assert outcome.reward == (measurement.score or 0.0)
 
 
 def test_budget_reached_in_mid_batch(tmp_path):
@@ -459,7 +459,7 @@ def test_replay_of_another_proposal_is_one_clear_error(tmp_path):
 def test_replay_under_an_objective_that_pays_otherwise_is_refused(tmp_path, monkeypatch):
     with make(Scripted([DESIGNS[:4]]), run_dir=tmp_path) as search:
         search.run()
-    monkeypatch.setattr(Accuracy, "score", lambda self, measurement: measurement.val_accuracy / 2)
+    monkeypatch.setattr(Accuracy, "score", lambda self, measurement: measurement.score / 2)
     with (
         make(Scripted([DESIGNS[:4]]), run_dir=tmp_path) as search,
         pytest.raises(InputError, match=r"objective .*give another run_dir"),

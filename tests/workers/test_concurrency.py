@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from nasenv.data.dataset import load_dataset
-from nasenv.evaluators.evaluator import Trial
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.training.devices import environments
 from nasenv.training.trainer import Trained
+from nasenv.trial import Trial
 from nasenv.workers.concurrency import Concurrency
 from nasenv.workers.pool import WorkerPool
 

@@ -1,0 +1,203 @@
+"""The values that travel: what is asked for (`Trial`), what came out (`Measurement`), what an agent is told (`Outcome`)."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeAlias, get_args
+
+import numpy as np
+import torch
+
+Architecture: TypeAlias = tuple[int, ...]
+"""The index of the choice taken at each decision of a space, in order; its length is T."""
+
+Purpose: TypeAlias = Literal["search", "check", "confirm", "test"]
+"""What a trial is for.
+
+search: the agent asks. check: a second look at a search's trial, such as one at a higher fidelity. confirm: the final,
+longer training, scored on validation data. test: the final training on training and validation data, scored on test
+data.
+"""
+
+DIVERGED = "diverged"  # how the error of a training that came to a loss of nan or infinity begins
+_PURPOSES = get_args(Purpose)
+_NUMBERS, _TEXTS = {int, float}, {str}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What an evaluator is asked for; it is the key of every store.
+
+    Args:
+        architecture: what is measured.
+        fidelity: share in (0, 1] of the search's full training, rounded to what the evaluator can do
+            (`Evaluator.fidelity`).
+        purpose: search, check, confirm or test.
+        seed: of a final training; 0 in a search.
+
+    Raises:
+        ValueError: a fidelity outside (0, 1], or a purpose that there is not.
+    """
+
+    architecture: Architecture
+    fidelity: float = 1.0
+    purpose: Purpose = "search"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.fidelity <= 1.0:
+            raise ValueError(f"fidelity must be in (0, 1], got {self.fidelity}")
+        if self.purpose not in _PURPOSES:
+            raise ValueError(f"purpose must be one of {', '.join(_PURPOSES)}, got {self.purpose!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "architecture": list(self.architecture),
+            "fidelity": self.fidelity,
+            "purpose": self.purpose,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the trial that ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is none."""
+        architecture, fidelity, seed = values["architecture"], values["fidelity"], values["seed"]
+        if type(architecture) is not list or not all(type(choice) is int for choice in architecture):
+            raise TypeError(f"an architecture is a list of integers, got {architecture!r}")
+        if type(fidelity) not in _NUMBERS or type(seed) is not int:
+            raise TypeError(f"fidelity and seed are numbers, got {fidelity!r} and {seed!r}")
+        return cls(tuple(architecture), float(fidelity), values["purpose"], seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What came out of a trial: a score, or the reason why there is none.
+
+    Numbers may be NumPy's or torch's too, of no dimension; they become Python's own, of which an int stays one.
+
+    Args:
+        score: the task's metric, such as accuracy in [0, 1]; higher is better. None where the trial failed.
+        error: why it failed, one line; None where it did not.
+        train_seconds: what the training cost, in seconds.
+        metrics: other figures, such as params and flops.
+        curve: mean training loss of each epoch.
+
+    Raises:
+        TypeError: something that is not a number, or an error that is not a text.
+        ValueError: a number that is not finite or out of its range; neither a score nor an error, or both.
+    """
+
+    score: float | None
+    error: str | None = None
+    train_seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Make numbers plain; those that are plain already take no time."""
+        score, error, metrics, curve = self.score, self.error, self.metrics, self.curve
+        if (score is None) == (error is None):
+            raise ValueError(f"a Measurement has either a score or an error, got {score} and {error!r}")
+        if error is not None and not isinstance(error, str):
+            raise TypeError(f"error must be a text, got {error!r}")
+        if score is not None:
+            if type(score) is not float:
+                score = _plain("score", score)
+                object.__setattr__(self, "score", score)
+            if not math.isfinite(score):
+                raise ValueError(f"score must be finite, got {score}")
+        if type(self.train_seconds) is not float:
+            object.__setattr__(self, "train_seconds", _plain("train_seconds", self.train_seconds))
+        if not 0.0 <= self.train_seconds < math.inf:
+            raise ValueError(f"train_seconds must be finite and not negative, got {self.train_seconds}")
+        if type(metrics) is not dict or (metrics and not _are_plain(metrics)):
+            object.__setattr__(self, "metrics", _plain_metrics(metrics))
+        if type(curve) is not tuple or (curve and not set(map(type, curve)) <= _NUMBERS):
+            object.__setattr__(self, "curve", _plain_curve(curve))
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same trial would end the same way: not so after a timeout or out of memory."""
+        return self.error is None or self.error.startswith(DIVERGED)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "score": self.score,
+            "error": self.error,
+            "train_seconds": self.train_seconds,
+            "metrics": dict(self.metrics),
+            "curve": list(self.curve),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the measurement among values by name; raise ValueError, TypeError or KeyError where it is none."""
+        arguments = {name: values[name] for name in ("score", "error", "train_seconds", "metrics", "curve")}
+        if type(arguments["metrics"]) is not dict or type(arguments["curve"]) is not list:
+            raise TypeError("metrics are names with numbers, a curve is a list of numbers")
+        return cls(**{**arguments, "curve": tuple(arguments["curve"])})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an agent is told of one architecture that it proposed.
+
+    Args:
+        architecture: the proposal.
+        measurement: what came out of its trial.
+        reward: what the objective pays for that.
+        evaluation: number, from 1, of the distinct evaluation that measured this architecture in this search.
+        proposal: number, from 1, of the proposal; repeats count.
+        repeat: whether this search had been told of this very trial before.
+        cached: whether the measurement was there already (in the cache, or of an equivalent architecture) and cost no
+            training.
+        fidelity: share in (0, 1] of the search's full training.
+        cost: what the first proposal of this trial was charged, in full trainings.
+    """
+
+    architecture: Architecture
+    measurement: Measurement
+    reward: float
+    evaluation: int
+    proposal: int
+    repeat: bool = False
+    cached: bool = False
+    fidelity: float = 1.0
+    cost: float = 1.0
+
+
+def _are_plain(metrics: Mapping[str, float]) -> bool:
+    return set(map(type, metrics)) <= _TEXTS and set(map(type, metrics.values())) <= _NUMBERS
+
+
+def _plain(name: str, value: Any) -> float:
+    """Return a number as Python's own, an int as an int: it is journaled as it came; raise TypeError for what is none.
+
+    Raises:
+        ValueError: an int that is too large for a float.
+    """
+    number = value.item() if isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0 else value
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        decimal = float(number)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold") from None
+    return int(number) if isinstance(number, numbers.Integral) else decimal
+
+
+def _plain_metrics(metrics: Any) -> dict[str, float]:
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+        raise TypeError(f"metrics must be numbers by name, got {metrics!r}")
+    return {name: _plain(f"metrics[{name!r}]", value) for name, value in metrics.items()}
+
+
+def _plain_curve(curve: Any) -> tuple[float, ...]:
+    if not isinstance(curve, Sequence | np.ndarray | torch.Tensor):
+        raise TypeError(f"curve must be numbers, got {curve!r}")
+    return tuple(_plain("curve", value) for value in curve)
