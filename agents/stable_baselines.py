@@ -71,12 +71,12 @@ class StableBaselines(Agent):
         guidance = self.guidance_for(search)
         revise = guidance.revise if guidance is not None else None
         env = SearchVecEnv(search, self.designs_at_once(search), shape, self.repeat_penalty, revise)
-        steps = (search.remaining or _ENDLESS) * search.space.num_decisions
+        steps = math.ceil(search.remaining or _ENDLESS) * search.space.num_decisions
         with one_thread(torch.device("cpu")):
             model = self._make(env, search)
             model.set_logger(Logger(None, [SearchWriter(search)]))
             more: dict[str, Any] = {"callback": guidance}
-            if search.record is None:
+            if not search.is_logged:
                 more["log_interval"] = None
             if len(search.history):
                 learn_from_start(model, search, env.pay(search.history.answers))

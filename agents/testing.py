@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from nasenv.agents.agent import Agent
 from nasenv.configuration import digest
-from nasenv.evaluators.evaluator import Answer, Evaluator, TestResult
+from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.records.replay import Course
 from nasenv.search.budget import Budget
 from nasenv.search.history import Answers
+from nasenv.search.proposals import Architectures
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
@@ -46,18 +45,9 @@ class Formula(Evaluator):
         """Return a hash of what the figures follow from."""
         return digest([type(self).__name__, self.failing, self.accuracy])
 
-    def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
-        """Return the figure of each design."""
-        return [self._measure(a) for a in architectures]
-
-    def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[Measurement]]:
-        """Return the same figures for each seed."""
-        return [[self._measure(a) for _ in seeds] for a in architectures]
-
-    def test(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[list[TestResult]]:
-        """Return the same figures for each seed."""
-        measured = [self._measure(a) for a in architectures]
-        return [[TestResult(m.score, m.error) for _ in seeds] for m in measured]
+    def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
+        """Return the figure of each trial's architecture."""
+        return [self._measure(trial.architecture) for trial in trials]
 
     def _measure(self, architecture: Architecture) -> Measurement:
         value, chance = (int(digest([word, architecture]), 16) / 16**16 for word in ("accuracy", "failure"))
@@ -89,19 +79,17 @@ class AnyOrder(Formula):
         """How many designs it works on at once."""
         return self._slots
 
-    def stream(
-        self, trials: Sequence[Trial], stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[Trial, Answer]]:
-        """Yield trials of a search with their figures, of those at work any."""
-        queue = trials if isinstance(trials, deque) else deque(trials)
+    def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
+        """Yield trials with their figures, of those at work any."""
         self.at_work.clear()
         while True:
-            while queue and len(self.at_work) < self._slots and not stopped():
-                self.at_work.append(queue.popleft())
+            while self._submitted and len(self.at_work) < self._slots and not stopped():
+                self.at_work.append(self._submitted.popleft())
             if not self.at_work:
+                self._submitted.clear()
                 return
             trial = self.at_work.pop(self._order.integers(len(self.at_work)))
-            yield trial, self.evaluate([trial.architecture])[0]
+            yield trial, self.measure([trial])[0]
 
 
 class AgentContract:
@@ -246,10 +234,10 @@ class AgentContract:
 class _Watched(Search):
     """Holds an agent to proposing no more than it is to at a time."""
 
-    def evaluate(self, architectures: Sequence[Architecture] | NDArray[np.integer[Any]]) -> Answers:
+    def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
         most = max(getattr(self.agent, "batch_size", len(architectures)), len(self.start))
         assert len(architectures) <= most, f"{len(architectures)} designs at a time, the batch_size is {most}"
-        return super().evaluate(architectures)
+        return super().evaluate(architectures, fidelity, by=by)
 
 
 def _masked_space() -> SearchSpace:

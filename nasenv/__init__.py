@@ -5,7 +5,6 @@ from importlib.metadata import version
 import gymnasium
 
 from nasenv.cache.cache import Cache
-from nasenv.cluster.ray import RayEvaluator
 from nasenv.data.dataset import Dataset, Split, load_dataset
 from nasenv.deployment.export import Exported, load_model, predict
 from nasenv.envs.env import ArchitectureEnv
@@ -16,7 +15,7 @@ from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.synthetic import SyntheticEvaluator
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
+from nasenv.objectives import Objective, Score, ScoreWithinCost
 from nasenv.results.conclude import conclude
 from nasenv.results.result import Contender, Result
 from nasenv.search.budget import Budget
@@ -34,8 +33,6 @@ from nasenv.trial import Architecture, Measurement, Outcome, Trial
 __version__ = version("nasenv")
 
 __all__ = [
-    "Accuracy",
-    "AccuracyWithinCost",
     "AgentError",
     "Architecture",
     "ArchitectureEnv",
@@ -59,8 +56,9 @@ __all__ = [
     "NASBenchMacro",
     "Objective",
     "Outcome",
-    "RayEvaluator",
     "Result",
+    "Score",
+    "ScoreWithinCost",
     "Search",
     "SearchSpace",
     "Split",

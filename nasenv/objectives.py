@@ -1,4 +1,4 @@
-"""Objectives: what a measurement is worth to the user."""
+"""Objectives: what a measurement is worth to the user, and what is paid where there is none."""
 
 from __future__ import annotations
 
@@ -14,67 +14,76 @@ class Objective(Configurable, ABC):
     """A pure function, measurement -> reward; a search maximises it.
 
     Args:
-        failure_reward: the reward of an evaluation that failed.
+        failure_reward: the reward of a trial that failed; by default one that is below all others, see `Rewards`.
     """
 
-    def __init__(self, failure_reward: float = 0.0) -> None:
-        if not math.isfinite(failure_reward):
-            raise InputError(f"failure_reward must be a finite number, got {failure_reward}")
+    def __init__(self, failure_reward: float | None = None) -> None:
+        if failure_reward is not None and not math.isfinite(failure_reward):
+            raise InputError(f"failure_reward must be null or a finite number, got {failure_reward}")
         self.failure_reward = failure_reward
 
     def reward(self, measurement: Measurement) -> float:
-        """Return the score of a measurement, ``failure_reward`` where the evaluation failed.
+        """Return what a measurement that has a score is paid.
 
         Raises:
-            InputError: the score is not a finite number.
+            InputError: it is not a finite number.
         """
-        if measurement.error is not None:
-            return self.failure_reward
-        given = self.score(measurement)
+        given = self.value(measurement)
         try:
-            score = float(given)
+            value = float(given)
         except (TypeError, ValueError, RuntimeError, OverflowError):  # torch raises RuntimeError of several numbers
-            score = math.nan
-        if not math.isfinite(score):
+            value = math.nan
+        if not math.isfinite(value):
             name = type(self).__name__
-            raise InputError(f"objective {name}: expected a finite score, a number, got {given!r} of {measurement}")
-        return score
+            raise InputError(f"objective {name}: expected a finite reward, a number, got {given!r} of {measurement}")
+        return value
 
     @abstractmethod
-    def score(self, measurement: Measurement) -> float:
+    def value(self, measurement: Measurement) -> float:
         """Return what a successful measurement is worth; finite."""
 
+    def lowest(self, lowest_score: float | None) -> float | None:
+        """Return the lowest reward that there can be; None where that is not known.
 
-class Accuracy(Objective):
-    """Validation accuracy, in [0, 1].
+        Args:
+            lowest_score: the lowest value of the task's metric, 0 for an accuracy; None where it has none.
+        """
+        return None
 
-    >>> Accuracy().reward(Measurement(0.9))
+
+class Score(Objective):
+    """The score as it is: the task's metric on validation data, such as accuracy in [0, 1].
+
+    >>> Score().reward(Measurement(0.9))
     0.9
     """
 
-    def score(self, measurement: Measurement) -> float:
-        """Return the validation accuracy."""
-        assert measurement.score is not None  # a measurement without an error has one
-        return measurement.score
+    def value(self, measurement: Measurement) -> float:
+        """Return the score."""
+        return score_of(measurement)
+
+    def lowest(self, lowest_score: float | None) -> float | None:
+        """Return the lowest score."""
+        return lowest_score
 
 
-class AccuracyWithinCost(Accuracy):
-    """Validation accuracy times (metric / target)^exponent where the metric is above its target.
+class ScoreWithinCost(Objective):
+    """The score times (metric / target)^exponent where the metric is above its target.
 
     The objective of MnasNet with a hard target (Tan et al. 2019, https://arxiv.org/abs/1807.11626, equation 2 with
-    alpha = 0): a design within the target is paid its accuracy, one above it less and less.
+    alpha = 0): an architecture within the target is paid its score, one above it less and less.
 
     Args:
         metric: a metric of the evaluator: params or flops with `TrainingEvaluator`.
         target: the value of the metric that is still paid in full, positive.
         exponent: how fast the reward falls above the target, negative.
-        failure_reward: the reward of an evaluation that failed.
+        failure_reward: the reward of a trial that failed; by default one that is below all others.
 
-    >>> AccuracyWithinCost("params", target=1000).reward(Measurement(0.9, metrics={"params": 4000}))
+    >>> ScoreWithinCost("params", target=1000).reward(Measurement(0.9, metrics={"params": 4000}))
     0.225
     """
 
-    def __init__(self, metric: str, target: float, exponent: float = -1.0, failure_reward: float = 0.0) -> None:
+    def __init__(self, metric: str, target: float, exponent: float = -1.0, failure_reward: float | None = None) -> None:
         super().__init__(failure_reward)
         if not (target > 0 and math.isfinite(target)):
             raise InputError(f"target must be a positive number, got {target}")
@@ -82,10 +91,62 @@ class AccuracyWithinCost(Accuracy):
             raise InputError(f"exponent must be a negative number, got {exponent}")
         self.metric, self.target, self.exponent = metric, target, exponent
 
-    def score(self, measurement: Measurement) -> float:
-        """Return the accuracy, lowered where the metric is above its target."""
+    def value(self, measurement: Measurement) -> float:
+        """Return the score, lowered where the metric is above its target."""
         if self.metric not in measurement.metrics:
             known = ", ".join(measurement.metrics) or "none"
             raise InputError(f"objective: the evaluator reports no metric {self.metric!r}; it reports {known}")
         excess = max(1.0, measurement.metrics[self.metric] / self.target)
-        return super().score(measurement) * float(excess**self.exponent)
+        score, factor = score_of(measurement), float(excess**self.exponent)
+        return score * factor if score >= 0.0 else score / factor  # a negative score is lowered, too
+
+    def lowest(self, lowest_score: float | None) -> float | None:
+        """Return the lowest score where that is not negative; else there is none."""
+        return lowest_score if lowest_score is not None and lowest_score >= 0.0 else None
+
+
+def score_of(measurement: Measurement) -> float:
+    """Return the score of a successful measurement."""
+    assert measurement.score is not None  # a measurement without an error has one
+    return measurement.score
+
+
+class Rewards:
+    """Pays the measurements of one search, in order: failed < feasible, whatever the metric.
+
+    A failed trial is paid ``failure_reward`` where that is given. Else it is paid the lowest reward that there can be,
+    less 1; where there is no such, the worst so far, less the spread of those so far, or 1 before there are two. What
+    was paid never changes.
+
+    Args:
+        objective: pays what has a score.
+        lowest_score: the lowest value of the task's metric; None where it has none.
+
+    >>> rewards = Rewards(Score(), lowest_score=None)
+    >>> [rewards.pay(m) for m in (Measurement(-3.0), Measurement(-1.0), Measurement(None, "diverged"))]
+    [-3.0, -1.0, -5.0]
+    """
+
+    def __init__(self, objective: Objective, lowest_score: float | None) -> None:
+        self._objective = objective
+        lowest = objective.lowest(lowest_score)
+        self._failure = objective.failure_reward
+        if self._failure is None and lowest is not None:
+            self._failure = lowest - 1.0
+        self._worst, self._best = math.inf, -math.inf
+
+    def pay(self, measurement: Measurement) -> float:
+        """Return the reward of the next measurement."""
+        if measurement.error is not None:
+            return self._failure_reward()
+        reward = self._objective.reward(measurement)
+        if self._failure is None:
+            self._worst, self._best = min(self._worst, reward), max(self._best, reward)
+        return reward
+
+    def _failure_reward(self) -> float:
+        if self._failure is not None:
+            return self._failure
+        if self._worst > self._best:  # nothing has succeeded
+            return -1.0
+        return self._worst - (self._best - self._worst or 1.0)

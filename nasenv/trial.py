@@ -1,4 +1,4 @@
-"""The values that travel: what is asked for (`Trial`), what came out (`Measurement`), what an agent is told (`Outcome`)."""
+"""The values that travel: a `Trial` is asked for, a `Measurement` comes out, an agent is told an `Outcome`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -141,6 +141,14 @@ class Measurement:
         if type(arguments["metrics"]) is not dict or type(arguments["curve"]) is not list:
             raise TypeError("metrics are names with numbers, a curve is a list of numbers")
         return cls(**{**arguments, "curve": tuple(arguments["curve"])})
+
+
+class Finding(NamedTuple):
+    """What was found out about a proposal that is new to the search: measurement, reward, whether it was free."""
+
+    measurement: Measurement
+    reward: float
+    cached: bool = False
 
 
 @dataclass(frozen=True)

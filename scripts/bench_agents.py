@@ -20,7 +20,7 @@ import yaml
 from bench import at_least, cores, run
 from bench_standings import best_found, until_best
 
-from nasenv import Accuracy, Budget, InputError
+from nasenv import Score, Budget, InputError
 from nasenv.agents import Agent
 from nasenv.commands.arguments import make
 from nasenv.commands.compared import problems_of
@@ -123,7 +123,7 @@ def _compared(
     budget = Budget(
         evaluations, repeats_per_evaluation=5, final_seeds=1
     )  # repeats as in the configuration of the tables
-    made = problems_of(None, None, Accuracy(), budget, problems)
+    made = problems_of(None, None, Score(), budget, problems)
     limit = None if any(problem.evaluator.trains for problem in made.values()) else _STALLED_SECONDS
     comparison = Comparison(made, agents, range(seeds), folder, cache)
     with comparison.held():

@@ -139,7 +139,7 @@ def _proposals_ms(evaluator: Evaluator, agent: Agent, observed: int, seed: int) 
         *(evaluator.space, evaluator, agent, Budget(observed + _TIMED)),
         seed=seed,
         start=start,
-        listeners=[lambda *_: times.append(time.perf_counter())],
+        callbacks=[lambda *_: times.append(time.perf_counter())],
     )
     search.run()
     return 1000 * (times[-1] - times[-_TIMED]) / (_TIMED - 1)

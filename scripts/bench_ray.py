@@ -130,7 +130,7 @@ def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
     evaluator = Crowded(space, Sleeping(space, arguments.seconds), cluster.address, cpus_per_evaluation=1 / slots)
     budget = Budget(arguments.evaluations)
     try:
-        with Search(space, evaluator, AGENTS[agent](slots), budget, listeners=[watch]) as search:
+        with Search(space, evaluator, AGENTS[agent](slots), budget, callbacks=[watch]) as search:
             evaluator.start(slots)
             watch.start()
             search.run()

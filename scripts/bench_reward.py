@@ -59,7 +59,7 @@ class _Column:
         started = time.perf_counter()
         measurements = evaluator.evaluate(designs, fidelity)
         self.wall_seconds = time.perf_counter() - started
-        self.rewards = np.array([nasenv.Accuracy().reward(m) for m in measurements])
+        self.rewards = np.array([nasenv.Score().reward(m) for m in measurements])
         self.train_seconds = [m.train_seconds for m in measurements]
         self.failed = sum(m.error is not None for m in measurements)
 

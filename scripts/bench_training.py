@@ -97,7 +97,7 @@ def _accuracy_table(measured: dict[str, Figures]) -> Figures:
     rows = [[name, *("{mean:.2f} ± {std:.2f}".format(**f[key]) for key in keys)] for name, f in measured.items()]
     seeds = next(iter(measured.values()))["pairs"]
     heads = ["validation accuracy, %", "plain", "TrainingEvaluator", "points more"]
-    return table(f"Accuracy, mean over the designs: mean ± standard deviation over {seeds} seeds", heads, rows)
+    return table(f"Score, mean over the designs: mean ± standard deviation over {seeds} seeds", heads, rows)
 
 
 def _floor_table(measured: dict[str, Figures], floor: dict[str, float], device: torch.device) -> Figures:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from nasenv import Accuracy, Architecture, Budget, ChainCNN, TrainingEvaluator, agents
+from nasenv import Score, Architecture, Budget, ChainCNN, TrainingEvaluator, agents
 from nasenv.agents import Agent
 from nasenv.commands.reproduce import reproduce
 from nasenv.commands.train import train
@@ -65,7 +65,7 @@ def train_once(folder: Path, agent: str, workers: int, cache: bool, seed: int, e
     evaluator = TrainingEvaluator(space, "digits", epochs=1, batch_size=256, final_epochs=1, concurrency=workers)
     budget = Budget(evaluations, finalists=3, final_seeds=2)
     store = str(folder.with_suffix(".db")) if cache else "none"
-    train(space, evaluator, AGENTS[agent](), Accuracy(), budget, seed, str(folder), store)
+    train(space, evaluator, AGENTS[agent](), Score(), budget, seed, str(folder), store)
 
 
 def reproduce_once(folder: Path, again: Path) -> None:

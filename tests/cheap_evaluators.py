@@ -3,12 +3,12 @@
 from abc import abstractmethod
 
 from nasenv.configuration import digest
-from nasenv.evaluators.evaluator import Evaluator, TestResult
+from nasenv.evaluators.evaluator import Evaluator
 from nasenv.trial import Measurement
 
 
 class Formula(Evaluator):
-    """Measures by ``measure`` and remembers the designs of each call of ``evaluate``."""
+    """Measures by ``figure`` and remembers the architectures of each call of ``measure``."""
 
     def __init__(self, space):
         super().__init__(space)
@@ -18,23 +18,17 @@ class Formula(Evaluator):
         return digest(type(self).__name__)
 
     @abstractmethod
-    def measure(self, architecture): ...
+    def figure(self, architecture): ...
 
-    def evaluate(self, architectures, fidelity=1.0):
-        self.calls.append(list(architectures))
-        return [self.measure(a) for a in architectures]
-
-    def confirm(self, architectures, seeds):
-        return [[self.measure(a) for _ in seeds] for a in architectures]
-
-    def test(self, architectures, seeds):
-        return [[TestResult(m.score, m.error) for m in row] for row in self.confirm(architectures, seeds)]
+    def measure(self, trials):
+        self.calls.append([trial.architecture for trial in trials])
+        return [self.figure(trial.architecture) for trial in trials]
 
 
 class Hashed(Formula):
     """Each design has a figure of its own, in [0, 1]; one in ten fails."""
 
-    def measure(self, architecture):
+    def figure(self, architecture):
         value = int(digest(architecture), 16) / 16**16
         if value < 0.1:
             return Measurement(None, error="diverged")
@@ -48,6 +42,6 @@ class HiddenDesign(Formula):
         super().__init__(space)
         self.hidden = space.check(hidden)
 
-    def measure(self, architecture):
+    def figure(self, architecture):
         agree = sum(a == h for a, h in zip(architecture, self.hidden, strict=True))
         return Measurement(agree / len(self.hidden))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasenv.errors import InputError
-from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
+from nasenv.objectives import Score, ScoreWithinCost, Objective
 from nasenv.trial import Measurement
 
 accuracies = st.floats(0, 1)
@@ -17,12 +17,12 @@ costs = st.floats(1e-3, 1e9)
 
 @given(accuracies)
 def test_accuracy_is_the_validation_accuracy(accuracy):
-    assert Accuracy().reward(Measurement(accuracy)) == accuracy
+    assert Score().reward(Measurement(accuracy)) == accuracy
 
 
 @given(accuracies, costs, costs, st.floats(-3, -0.01))
 def test_within_cost_pays_in_full_up_to_the_target_and_less_above(accuracy, cost, target, exponent):
-    reward = AccuracyWithinCost("params", target, exponent).reward(Measurement(accuracy, metrics={"params": cost}))
+    reward = ScoreWithinCost("params", target, exponent).reward(Measurement(accuracy, metrics={"params": cost}))
     if cost <= target:
         assert reward == accuracy
     else:
@@ -33,21 +33,21 @@ def test_within_cost_pays_in_full_up_to_the_target_and_less_above(accuracy, cost
 
 @given(accuracies, costs, costs)
 def test_a_costlier_design_is_never_paid_more(accuracy, one, other):
-    objective = AccuracyWithinCost("flops", 1000.0)
+    objective = ScoreWithinCost("flops", 1000.0)
     rewards = [objective.reward(Measurement(accuracy, metrics={"flops": c})) for c in sorted((one, other))]
     assert rewards[0] >= rewards[1]
 
 
-@pytest.mark.parametrize("objective", [Accuracy(-2.5), AccuracyWithinCost("params", 1.0, failure_reward=-2.5)])
+@pytest.mark.parametrize("objective", [Score(-2.5), ScoreWithinCost("params", 1.0, failure_reward=-2.5)])
 def test_failure_is_paid_the_failure_reward(objective):
     assert objective.reward(Measurement(None, error="diverged")) == -2.5
 
 
 def test_an_unknown_metric_names_the_known_ones():
     with pytest.raises(InputError, match="no metric 'latency'; it reports params, flops"):
-        AccuracyWithinCost("latency", 1.0).reward(Measurement(0.5, metrics={"params": 1, "flops": 2}))
+        ScoreWithinCost("latency", 1.0).reward(Measurement(0.5, metrics={"params": 1, "flops": 2}))
     with pytest.raises(InputError, match="it reports none"):
-        AccuracyWithinCost("latency", 1.0).reward(Measurement(0.5))
+        ScoreWithinCost("latency", 1.0).reward(Measurement(0.5))
 
 
 NO_SCORES = [None, "high", np.ones(2), torch.ones(2), torch.ones(0), 1j, 10**400, [0.5]]
@@ -82,4 +82,4 @@ def test_a_score_that_is_not_finite_or_no_number_is_refused(score):
 )
 def test_bad_arguments(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
-        AccuracyWithinCost(**{"metric": "params", "target": 1.0, **bad})
+        ScoreWithinCost(**{"metric": "params", "target": 1.0, **bad})

@@ -214,3 +214,13 @@ def _database(path: str | Path) -> Database:
             " with --cache"
         ) from error
     return PostgreSQL(text)
+
+
+from typing import NamedTuple  # noqa: E402
+
+
+class Problem(NamedTuple):  # to be replaced
+    """Fingerprints."""
+
+    space: str
+    evaluator: str

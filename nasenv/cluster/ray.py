@@ -108,9 +108,9 @@ class RayEvaluator(Streamed):
         """Return what the inner evaluator knows of all designs."""
         return self.inner.all_measurements()
 
-    def best_accuracy(self) -> float | None:
+    def best_score(self) -> float | None:
         """Return what the inner evaluator knows of the best design."""
-        return self.inner.best_accuracy()
+        return self.inner.best_score()
 
     @property
     def slots(self) -> int:

@@ -32,7 +32,7 @@ DEFAULTS = {
     "space": "nasenv.spaces.chain_cnn.ChainCNN",
     "evaluator": "nasenv.evaluators.training.TrainingEvaluator",
     "agent": "nasenv.agents.sb3.MaskablePPO",
-    "objective": "nasenv.objectives.Accuracy",
+    "objective": "nasenv.objectives.Score",
 }
 
 

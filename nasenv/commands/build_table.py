@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,14 +17,14 @@ from nasenv.commands.terminal import Terminal
 from nasenv.configuration import without_derived
 from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import Evaluator, TestResult
+from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path, write_whole
 from nasenv.provenance import provenance
-from nasenv.records.trials import TrialLog, ask
+from nasenv.records.trials import TrialLog, measured
 from nasenv.spaces.space import SearchSpace, is_positive_integer, to_architectures
 from nasenv.tables.card import card
 from nasenv.tables.table import write_table
-from nasenv.trial import Architecture, Measurement, Trial
+from nasenv.trial import Architecture, Measurement, Purpose, Trial
 
 _CHUNK_SECONDS = 15.0  # what a kill costs at most, where a design takes no longer
 _LINES = 20  # printed in the course of it where there is no terminal to draw a bar on
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     """What is known of a network: its final trainings, one a seed, scored on validation and on test data."""
 
     validation: list[Measurement]
-    test: list[TestResult]
+    test: list[Measurement]
 
 
 def build_table(
@@ -62,7 +62,7 @@ def build_table(
     log = _open_log(path, _identity(space, evaluator, seeds))
     with closing(log):
         networks = list(dict.fromkeys(representatives.values()))
-        wanted = [r for r in networks if not all(trial in log.answers for trial in _trials([r], seeds))]
+        wanted = [r for r in networks if not all(trial in log.measurements for trial in _trials([r], seeds))]
         if log.torn:
             console.print(f"note: the last line of {log.path} was cut short, and taken out", soft_wrap=True)
         said = f"{type(space).__name__}: {len(designs):,} designs, {len(networks):,} networks"
@@ -121,8 +121,8 @@ def _identity(space: SearchSpace, evaluator: Evaluator, seeds: int) -> dict[str,
 
 
 def _trials(designs: Sequence[Architecture], seeds: int) -> list[Trial]:
-    kinds: tuple[Literal["confirm", "test"], ...] = ("confirm", "test")
-    return [Trial(design, kind, seed) for kind in kinds for design in designs for seed in range(seeds)]
+    purposes: tuple[Purpose, ...] = ("confirm", "test")
+    return [Trial(design, 1.0, purpose, seed) for purpose in purposes for design in designs for seed in range(seeds)]
 
 
 def _train(
@@ -141,7 +141,7 @@ def _train(
         while done < len(wanted):
             chunk = [wanted[i] for i in order[done : done + size]]
             started = time.monotonic()
-            ask(evaluator, _trials(chunk, seeds), log, stopped)
+            measured(evaluator, _trials(chunk, seeds), log, stopped)
             done += len(chunk)
             bar.update(task, completed=done)
             share = _CHUNK_SECONDS / max(time.monotonic() - started, 1e-3)
@@ -175,7 +175,7 @@ def _left(bar: Progress, done: int) -> str:
 def _entry(log: BuildLog, design: Architecture, seeds: int) -> Entry:
     """Return what is known of a design."""
     trials = _trials([design], seeds)
-    answers: list[Any] = [log.answers[trial] for trial in trials]
+    answers: list[Any] = [log.measurements[trial] for trial in trials]
     return Entry(answers[:seeds], answers[seeds:])
 
 
@@ -215,7 +215,7 @@ def _columns(entries: Sequence[Entry], seeds: int) -> dict[str, list[float | Non
     columns: dict[str, list[float | None]] = {}
     accuracies = {
         "val_accuracy": [[m.score for m in entry.validation] for entry in entries],
-        "test_accuracy": [[t.test_accuracy for t in entry.test] for entry in entries],
+        "test_accuracy": [[m.score for m in entry.test] for entry in entries],
     }
     for name, rows in accuracies.items():
         values = [[_rounded(value) for value in row] for row in rows]

@@ -30,7 +30,7 @@ from nasenv.configuration import digest
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
-from nasenv.objectives import Accuracy, Objective
+from nasenv.objectives import Objective, Score
 from nasenv.provenance import provenance
 from nasenv.search.budget import Budget, integer
 from nasenv.spaces.space import SearchSpace
@@ -88,7 +88,7 @@ def compare(
     console = Terminal()
     numbers = range(first_seed, integer("first_seed", first_seed, least=0) + integer("seeds", seeds, least=1))
     contenders = default_agents() if agents is None else agents
-    made = problems_of(space, evaluator, objective or Accuracy(), budget, problems)
+    made = problems_of(space, evaluator, objective or Score(), budget, problems)
     others = published_of(published or {}, made)
     processes = len(os.sched_getaffinity(0)) if workers == "auto" else integer("workers", workers, least=0)
     limit = _limit(timeout_seconds, made)

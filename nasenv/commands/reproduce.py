@@ -22,7 +22,7 @@ from nasenv.records.replay import Course
 from nasenv.records.run_directory import JOURNAL
 from nasenv.results.result import RESULT, Result
 from nasenv.search.budget import Budget
-from nasenv.search.search import Listener, Search
+from nasenv.search.search import Callback, Search
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Outcome
 
@@ -53,7 +53,7 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
         for said in _circumstances(header, search.identity()):
             console.print(said, soft_wrap=True)
         if result.ended.startswith(_EARLY):
-            search.listeners.append(_concluding(len(entries), result.ended))
+            search.callbacks.append(_concluding(len(entries), result.ended))
         result_again = concluded(search, console)
     _, entries_again = Journal.read(again / JOURNAL)
     found = [*_evaluations(entries, entries_again), *_results(result, result_again)]
@@ -76,7 +76,7 @@ def _search(
     return partial(Search, space, evaluator, agent, whole, objective, None, seed, start=start)
 
 
-def _concluding(evaluations: int, ended: str) -> Listener:
+def _concluding(evaluations: int, ended: str) -> Callback:
     """Return what ends a search after so many evaluations, though its agent plans for the whole budget."""
 
     def conclude(search: Search, outcome: Outcome) -> None:
@@ -120,14 +120,14 @@ def _evaluations(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, A
 def _results(then: Result, now: Result) -> Iterator[str]:
     if then.winner.text != now.winner.text:
         yield f"the winner: it was {then.winner.text}, now {now.winner.text}"
-    elif (then.winner, then.test_accuracy) != (now.winner, now.test_accuracy):
-        yield f"the winner's accuracies: on test data it was {then.test_accuracy}, now {now.test_accuracy}"
+    elif (then.winner, then.test_score) != (now.winner, now.test_score):
+        yield f"the winner's accuracies: on test data it was {then.test_score}, now {now.test_score}"
     elif then.others != now.others:
         yield "the accuracies of what the winner is held against"
 
 
 def _verdict(evaluations: int, result: Result, again: Path, found: Sequence[str]) -> str:
     if not found:
-        winner = f"the winner {result.winner.text} and its test accuracy {result.test_accuracy:.4f}"
+        winner = f"the winner {result.winner.text} and its test accuracy {result.test_score:.4f}"
         return f"the same again: {evaluations} evaluations, {winner}; the new run is in {again}"
     return "\n".join([f"not the same; the new run is in {again}", *(f"- {difference}" for difference in found)])

@@ -32,7 +32,7 @@ from nasenv.records.trials import TrialLog
 from nasenv.results.conclude import clear, conclude
 from nasenv.results.result import RESULT, Result, table
 from nasenv.search.budget import Budget
-from nasenv.search.known import bring
+from nasenv.search.pending import add_to_cache
 from nasenv.search.search import Resume, Search
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture
@@ -84,7 +84,7 @@ def train(
             Journal(folder / JOURNAL, plan.identity()).close()  # refuses the result of another configuration
             if store is not None and (folder / TRIALS).exists():
                 with contextlib.closing(TrialLog(folder / TRIALS, plan.identity())) as trials:
-                    bring(trials, evaluator, store)
+                    add_to_cache(trials, evaluator, store)
             said = f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run."
             console.print(said, soft_wrap=True)
             result = Result.read(folder / RESULT)
@@ -157,7 +157,7 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
 def concluded(search: Search, console: Terminal) -> Result:
     """Run a search to its end and return its result, saying how it goes; raise SearchStopped where it is stopped."""
     console.print(coverage(search.space, search.budget), soft_wrap=True)
-    search.say = lambda text: console.print(text, soft_wrap=True)
+    search.on_wait = lambda text: console.print(text, soft_wrap=True)
     for notice in search.notices:
         console.print(f"note: {notice}", soft_wrap=True)
     try:
@@ -175,10 +175,10 @@ def _searched(search: Search, console: Terminal) -> Result:
     if search.replayed:
         said = f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations"
         console.print(said, soft_wrap=True)
-        search.listeners.append(ReplayEnd(console, search.replayed))
+        search.callbacks.append(ReplayEnd(console, search.replayed))
     search.prepare()
     with SearchProgress(console, search.budget.evaluations) as progress:
-        search.listeners.append(progress)
+        search.callbacks.append(progress)
         search.run()
     if search.stopped is not None:
         raise SearchStopped(search.stopped)
@@ -202,7 +202,7 @@ def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
     so_far = {"stopped": reason, "evaluations": len(search.history), "best": best}
     write_whole(_so_far(search), json.dumps(so_far, indent=1) + "\n")
     of = f" of {search.budget.evaluations}" if search.budget.evaluations else ""
-    kept = f", {len(search.trials.answers)} trainings kept" if search.trials is not None else ""
+    kept = f", {len(search.trials.measurements)} trainings kept" if search.trials is not None else ""
     journaled = len(search.history) + search.replayed
     lines = [f"{journaled}{of} evaluations are journaled{kept}; the best so far are in {_so_far(search)}"]
     lines += [f"the best: {best[0]['architecture']}, reward {best[0]['reward']:.4f}"] if best else []
@@ -222,7 +222,7 @@ def _show(result: Result, folder: Path, console: Terminal) -> None:
     console.print(shown)
     lines = [
         f"winner: {result.winner.text}",
-        f"test accuracy of this network: {result.test_accuracy:.4f}",
+        f"test accuracy of this network: {result.test_score:.4f}",
         f"everything is in {folder}: {', '.join(_left(folder))}",
         f"look at the search:   {_typed('tensorboard', '--logdir', folder.parent)}",
     ]

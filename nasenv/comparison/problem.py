@@ -7,7 +7,7 @@ from typing import Any
 
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
-from nasenv.objectives import Accuracy, Objective
+from nasenv.objectives import Objective, Score
 from nasenv.search.budget import Budget
 from nasenv.spaces.space import SearchSpace
 
@@ -28,7 +28,7 @@ class Problem:
 
     space: SearchSpace
     evaluator: Evaluator
-    objective: Objective = field(default_factory=Accuracy)
+    objective: Objective = field(default_factory=Score)
     budget: Budget = field(default_factory=lambda: Budget(evaluations=300))
 
     def __post_init__(self) -> None:
@@ -43,8 +43,8 @@ class Problem:
     def optimum(self) -> float | None:
         """The highest reward that a design of the space is paid; None where the evaluator cannot tell."""
         known = self.evaluator.all_measurements()
-        if known is None and type(self.objective) is Accuracy:
-            return self.evaluator.best_accuracy()
+        if known is None and type(self.objective) is Score:
+            return self.evaluator.best_score()
         rewards = [self.objective.reward(m) for m in known or () if m.error is None]
         return max(rewards, default=None)
 

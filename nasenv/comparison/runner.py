@@ -24,10 +24,10 @@ from nasenv.comparison.run import Run
 from nasenv.configuration import digest
 from nasenv.errors import AgentError, SearchStopped
 from nasenv.records.run_directory import TRIALS
-from nasenv.records.trials import TrialLog, ask
-from nasenv.search.known import bring
+from nasenv.records.trials import TrialLog, measured
+from nasenv.search.pending import add_to_cache
 from nasenv.search.search import Search
-from nasenv.trial import Architecture, Trial
+from nasenv.trial import Architecture, Purpose, Trial
 
 if TYPE_CHECKING:
     from nasenv.records.tensorboard import Record
@@ -115,7 +115,7 @@ class Runner:
                 trained = self.path(job).with_name(TRIALS)
                 if trained.exists():
                     with closing(TrialLog(trained, self._search(job).identity())) as log:
-                        bring(log, self._problems[job.problem].evaluator, cache)
+                        add_to_cache(log, self._problems[job.problem].evaluator, cache)
 
     def alone(self) -> Self:
         """Return one for a process of another machine that does one run at a time, on a processor.
@@ -194,7 +194,7 @@ class Runner:
             proposal=history.proposal_numbers,
             seconds=history.seconds,
             reward=answers.rewards,
-            val_accuracy=answers.val_accuracies,
+            val_accuracy=answers.scores,
             final_val_accuracy=final_val,
             test_accuracy=test,
             early=fault is None and not search.budget.reached(history) and len(history) != search.space.size,
@@ -270,15 +270,17 @@ def _final(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _trained_again(search: Search, designs: list[Architecture], seeds: range) -> tuple[list[float], list[float]]:
-    if not search.evaluator.trains:  # a table is asked in one go, which is most of what a run on it costs
-        confirmed = [[m.val_accuracy for m in row] for row in search.evaluator.confirm(designs, seeds)]
-        tested = [[t.test_accuracy for t in row] for row in search.evaluator.test(designs, seeds)]
-        return [_mean(values) for values in confirmed], [_mean(values) for values in tested]
-    trials = [Trial(design, kind, seed) for kind in _KINDS for design in designs for seed in seeds]
-    answers = ask(search.evaluator, trials, search.trials, search.is_stopped)
-    confirmed = [[answers[Trial(design, "confirm", seed)].val_accuracy for seed in seeds] for design in designs]
-    tested = [[answers[Trial(design, "test", seed)].test_accuracy for seed in seeds] for design in designs]
-    return [_mean(values) for values in confirmed], [_mean(values) for values in tested]
+    purposes: tuple[Purpose, ...] = ("confirm", "test")
+    trials = [Trial(design, 1.0, purpose, seed) for purpose in purposes for design in designs for seed in seeds]
+    if search.evaluator.trains:
+        found = measured(search.evaluator, trials, search.trials, search.is_stopped)
+    else:  # a table is asked in one go, which is most of what a run on it costs
+        found = dict(zip(trials, search.evaluator.measure(trials), strict=True))
+    confirmed, tested = (
+        [_mean([found[Trial(design, 1.0, purpose, seed)].score for seed in seeds]) for design in designs]
+        for purpose in purposes
+    )
+    return confirmed, tested
 
 
 def _mean(values: list[float | None]) -> float:

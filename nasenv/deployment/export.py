@@ -227,6 +227,13 @@ def _exported(description: Mapping[str, Any], space: SearchSpace, architecture: 
     )
 
 
+def built(space: SearchSpace, architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return the network of an architecture with these weights, on the CPU, in evaluation mode."""
+    network = _built(space, architecture)
+    network.load_state_dict(weights)
+    return network
+
+
 def _built(space: SearchSpace, architecture: Architecture) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):  # the weights it starts with are replaced

@@ -139,11 +139,11 @@ def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> s
 def describe(answers: Answers) -> dict[str, NDArray[Any]]:
     """Return what an environment's info says of n finished designs, by key, each (n,).
 
-    An accuracy is nan where the evaluation failed.
+    A score is nan where the evaluation failed.
     """
     return {
         "architecture": np.fromiter(answers.architectures, dtype=object, count=len(answers)),
-        "val_accuracy": answers.val_accuracies,
+        "score": answers.scores,
         "error": answers.errors,
         "evaluation": answers.evaluations,
         "repeat": answers.repeats,

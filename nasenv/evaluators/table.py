@@ -69,9 +69,7 @@ class TableEvaluator(Evaluator):
         found = read_table(table, [name for name in scores if name is not None], [str(name) for name in numbers])
         self._path, self._columns = found.path, found.columns
         self._rows = self._by_architecture(_architectures(space, found))
-        self._keys: dict[
-            Architecture, Architecture
-        ] = {}  # of the others, that which is looked up for each
+        self._keys: dict[Architecture, Architecture] = {}  # of the others, that which is looked up for each
         metrics = [n for n in _METRICS if n in found.columns] if metric_columns is None else list(metric_columns)
         self._metrics = _rows_of({name: found.columns[name] for name in metrics}, len(found.lines))
         self._seconds = _seconds(found, seconds_column)

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 from nasenv.errors import InputError
 from nasenv.files import open_again, parse_json, read_whole
-from nasenv.trial import Measurement, Outcome
+from nasenv.trial import Measurement, Outcome, Trial
 
-_FORMAT = 1
+_FORMAT = 2  # 1 went by architectures alone
 _LATEST = 4e9  # the year 2096
 _MOST_SLOTS = 1 << 16
 _LONGEST_FILE = 1 << 30  # bytes, to be read as a whole
@@ -87,8 +87,7 @@ class JSONLines(ABC):
         """
         lines = read_whole(path, _LONGEST_FILE).split(b"\n")[:-1]
         header, *entries = [cls._parsed(path, line, number) for number, line in enumerate(lines, 1)] or [{}]
-        if header.get("journal") != _FORMAT:
-            raise InputError(f"{path}: not a journal of format {_FORMAT}, which this nasenv reads")
+        cls._check_format(path, header)
         for number, entry in enumerate(entries, 1):
             if not cls.is_whole(entry, number):
                 raise cls._damaged(path, number + 1)
@@ -155,9 +154,19 @@ class JSONLines(ABC):
         )
         return InputError(f"{path}: line {line} is damaged; {kept}{cls.remedy} to start anew")
 
+    @classmethod
+    def _check_format(cls, path: Path, header: Mapping[str, Any]) -> None:
+        found = header.get("journal")
+        if found == _FORMAT:
+            return
+        if type(found) is int and 0 < found < _FORMAT:
+            raise InputError(f"{path} is of an earlier version of nasenv, which this one does not read; {cls.remedy}")
+        raise InputError(f"{path} is no file of a search in format {_FORMAT}, which this nasenv reads; {cls.remedy}")
+
     def _check_header(self, header: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        if header.get("journal") != _FORMAT or "config" not in header:
-            raise InputError(f"{self.path}: not a journal of format {_FORMAT}, which this nasenv reads")
+        self._check_format(self.path, header)
+        if "config" not in header:
+            raise self._damaged(self.path, 1)
         try:
             theirs, ours = _flat(header["config"]), _flat(json.loads(json.dumps(config)))
         except RecursionError:
@@ -251,42 +260,40 @@ class Journal(JSONLines):
     def is_whole(entry: Mapping[str, Any], number: int) -> bool:
         """Return whether a line says all that a replay needs of its evaluation."""
         try:
-            read_measurement(entry)
-            design, reward, seconds = entry["architecture"], float(entry["reward"]), float(entry["seconds"])
+            trial, _ = Trial.from_json(entry), Measurement.from_json(entry)
+            reward, cost, seconds = float(entry["reward"]), float(entry["cost"]), float(entry["seconds"])
             known = entry["evaluation"] == number and isinstance(entry["text"], str) and type(entry["cached"]) is bool
-            known = known and _are_slots(entry.get("slots"))
+            known = known and _are_slots(entry.get("slots")) and isinstance(entry["by"], str)
             numbers = math.isfinite(reward) and 0.0 <= seconds < math.inf and type(entry["proposal"]) is int
-            return known and numbers and isinstance(design, list) and all(type(c) is int for c in design)
+            return known and numbers and 0.0 <= cost <= 1.0 and trial.purpose == "search"
         except (KeyError, TypeError, ValueError, OverflowError):
             return False
 
-    def add(self, outcome: Outcome, text: str, seconds: float, slots: int | None = None) -> None:
+    def add(self, outcome: Outcome, text: str, seconds: float, by: str = "agent", slots: int | None = None) -> None:
         """Append one evaluation.
 
         Args:
             outcome: the answer to its first proposal.
-            text: the design in words.
+            text: the architecture in words.
             seconds: since the search's start.
+            by: who asked for it: the agent, or the layer of that name.
             slots: how many networks an asynchronous search has in flight from now on; None for as many as before.
         """
         self.write(
             {
                 "evaluation": outcome.evaluation,
                 "proposal": outcome.proposal,
-                "architecture": list(outcome.architecture),
+                "by": by,
                 "text": text,
                 "reward": outcome.reward,
+                "cost": outcome.cost,
+                **Trial(outcome.architecture, outcome.fidelity).to_json(),
                 **outcome.measurement.to_json(),
                 "cached": outcome.cached,
                 "seconds": round(seconds, 3),
                 **({} if slots is None else {"slots": slots}),
             }
         )
-
-
-def read_measurement(entry: Mapping[str, Any]) -> Measurement:
-    """Return the measurement of a journal's line; raise KeyError, TypeError or ValueError where there is none."""
-    return Measurement.from_json({k: entry[k] for k in Measurement.__dataclass_fields__})
 
 
 def _are_slots(told: Any) -> bool:

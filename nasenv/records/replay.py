@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from nasenv.errors import InputError
-from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
-from nasenv.records.journal import Journal, read_measurement
-from nasenv.search.history import Finding
+from nasenv.records.journal import Journal
 from nasenv.spaces.space import SearchSpace
-from nasenv.trial import Architecture
+from nasenv.trial import Architecture, Finding, Measurement
 
 _AFRESH = "--resume continue keeps every measurement and lets the agent start afresh"
 
@@ -24,12 +22,12 @@ class Course:
 
     Args:
         slots: number of networks in flight at once, to begin with.
-        designs: what was answered, in order.
+        architectures: what was answered, in order.
         changes: the number of slots from then on, by the number, from 1, of the evaluation that was answered then.
     """
 
     slots: int | None = None
-    designs: Sequence[Architecture] = ()
+    architectures: Sequence[Architecture] = ()
     changes: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
@@ -45,27 +43,28 @@ class Replay:
 
     Args:
         journal: as it was opened.
-        space: puts designs into words.
-        objective: must pay what the journal says was paid.
+        space: puts architectures into words.
+        pay: measurement -> reward, in the order of the journal; it must be what the journal says was paid.
 
     Attributes:
         seconds: when the last evaluation that was answered was journaled, since the search's start.
         slots: what the last evaluation that was answered says of the slots from then on; None for as many as before.
     """
 
-    def __init__(self, journal: Journal, space: SearchSpace, objective: Objective) -> None:
+    def __init__(self, journal: Journal, space: SearchSpace, pay: Callable[[Measurement], float]) -> None:
         self._journal, self._entries, self._left = journal, journal.entries(), len(journal)
         self._awaited: Mapping[str, Any] | None = None  # an entry that was read ahead
-        self._space, self._objective, self._where = space, objective, journal.path.parent
+        self._space, self._pay, self._where = space, pay, journal.path.parent
         self.seconds = 0.0
         self.slots: int | None = None
 
     def __len__(self) -> int:
         return self._left
 
-    def designs(self) -> Iterator[Architecture]:
-        """Yield the designs of the whole journal, in order."""
-        return (tuple(entry["architecture"]) for entry in self._journal.entries())
+    def proposals(self) -> Iterator[tuple[Architecture, float, str]]:
+        """Yield architecture, fidelity and who asked for it, of the whole journal, in order."""
+        for entry in self._journal.entries():
+            yield tuple(entry["architecture"]), entry["fidelity"], entry["by"]
 
     def check_used_up(self, evaluations: int) -> None:
         """Raise InputError where an agent ended before the journal's end, after so many evaluations."""
@@ -76,25 +75,27 @@ class Replay:
             )
 
     def awaited(self) -> Architecture:
-        """Return the design of the next entry, which an asynchronous search has in flight; there must be one left."""
+        """Return the architecture of the next entry, which an asynchronous search has in flight; one must be left."""
         self._awaited = self._awaited or next(self._entries)
         return tuple(self._awaited["architecture"])
 
-    def answer(self, design: Architecture) -> Finding:
-        """Return what the next entry says of the design.
+    def answer(self, architecture: Architecture, fidelity: float, by: str = "agent") -> Finding:
+        """Return what the next entry says of an architecture.
 
         Raises:
-            InputError: the entry is of another design, or the objective pays otherwise now.
+            InputError: the entry is of another trial, or of another asker, or the objective pays otherwise now.
         """
         entry, self._awaited = self._awaited or next(self._entries), None
         self._left -= 1
-        if tuple(entry["architecture"]) != design:
+        if (tuple(entry["architecture"]), entry["fidelity"], entry["by"]) != (architecture, fidelity, by):
+            then = self._in_words(entry["text"], entry["fidelity"], entry["by"])
+            now = self._in_words(self._space.to_text(architecture), fidelity, by)
             raise InputError(
                 f"{self._where}: the agent does not repeat what the journal holds: evaluation {entry['evaluation']} "
-                f"was {entry['text']}, now it is {self._space.to_text(design)}; {self._cause()}; {_AFRESH}"
+                f"was {then}, now it is {now}; {self._cause()}; {_AFRESH}"
             )
-        measurement = read_measurement(entry)
-        reward = self._objective.reward(measurement)
+        measurement = Measurement.from_json(entry)
+        reward = self._pay(measurement)
         if reward != entry["reward"]:
             raise InputError(
                 f"{self._where}: the objective has changed since the journal was written: evaluation "
@@ -102,6 +103,11 @@ class Replay:
             )
         self.seconds, self.slots = float(entry["seconds"]), entry.get("slots")
         return Finding(measurement, reward, entry["cached"])
+
+    @staticmethod
+    def _in_words(text: str, fidelity: float, by: str) -> str:
+        at = "" if fidelity == 1.0 else f" at fidelity {fidelity:g}"
+        return f"{text}{at}" if by == "agent" else f"{text}{at}, asked for by {by}"
 
     def _cause(self) -> str:
         """Return what may make an agent propose something else, in words."""

@@ -15,10 +15,10 @@ from nasenv.configuration import without_derived
 from nasenv.errors import InputError
 from nasenv.files import write_whole
 from nasenv.provenance import differences, provenance
-from nasenv.records.journal import Journal, read_measurement
+from nasenv.records.journal import Journal
 from nasenv.records.tensorboard import Record
 from nasenv.records.trials import TrialLog
-from nasenv.trial import Architecture, Measurement
+from nasenv.trial import Measurement, Trial
 
 JOURNAL, TRIALS, CONFIG, TIMES = "journal.jsonl", "trials.jsonl", "config.yaml", "times.json"
 
@@ -40,7 +40,7 @@ class RunDirectory:
         journal: the evaluations, in order.
         trials: the trainings, as they ended; None where measurements cost none.
         record: TensorBoard.
-        set_aside: measurements of the journals set aside, by design: known, and free.
+        set_aside: measurements of the journals set aside, by trial: known, and free.
         notices: what a user is to know of it, a line each.
 
     Raises:
@@ -125,13 +125,11 @@ def _numbered(name: str, number: int | str) -> str:
     return f"{Path(name).stem}-{number}.jsonl"
 
 
-def _measured(path: Path, identity: Mapping[str, Any]) -> Iterator[tuple[Architecture, Measurement]]:
-    """Yield what the journals and trials that were set aside say of designs."""
+def _measured(path: Path, identity: Mapping[str, Any]) -> Iterator[tuple[Trial, Measurement]]:
+    """Yield what the journals and trials that were set aside say of a search's trials."""
     for old in sorted(path.glob(_numbered(JOURNAL, "[0-9]*"))):
         with closing(Journal(old, identity)) as journal:
-            yield from ((tuple(entry["architecture"]), read_measurement(entry)) for entry in journal.entries())
+            yield from ((Trial.from_json(entry), Measurement.from_json(entry)) for entry in journal.entries())
     for old in sorted(path.glob(_numbered(TRIALS, "[0-9]*"))):
         with closing(TrialLog(old, identity)) as trials:
-            for trial, answer in trials.answers.items():
-                if isinstance(answer, Measurement) and trial.kind == "search":
-                    yield trial.architecture, answer
+            yield from ((t, m) for t, m in trials.measurements.items() if t.purpose == "search")

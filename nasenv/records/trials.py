@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nasenv.errors import InputError, SearchStopped
-from nasenv.evaluators.evaluator import Answer, Evaluator, TestResult
+from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.records.journal import JSONLines
 from nasenv.trial import Measurement, Trial
 
-_MEASUREMENT, _TEST_RESULT = Measurement.__dataclass_fields__, set(TestResult.__dataclass_fields__) - {"model"}
-
 
 class TrialLog(JSONLines):
-    """The trials that were answered: an entry is one of them, in the order in which they were done.
+    """The trials that have ended: an entry is one of them with its measurement, in the order in which they ended.
 
     A journal is written in the order of proposals, when a batch is over; what had been done of a batch that was
     interrupted is found here. See `JSONLines` for arguments and errors.
@@ -26,7 +25,8 @@ class TrialLog(JSONLines):
 
     def __init__(self, path: Path, config: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
         super().__init__(path, config, about)
-        self.answers: dict[Trial, Answer] = {_trial(entry): _answer(entry) for entry in self.entries()}
+        entries = self.entries()
+        self.measurements = {Trial.from_json(entry): Measurement.from_json(entry) for entry in entries}
 
     @property
     def place(self) -> str:
@@ -35,63 +35,52 @@ class TrialLog(JSONLines):
 
     @staticmethod
     def is_whole(entry: Mapping[str, Any], number: int) -> bool:
-        """Return whether a line is a trial and its answer."""
+        """Return whether a line is a trial and its measurement."""
         try:
-            trial, _ = _trial(entry), _answer(entry)
+            Trial.from_json(entry), Measurement.from_json(entry)
         except (KeyError, TypeError, ValueError):
             return False
-        known = trial.kind in ("search", "confirm", "test") and type(trial.seed) is int
-        return known and all(type(choice) is int for choice in trial.architecture)
+        return True
 
-    def add(self, trial: Trial, answer: Answer) -> None:
-        """Keep an answer, but for a network, and return when it is on the disk."""
-        asked = {"architecture": list(trial.architecture), "kind": trial.kind, "seed": trial.seed}
-        self.write({**answer.to_json(), **asked, "fidelity": trial.fidelity})
+    def add(self, trial: Trial, measurement: Measurement) -> None:
+        """Keep a measurement, and return when it is on the disk."""
+        self.write({**trial.to_json(), **measurement.to_json()})
         self.sync()
-        self.answers[trial] = answer
+        self.measurements[trial] = measurement
 
 
-def ask(
+def measured(
     evaluator: Evaluator,
-    trials: Sequence[Trial],
+    trials: Iterable[Trial],
     log: TrialLog | None = None,
-    stopped: Callable[[], bool] = lambda: False,
-    heard: Callable[[Trial, Answer], None] | None = None,
-) -> dict[Trial, Any]:
-    """Return the answer of each trial; those that the log knows are not made again, the others are logged as they end.
+    stopped: Callable[[], bool] = never,
+    keep: Mapping[Trial, Path] = MappingProxyType({}),
+) -> dict[Trial, Measurement]:
+    """Return the measurement of each trial; the log's are not made again, the others are logged as they end.
 
     Args:
-        evaluator: answers.
+        evaluator: measures.
         trials: what is asked for.
-        log: where answers are kept; None keeps none.
-        stopped: no further trial is begun when it says so.
-        heard: told of every new answer before it is logged.
+        log: where measurements are kept; None keeps none.
+        stopped: no further trial is begun once it returns True.
+        keep: where the trained weights of some of the trials are written.
 
     Raises:
         SearchStopped: it was stopped before all were done; the log has those that were.
     """
-    answers: dict[Trial, Any] = {t: log.answers[t] for t in trials if t in log.answers} if log is not None else {}
-    missing = dict.fromkeys(trial for trial in trials if trial not in answers)
-    for trial, answer in evaluator.stream(list(missing), stopped) if missing else ():
-        if trial in answers or trial not in missing:
-            raise InputError(f"evaluator {type(evaluator).__name__}: its stream answered {trial} unasked")
-        if heard is not None:
-            heard(trial, answer)
+    wanted = dict.fromkeys(trials)
+    found = {t: log.measurements[t] for t in wanted if t in log.measurements} if log is not None else {}
+    missing = [trial for trial in wanted if trial not in found]
+    for trial in missing:
+        evaluator.submit(trial, keep=keep.get(trial))
+    for trial, measurement in evaluator.completed(stopped) if missing else ():
+        if trial in found or trial not in wanted:
+            raise InputError(f"evaluator {type(evaluator).__name__} completed {trial} unasked")
         if log is not None:
-            log.add(trial, answer)
-        answers[trial] = answer
-    if len(answers) < len(set(trials)) and not stopped():
-        raise InputError(f"evaluator {type(evaluator).__name__}: its stream ended before all trials were answered")
-    if len(answers) < len(set(trials)):
-        raise SearchStopped(f"stopped when {len(answers)} of {len(set(trials))} trainings were done")
-    return answers
-
-
-def _trial(entry: Mapping[str, Any]) -> Trial:
-    return Trial(tuple(entry["architecture"]), entry["kind"], entry["seed"], entry["fidelity"])
-
-
-def _answer(entry: Mapping[str, Any]) -> Answer:
-    if entry["kind"] == "test":
-        return TestResult.from_json({k: entry[k] for k in _TEST_RESULT})
-    return Measurement.from_json({k: entry[k] for k in _MEASUREMENT})
+            log.add(trial, measurement)
+        found[trial] = measurement
+    if len(found) < len(wanted) and not stopped():
+        raise InputError(f"evaluator {type(evaluator).__name__} ended before all trials were completed")
+    if len(found) < len(wanted):
+        raise SearchStopped(f"stopped when {len(found)} of {len(wanted)} trainings were done")
+    return found

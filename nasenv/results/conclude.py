@@ -7,18 +7,16 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import nn
 
-from nasenv.deployment.export import save_model
+from nasenv.deployment.export import built, save_model
 from nasenv.errors import InputError, SearchStopped
-from nasenv.evaluators.evaluator import Answer, TestResult
 from nasenv.files import write_whole
-from nasenv.records.trials import ask
+from nasenv.records.trials import measured
 from nasenv.results.result import RESULT, Contender, Result, mean, table
 from nasenv.search.search import Search
-from nasenv.trial import Architecture, Measurement, Trial
+from nasenv.training.trainer import read_weights
+from nasenv.trial import Architecture, Measurement, Purpose, Trial
 
 _EARLY = 16  # evaluations made before an agent can have learnt anything
 _NETWORKS = "networks"  # the winner's, of each seed, until the run is finished
@@ -46,86 +44,78 @@ def conclude(search: Search) -> Result:
         raise InputError(f"every final training failed, the best design's with: {confirmed[finalists[0]][0].error}")
     winner = max(trained, key=lambda a: _mean_reward(search, confirmed[a]))
     roles = {"winner": winner, **rivals}
-    tested_designs = list(dict.fromkeys(roles.values()))
-    tested = _tested(search, tested_designs, winner)
-    networks = [(seed, t.test_accuracy) for seed, t in enumerate(tested[winner]) if t.test_accuracy is not None]
+    tested = _tested(search, list(dict.fromkeys(roles.values())), winner)
+    networks = [(seed, t.score) for seed, t in enumerate(tested[winner]) if t.score is not None]
     if not networks:
         raise InputError(f"the winner's final training failed: {tested[winner][0].error}")
-    seed, test_accuracy = networks[0]
+    seed, test_score = networks[0]
     first, *others = (
         Contender(
             role,
-            design,
-            search.space.to_text(design),
-            tuple(m.score for m in confirmed[design] if m.score is not None),
-            tuple(t.test_accuracy for t in tested[design] if t.test_accuracy is not None),
-            _params(tested[design]),
+            architecture,
+            search.space.to_text(architecture),
+            tuple(m.score for m in confirmed[architecture] if m.score is not None),
+            tuple(m.score for m in tested[architecture] if m.score is not None),
+            _params(tested[architecture]),
         )
-        for role, design in roles.items()
+        for role, architecture in roles.items()
     )
     history = search.history
     result = Result(
         winner=first,
         others=tuple(others),
-        test_accuracy=test_accuracy,
+        test_score=test_score,
         ended=str(search.ended),
         evaluations=len(history),
         repeats=history.repeats,
         train_seconds=history.train_seconds,
     )
-    network = tested[winner][seed].model or _kept_network(search, Trial(winner, "test", seed))
-    if network is None and search.evaluator.dataset is not None:  # its file was deleted between two starts
-        network = search.evaluator.test([winner], [seed])[0][0].model
-    _write(search, result, network, confirmed[winner])
+    _write(search, result, _network(search, Trial(winner, purpose="test", seed=seed)), confirmed[winner])
     return result
 
 
-def _confirmed(search: Search, designs: Sequence[Architecture]) -> dict[Architecture, list[Measurement]]:
-    """Return, of each design, the final training on the training split of each seed."""
-    seeds = range(search.budget.final_seeds)
-    trials = [Trial(design, "confirm", seed) for design in designs for seed in seeds]
-    answers = ask(search.evaluator, trials, search.trials, search.is_stopped)
-    return {design: [answers[Trial(design, "confirm", seed)] for seed in seeds] for design in designs}
+def _confirmed(search: Search, architectures: Sequence[Architecture]) -> dict[Architecture, list[Measurement]]:
+    """Return, of each architecture, the final training on the training split of each seed."""
+    return _measured(search, "confirm", architectures, None)
 
 
 def _tested(
-    search: Search, designs: Sequence[Architecture], winner: Architecture
-) -> dict[Architecture, list[TestResult]]:
-    """Return, of each design, the final training on training + validation data, and its test, of each seed."""
-    seeds = range(search.budget.final_seeds)
-
-    def keep(trial: Trial, answer: Answer) -> None:
-        if trial.architecture == winner and isinstance(answer, TestResult) and answer.model is not None:
-            _keep_network(search, trial, answer.model)
-
-    trials = [Trial(design, "test", seed) for design in designs for seed in seeds]
-    answers = ask(search.evaluator, trials, search.trials, search.is_stopped, keep)
-    return {design: [answers[Trial(design, "test", seed)] for seed in seeds] for design in designs}
+    search: Search, architectures: Sequence[Architecture], winner: Architecture
+) -> dict[Architecture, list[Measurement]]:
+    """Return, of each architecture, the final training on training + validation data, and its test, of each seed."""
+    return _measured(search, "test", architectures, winner)
 
 
-def _keep_network(search: Search, trial: Trial, model: nn.Module) -> None:
-    """Write a network's weights into the run directory, if there is one: only the trained one can be exported."""
+def _measured(
+    search: Search, purpose: Purpose, architectures: Sequence[Architecture], kept: Architecture | None
+) -> dict[Architecture, list[Measurement]]:
+    """Return the final trainings of each architecture, one a seed; weights of one of them are kept."""
+    trials = [Trial(a, 1.0, purpose, seed) for a in architectures for seed in range(search.budget.final_seeds)]
+    keep = {t: path for t in trials if t.architecture == kept and (path := _weights_path(search, t)) is not None}
+    found = measured(search.evaluator, trials, search.trials, search.is_stopped, keep)
+    return {a: [found[trial] for trial in trials if trial.architecture == a] for a in architectures}
+
+
+def _weights_path(search: Search, trial: Trial) -> Path | None:
+    """Return where a network's weights are kept until the run is finished; None without a run directory."""
     if search.run_dir is None:
-        return
-    path = _network_path(search.run_dir, trial)
-    path.parent.mkdir(exist_ok=True)
-    write_whole(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}))
-
-
-def _kept_network(search: Search, trial: Trial) -> nn.Module | None:
-    """Return a network that was trained before an interruption; None where the evaluator has none."""
-    if search.run_dir is None or not (path := _network_path(search.run_dir, trial)).exists():
         return None
-    model = search.space.build(trial.architecture).eval()
+    folder = search.run_dir / _NETWORKS
+    folder.mkdir(exist_ok=True)
+    return folder / f"seed-{trial.seed}.safetensors"
+
+
+def _network(search: Search, trial: Trial) -> nn.Module | None:
+    """Return a trained network; None where the evaluator has none, or there is no run directory."""
+    path = _weights_path(search, trial)
+    if path is None or search.evaluator.dataset is None:
+        return None
+    if not path.exists():  # its file was deleted between two starts
+        measured(search.evaluator, [trial], None, search.is_stopped, {trial: path})
     try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, OSError) as error:
+        return built(search.space, trial.architecture, read_weights(path))
+    except (InputError, RuntimeError) as error:
         raise InputError(f"{path} is damaged; delete it, and the line of its training in trials.jsonl") from error
-    return model
-
-
-def _network_path(run_dir: Path, trial: Trial) -> Path:
-    return run_dir / _NETWORKS / f"seed-{trial.seed}.safetensors"
 
 
 def _finalists(search: Search) -> list[Architecture]:
@@ -155,7 +145,7 @@ def _mean_reward(search: Search, measurements: Sequence[Measurement]) -> float:
     return statistics.fmean(search.objective.reward(m) for m in measurements)
 
 
-def _params(tested: Sequence[TestResult]) -> int | None:
+def _params(tested: Sequence[Measurement]) -> int | None:
     return next((int(t.metrics["params"]) for t in tested if "params" in t.metrics), None)
 
 
@@ -165,7 +155,7 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
         return
     from nasenv.plots import draw_diagram, to_png  # matplotlib takes half a second to import
 
-    figure = draw_diagram(space.diagram(result.winner.architecture), f"{result.test_accuracy:.2%} test accuracy")
+    figure = draw_diagram(space.diagram(result.winner.architecture), f"{result.test_score:.2%} test accuracy")
     write_whole(run_dir / "architecture.png", to_png(figure))
     heads, rows = table(result)
     lines = [heads, ["---"] * len(heads), *rows]
@@ -182,9 +172,9 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
             save_model(run_dir / "model", space, result.winner.architecture, network, dataset)
     record.finish_hparams(
         {
-            "best/test_accuracy": result.test_accuracy,
-            "best/mean_val_accuracy": mean(result.winner.val_accuracies),
-            "best/mean_test_accuracy": mean(result.winner.test_accuracies),
+            "best/test_accuracy": result.test_score,
+            "best/mean_val_accuracy": mean(result.winner.validation_scores),
+            "best/mean_test_accuracy": mean(result.winner.test_scores),
         }
     )
     search.restore()

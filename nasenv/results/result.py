@@ -26,16 +26,16 @@ class Contender:
         role: what it is there for.
         architecture: the design.
         text: the design in the space's words.
-        val_accuracies: in [0, 1], one a seed, after the final training on the training split.
-        test_accuracies: in [0, 1], one a seed, after the final training on training and validation data.
+        validation_scores: one a seed, after the final training on the training split.
+        test_scores: one a seed, after the final training on training and validation data.
         params: number of trainable numbers of the network; None where the evaluator does not say.
     """
 
     role: str
     architecture: Architecture
     text: str
-    val_accuracies: tuple[float, ...]
-    test_accuracies: tuple[float, ...]
+    validation_scores: tuple[float, ...]
+    test_scores: tuple[float, ...]
     params: int | None = None
 
 
@@ -46,7 +46,7 @@ class Result:
     Args:
         winner: the finalist of the best mean reward after the final training.
         others: what it is held against: the space's reference, the best of the first evaluations.
-        test_accuracy: of the network that was exported (the winner's first seed), in [0, 1].
+        test_score: of the network that was exported (the winner's first seed).
         ended: why the search was over.
         evaluations: number of distinct designs evaluated.
         repeats: number of proposals of designs seen before.
@@ -55,7 +55,7 @@ class Result:
 
     winner: Contender
     others: tuple[Contender, ...]
-    test_accuracy: float
+    test_score: float
     ended: str
     evaluations: int
     repeats: int
@@ -80,14 +80,14 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows of the comparison that a user reads: mean ± standard deviation over seeds, in percent."""
     heads = ["", "validation %", "test %", "parameters"]
     rows = [
-        [c.role, _spread(c.val_accuracies), _spread(c.test_accuracies), f"{c.params:,}" if c.params else ""]
+        [c.role, _spread(c.validation_scores), _spread(c.test_scores), f"{c.params:,}" if c.params else ""]
         for c in (result.winner, *result.others)
     ]
     return heads, rows
 
 
 def _contender(values: Mapping[str, Any]) -> Contender:
-    numbers = ("architecture", "val_accuracies", "test_accuracies")
+    numbers = ("architecture", "validation_scores", "test_scores")
     return Contender(**{**values, **{k: tuple(values[k]) for k in numbers}})
 
 

@@ -1,143 +1,209 @@
-"""An asynchronous search: when it asks for another design, and which of those in flight it answers next."""
+"""An asynchronous search: the proposals in flight, and which of them is answered next."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from itertools import count
 from typing import NamedTuple
 
-from nasenv.errors import AgentError
 from nasenv.records.replay import Course, Replay
-from nasenv.search.batch import is_another_payable
-from nasenv.search.budget import Budget
-from nasenv.search.designs import Designs, checked
-from nasenv.search.history import Finding, History
-from nasenv.search.in_flight import InFlight
-from nasenv.search.known import Known
-from nasenv.search.trainings import Trainings
-from nasenv.spaces.space import SearchSpace
-from nasenv.trial import Architecture
+from nasenv.search.history import History
+from nasenv.search.pending import PendingTrials
+from nasenv.trial import Architecture, Finding, Trial
+
+
+class _Proposal(NamedTuple):
+    """A proposal in flight, and the trial that measures it."""
+
+    architecture: Architecture
+    trial: Trial
+
+
+class InFlight:
+    """Proposals that wait for their answers, the oldest first.
+
+    There is room for another while fewer trials than ``slots`` are in flight. Proposals of one trial take one slot
+    together; as an agent might propose the same for ever, there are no more than two proposals a slot. What an answer
+    costs does not grow with the slots.
+
+    Args:
+        slots: number of trials in flight; it may be set anew.
+        trial_of: architecture -> the trial that measures it.
+    """
+
+    def __init__(self, slots: int, trial_of: Callable[[Architecture], Trial]) -> None:
+        self.slots, self._trial_of = slots, trial_of
+        self._numbers = count()
+        self._proposals: dict[int, _Proposal] = {}  # by number, the oldest first
+        self._by_architecture: dict[Architecture, list[int]] = {}
+        self._by_trial: dict[Trial, list[int]] = {}
+        self._new: list[int] = []
+        self._repeats: list[int] = []  # a heap, as is the next; both may hold what has been answered
+        self._known: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._proposals)
+
+    def __contains__(self, architecture: object) -> bool:
+        return architecture in self._by_architecture
+
+    def __iter__(self) -> Iterator[Architecture]:
+        return (proposal.architecture for proposal in self._proposals.values())
+
+    @property
+    def oldest(self) -> Architecture:
+        """The architecture proposed first; there must be one."""
+        return next(iter(self))
+
+    @property
+    def oldest_repeat(self) -> Architecture | None:
+        """Of the architectures that the search has had answered before, the one proposed first."""
+        return self._oldest(self._repeats)
+
+    @property
+    def oldest_known(self) -> Architecture | None:
+        """Of the architectures whose trial is known, the one proposed first."""
+        return self._oldest(self._known)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the agent is to be asked for another."""
+        return len(self._by_trial) < self.slots and len(self) < 2 * self.slots
+
+    def trial(self, architecture: Architecture) -> Trial:
+        """Return the trial of an architecture in flight."""
+        return self._proposals[self._by_architecture[architecture][0]].trial
+
+    def add(self, architecture: Architecture, repeat: bool) -> None:
+        """Take in a proposal, which may be of an architecture that was answered before."""
+        number, trial = next(self._numbers), self._trial_of(architecture)
+        self._proposals[number] = _Proposal(architecture, trial)
+        self._by_architecture.setdefault(architecture, []).append(number)
+        self._by_trial.setdefault(trial, []).append(number)
+        self._new.append(number)
+        if repeat:
+            heappush(self._repeats, number)
+
+    def remove(self, architecture: Architecture) -> None:
+        """Let go of the oldest proposal of an architecture: it is answered, so that the others are repeats."""
+        number = self._by_architecture[architecture][0]
+        trial = self._proposals.pop(number).trial
+        _drop(self._by_architecture, architecture, number)
+        _drop(self._by_trial, trial, number)
+        for other in self._by_architecture.get(architecture, ()):
+            heappush(self._repeats, other)
+
+    def new_trials(self) -> list[Trial]:
+        """Return the trials of the proposals in flight that were added since this was called before."""
+        new, self._new = self._new, []
+        return [self._proposals[number].trial for number in new if number in self._proposals]
+
+    def set_known(self, trials: Iterable[Trial]) -> None:
+        """Note that trials are known, of which some may be in flight."""
+        for trial in trials:
+            for number in self._by_trial.get(trial, ()):
+                heappush(self._known, number)
+
+    def _oldest(self, numbers: list[int]) -> Architecture | None:
+        """Return the architecture of the least of a heap of numbers that is in flight."""
+        while numbers and numbers[0] not in self._proposals:
+            heappop(numbers)
+        return self._proposals[numbers[0]].architecture if numbers else None
+
+
+def _drop(numbers: dict[Architecture, list[int]] | dict[Trial, list[int]], key: object, number: int) -> None:
+    left = numbers[key]  # type: ignore[index]
+    left.remove(number)
+    if not left:
+        del numbers[key]  # type: ignore[arg-type]
 
 
 class Next(NamedTuple):
     """What is answered next.
 
     Args:
-        design: of a proposal in flight.
-        finding: what was found of it; None for a repeat.
-        new: whether that is to be journaled.
-        slots: how many networks are to be in flight from then on; None for as many as before.
+        architecture: of a proposal in flight.
+        findings: what was found of it; none for a repeat.
+        replayed: whether the journal has it already.
+        slots: how many trials are to be in flight from then on; None for as many as before.
     """
 
-    design: Architecture
-    finding: Finding | None = None
-    new: bool = False
+    architecture: Architecture
+    findings: Sequence[Finding] = ()
+    replayed: bool = False
     slots: int | None = None
 
 
-class Answerable:
+class NextAnswer:
     """Finds among the proposals in flight the one that is answered next.
 
     A repeat is answered at once. Else, while there is a journal to replay, it is the one that was answered then; after
-    that the one that a course says, where one is to be followed and has it in flight; else the first whose network is
+    that the one that a course says, where one is to be followed and has it in flight; else the first whose trial is
     known, the oldest first. In the same way, how many are in flight from then on is what journal or course say, and
     after them what the evaluator works on at once by then.
 
     Args:
-        flight: the proposals.
+        in_flight: the proposals.
         history: what the search has seen.
-        known: what is known of networks.
-        trainings: find out what is not; begun when there is nothing to replay any more.
+        trials: find out what proposals are worth; begun when there is nothing to replay any more.
         replay: what a journal still has to answer; None where there is none.
         course: which order to keep.
-        slots: says how many networks the evaluator works on at once now.
+        slots: returns how many trials the evaluator works on at once now.
         stopped: whether to give up.
     """
 
     def __init__(
         self,
-        flight: InFlight,
+        in_flight: InFlight,
         history: History,
-        known: Known,
-        trainings: Trainings,
+        trials: PendingTrials,
         replay: Replay | None,
         course: Course,
         slots: Callable[[], int],
         stopped: Callable[[], bool],
     ) -> None:
-        self._flight, self._history, self._known, self._trainings = flight, history, known, trainings
+        self._in_flight, self._history, self._trials = in_flight, history, trials
         self._replay, self._course, self._slots, self._stopped = replay, course, slots, stopped
 
-    def next(self) -> Next | None:
+    def find(self) -> Next | None:
         """Return it when it can be answered; None where the search is stopped before.
 
         Raises:
             InputError: the agent does not repeat what the journal holds, or a fault of the machine.
         """
-        repeat = self._flight.oldest_repeat
+        repeat = self._in_flight.oldest_repeat
         if repeat is not None:
             return Next(repeat)
         if self._replay is not None and len(self._replay):
-            awaited = self._replay.awaited()
-            design = awaited if awaited in self._flight else self._flight.oldest  # which answer() refuses
-            learnt = self._known.learn({design: self._replay.answer(design)})
-            return Next(design, learnt[design], slots=self._replay.slots)
-        self._begin()
+            return self._replayed(self._replay)
+        new = self._in_flight.new_trials()
+        self._trials.begin(new)
+        self._in_flight.set_known(filter(self._trials.is_known, dict.fromkeys(new)))
         while not self._stopped():
             ready = self._ready()
             if ready is not None:
-                (finding,) = self._known.charge([ready])
-                return Next(ready, finding, new=True, slots=self._changed())
-            self._flight.know(self._trainings.wait())
+                return Next(ready, self._trials.charge([ready], 1.0), slots=self._changed_slots())
+            self._in_flight.set_known(self._trials.wait())
         return None
 
-    def _begin(self) -> None:
-        """Have trained what was proposed since the last time."""
-        new = self._flight.new_networks()
-        self._trainings.begin(new)
-        self._flight.know(filter(self._known.has, dict.fromkeys(new)))
+    def _replayed(self, replay: Replay) -> Next:
+        awaited = replay.awaited()
+        architecture = awaited if awaited in self._in_flight else self._in_flight.oldest  # which answer() refuses
+        finding = replay.answer(architecture, 1.0)
+        return Next(architecture, [self._trials.learn(architecture, 1.0, finding)], True, replay.slots)
 
-    def _changed(self) -> int | None:
+    def _changed_slots(self) -> int | None:
         """Return how many slots there are from the next evaluation on; None for as many as before."""
         evaluation = len(self._history) + 1
-        if evaluation <= len(self._course.designs):
+        if evaluation <= len(self._course.architectures):
             return self._course.changes.get(evaluation)
-        return now if (now := self._slots()) != self._flight.slots else None
+        return now if (now := self._slots()) != self._in_flight.slots else None
 
     def _ready(self) -> Architecture | None:
-        """Return the design that is to be answered; None while it, or all, are not known."""
-        evaluation = len(self._history)
-        if evaluation < len(self._course.designs) and self._course.designs[evaluation] in self._flight:
-            design = self._course.designs[evaluation]
-            return design if self._known.has(self._flight.network(design)) else None
-        return self._flight.oldest_known
-
-
-def fill(
-    flight: InFlight,
-    ask: Callable[[], Designs],
-    space: SearchSpace,
-    size: int | None,
-    budget: Budget,
-    history: History,
-) -> None:
-    """Ask for designs as long as there is room for another and the budget reaches for it.
-
-    Args:
-        flight: the proposals, to which they are added.
-        ask: returns one design; none where the agent waits for an answer first.
-        space: of the designs.
-        size: how many it has; None where that is not known.
-        budget: of the search.
-        history: what the search has seen.
-
-    Raises:
-        AgentError: something else than one design was proposed, or none while nothing is in flight.
-    """
-    while flight.has_room and is_another_payable(flight, budget, history, size):
-        proposed = ask()
-        if not len(proposed) and len(flight):
-            return
-        designs, new = checked(space, history, proposed)
-        if len(designs) > 1:
-            raise AgentError(f"proposed {len(designs)} designs, was asked for one")
-        flight.add(designs[0], repeat=not new)
+        """Return the architecture that is to be answered; None while it, or all, are not known."""
+        evaluation, course = len(self._history), self._course.architectures
+        if evaluation < len(course) and course[evaluation] in self._in_flight:
+            architecture = course[evaluation]
+            return architecture if self._trials.is_known(self._in_flight.trial(architecture)) else None
+        return self._in_flight.oldest_known

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nasenv.errors import InputError
 from nasenv.search.history import History
+from nasenv.search.proposals import Proposals
+from nasenv.trial import Architecture, Finding
 
+_ROUNDING = 1e-9  # of sums of fidelities
 _LIMITS = ("evaluations", "charged_seconds", "wall_seconds", "target_reward")
 
 
@@ -18,7 +22,8 @@ class Budget:
     """When a search is over, and what is spent on its end.
 
     Args:
-        evaluations: distinct designs that may be evaluated; None is no limit.
+        evaluations: full trainings' worth that may be spent: a distinct architecture costs its fidelity, 1 for a full
+            training; None is no limit.
         charged_seconds: training time that may be charged: what each distinct design's training took, also where a
             cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
         wall_seconds: wall time after which a start of the search stops early, as Ctrl-C does: what is measured is kept,
@@ -69,17 +74,63 @@ class Budget:
         """Whether it sets any limit, beside that to repeats."""
         return any(getattr(self, name) is not None for name in _LIMITS)
 
-    def remaining(self, history: History) -> int | None:
-        """Return the number of evaluations left, not below 0; None where there is no limit to them."""
+    def remaining(self, history: History) -> float | None:
+        """Return the full trainings' worth that is left, not below 0; None where there is no limit to them."""
         if self.evaluations is None:
             return None
-        return max(0, self.evaluations - (history.proposals if self.charge_repeats else len(history)))
+        left = max(0.0, self.evaluations - history.spent)
+        return left if left > _ROUNDING else 0.0
+
+    def payable(self, proposals: Proposals, history: History) -> Proposals:
+        """Return the proposals before the first for which there is no evaluation left."""
+        left = self.remaining(history)
+        if left is None:
+            return proposals
+        n = int(left / proposals.fidelity + _ROUNDING)
+        return proposals.first(n) if self.charge_repeats else proposals.before_new(n)
+
+    def within_seconds(self, proposals: Proposals, found: Sequence[Finding], history: History) -> Proposals | None:
+        """Return the proposals up to and with the one that uses the charged seconds up; None where none does.
+
+        Args:
+            proposals: in order.
+            found: what was found of the first of those that are new, in order.
+            history: what was spent.
+        """
+        if self.charged_seconds is None:
+            return None
+        charged, new = history.charged_seconds, 0
+        for number, evaluation in enumerate(proposals.numbers.tolist(), 1):
+            is_new = evaluation == -1 - new
+            if is_new and new == len(found):
+                return None
+            new += is_new
+            if is_new or self.charge_repeats:
+                seen = found[-1 - evaluation].measurement if evaluation < 0 else history[evaluation].measurement
+                charged += seen.train_seconds
+            if charged >= self.charged_seconds:
+                return proposals.first(number)
+        return None
+
+    def pays_for_another(self, in_flight: Collection[Architecture], history: History, size: int | None) -> bool:
+        """Return whether an evaluation is left beside those in flight, and an architecture to be new.
+
+        Args:
+            in_flight: the proposals that are not answered, at full fidelity.
+            history: what was spent.
+            size: number of architectures of the space; None where it is not known.
+        """
+        left, most = self.remaining(history), len(in_flight)
+        if (left is None or most < left) and (size is None or len(history) + most < size):
+            return True  # though all of them were new
+        new = history.count_unknown(in_flight)
+        paid = most if self.charge_repeats else new
+        return (left is None or paid < left) and (size is None or len(history) + new < size)
 
     def reached(self, history: History) -> str | None:
         """Return which of its limits a search has come to, None where it has come to none."""
         if self.remaining(history) == 0:
-            what = "proposals" if self.charge_repeats else "evaluations"
-            return f"the budget of {self.evaluations} {what} is used up"
+            return self.used_up()
         if self.charged_seconds is not None and history.charged_seconds >= self.charged_seconds:
             return f"the budget of {self.charged_seconds:g} charged seconds is used up"
         best = history.best_reward
@@ -87,7 +138,12 @@ class Budget:
             return f"the target reward of {self.target_reward:g} is met"
         return None
 
-    def spent(self, history: History) -> str | None:
+    def used_up(self) -> str:
+        """Return that no evaluation is left, in words."""
+        what = "proposals" if self.charge_repeats else "evaluations"
+        return f"the budget of {self.evaluations} {what} is used up"
+
+    def exhausted(self, history: History) -> str | None:
         """Return why a search that has come so far is over, None where it is not: a limit, or an agent collapsed."""
         limit = self.reached(history)
         if limit is None and history.repeats >= self.repeats_per_evaluation * (

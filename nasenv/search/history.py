@@ -5,172 +5,189 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.search.proposals import Places, Proposals
-from nasenv.trial import Architecture, Measurement
-
-
-class Finding(NamedTuple):
-    """What was found out about a design that is new to the search: measurement, its reward, whether it was free."""
-
-    measurement: Measurement
-    reward: float
-    cached: bool = False
+from nasenv.search.proposals import Architectures, EvaluationIndex, Proposals
+from nasenv.trial import Architecture, Finding, Measurement, Outcome
 
 
 class History(Sequence[Outcome]):
     """The distinct evaluations of a search, in order, and how often it was asked.
 
-    It is kept in columns, and an `Outcome` is made when it is asked for: on a table, an agent's thousands of
-    proposals a second would else be spent on making objects.
+    An evaluation is of an architecture at a fidelity. It is kept in columns, and an `Outcome` is made when it is asked
+    for: on a table, an agent's thousands of proposals a second would else be spent on making objects.
 
     Args:
-        num_choices: (T,), of each decision, for proposals as an array to be looked up at once; None for tuples alone.
+        num_choices: (T,), of each decision.
+
+    Attributes:
+        proposals: number of all proposals that were answered, repeats among them.
+        spent: what the budget of evaluations counts, in full trainings; repeats where they are charged.
+        train_seconds: paid by this search: cached measurements cost nothing.
+        charged_seconds: what the budget of seconds counts: cached measurements too, repeats where they are charged.
+        cached: number of distinct evaluations that cost nothing.
     """
 
-    def __init__(self, num_choices: NDArray[np.int64] | None = None) -> None:
-        self.proposals = 0  # all that were answered, repeats among them
-        self.train_seconds = 0.0  # paid by this search: cached measurements cost nothing
-        self.charged_seconds = 0.0  # what the budget counts: cached measurements too, repeats where they are charged
-        self.cached = 0  # distinct evaluations that cost nothing
-        self._numbers: dict[Architecture, int] = {}  # of the first designs, as `_index` caught up with them
+    def __init__(self, num_choices: NDArray[np.int64]) -> None:
+        self.proposals, self.cached = 0, 0
+        self.spent, self.train_seconds, self.charged_seconds = 0.0, 0.0, 0.0
+        self._num_choices = num_choices
+        self._indices: dict[float, EvaluationIndex] = {}  # by fidelity
         self._architectures: list[Architecture] = []
         self._measurements: list[Measurement] = []
         self._proposals, self._free = array("q"), array("b")
-        self._rewards, self._val_accuracies, self._charged = array("d"), array("d"), array("d")
+        self._rewards, self._scores, self._charged = array("d"), array("d"), array("d")
+        self._fidelities = array("d")
         self._best: int | None = None
-        self._places = Places(num_choices) if num_choices is not None and Places.suit(num_choices) else None
 
     def propose(
-        self, rows: NDArray[np.integer[Any]], check: Callable[[NDArray[np.int64]], list[Architecture]]
-    ) -> Proposals | None:
-        """Return the proposals of n rows, (n, T), for `take`; None where tuples are to be made of them.
+        self, architectures: Architectures, check: Callable[[Any], list[Architecture]], fidelity: float
+    ) -> Proposals:
+        """Return architectures as proposals at a fidelity, for `take`.
 
         Args:
-            rows: the designs.
-            check: returns rows as tuples, or raises InputError; it is given those that are new.
+            architectures: n of them.
+            check: returns architectures as tuples, or raises InputError; it is given those that are new.
+            fidelity: share in (0, 1] of the search's full training.
         """
-        if self._places is None or rows.ndim != 2 or not np.issubdtype(rows.dtype, np.integer):
-            return None
-        self._places.catch_up(self._architectures)
-        return self._places.propose(rows.astype(np.int64), check)
+        return self._index(fidelity).propose(architectures, check, fidelity)
 
     def take(
         self,
-        designs: Sequence[Architecture],
+        proposals: Proposals,
         found: Sequence[Finding],
         charge_repeats: bool = False,
-        hear: Callable[[Outcome], None] | None = None,
+        on_outcome: Callable[[Outcome], None] | None = None,
     ) -> Answers:
         """Take in n proposals and return the answers to them.
 
         Args:
-            designs: the proposals, in order.
-            found: what is known of those among them that are new, in order.
-            charge_repeats: whether proposals of known designs are charged again.
-            hear: told of each answer when it has been taken in, before the next is.
+            proposals: as `propose` returned them, or the first of these.
+            found: what was found of those among them that are new, in order.
+            charge_repeats: whether proposals of known architectures are charged again.
+            on_outcome: called with each outcome when it has been taken in, before the next is.
         """
-        proposals = designs if isinstance(designs, Proposals) else Proposals.of(designs, self._index)
         first, known = self.proposals + 1, len(self)
         repeats, numbers = proposals.repeats, proposals.numbered(known)
-        if hear is None:
-            self._take(proposals.new, found, (first + proposals.firsts).tolist(), numbers.tolist(), charge_repeats)
+        if on_outcome is None:
+            firsts = (first + proposals.firsts).tolist()
+            self._take(proposals, slice(None), found, firsts, numbers.tolist(), charge_repeats)
         else:
             for number, repeat in zip(numbers.tolist(), repeats.tolist(), strict=True):
                 one = slice(len(self) - known, len(self) - known + (not repeat))
-                self._take(proposals.new[one], found[one], [self.proposals + 1], [number], charge_repeats)
-                hear(self.outcome(number, self.proposals, repeat))
+                self._take(proposals, one, found, [self.proposals + 1], [number], charge_repeats)
+                on_outcome(self.outcome(number, self.proposals, repeat))
         return Answers(self, numbers, first, repeats)
 
     def _take(
         self,
-        new: Sequence[Architecture],
+        proposals: Proposals,
+        part: slice,
         found: Sequence[Finding],
         firsts: Sequence[int],
         numbers: Sequence[int],
         charge_repeats: bool,
     ) -> None:
-        """Take in the next proposals.
+        """Take in a part of the proposals.
 
         Args:
-            new: those that are new, each once.
-            found: what is known of these.
-            firsts: the numbers of their proposals.
-            numbers: (n,), of the evaluation of each proposal, from 0.
+            proposals: all of them.
+            part: of the new ones, those that are taken in.
+            found: what was found of all new ones.
+            firsts: the numbers of the part's first proposals.
+            numbers: of the evaluation of each proposal that is taken in, from 0.
             charge_repeats: whether those that are known are charged.
         """
-        known = len(self)
+        known, new = len(self), proposals.new[part]
         if new:
-            self._add(new, found[: len(new)], firsts)
+            self._add(new, found[part][: len(new)], firsts, proposals.fidelity)
         self.proposals += len(numbers)
         for number in numbers if charge_repeats else range(known, len(self)):
             self.charged_seconds += self._measurements[number].train_seconds
+            self.spent += self._fidelities[number]
             if number == len(self._charged):
                 self._charged.append(self.charged_seconds)
 
-    def _add(self, designs: Sequence[Architecture], findings: Sequence[Finding], proposals: Sequence[int]) -> None:
-        """Take in what was found out about one or more designs that are new, by the numbers of their proposals."""
+    def _add(
+        self, new: Sequence[Architecture], findings: Sequence[Finding], proposals: Sequence[int], fidelity: float
+    ) -> None:
+        """Take in what was found out about one or more new architectures, by the numbers of their proposals."""
         measurements, rewards, cached = zip(*findings, strict=True)
-        numbers = range(len(self), len(self) + len(designs))
-        self._architectures += designs
+        first = len(self)
+        self._index(fidelity).add(new, first)
+        self._architectures += new
         self._measurements += measurements
         self._proposals.extend(proposals)
         self._free.extend(cached)
         self._rewards.extend(rewards)
-        val_accuracies = [math.nan if m.score is None else m.score for m in measurements]
-        self._val_accuracies.extend(val_accuracies)
+        self._scores.extend([math.nan if m.score is None else m.score for m in measurements])
+        self._fidelities.extend([fidelity] * len(new))
         self.cached += sum(cached)
         self.train_seconds = sum([m.train_seconds for m, _, free in findings if not free], self.train_seconds)
-        if self._best is None or max(rewards) > self._rewards[self._best]:
-            measured = [i for i, m in zip(numbers, measurements, strict=True) if m.score is not None]
-            best = measured if self._best is None else [self._best, *measured]
-            self._best = max(best, key=self._rewards.__getitem__, default=None)  # the first among equals
+        self._find_best(first, fidelity, rewards)
 
-    @property
-    def _index(self) -> Mapping[Architecture, int]:
-        """The number of each design's evaluation, from 0."""
-        taken = len(self._numbers)
-        if taken < len(self):
-            self._numbers.update(zip(self._architectures[taken:], range(taken, len(self)), strict=True))
-        return self._numbers
+    def _find_best(self, first: int, fidelity: float, rewards: Sequence[float]) -> None:
+        """Compare the evaluations from the first on with the best so far; a higher fidelity beats any reward."""
+        before = None if self._best is None else (self._fidelities[self._best], self._rewards[self._best])
+        if before is None or (fidelity, max(rewards)) > before:
+            measured = [i for i in range(first, len(self)) if self._measurements[i].error is None]
+            if self._best is not None and before is not None and fidelity == before[0]:
+                measured.insert(0, self._best)
+            if measured:
+                self._best = max(measured, key=lambda i: self._rewards[i])  # the first among equals
+
+    def _index(self, fidelity: float) -> EvaluationIndex:
+        index = self._indices.get(fidelity)
+        if index is None:
+            index = self._indices[fidelity] = EvaluationIndex(self._num_choices)
+        return index
 
     def outcome(self, index: int, proposal: int | None = None, repeat: bool = False) -> Outcome:
         """Return the answer on evaluation ``index``, from 0, to its first proposal or a later one."""
         measurement, reward, cached = self._measurements[index], self._rewards[index], bool(self._free[index])
         number = self._proposals[index] if proposal is None else proposal
-        return Outcome(self._architectures[index], measurement, reward, index + 1, number, repeat, cached)
+        fidelity = self._fidelities[index]
+        architecture = self._architectures[index]
+        return Outcome(architecture, measurement, reward, index + 1, number, repeat, cached, fidelity, fidelity)
 
     def rewards(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the rewards of the evaluations of n indices, from 0; (n,)."""
         return np.frombuffer(self._rewards, dtype=np.float64)[indices]
 
-    def val_accuracies(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the validation accuracies in [0, 1] of evaluations, (n,), nan where they failed."""
-        return np.frombuffer(self._val_accuracies, dtype=np.float64)[indices]
+    def scores(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the scores of evaluations, (n,), nan where they failed."""
+        return np.frombuffer(self._scores, dtype=np.float64)[indices]
 
-    def find(self, architecture: Architecture) -> Outcome | None:
-        """Return the first answer on this design, None where it has not been proposed."""
-        index = self._index.get(architecture)
+    def find(self, architecture: Architecture, fidelity: float = 1.0) -> Outcome | None:
+        """Return the first answer on this architecture at a fidelity, None where it has not been proposed."""
+        index = self._index(fidelity).find(architecture)
         return None if index is None else self.outcome(index)
 
-    def has(self, architecture: Architecture) -> bool:
-        """Return whether this design has been proposed."""
-        return architecture in self._index
+    def has(self, architecture: Architecture, fidelity: float = 1.0) -> bool:
+        """Return whether this architecture has been proposed at a fidelity."""
+        return self._index(fidelity).find(architecture) is not None
 
-    def unknown(self, designs: Iterable[Architecture]) -> list[Architecture]:
-        """Return those of the designs that have not been proposed, each once, in their order."""
-        known = self._index
-        return list(dict.fromkeys([design for design in designs if design not in known]))
+    def count_unknown(self, architectures: Iterable[Architecture], fidelity: float = 1.0) -> int:
+        """Return how many distinct ones of the architectures have not been proposed at a fidelity."""
+        return sum(not self.has(architecture, fidelity) for architecture in dict.fromkeys(architectures))
+
+    def is_complete(self, size: int) -> bool:
+        """Return whether so many architectures, all of a space, are evaluated at the full fidelity."""
+        return len(self) >= size and len(self._index(1.0)) >= size
 
     @property
     def architectures(self) -> Sequence[Architecture]:
-        """The distinct designs evaluated, in order; not to be changed."""
+        """The architecture of each evaluation, in order; not to be changed."""
         return self._architectures
+
+    @property
+    def fidelities(self) -> NDArray[np.float64]:
+        """(n,), of each evaluation."""
+        return np.array(self._fidelities)
 
     @property
     def proposal_numbers(self) -> NDArray[np.int64]:
@@ -184,7 +201,7 @@ class History(Sequence[Outcome]):
 
     @property
     def answers(self) -> Answers:
-        """The answers to the first proposal of each distinct design, in arrays too."""
+        """The answers to the first proposal of each distinct evaluation, in arrays too."""
         return Answers(self, np.arange(len(self)), 1, np.zeros(len(self), dtype=np.bool_))
 
     @property
@@ -194,17 +211,27 @@ class History(Sequence[Outcome]):
 
     @property
     def best(self) -> Outcome | None:
-        """The outcome with the highest reward, the earliest among equals; None before the first success."""
+        """The incumbent: of the highest fidelity, the highest reward, the earliest among equals; None before one."""
         return None if self._best is None else self.outcome(self._best)
 
     @property
     def best_reward(self) -> float | None:
-        """The highest reward of a design that was measured; None before the first success."""
+        """The reward of the incumbent; None before the first success."""
         return None if self._best is None else self._rewards[self._best]
 
     def top(self, k: int) -> list[Outcome]:
-        """Return the k successful outcomes with the highest rewards, best first, the earlier among equals."""
-        measured = (i for i, measurement in enumerate(self._measurements) if measurement.error is None)
+        """Return the k successful outcomes with the highest rewards, best first, the earlier among equals.
+
+        Only those of the highest fidelity that an evaluation succeeded at are compared.
+        """
+        if self._best is None:
+            return []
+        highest = self._fidelities[self._best]
+        measured = (
+            i
+            for i, (measurement, fidelity) in enumerate(zip(self._measurements, self._fidelities, strict=True))
+            if measurement.error is None and fidelity == highest
+        )
         return [self.outcome(i) for i in heapq.nsmallest(k, measured, key=lambda i: (-self._rewards[i], i))]
 
     def mean_reward(self, last: int) -> float:
@@ -242,9 +269,9 @@ class Answers(Sequence[Outcome]):
 
     @property
     def architectures(self) -> list[Architecture]:
-        """The n designs proposed."""
-        designs = self._history.architectures
-        return [designs[i] for i in self._indices.tolist()]
+        """The n architectures proposed."""
+        known = self._history.architectures
+        return [known[i] for i in self._indices.tolist()]
 
     @property
     def rewards(self) -> NDArray[np.float64]:
@@ -252,15 +279,15 @@ class Answers(Sequence[Outcome]):
         return self._history.rewards(self._indices)
 
     @property
-    def val_accuracies(self) -> NDArray[np.float64]:
-        """(n,), in [0, 1], nan where the evaluation failed."""
-        return self._history.val_accuracies(self._indices)
+    def scores(self) -> NDArray[np.float64]:
+        """(n,), in the task's metric, nan where the evaluation failed."""
+        return self._history.scores(self._indices)
 
     @property
     def errors(self) -> NDArray[np.object_]:
         """(n,), why evaluations failed, None for those that did not."""
         errors = np.full(len(self), None, dtype=object)
-        for i in np.flatnonzero(np.isnan(self.val_accuracies)).tolist():
+        for i in np.flatnonzero(np.isnan(self.scores)).tolist():
             errors[i] = self[i].measurement.error
         return errors
 
@@ -271,7 +298,7 @@ class Answers(Sequence[Outcome]):
 
     @property
     def repeats(self) -> NDArray[np.bool_]:
-        """(n,), whether each design had been proposed before."""
+        """(n,), whether each had been proposed before."""
         return self._repeats.copy()
 
     @overload

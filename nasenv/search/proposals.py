@@ -1,88 +1,91 @@
-"""The designs of one call of `Search.evaluate`, and which of them the search has seen before."""
+"""What one call of `Search.evaluate` proposes, checked, and which of it the search has seen before."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import overload
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.trial import Architecture
 
+Architectures: TypeAlias = Sequence[Architecture] | NDArray[np.integer[Any]]
+"""n architectures: a sequence of tuples, or an integer array (n, T)."""
+
+Check: TypeAlias = Callable[[Any], list[Architecture]]
 _MOST_COMBINATIONS = 1 << 22  # of choices; four bytes each
 
 
 class Proposals(Sequence[Architecture]):
-    """n designs in the order in which they are proposed.
+    """n architectures in the order in which they are proposed, all at one fidelity.
 
     Args:
-        designs: all of them, tuples or the rows of an integer array (n, T).
-        numbers: (n,), of the evaluation, from 0, that a design has had; -1 - j for the j-th that is new to the search.
-        new: those that are new, each once.
-        firsts: where each of these stands first, ascending.
+        architectures: all of them, tuples or the rows of an integer array (n, T).
+        numbers: (n,), of the evaluation, from 0, that a proposal has had; -1 - j for the j-th that is new.
+        new: those that are new to the search, each once.
+        firsts: (len(new),), where each of these stands first, ascending.
+        fidelity: share in (0, 1] of the search's full training.
     """
 
     def __init__(
         self,
-        designs: Sequence[Architecture] | NDArray[np.int64],
+        architectures: Architectures,
         numbers: NDArray[np.int64],
         new: Sequence[Architecture],
         firsts: NDArray[np.int64],
+        fidelity: float,
     ) -> None:
-        self._designs, self.numbers, self.new, self.firsts = designs, numbers, new, firsts
-
-    @classmethod
-    def of(cls, designs: Sequence[Architecture], known: Mapping[Architecture, int]) -> Proposals:
-        """Return the proposals of n tuples, where known designs have these numbers."""
-        new: dict[Architecture, int] = {}
-        numbers, firsts = [], []
-        for place, design in enumerate(designs):
-            number = known.get(design)
-            if number is None:
-                number = new.get(design)
-                if number is None:
-                    number = new[design] = -1 - len(new)
-                    firsts.append(place)
-            numbers.append(number)
-        return cls(designs, np.array(numbers), list(new), np.array(firsts, dtype=np.int64))
+        self._architectures, self.numbers, self.new, self.firsts = architectures, numbers, new, firsts
+        self.fidelity = fidelity
 
     @property
     def repeats(self) -> NDArray[np.bool_]:
-        """(n,), whether each design was known, or stands in these proposals before."""
+        """(n,), whether each was known, or stands in these proposals before."""
         repeats = np.ones(len(self), dtype=np.bool_)
         repeats[self.firsts] = False
         return repeats
 
     def numbered(self, known: int) -> NDArray[np.int64]:
-        """Return the number of each design's evaluation, (n,), when those that are new come after so many known."""
+        """Return the number of each one's evaluation, (n,), when those that are new come after so many known."""
         return np.where(self.numbers < 0, known - 1 - self.numbers, self.numbers)
+
+    def first(self, n: int) -> Proposals:
+        """Return the first n proposals."""
+        if n >= len(self):
+            return self
+        firsts = self.firsts[: int(np.searchsorted(self.firsts, n))]
+        new = self.new[: len(firsts)]
+        return Proposals(self._architectures[:n], self.numbers[:n], new, firsts, self.fidelity)
+
+    def before_new(self, k: int) -> Proposals:
+        """Return the proposals before the first of the k-th new one, from 0; all where there are no more than k."""
+        return self.first(int(self.firsts[k])) if k < len(self.new) else self
 
     @overload
     def __getitem__(self, index: int) -> Architecture: ...
     @overload
-    def __getitem__(self, index: slice) -> Proposals: ...
-    def __getitem__(self, index: int | slice) -> Architecture | Proposals:
-        if not isinstance(index, slice):
-            return tuple(map(int, self._designs[index]))
-        start, stop, step = index.indices(len(self))
-        if (start, step) != (0, 1):
-            raise ValueError(f"proposals are cut at their end alone, got {index}")
-        firsts = self.firsts[: int(np.searchsorted(self.firsts, stop))]
-        return Proposals(self._designs[:stop], self.numbers[:stop], self.new[: len(firsts)], firsts)
+    def __getitem__(self, index: slice) -> Sequence[Architecture]: ...
+    def __getitem__(self, index: int | slice) -> Architecture | Sequence[Architecture]:
+        if isinstance(index, slice):
+            return list(map(tuple, self._architectures[index]))
+        return tuple(map(int, self._architectures[index]))
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __iter__(self) -> Iterator[Architecture]:
-        return map(tuple, self._designs.tolist() if isinstance(self._designs, np.ndarray) else self._designs)
+        rows = self._architectures
+        return map(tuple, rows.tolist() if isinstance(rows, np.ndarray) else rows)
 
 
-class Places:
-    """The numbers of the evaluations of a space's designs, looked up for many designs at once.
+class EvaluationIndex:
+    """The numbers of the evaluations of architectures at one fidelity.
 
-    There is a place for every combination of choices.
+    Where a space has few combinations of choices, there is a place for each, and many are looked up at once; that is
+    what agents on a table live on.
 
     Args:
         num_choices: (T,), of each decision.
@@ -90,47 +93,91 @@ class Places:
 
     def __init__(self, num_choices: NDArray[np.int64]) -> None:
         self._num_choices = num_choices
+        self._architectures: list[Architecture] = []
+        self._evaluations = array("q")
+        self._by_tuple: dict[Architecture, int] = {}
+        self._combinations = math.prod(num_choices.tolist())
         self._weights = np.array([math.prod(num_choices[t + 1 :].tolist()) for t in range(len(num_choices))])
-        self._numbers = np.full(math.prod(num_choices.tolist()), -1, dtype=np.int32)
-        self._taken = 0
-        self._proposed: tuple[Sequence[Architecture], NDArray[np.int64]] = (), np.zeros(0, np.int64)  # last, and where
+        self._by_place: NDArray[np.int32] | None = None
+        self._placed = 0
+        self._looked_up: tuple[Sequence[Architecture], NDArray[np.int64]] = (), np.zeros(0, np.int64)  # last, and where
 
-    @staticmethod
-    def suit(num_choices: NDArray[np.int64]) -> bool:
-        """Return whether there are few enough combinations."""
-        return int(math.prod(num_choices.tolist())) <= _MOST_COMBINATIONS
+    def __len__(self) -> int:
+        """Return the number of evaluations."""
+        return len(self._architectures)
 
-    def propose(
-        self, rows: NDArray[np.int64], check: Callable[[NDArray[np.int64]], list[Architecture]]
-    ) -> Proposals | None:
-        """Return the proposals of n rows, (n, T); None where these are no choices.
+    def add(self, architectures: Sequence[Architecture], first: int) -> None:
+        """Take in architectures whose evaluations are numbered from the first on."""
+        self._architectures += architectures
+        self._evaluations.extend(range(first, first + len(architectures)))
+
+    def find(self, architecture: Architecture) -> int | None:
+        """Return the number of an architecture's evaluation, from 0; None where it has none."""
+        return self._tuples().get(architecture)
+
+    def propose(self, architectures: Architectures, check: Check, fidelity: float) -> Proposals:
+        """Return architectures as proposals.
 
         Args:
-            rows: the designs.
-            check: returns rows as tuples, or raises InputError; it is given those that are new.
+            architectures: n of them.
+            check: returns architectures as tuples, or raises InputError; it is given those that are new.
+            fidelity: of the proposals.
         """
+        if isinstance(architectures, np.ndarray):
+            found = self._propose_rows(architectures, check, fidelity)
+            if found is not None:
+                return found
+            architectures = architectures.tolist()
+        return self._propose_tuples(list(map(tuple, architectures)), check, fidelity)
+
+    def _propose_tuples(self, given: Sequence[Architecture], check: Check, fidelity: float) -> Proposals:
+        known = self._tuples()
+        new = list(dict.fromkeys([architecture for architecture in given if architecture not in known]))
+        plain = dict(zip(new, check(new), strict=True)) if new else {}
+        order = {architecture: -1 - j for j, architecture in enumerate(plain)}
+        numbers = np.array([known.get(a, order.get(a)) for a in given], dtype=np.int64)
+        first = {architecture: place for place, architecture in reversed(list(enumerate(given)))}
+        firsts = np.array([first[a] for a in plain], dtype=np.int64)
+        return Proposals([plain.get(a, a) for a in given], numbers, list(plain.values()), firsts, fidelity)
+
+    def _propose_rows(self, given: NDArray[np.integer[Any]], check: Check, fidelity: float) -> Proposals | None:
+        """Return n rows, (n, T), as proposals; None where they are no choices, or places are too many."""
+        places = self._places()
+        if places is None or given.ndim != 2 or not np.issubdtype(given.dtype, np.integer):
+            return None
+        rows = given.astype(np.int64)
         if rows.shape[1:] != self._num_choices.shape or not ((rows >= 0) & (rows < self._num_choices)).all():
             return None
-        places = rows @ self._weights
-        numbers = self._numbers[places].astype(np.int64)
+        where = rows @ self._weights
+        numbers = places[where].astype(np.int64)
         unknown = np.flatnonzero(numbers < 0)
         if not len(unknown):
-            return Proposals(rows, numbers, (), unknown)
-        order, new = np.arange(len(unknown)), places[unknown]
-        self._numbers[new[::-1]] = order[::-1]  # of equals the first is written last
-        first = self._numbers[new]  # of each, the first of its equals
-        self._numbers[new] = -1
+            return Proposals(rows, numbers, (), unknown, fidelity)
+        order, new = np.arange(len(unknown)), where[unknown]
+        places[new[::-1]] = order[::-1]  # of equals the first is written last
+        first = places[new]  # of each, the first of its equals
+        places[new] = -1
         is_first = first == order
         numbers[unknown] = -np.cumsum(is_first)[first]
         firsts = unknown[is_first]
-        self._proposed = check(rows[firsts]), new[is_first]
-        return Proposals(rows, numbers, self._proposed[0], firsts)
+        self._looked_up = check(rows[firsts]), new[is_first]
+        return Proposals(rows, numbers, self._looked_up[0], firsts, fidelity)
 
-    def catch_up(self, designs: Sequence[Architecture]) -> None:
-        """Take in the designs, all that were evaluated so far, in order, that it does not know yet."""
-        if self._taken < len(designs):
-            new, (proposed, places) = designs[self._taken :], self._proposed
-            if new != proposed:
+    def _tuples(self) -> dict[Architecture, int]:
+        """Return the numbers by architecture; it catches up when it is asked for."""
+        taken = len(self._by_tuple)
+        if taken < len(self._architectures):
+            self._by_tuple.update(zip(self._architectures[taken:], self._evaluations[taken:], strict=True))
+        return self._by_tuple
+
+    def _places(self) -> NDArray[np.int32] | None:
+        """Return the numbers by combination of choices, None where there are too many; it catches up when asked for."""
+        if self._by_place is None and self._combinations <= _MOST_COMBINATIONS:
+            self._by_place = np.full(self._combinations, -1, dtype=np.int32)
+        if self._by_place is not None and self._placed < len(self._architectures):
+            new, (looked_up, places) = self._architectures[self._placed :], self._looked_up
+            if new != looked_up:
                 places = np.array(new, dtype=np.int64) @ self._weights
-            self._numbers[places] = np.arange(self._taken, len(designs))
-            self._taken = len(designs)
+            self._by_place[places] = self._evaluations[self._placed :]
+            self._placed = len(self._architectures)
+        return self._by_place

@@ -4,82 +4,91 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
+
+import numpy as np
 
 from nasenv.cache.cache import Cache
+from nasenv.configuration import import_path
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator
-from nasenv.objectives import Accuracy, Objective
+from nasenv.objectives import Objective, Rewards, Score
 from nasenv.records.replay import Course, Replay
-from nasenv.search.answering import Answering
-from nasenv.search.asynchronous import Answerable, fill
-from nasenv.search.batch import before_unknown, within_evaluations, within_seconds
+from nasenv.search.asynchronous import InFlight, NextAnswer
 from nasenv.search.budget import Budget, integer
-from nasenv.search.designs import Designs, checked
-from nasenv.search.ending import Ending
-from nasenv.search.history import Answers, Finding, History
-from nasenv.search.in_flight import InFlight
-from nasenv.search.known import Known
-from nasenv.search.measuring import Measuring
-from nasenv.search.setup import Configured, Setup
-from nasenv.search.times import EVALUATION, Times, where_it_went
-from nasenv.search.trainings import Trainings
+from nasenv.search.history import Answers, History
+from nasenv.search.layer import SearchLike
+from nasenv.search.pending import PendingTrials
+from nasenv.search.proposals import Architectures, Proposals
+from nasenv.search.stopping import Stopping
+from nasenv.search.timing import EVALUATION, Timing, where_it_went
 from nasenv.spaces.space import SearchSpace
-from nasenv.trial import Architecture, Outcome
+from nasenv.trial import Architecture, Finding, Outcome
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # TensorBoard and matplotlib take a second to import
     from nasenv.records.run_directory import RunDirectory
     from nasenv.records.tensorboard import Record
     from nasenv.records.trials import TrialLog
 
-Resume = Literal["replay", "continue", "conclude"]
-Listener = Callable[["Search", Outcome], None]
+Resume: TypeAlias = Literal["replay", "continue", "conclude"]
+Callback: TypeAlias = Callable[["Search", Outcome], None]
+_PICTURES = 4  # of the choices over time, in the course of a search
 
 
-class Runs(Configured, Protocol):
+class Runs(Protocol):
     """What a search asks of an agent."""
 
-    def run(self, search: Search) -> None:
-        """Propose designs to ``search.evaluate`` until it raises `BudgetExhausted`."""
+    def run(self, search: SearchLike) -> None:
+        """Propose architectures to ``search.evaluate`` until it raises `BudgetExhausted`."""
+
+    def config(self) -> dict[str, Any]:
+        """Return how the agent was made."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of this changes its proposals."""
 
 
 class Search:
     """One run of one agent on one problem.
 
-    An agent sees ``space``, ``budget``, ``seed``, ``history``, ``representative`` and calls ``evaluate``; neither the
-    evaluator nor test data are within its reach. With a run directory, every evaluation is in its journal before the
-    agent sees the reward, and a search made again on the same directory answers from the journal until that is used up.
+    An agent sees what `nasenv.search.layer.SearchLike` lists; neither the evaluator nor test data are within its reach.
+    With a run directory, every evaluation is in its journal before the agent sees the reward, and a search made again
+    on the same directory answers from the journal until that is used up.
 
     Without an agent, and with a budget that sets no limit, a search is never over: repeats are answered for ever, also
-    of a space whose designs are all evaluated. Any other is over by its budget, where it is only asked for repeats, and
-    once all designs are evaluated.
+    of a space whose architectures are all evaluated. Any other is over by its budget, where it is only asked for
+    repeats, and once all architectures are evaluated.
 
     Args:
         space: what is searched.
-        evaluator: what measures a design; made for this space.
+        evaluator: what measures an architecture; made for this space.
         agent: what ``run`` runs; None where something else calls ``evaluate``.
         budget: when it is over.
-        objective: measurement -> reward; validation accuracy by default.
+        objective: measurement -> reward; the score by default.
         cache: measurements shared with other searches; None for this search's own alone.
         seed: seeds the agent; 0 or more.
         run_dir: folder for configuration, journal and TensorBoard; None writes nothing.
-        listeners: called as ``listener(search, outcome)`` on every answer, repeats too.
-        start: designs that ``run`` evaluates before the agent proposes its first; the agent finds them in ``history``.
+        callbacks: called as ``callback(search, outcome)`` on every answer, repeats too.
+        start: architectures that ``run`` evaluates before the agent proposes its first; the agent finds them in
+            ``history``.
         resume: what is done with the journal of an earlier start. replay: the agent runs again from its seed, is
             answered from the journal, and goes on. continue: it starts afresh, and what was measured costs nothing;
             the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
         course: how an asynchronous search is to go: on so many slots, answered in this order as far as its agent
             proposes the same again.
+        layers: what stands between the agent and this search: each is called with what it stands on, a `SearchLike`,
+            and returns one; the first stands on this search, the agent is given the last.
 
     Attributes:
-        times: wall time of this start by part: controller, bookkeeping, evaluation, cache, logging.
-        say: told in words what the search waits for, other searches on its cache; None is silence.
+        timing: wall time of this start by part: controller, bookkeeping, evaluation, cache, logging.
+        on_wait: called with a text when it waits for other searches on its cache; None is silence.
 
     Raises:
-        InputError: a start that is no design of the space; a run directory of another configuration, in use, damaged,
-            or not writable.
+        InputError: a start that is no architecture of the space; a run directory of another configuration, of an
+            earlier version, in use, damaged, or not writable.
     """
 
     def __init__(
@@ -92,59 +101,142 @@ class Search:
         cache: Cache | None = None,
         seed: int = 0,
         run_dir: str | Path | None = None,
-        listeners: Iterable[Listener] = (),
+        callbacks: Iterable[Callback] = (),
         start: Sequence[Architecture] = (),
         resume: Resume = "replay",
         course: Course | None = None,
+        layers: Sequence[Callable[[SearchLike], SearchLike]] = (),
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
             raise InputError("the evaluator was made for another space than the search's; make it with this one")
         self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
-        self.budget = budget or Budget()
-        self.objective = objective or Accuracy()
-        self.history = History(space.num_choices)
-        self.say: Callable[[str], None] | None = None
-        self.times = Times()
+        self.budget, self.objective = budget or Budget(), objective or Score()
+        self.history, self.timing = History(space.num_choices), Timing()
+        self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
-        self.listeners = list(listeners)
-        self.start = space.check_all(start)
-        self._setup = Setup(space, evaluator, agent, self.objective, self.budget, self.seed, self.start)
-        self._evaluator, self._course = evaluator, course or Course()
+        self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
+        self._evaluator, self._course, self._is_concluding = evaluator, course or Course(), resume == "conclude"
         endless = agent is None and not self.budget.is_limited
-        self._designs = None if endless else space.size  # counted once: a space may take its time over it
-        self._ending = Ending(self.budget, self.history, self._designs, type(agent).__name__, endless)
+        self._size = None if endless else space.size  # counted once: a space may take its time over it
+        self._stopping = Stopping(self.budget, self.history, self._size, type(agent).__name__, endless)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
-        self._replay: Replay | None = None
         self._files = self._open(self.run_dir, resume) if self.run_dir is not None else None
-        if self._files is not None:
-            self._replay = Replay(self._files.journal, space, self.objective)
-        self._concluding = resume == "conclude"
-        trials, aside = (self._files.trials, self._files.set_aside) if self._files is not None else (None, {})
-        self._known = Known(evaluator, self.objective, cache, trials, aside, self.times)
-        self._measuring = Measuring(evaluator, self._known, self._said)
-        self._answering = Answering(
-            space, self.history, self.budget, self._files, evaluator.trains, self._seconds, self.times
-        )
+        rewards = Rewards(self.objective, _lowest_score(space))
+        self._replay = None if self._files is None else Replay(self._files.journal, space, rewards.pay)
+        known = {} if self._files is None else self._files.set_aside
+        parts = (self.trials, known, self.timing, self._waits, self.is_stopped)
+        self._trials = PendingTrials(evaluator, rewards, cache, *parts)
 
     def _open(self, run_dir: Path, resume: Resume) -> RunDirectory:
         from nasenv.records.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
 
-        afresh = resume == "continue"
         slots = self._course.slots or self._evaluator.slots
-        parts = (run_dir, self.config(), self.identity(), slots, self._evaluator.trains, afresh)
-        return RunDirectory(*parts, clock=self._seconds)
+        parts = (run_dir, self.config(), self.identity(), slots, self._evaluator.trains, resume == "continue")
+        return RunDirectory(*parts, clock=lambda: self.seconds)
 
     def config(self) -> dict[str, Any]:
         """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
-        return self._setup.config()
+        config: dict[str, Any] = {"space": self.space.config(), "evaluator": self._evaluator.config()}
+        config |= {"agent": self.agent.config()} if self.agent is not None else {}
+        config |= {"objective": self.objective.config(), "budget": asdict(self.budget), "seed": self.seed}
+        config |= {"start_from": [self.space.to_text(a) for a in self.start]} if self.start else {}
+        return config | ({"layers": [import_path(layer) for layer in self.layers]} if self.layers else {})
 
     def identity(self) -> dict[str, Any]:
         """Return what a journal belongs to: the configuration, without what changes no outcome, and fingerprints."""
-        return self._setup.identity()
+        space, evaluator = self.space, self._evaluator
+        data = {"data": evaluator.dataset.fingerprint} if evaluator.dataset is not None else {}
+        prints = {"space": space.fingerprint(), "evaluator": evaluator.fingerprint(), **data}
+        parts = {"space": space.identity(), "evaluator": evaluator.identity(), "budget": self.budget.identity()}
+        agent = {"agent": self.agent.identity()} if self.agent is not None else {}
+        return {**self.config(), **parts, **agent, "fingerprint": prints}
+
+    # What an agent may use
+
+    def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
+        """Measure, reward and record architectures, and return the outcomes in their order.
+
+        An architecture that this search has seen before at this fidelity is a repeat, free unless the budget says
+        otherwise. Where the budget does not reach for all, those before the first that does not fit are still measured
+        and recorded.
+
+        Args:
+            architectures: n valid ones of the space: a sequence of tuples, or an integer array (n, T).
+            fidelity: share in (0, 1] of the search's full training; rounded to what the evaluator can do.
+            by: who asks: the agent, or a layer by its name.
+
+        Raises:
+            BudgetExhausted: the search is over.
+            SearchStopped: it was stopped, and is not over.
+            AgentError: something that is not an architecture of the space was proposed, or another thread is served.
+        """
+        with self._stopping.one_thread(), self.timing.part("bookkeeping"):
+            proposals = self._propose(architectures, fidelity)
+            with self._stopping.noting_faults():
+                self._begin()
+                payable = self.budget.payable(proposals, self.history)
+                findings, replayed = self._find_out(payable, by)
+                answers = self._record(payable.before_new(len(findings)), findings, replayed, by)
+                self._check_answered(len(answers), len(proposals))
+                return answers
+
+    def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
+        """Yield the answers to architectures, one by one, in the order in which their trials end.
+
+        Another architecture is asked for whenever there is room for one: while fewer trials are in flight than there
+        are slots, and the budget reaches for it. Slots are as many as the evaluator works on at once, looked up at
+        every evaluation that is answered. So what is proposed when follows from the numbers of slots and the order of
+        the answers, which are journaled, and a search that is started again has the same proposals in flight.
+
+        Where the search ends, trainings in flight are waited for and kept, but not answered.
+
+        Args:
+            ask: returns one architecture; none where the agent waits for an answer first.
+
+        Raises:
+            BudgetExhausted: the search is over.
+            SearchStopped: it was stopped, and is not over.
+            AgentError: something else than one architecture was proposed, or none while nothing is in flight.
+        """
+        in_flight = InFlight(self.slots, lambda architecture: self._trials.trial(architecture, 1.0))
+        parts = (in_flight, self.history, self._trials, self._replay, self._course)
+        answer = NextAnswer(*parts, lambda: self._evaluator.slots, self.is_stopped)
+        if self._evaluator.trains and self.slots > 1:
+            self._evaluator.start()
+        try:
+            while True:
+                with self._stopping.noting_faults():
+                    self._begin()
+                self._fill(in_flight, ask)
+                with self.timing.part(EVALUATION), self._stopping.noting_faults():
+                    found = answer.find()
+                    if found is None:
+                        continue  # it was stopped
+                    in_flight.remove(found.architecture)
+                    in_flight.slots = found.slots or in_flight.slots
+                    proposals = self._propose([found.architecture], 1.0)
+                    replayed = len(found.findings) if found.replayed else 0
+                    answers = self._record(proposals, found.findings, replayed, "agent", found.slots)
+                yield answers
+        except BudgetExhausted:
+            with self._stopping.noting_faults():
+                self._trials.finish()
+            raise
+        finally:
+            self._trials.close()
+
+    def representative(self, architecture: Architecture) -> Architecture:
+        """Return the architecture that is measured for this one: two with the same are worth the same."""
+        return self._evaluator.representative(architecture)
+
+    def log(self, scalars: Mapping[str, float]) -> None:
+        """Write an agent's own scalars to TensorBoard, at the current evaluation."""
+        if self.record is not None:
+            self.record.scalars(scalars, len(self.history))
 
     @cached_property
     def slots(self) -> int:
-        """How many networks an asynchronous search begins with in flight at once.
+        """How many trials an asynchronous search begins with in flight at once.
 
         As many as its journal says, so that it goes on as it began whatever the workers are now; else as many as the
         evaluator works on.
@@ -153,62 +245,25 @@ class Search:
         return told or self._course.slots or self._evaluator.slots
 
     @property
-    def ended(self) -> str | None:
-        """Why the search is over; None while it is not."""
-        return self._ending.ended
-
-    @ended.setter
-    def ended(self, why: str) -> None:
-        self._ending.ended = why
-
-    @property
-    def stopped(self) -> str | None:
-        """Why it was stopped before its end; None where it was not."""
-        return self._ending.stopped
-
-    @property
-    def evaluator(self) -> Evaluator:
-        """The evaluator, once the search is over: test data are out of an agent's reach."""
-        if self.ended is None:
-            raise AgentError("the evaluator is not to be used before the search is over; call evaluate")
-        return self._evaluator
-
-    def representative(self, architecture: Architecture) -> Architecture:
-        """Return the design that is measured for this one: two with the same are one network, and worth the same."""
-        return self._evaluator.representative(architecture)
-
-    @property
-    def remaining(self) -> int | None:
-        """Number of evaluations left in the budget; None where there is no limit."""
+    def remaining(self) -> float | None:
+        """Full trainings' worth left in the budget; None where there is no limit."""
         return self.budget.remaining(self.history)
 
     @property
-    def replayed(self) -> int:
-        """Number of evaluations still to be answered from the journal of an earlier, interrupted run."""
-        return 0 if self._replay is None else len(self._replay)
+    def is_logged(self) -> bool:
+        """Whether `log` writes to TensorBoard."""
+        return self._files is not None
 
     @property
-    def notices(self) -> list[str]:
-        """What a user is to know of the run directory, a line each."""
-        return [] if self._files is None else self._files.notices
+    def ended(self) -> str | None:
+        """Why the search is over; None while it is not."""
+        return self._stopping.ended
 
-    def stop(self, reason: str) -> None:
-        """Ask the search to end early: trainings in flight are waited for and kept, then ``evaluate`` raises.
+    @ended.setter
+    def ended(self, why: str) -> None:
+        self._stopping.ended = why
 
-        It may be called from a signal handler or another thread. The same search, started again, goes on.
-
-        Args:
-            reason: why, for ``stopped``.
-        """
-        self._ending.stop(reason)
-
-    def is_stopped(self) -> bool:
-        """Return whether the search was asked to end early."""
-        return self._ending.is_stopped()
-
-    def prepare(self) -> None:
-        """Start the evaluator's workers now, so that the first evaluation does not wait for them."""
-        self._evaluator.start()
+    # What whoever made it may use
 
     def run(self) -> None:
         """Let the agent search until the budget is used up.
@@ -220,13 +275,16 @@ class Search:
         """
         if self.agent is None:
             raise InputError("this search has no agent to run; give it one, or call evaluate")
-        with self._ending.running():
-            if self._concluding:
+        top: SearchLike = self
+        for layer in self.layers:
+            top = layer(top)
+        with self._stopping.running():
+            if self._is_concluding:
                 self._conclude_journal()
             if self.start:
-                self.evaluate(self.start)
-            with self.times.part("controller"):
-                self.agent.run(self)
+                self.evaluate(self.start, by="start")
+            with self.timing.part("controller"):
+                self.agent.run(top)
         if self.stopped is None and self._replay is not None:
             self._replay.check_used_up(len(self.history))
         if self.ended is None and self.stopped is None:
@@ -234,122 +292,74 @@ class Search:
         if self._files is not None:
             self._files.leave_times(self.where_time_went(), self._evaluator.slots)
 
-    def _conclude_journal(self) -> None:
-        """Take in what the journal holds, whatever the agent would do now, and end the search."""
-        for design in self._replay.designs() if self._replay is not None else ():
-            self.evaluate([design])
-        self.ended = self.ended or f"concluded as asked for, after {len(self.history)} evaluations"
-        raise BudgetExhausted(self.ended)
+    def stop(self, reason: str) -> None:
+        """Ask the search to end early: trainings in flight are waited for and kept, then ``evaluate`` raises.
 
-    def evaluate(self, architectures: Designs) -> Answers:
-        """Measure, reward and record designs, and return the outcomes in their order.
-
-        A design that this search has seen before is a repeat, free unless the budget says otherwise. Where the budget
-        does not reach for all, those before the first that does not fit are still measured and recorded.
+        It may be called from a signal handler or another thread. The same search, started again, goes on.
 
         Args:
-            architectures: n valid designs of the space: a sequence of tuples, or an integer array (n, T).
-
-        Raises:
-            BudgetExhausted: the search is over.
-            SearchStopped: it was stopped, and is not over.
-            AgentError: something that is not a design of the space was proposed, or another thread is being answered.
+            reason: why, for ``stopped``.
         """
-        with self._ending.in_one_thread(), self.times.part("bookkeeping"):
-            return self._evaluate(architectures)
+        self._stopping.stop(reason)
 
-    def _evaluate(self, architectures: Designs) -> Answers:
-        designs, new = checked(self.space, self.history, architectures)
-        with self._ending.answering():
-            self._begin()
-            payable = within_evaluations(designs, new, self.budget, self.history)
-            if len(payable) < len(designs):
-                new = self.history.unknown(payable)
-            found = self._replayed(new)
-            replayed = len(found)
-            within = within_seconds(payable, new, found, self.budget, self.history)
-            if within is None and len(new) > replayed:
-                with self.times.part(EVALUATION):
-                    found += self._measuring.measure(new[replayed:], self.is_stopped)
-                payable = before_unknown(payable, new, found)
-                within = within_seconds(payable, new, found, self.budget, self.history)
-            taken = payable if within is None else within
-            answers = self._answering.take(taken, found, replayed, self._listener)
-            if len(answers) < len(designs):
-                self._ending.check()
-            return answers
+    def is_stopped(self) -> bool:
+        """Return whether the search was asked to end early."""
+        return self._stopping.is_stopped()
 
-    def stream(self, ask: Callable[[], Designs]) -> Iterator[Answers]:
-        """Yield the answers to designs, one by one, in the order in which their evaluations end.
+    @property
+    def stopped(self) -> str | None:
+        """Why it was stopped before its end; None where it was not."""
+        return self._stopping.stopped
 
-        Another design is asked for whenever there is room for one: while fewer networks are in flight than there are
-        slots, and the budget reaches for it. Slots are as many as the evaluator works on at once, looked up at every
-        evaluation that is answered. So what is proposed when follows from the numbers of slots and the order of the
-        answers, which are journaled, and a search that is started again has the same designs in flight.
+    @property
+    def evaluator(self) -> Evaluator:
+        """The evaluator, once the search is over: test data are out of an agent's reach."""
+        if self.ended is None:
+            raise AgentError("the evaluator is not to be used before the search is over; call evaluate")
+        return self._evaluator
 
-        Where the search ends, trainings in flight are waited for and kept, but not answered.
+    @property
+    def replayed(self) -> int:
+        """Number of evaluations still to be answered from the journal of an earlier, interrupted run."""
+        return 0 if self._replay is None else len(self._replay)
 
-        Args:
-            ask: returns one design; none where the agent waits for an answer first.
-
-        Raises:
-            BudgetExhausted: the search is over.
-            SearchStopped: it was stopped, and is not over.
-            AgentError: something else than one design of the space was proposed, or none while nothing is in flight.
-        """
-        flight = InFlight(self.slots, self._evaluator.representative)
-        trainings = Trainings(self._evaluator, self._known, self._said, self.is_stopped)
-        following = (flight, self.history, self._known, trainings, self._replay, self._course)
-        answerable = Answerable(*following, lambda: self._evaluator.slots, self.is_stopped)
-        try:
-            while True:
-                with self._ending.answering():
-                    self._begin()
-                fill(flight, ask, self.space, self._designs, self.budget, self.history)
-                with self.times.part(EVALUATION), self._ending.answering():
-                    found = answerable.next()
-                    if found is None:
-                        continue  # it was stopped
-                    flight.land(found.design)
-                    flight.slots = found.slots or flight.slots
-                    findings = [] if found.finding is None else [found.finding]
-                    replayed = 0 if found.new else len(findings)
-                    answers = self._answering.take([found.design], findings, replayed, self._listener, found.slots)
-                yield answers
-        except BudgetExhausted:
-            with self._ending.answering():
-                trainings.land()
-            raise
-        finally:
-            trainings.close()
-
-    def _said(self, text: str) -> None:
-        if self.say is not None:
-            self.say(text)
-
-    def log(self, scalars: Mapping[str, float]) -> None:
-        """Write an agent's own scalars to TensorBoard, at the current evaluation."""
-        if self.record is not None:
-            self.record.scalars(scalars, len(self.history))
+    @property
+    def notices(self) -> list[str]:
+        """What a user is to know of the run directory, a line each."""
+        return [] if self._files is None else self._files.notices
 
     @property
     def record(self) -> Record | None:
         """The search's TensorBoard; None without a run directory."""
         return None if self._files is None else self._files.record
 
-    def restore(self) -> None:
-        """Write again what somebody deleted of the run directory in the course of the search."""
-        if self._files is not None:
-            self._files.restore()
-
     @property
     def trials(self) -> TrialLog | None:
         """Every training made so far; None without a run directory, or where measurements cost none."""
         return None if self._files is None else self._files.trials
 
+    @property
+    def seconds(self) -> float:
+        """Wall time that the search has taken, in all its starts, since its first proposal."""
+        earlier = 0.0 if self._replay is None else self._replay.seconds
+        return earlier if self._since is None else earlier + time.monotonic() - self._since
+
+    def prepare(self) -> None:
+        """Start the evaluator's workers now, so that the first evaluation does not wait for them."""
+        self._evaluator.start()
+
+    def where_time_went(self) -> dict[str, float]:
+        """Return the seconds of this start by part, the largest first; what workers did counts by their number."""
+        return where_it_went(self.timing.seconds, self._evaluator.worked, self._evaluator.slots)
+
+    def restore(self) -> None:
+        """Write again what somebody deleted of the run directory in the course of the search."""
+        if self._files is not None:
+            self._files.restore()
+
     def close(self) -> None:
         """Let go of the run directory and of the evaluator's workers."""
-        self._ending.close()
+        self._stopping.close()
         self._evaluator.close()
         if self._files is not None:
             self._files.close()
@@ -360,37 +370,111 @@ class Search:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    # The parts of evaluate and stream
+
+    def _propose(self, architectures: Architectures, fidelity: float) -> Proposals:
+        """Return architectures as proposals; raise AgentError where they are not of the space, or there are none."""
+        if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
+            raise AgentError(f"proposed {architectures!r:.80}, expected one or more designs of the space")
+        try:
+            rounded = 1.0 if fidelity == 1.0 else self._evaluator.fidelity(fidelity)
+            return self.history.propose(architectures, self.space.check_all, rounded)
+        except InputError as error:
+            raise AgentError(f"proposed a design that is not one of the space: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise AgentError(f"proposed something that is not a design: {error}") from error
+
     def _begin(self) -> None:
         """Start the clocks, where they do not run yet; raise where the search is over."""
-        self._ending.check()
+        self._stopping.check()
         if self._since is None and not self.replayed:
             self._since = time.monotonic()
-        self._ending.watch_the_clock()
+        self._stopping.watch_the_clock()
 
-    def _replayed(self, designs: Sequence[Architecture]) -> list[Finding]:
-        """Return what the journal still has to say, of the first of the designs."""
-        if self._replay is None or not self.replayed:
-            return []
-        said = {design: self._replay.answer(design) for design in designs[: self.replayed]}
-        return list(self._known.learn(said).values())
+    def _find_out(self, proposals: Proposals, by: str) -> tuple[list[Finding], int]:
+        """Return findings of the first new proposals, as far as seconds and a stop let, and how many were replayed."""
+        new, fidelity = proposals.new, proposals.fidelity
+        findings: list[Finding] = []
+        if self._replay is not None:
+            for architecture in new[: self.replayed]:
+                finding = self._replay.answer(architecture, fidelity, by)
+                findings.append(self._trials.learn(architecture, fidelity, finding))
+        replayed = len(findings)
+        if len(new) > replayed and self.budget.within_seconds(proposals, findings, self.history) is None:
+            with self.timing.part(EVALUATION):
+                findings += self._trials.find_out(new[replayed:], fidelity)
+        return findings, replayed
 
-    def where_time_went(self) -> dict[str, float]:
-        """Return the seconds of this start by part, the largest first; what workers did counts by their number."""
-        return where_it_went(self.times.seconds, self._evaluator.worked, self._evaluator.slots)
+    def _record(
+        self, proposals: Proposals, findings: Sequence[Finding], replayed: int, by: str, slots: int | None = None
+    ) -> Answers:
+        """Take proposals into the history, and the new ones into journal and TensorBoard; return the answers.
 
-    @property
-    def _listener(self) -> Callable[[Outcome], None] | None:
-        return self._tell if self.listeners else None
+        An agent sees an evaluation when it is in the journal, not before.
 
-    def _tell(self, outcome: Outcome) -> None:
-        for listener in self.listeners:
-            listener(self, outcome)
+        Args:
+            proposals: in order; those behind the one that uses the charged seconds up are left out.
+            findings: what was found of those that are new, in order.
+            replayed: how many of these, from the first, are in the journal already.
+            by: who asked.
+            slots: how many trials are in flight from now on; None for as many as before.
+        """
+        files, history = self._files, self.history
+        spent, journaled = history.train_seconds, len(history) + replayed
+        within = self.budget.within_seconds(proposals, findings, history)
 
-    @property
-    def seconds(self) -> float:
-        """Wall time that the search has taken, in all its starts, since its first proposal."""
-        return self._seconds()
+        def on_outcome(outcome: Outcome) -> None:
+            if files is not None and not outcome.repeat:
+                if outcome.evaluation > journaled:
+                    text = self.space.to_text(outcome.architecture)
+                    files.journal.add(outcome, text, self.seconds, by, slots)
+                self._draw(files.record, outcome)
+            for callback in self.callbacks:
+                callback(self, outcome)
 
-    def _seconds(self) -> float:
-        earlier = 0.0 if self._replay is None else self._replay.seconds
-        return earlier if self._since is None else earlier + time.monotonic() - self._since
+        with self.timing.part("logging"):
+            told = on_outcome if files is not None or self.callbacks else None
+            answers = history.take(within or proposals, findings, self.budget.charge_repeats, told)
+            paid = len(history) > journaled and history.train_seconds > spent
+            if files is not None and self._evaluator.trains and paid:
+                files.journal.sync()
+        return answers
+
+    def _draw(self, record: Record, outcome: Outcome) -> None:
+        record.evaluation(self.history, outcome)
+        every = self.budget.evaluations and max(1, self.budget.evaluations // _PICTURES)
+        if every and outcome.evaluation % every == 0:
+            record.choice_shares(self.space, self.history)
+
+    def _check_answered(self, answered: int, proposed: int) -> None:
+        """Raise BudgetExhausted, or SearchStopped, where not all proposals were answered."""
+        if answered < proposed:
+            self._stopping.check()
+            self.ended = self.budget.used_up()  # what is left does not pay for the next
+            self._stopping.check()
+
+    def _fill(self, in_flight: InFlight, ask: Callable[[], Architectures]) -> None:
+        """Ask for architectures as long as there is room for another and the budget reaches for it."""
+        while in_flight.has_room and self.budget.pays_for_another(in_flight, self.history, self._size):
+            proposed = ask()
+            if not len(proposed) and len(in_flight):
+                return
+            proposals = self._propose(proposed, 1.0)
+            if len(proposals) > 1:
+                raise AgentError(f"proposed {len(proposals)} designs, was asked for one")
+            in_flight.add(proposals[0], repeat=not proposals.new)
+
+    def _conclude_journal(self) -> None:
+        """Take in what the journal holds, whatever the agent would do now, and end the search."""
+        for architecture, fidelity, by in self._replay.proposals() if self._replay is not None else ():
+            self.evaluate([architecture], fidelity, by=by)
+        self.ended = self.ended or f"concluded as asked for, after {len(self.history)} evaluations"
+        raise BudgetExhausted(self.ended)
+
+    def _waits(self, text: str) -> None:
+        if self.on_wait is not None:
+            self.on_wait(text)
+
+
+def _lowest_score(space: SearchSpace) -> float | None:
+    return 0.0  # of an accuracy

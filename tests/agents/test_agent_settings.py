@@ -67,7 +67,7 @@ def test_designs_at_a_time_follow_the_slots_with_which_the_search_began(tmp_path
         with Search(*parts, run_dir=tmp_path) as search:
             assert agent.designs_at_once(search) == designs
             if there == slots:
-                search.listeners.append(lambda search, _: search.stop("enough") if len(search.history) > 20 else None)
+                search.callbacks.append(lambda search, _: search.stop("enough") if len(search.history) > 20 else None)
             search.run()
     assert len(search.history) == 60
 

@@ -122,7 +122,7 @@ def test_they_learn(agent, network):
     hidden = SPACE.from_text("conv5x32|sep_conv5x16+skip")
     budget = Budget(200, charge_repeats=True)
     search, rewards = Search(SPACE, HiddenDesign(SPACE, hidden), agent(network=network), budget, seed=0), []
-    search.listeners.append(lambda _, outcome: rewards.append(outcome.reward))
+    search.callbacks.append(lambda _, outcome: rewards.append(outcome.reward))
     search.run()
     first, last = np.array(rewards[:50]), np.array(rewards[-50:])
     assert last.mean() > first.mean() + 3 * np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / 50)

@@ -17,7 +17,7 @@ from nasenv.commands.cli import main
 from nasenv.configuration import without_derived
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.objectives import Accuracy, Objective
+from nasenv.objectives import Score, Objective
 from nasenv.search.search import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import SearchSpace
@@ -131,7 +131,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def test_defaults():
     given = made()
     kinds = {name: type(given[name]) for name in ("space", "evaluator", "agent", "objective")}
-    assert kinds == {"space": ChainCNN, "evaluator": TrainingEvaluator, "agent": MaskablePPO, "objective": Accuracy}
+    assert kinds == {"space": ChainCNN, "evaluator": TrainingEvaluator, "agent": MaskablePPO, "objective": Score}
     assert given["evaluator"].space is given["space"]
     assert given["budget"] == Budget()
 
@@ -241,7 +241,7 @@ def test_required_parameters_are_positional():
         ("--agent.help Randomsearch", "nearest: RandomSearch"),
         ("--space ChainCN", "nearest: ChainCNN"),
         ("--evaluator TrainingEvaluater", "nearest: TrainingEvaluator"),
-        ("--objective Accurcy", "nearest: Accuracy"),
+        ("--objective Accurcy", "nearest: Score"),
         ("--agent no_such_module.MyAgent", "no module no_such_module"),
         ("--agent users_own.MyAgnt", "users_own has no MyAgnt; nearest: MyAgent"),
         ("--agent users_own.Deep", "users_own.Deep does not correspond to a subclass of Agent"),

@@ -142,7 +142,7 @@ def test_the_table_is_read_in_80_columns(folder, capsys):
 
 
 def test_config_yaml_goes_back_in(folder):
-    problems = {"first": bits(), "second": bits(budget={"charged_seconds": 9.0}, objective="Accuracy")}
+    problems = {"first": bits(), "second": bits(budget={"charged_seconds": 9.0}, objective="Score")}
     published = {"first": {"source": "we, 2020", "test_accuracy": {"random": [0.8, 0.01]}}}
     agents = {"random": "RandomSearch", "mine": {"class_path": "own.Mine", "init_args": {"eagerness": 2}}}
     given = config(agents=agents, problems=problems, published=published, metric="test_accuracy", seeds=2, first_seed=5)

@@ -12,7 +12,7 @@ from nasenv.cache.cache import Cache
 from nasenv.commands.train import coverage, run_name, train
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.objectives import Accuracy
+from nasenv.objectives import Score
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import Decision, SearchSpace
@@ -62,7 +62,7 @@ def run(folder=None, evaluator=None, agent=None, budget=None, cache="none", seed
     budget = budget or Budget(evaluations=20, final_seeds=1)
     agent = agent or RandomSearch(batch_size=4)
     run_dir = None if folder is None else str(folder)
-    train(SPACE, evaluator, agent, Accuracy(), budget, seed, run_dir, cache, **options)
+    train(SPACE, evaluator, agent, Score(), budget, seed, run_dir, cache, **options)
     return evaluator
 
 

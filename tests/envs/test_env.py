@@ -15,7 +15,7 @@ from torch import nn
 import nasenv
 from nasenv.envs.env import ArchitectureEnv
 from nasenv.errors import BudgetExhausted, InputError
-from nasenv.objectives import AccuracyWithinCost
+from nasenv.objectives import ScoreWithinCost
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
@@ -120,7 +120,7 @@ def test_text_says_what_was_chosen(make):
 def test_keyword_arguments_replace_the_parts():
     space = ChainCNN(input_shape=(1, 8, 8), num_classes=10, max_layers=2)
     cache = nasenv.Cache(":memory:")
-    objective = AccuracyWithinCost("params", target=1.0)
+    objective = ScoreWithinCost("params", target=1.0)
     env = gymnasium.make(
         "nasenv/ChainCNN-v0", evaluator=Hashed(space), objective=objective, budget=Budget(evaluations=3), cache=cache
     )

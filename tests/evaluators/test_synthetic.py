@@ -8,7 +8,7 @@ from nasenv.cluster.ray import RayEvaluator
 from nasenv.comparison.problem import Problem
 from nasenv.errors import InputError
 from nasenv.evaluators.synthetic import SyntheticEvaluator
-from nasenv.objectives import AccuracyWithinCost
+from nasenv.objectives import ScoreWithinCost
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -119,7 +119,7 @@ def test_a_comparison_knows_its_optimum():
     assert Problem(SMALL, evaluator).optimum == 1.0
     assert Problem(SMALL, RayEvaluator(SMALL, evaluator)).optimum == 1.0
     assert Problem(SMALL, SyntheticEvaluator(SMALL, noise=0.1)).optimum is None
-    assert Problem(SMALL, evaluator, AccuracyWithinCost("params", 1000)).optimum is None
+    assert Problem(SMALL, evaluator, ScoreWithinCost("params", 1000)).optimum is None
 
 
 def test_landscapes_have_fingerprints_of_their_own():

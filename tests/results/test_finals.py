@@ -18,7 +18,7 @@ from nasenv.deployment.export import load_model
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import TestResult
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.objectives import Accuracy, AccuracyWithinCost, Objective
+from nasenv.objectives import Score, ScoreWithinCost, Objective
 from nasenv.results.conclude import conclude
 from nasenv.results.result import RESULT, Contender, Result, table
 from nasenv.search.search import Budget, Search
@@ -114,9 +114,9 @@ def test_only_the_best_so_many_are_finalists_and_each_is_trained_with_each_seed(
     assert seeds == [0, 1, 2]
 
 
-def test_the_best_reward_is_a_finalist_and_not_the_best_accuracy():
+def test_the_best_reward_is_a_finalist_and_not_the_best_score():
     evaluator = Told({A: 0.9, B: 0.5}, {A: (0.9, 0.9), B: (0.5, 0.5)})
-    objective = AccuracyWithinCost("params", target=500, exponent=-2.0)  # A has 900 parameters, and is paid 0.28
+    objective = ScoreWithinCost("params", target=500, exponent=-2.0)  # A has 900 parameters, and is paid 0.28
     result = conclude(ended(evaluator, objective=objective))
     assert result.winner.architecture == B
 
@@ -141,7 +141,7 @@ def test_a_seed_that_fails_is_paid_the_failure_reward():
     evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, None), B: (0.5, 0.5)})
     result = conclude(ended(evaluator))
     assert result.winner.architecture == B
-    assert conclude(ended(evaluator, objective=Accuracy(failure_reward=0.3))).winner.val_accuracies == (0.9,)
+    assert conclude(ended(evaluator, objective=Score(failure_reward=0.3))).winner.val_accuracies == (0.9,)
 
 
 class Cheapness(Objective):

@@ -78,7 +78,7 @@ class Scripted(Agent):
 def hear(search):
     """Return a list that fills with every outcome and what the search had been charged then."""
     heard = []
-    search.listeners.append(lambda search, outcome: heard.append((outcome, search.history.charged_seconds)))
+    search.callbacks.append(lambda search, outcome: heard.append((outcome, search.history.charged_seconds)))
     return heard
 
 

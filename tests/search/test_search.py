@@ -12,7 +12,7 @@ from nasenv.agents import PPO, Agent, MaskablePPO, RandomSearch
 from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.errors import AgentError, BudgetExhausted, InputError
-from nasenv.objectives import Accuracy, AccuracyWithinCost
+from nasenv.objectives import Score, ScoreWithinCost
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement
@@ -82,7 +82,7 @@ def test_budget_reached_in_mid_batch(tmp_path):
     evaluator = Hashed(SPACE)
     a, b, c, d = DESIGNS[:4]
     with make(evaluations=3, evaluator=evaluator, run_dir=tmp_path) as search:
-        search.listeners.append(lambda _, outcome: told.append(outcome.architecture))
+        search.callbacks.append(lambda _, outcome: told.append(outcome.architecture))
         search.evaluate([a])
         with pytest.raises(BudgetExhausted, match="budget of 3 evaluations is used up"):
             search.evaluate([b, a, c, d, a])
@@ -153,7 +153,7 @@ def test_numpy_and_lists_are_designs():
 
 def test_failures_get_their_reward_and_the_search_goes_on(tmp_path):
     failing = next(a for a in RNG_DESIGNS if Hashed(SPACE).measure(SPACE.canonical(a)).error)
-    with make(objective=Accuracy(failure_reward=-1.0), run_dir=tmp_path) as search:
+    with make(objective=Score(failure_reward=-1.0), run_dir=tmp_path) as search:
         outcomes = search.evaluate([failing, DESIGNS[1]])
     assert outcomes[0].reward == -1.0
     assert outcomes[0].measurement.error == "diverged"
@@ -164,7 +164,7 @@ def test_failures_get_their_reward_and_the_search_goes_on(tmp_path):
 
 def test_listeners_hear_every_answer_in_order():
     heard = []
-    search = make(listeners=[lambda s, o: heard.append((len(s.history), o))])
+    search = make(callbacks=[lambda s, o: heard.append((len(s.history), o))])
     answers = search.evaluate([DESIGNS[0], DESIGNS[0], DESIGNS[1]])
     assert [o for _, o in heard] == list(answers)
     assert [n for n, _ in heard] == [1, 1, 2]
@@ -364,7 +364,7 @@ def test_a_fault_that_the_agent_wraps_is_still_ours():
 
 
 def test_an_unknown_metric_is_the_objectives_fault():
-    search = make(Scripted([DESIGNS[:2]]), objective=AccuracyWithinCost("latency", 1.0))
+    search = make(Scripted([DESIGNS[:2]]), objective=ScoreWithinCost("latency", 1.0))
     with pytest.raises(InputError, match="no metric 'latency'; it reports params") as refusal:
         search.run()
     assert not isinstance(refusal.value, AgentError)
@@ -459,7 +459,7 @@ def test_replay_of_another_proposal_is_one_clear_error(tmp_path):
 def test_replay_under_an_objective_that_pays_otherwise_is_refused(tmp_path, monkeypatch):
     with make(Scripted([DESIGNS[:4]]), run_dir=tmp_path) as search:
         search.run()
-    monkeypatch.setattr(Accuracy, "score", lambda self, measurement: measurement.score / 2)
+    monkeypatch.setattr(Score, "score", lambda self, measurement: measurement.score / 2)
     with (
         make(Scripted([DESIGNS[:4]]), run_dir=tmp_path) as search,
         pytest.raises(InputError, match=r"objective .*give another run_dir"),
@@ -481,7 +481,7 @@ def test_budget_spent_in_the_journal_is_spent(tmp_path):
     [
         ({"seed": 1}, "seed is 0 there, 1 here"),
         ({"evaluations": 9}, "budget.evaluations is 100 there, 9 here"),
-        ({"objective": Accuracy(-1.0)}, "failure_reward is 0.0 there, -1.0 here"),
+        ({"objective": Score(-1.0)}, "failure_reward is 0.0 there, -1.0 here"),
         ({"agent": RandomSearch()}, "agent.class_path"),
     ],
     ids=["seed", "budget", "objective", "agent"],
@@ -657,7 +657,7 @@ def test_a_listener_may_evaluate_and_threads_may_take_turns():
         if len(search.history) == 1 and not outcome.repeat:
             search.evaluate([DESIGNS[0]])
 
-    search = make(listeners=[listener])
+    search = make(callbacks=[listener])
     with ThreadPoolExecutor(1) as pool:
         pool.submit(search.evaluate, DESIGNS[:1]).result()
     search.evaluate(DESIGNS[1:2])

@@ -149,7 +149,7 @@ def test_refreshing_them_changes_no_weight_and_draws_no_dropout():
     assert model[1].calls == 2 * 4
 
 
-# Accuracy
+# Score
 
 
 @settings(deadline=None, max_examples=20)

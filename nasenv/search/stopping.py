@@ -14,13 +14,13 @@ from nasenv.search.history import History
 _REFUSALS = 1000  # after which an agent is taken not to hear
 
 
-class Ending:
+class Stopping:
     """Why a search is over, or was stopped before.
 
     Args:
         budget: when it is over.
         history: what was spent.
-        designs: number of designs of its space; None where it is not known.
+        size: number of architectures of its space; None where it is not known.
         agent: its name.
         endless: whether it goes on answering repeats, whatever was spent.
 
@@ -30,10 +30,8 @@ class Ending:
         fault: what went wrong in the search itself, though it passes through the agent; None where nothing did.
     """
 
-    def __init__(
-        self, budget: Budget, history: History, designs: int | None, agent: str, endless: bool = False
-    ) -> None:
-        self._budget, self._history, self._designs, self._agent = budget, history, designs, agent
+    def __init__(self, budget: Budget, history: History, size: int | None, agent: str, endless: bool = False) -> None:
+        self._budget, self._history, self._size, self._agent = budget, history, size, agent
         self._endless = endless
         self.ended: str | None = None
         self.stopped: str | None = None
@@ -95,13 +93,13 @@ class Ending:
 
     def _over(self) -> str | None:
         """Return why it is over, None where it is not."""
-        spent = self._budget.spent(self._history)
-        if spent is None and len(self._history) == self._designs:
-            return f"all {self._designs} designs of the space are evaluated"
-        return spent
+        exhausted = self._budget.exhausted(self._history)
+        if exhausted is None and self._size is not None and self._history.is_complete(self._size):
+            return f"all {self._size} designs of the space are evaluated"
+        return exhausted
 
     @contextmanager
-    def in_one_thread(self) -> Iterator[None]:
+    def one_thread(self) -> Iterator[None]:
         """Keep other threads from what is done inside, as history and journal take in one proposal after the other.
 
         Raises:
@@ -118,7 +116,7 @@ class Ending:
                 self._inside.clear()
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
+    def noting_faults(self) -> Iterator[None]:
         """Note what goes wrong meanwhile: it is ours, not the agent's, though it passes through the agent."""
         try:
             yield

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 EVALUATION, IDLE = "evaluation", "idle workers"
 
 
-class Times:
+class Timing:
     """Wall time by part of what a process does: each moment belongs to the part that was entered last.
 
     Example:
-        >>> times = Times()
+        >>> times = Timing()
         >>> with times.part("controller"), times.part("cache"):
         ...     pass
         >>> list(times.seconds)
@@ -50,16 +50,16 @@ class Times:
 class _Part:
     """A part of the whole, as a context: it costs half a microsecond, a third of what `contextmanager` makes of it."""
 
-    __slots__ = ("_name", "_times")
+    __slots__ = ("_name", "_timing")
 
-    def __init__(self, times: Times, name: str) -> None:
-        self._times, self._name = times, name
+    def __init__(self, timing: Timing, name: str) -> None:
+        self._timing, self._name = timing, name
 
     def __enter__(self) -> None:
-        self._times.enter(self._name)
+        self._timing.enter(self._name)
 
     def __exit__(self, *_: object) -> None:
-        self._times.leave()
+        self._timing.leave()
 
 
 def where_it_went(wall: Mapping[str, float], worked: Mapping[str, float], workers: int) -> dict[str, float]:

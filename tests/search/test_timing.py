@@ -49,7 +49,7 @@ def test_a_search_leaves_where_its_time_went(tmp_path, stopped):
     space = ChainCNN(max_layers=2)
     with Search(space, Hashed(space), RandomSearch(), Budget(20), run_dir=tmp_path) as search:
         if stopped:
-            search.listeners.append(lambda search, outcome: search.stop("enough"))
+            search.callbacks.append(lambda search, outcome: search.stop("enough"))
         search.run()
     left = json.loads((tmp_path / "times.json").read_text())
     assert left["slots"] == 1

@@ -1,0 +1,132 @@
+"""What an agent may use of a search, and what stands between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from nasenv.search.budget import Budget
+from nasenv.search.history import Answers, History
+from nasenv.search.proposals import Architectures
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Architecture
+
+
+class SearchLike(Protocol):
+    """What an agent may use: a `Search`, or a `Layer` on it.
+
+    Attributes:
+        space: what is searched.
+        history: the evaluations so far.
+        budget: when the search is over.
+        slots: how many trials an asynchronous search begins with in flight at once.
+        seed: seeds the agent.
+        ended: why the search is over; None before.
+        remaining: full trainings' worth left in the budget; None where there is no limit.
+        is_logged: whether `log` writes to TensorBoard.
+    """
+
+    @property
+    def space(self) -> SearchSpace: ...  # noqa: D102, described above, as are the others
+    @property
+    def history(self) -> History: ...  # noqa: D102
+    @property
+    def budget(self) -> Budget: ...  # noqa: D102
+    @property
+    def slots(self) -> int: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def ended(self) -> str | None: ...  # noqa: D102
+    @property
+    def remaining(self) -> float | None: ...  # noqa: D102
+    @property
+    def is_logged(self) -> bool: ...  # noqa: D102
+
+    def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
+        """Measure, reward and record architectures; see `Search.evaluate`."""
+
+    def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
+        """Yield answers as each trial ends; see `Search.stream`."""
+
+    def representative(self, architecture: Architecture) -> Architecture:
+        """Return the architecture that is measured for this one."""
+
+    def log(self, scalars: Mapping[str, float]) -> None:
+        """Write an agent's own scalars to TensorBoard."""
+
+
+class Layer:
+    """Stands between an agent and a search, and looks to the agent like the search.
+
+    It gives on everything; a subclass changes what it wants. What it asks for on its own account it asks with
+    ``by="its name"``, so that the journal tells it from what the agent asked for. Layers stand on each other in the
+    order agent > guides > racing > constraints > search.
+
+    Args:
+        search: what it stands on: a search or another layer.
+
+    >>> class Rounded(Layer):
+    ...     '''Evaluates at most four architectures at a time.'''
+    ...     def evaluate(self, architectures, fidelity=1.0, *, by="agent"):
+    ...         return super().evaluate(architectures[:4], fidelity, by=by)
+    """
+
+    def __init__(self, search: SearchLike) -> None:
+        self.search = search
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched."""
+        return self.search.space
+
+    @property
+    def history(self) -> History:
+        """The evaluations so far."""
+        return self.search.history
+
+    @property
+    def budget(self) -> Budget:
+        """When the search is over."""
+        return self.search.budget
+
+    @property
+    def slots(self) -> int:
+        """How many trials an asynchronous search begins with in flight at once."""
+        return self.search.slots
+
+    @property
+    def seed(self) -> int:
+        """Seeds the agent."""
+        return self.search.seed
+
+    @property
+    def ended(self) -> str | None:
+        """Why the search is over; None before."""
+        return self.search.ended
+
+    @property
+    def remaining(self) -> float | None:
+        """Full trainings' worth left in the budget; None where there is no limit."""
+        return self.search.remaining
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether `log` writes to TensorBoard."""
+        return self.search.is_logged
+
+    def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
+        """Measure, reward and record architectures; see `Search.evaluate`."""
+        return self.search.evaluate(architectures, fidelity, by=by)
+
+    def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
+        """Yield answers as each trial ends; see `Search.stream`."""
+        return self.search.stream(ask)
+
+    def representative(self, architecture: Architecture) -> Architecture:
+        """Return the architecture that is measured for this one."""
+        return self.search.representative(architecture)
+
+    def log(self, scalars: Mapping[str, float]) -> None:
+        """Write an agent's own scalars to TensorBoard."""
+        self.search.log(scalars)

@@ -1,0 +1,224 @@
+"""The trials of a search: which are measured, and which are being trained, here or by another search on its cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+
+from nasenv.cache.cache import Cache, Problem
+from nasenv.errors import InputError
+from nasenv.evaluators.evaluator import Evaluator
+from nasenv.objectives import Rewards
+from nasenv.records.trials import TrialLog
+from nasenv.search.timing import Timing
+from nasenv.trial import Architecture, Finding, Measurement, Trial
+
+_POLL_SECONDS = 0.2  # between two looks at what other searches on the same cache are training
+_CACHE, _LOGGING = "cache", "logging"
+
+
+class PendingTrials:
+    """Finds out what trials come to: known, cached, or trained, each architecture once.
+
+    Trials are of representatives, see `Evaluator.representative`.
+
+    Args:
+        evaluator: measures what nobody knows.
+        rewards: pays what was measured, in the order in which it is answered.
+        cache: shared with other searches; None for none. What another search is training is waited for.
+        log: where every training is kept the moment it ends; None keeps none.
+        known: measurements that cost nothing any more.
+        timing: told what the cache and the log take.
+        on_wait: called with a text when another search is waited for, once.
+        stopped: no further training is begun once it returns True.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        rewards: Rewards,
+        cache: Cache | None,
+        log: TrialLog | None,
+        known: Mapping[Trial, Measurement],
+        timing: Timing,
+        on_wait: Callable[[str], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._evaluator, self._rewards, self._cache, self._log = evaluator, rewards, cache, log
+        self._timing, self._on_wait, self._stopped = timing, on_wait, stopped
+        self._known: dict[Trial, Measurement] = dict(known)
+        self._payers: dict[Trial, Architecture | None] = dict.fromkeys(known)  # None: nobody of this search
+        for trial, measurement in log.measurements.items() if log is not None else ():
+            if trial.purpose == "search":
+                self._known[trial] = measurement
+                self._payers.pop(trial, None)
+        self._problem = Problem(evaluator.space.fingerprint(), evaluator.fingerprint())
+        if cache is not None and log is not None:
+            with timing.part(_CACHE):
+                add_to_cache(log, evaluator, cache)
+        self._mine: dict[Trial, None] = {}  # submitted to the evaluator
+        self._elsewhere: dict[Trial, None] = {}  # being trained by other searches
+        self._has_waited = self._is_ending = False
+        self._completed: Iterator[tuple[Trial, Measurement]] = iter(())
+
+    def trial(self, architecture: Architecture, fidelity: float) -> Trial:
+        """Return the trial that measures an architecture at a fidelity."""
+        return Trial(self._evaluator.representative(architecture), fidelity)
+
+    def learn(self, architecture: Architecture, fidelity: float, finding: Finding) -> Finding:
+        """Take in what a journal says of a proposal, and return it; what a table says too is kept once."""
+        trial = self.trial(architecture, fidelity)
+        if not self._evaluator.trains:
+            (own,) = self._evaluator.measure([trial])
+            return finding._replace(measurement=own) if own == finding.measurement else finding
+        self._known[trial] = finding.measurement
+        self._payers[trial] = architecture
+        return finding
+
+    def find_out(self, architectures: Sequence[Architecture], fidelity: float) -> list[Finding]:
+        """Return what architectures are worth: of all, or, where it is stopped, up to the first not done by then."""
+        if self._evaluator.trains:
+            missing = self._missing([self.trial(architecture, fidelity) for architecture in architectures])
+            while missing and not self._stopped():
+                mine = self._claimed(missing)
+                self._train(mine)
+                missing = self._missing(missing)
+                if missing and not mine:
+                    self._wait(len(missing))
+        return self.charge(architectures, fidelity)
+
+    def charge(self, architectures: Sequence[Architecture], fidelity: float) -> list[Finding]:
+        """Return what architectures are worth, up to the first of which it is not known, and let them pay.
+
+        The first architecture whose trial was measured for this search is not ``cached``: it is the one that paid.
+        """
+        trials = [self.trial(architecture, fidelity) for architecture in architectures]
+        if self._evaluator.trains:
+            trials = list(takewhile(self._known.__contains__, trials))
+            measurements = [self._known[trial] for trial in trials]
+        else:
+            measurements = self._evaluator.measure(trials)
+        payers = map(self._payers.setdefault, trials, architectures)
+        cached = [payer is not own for payer, own in zip(payers, architectures, strict=False)]
+        return list(map(Finding, measurements, map(self._rewards.pay, measurements), cached))
+
+    def is_known(self, trial: Trial) -> bool:
+        """Return whether a trial's measurement costs no training, as far as was looked for."""
+        return not self._evaluator.trains or trial in self._known
+
+    def begin(self, trials: Iterable[Trial]) -> None:
+        """Have trained, for `wait`, what is neither known nor begun."""
+        if self._evaluator.trains:
+            missing = [t for t in dict.fromkeys(trials) if t not in self._mine and t not in self._elsewhere]
+            self._submit_claimed(self._missing(missing))
+
+    def wait(self) -> list[Trial]:
+        """Return the trials that have become known, as soon as some may have; soon after a stop."""
+        ended = self._next() if self._mine else []
+        if not self._mine and not ended and self._elsewhere:
+            self._wait(len(self._elsewhere))
+        elsewhere, self._elsewhere = self._elsewhere, {}
+        if elsewhere:
+            self._submit_claimed(self._missing(elsewhere))
+        return ended + [trial for trial in elsewhere if self.is_known(trial)]
+
+    def finish(self) -> None:
+        """Begin no more; return when the trials that are being trained are done, and known."""
+        self._is_ending = True
+        for trial, measurement in self._completed:
+            self._keep(trial, measurement)
+
+    def close(self) -> None:
+        """Give up what is being trained."""
+        if hasattr(self._completed, "close"):
+            self._completed.close()
+        self._release(self._mine)
+        self._mine.clear()
+
+    def _missing(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Look up trials in the cache and return those that are still unknown."""
+        missing = [trial for trial in dict.fromkeys(trials) if trial not in self._known]
+        if missing and self._cache is not None:
+            with self._timing.part(_CACHE):
+                cached = self._cache.find(self._problem, missing)
+            self._known |= cached
+            self._payers |= dict.fromkeys(cached)
+        return [trial for trial in missing if trial not in self._known]
+
+    def _claimed(self, missing: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that are this search's to train: the others have been, or are being, elsewhere."""
+        if self._cache is None or not missing:
+            return list(missing)
+        with self._timing.part(_CACHE):
+            mine = self._cache.claim(self._problem, missing)
+        return [trial for trial in missing if trial in mine]
+
+    def _submit_claimed(self, missing: Sequence[Trial]) -> None:
+        mine = self._claimed(missing)
+        for trial in mine:
+            self._evaluator.submit(trial)
+        self._mine |= dict.fromkeys(mine)
+        self._elsewhere |= dict.fromkeys(trial for trial in missing if trial not in self._mine)
+
+    def _train(self, trials: Sequence[Trial]) -> None:
+        """Have trials measured, as many as there is time for before a stop."""
+        self._mine = dict.fromkeys(trials)
+        try:
+            for trial, measurement in self._evaluator.results(trials, self._stopped):
+                self._keep(trial, measurement)
+            if self._mine and not self._stopped():
+                raise self._faulty(f"completed {len(trials) - len(self._mine)} of {len(trials)} trials, expected all")
+        finally:
+            self._release(self._mine)
+            self._mine = {}
+
+    def _next(self) -> list[Trial]:
+        """Return the trial that ends next; none where there are no more after a stop."""
+        ended = next(self._completed, None)
+        if ended is None and not self._stopped():  # all that were submitted by then had ended
+            self._completed = self._evaluator.completed(lambda: self._is_ending or self._stopped())
+            ended = next(self._completed, None)
+        if ended is not None:
+            self._keep(*ended)
+            return [ended[0]]
+        if not self._stopped():
+            raise self._faulty(f"ended before {len(self._mine)} trials were completed")
+        return []
+
+    def _keep(self, trial: Trial, measurement: Measurement) -> None:
+        """Keep a training that has ended."""
+        if trial not in self._mine:
+            raise self._faulty(f"completed {trial}, which it was not asked for")
+        if not isinstance(measurement, Measurement):
+            raise self._faulty(f"completed {trial} not with a Measurement")
+        if self._log is not None:  # first, as what a cache alone knows is not paid for
+            with self._timing.part(_LOGGING):
+                self._log.add(trial, measurement)
+        self._known[trial] = measurement
+        if self._cache is not None:
+            with self._timing.part(_CACHE):
+                self._cache.add(self._problem, {trial: measurement})
+        del self._mine[trial]
+
+    def _release(self, trials: Iterable[Trial]) -> None:
+        """Give up claims."""
+        if self._cache is not None and trials:
+            self._cache.release(self._problem, trials)
+
+    def _wait(self, trials: int) -> None:
+        """Give other searches on the cache time for what they are training."""
+        if not self._has_waited:
+            self._on_wait(f"waiting for {trials} designs that another search on the same cache is training")
+        self._has_waited = True
+        time.sleep(_POLL_SECONDS)
+
+    def _faulty(self, reason: str) -> InputError:
+        """Return the error of an evaluator that breaks its contract."""
+        return InputError(f"evaluator {type(self._evaluator).__name__} {reason}")
+
+
+def add_to_cache(log: TrialLog, evaluator: Evaluator, cache: Cache) -> None:
+    """Add to a cache what a search has trained: some may not have reached its server before an earlier start ended."""
+    trained = {trial: measurement for trial, measurement in log.measurements.items() if trial.purpose == "search"}
+    cache.add(Problem(evaluator.space.fingerprint(), evaluator.fingerprint()), trained)
