@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 DERIVED: set[str | int] = {  # what follows from the other parts is not asked of the user
-    "space.init_args.input_shape",
-    "space.init_args.num_classes",
+    "space.init_args.task",
     "evaluator.init_args.space",
+    "evaluator.init_args.data",
     "evaluator.init_args.inner.init_args.space",  # of an evaluator that wraps another, as its argument `inner`
+    "evaluator.init_args.inner.init_args.data",
 }
 
 
@@ -105,6 +106,8 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(v) for v in value]
+    if hasattr(value, "to_json"):
+        return value.to_json()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):

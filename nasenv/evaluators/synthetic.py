@@ -107,7 +107,7 @@ class SyntheticEvaluator(Evaluator):
 
     def _scores(self, designs: Sequence[Architecture]) -> NDArray[np.float64]:
         """Return the accuracy without noise, (n,), in [1 / classes, 1]."""
-        landscape, guessed = self._landscape, 1.0 / self.space.num_classes
+        landscape, guessed = self._landscape, 1.0 / self.space.task.outputs
         below = (landscape.high - landscape.sums(designs)) / max(1, landscape.high - landscape.low)
         return np.asarray(1.0 - (1.0 - guessed) * below)
 

@@ -65,6 +65,7 @@ def conclude(search: Search) -> Result:
         winner=first,
         others=tuple(others),
         test_score=test_score,
+        metric=search.space.task.metric,
         ended=str(search.ended),
         evaluations=len(history),
         repeats=history.repeats,
@@ -155,7 +156,9 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
         return
     from nasenv.plots import draw_diagram, to_png  # matplotlib takes half a second to import
 
-    figure = draw_diagram(space.diagram(result.winner.architecture), f"{result.test_score:.2%} test accuracy")
+    figure = draw_diagram(
+        space.diagram(result.winner.architecture), f"test {space.task.metric} {space.task.shown(result.test_score)}"
+    )
     write_whole(run_dir / "architecture.png", to_png(figure))
     heads, rows = table(result)
     lines = [heads, ["---"] * len(heads), *rows]
@@ -166,15 +169,15 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
     for seed, measurement in enumerate(confirmed):
         record.curve(f"winner/train_loss_seed_{seed}", measurement.curve)
     if network is not None:
-        record.graph(network, space.input_shape)
+        record.graph(network, space.task.shape)
         if search.evaluator.dataset is not None:
             dataset = search.evaluator.dataset
             save_model(run_dir / "model", space, result.winner.architecture, network, dataset)
     record.finish_hparams(
         {
-            "best/test_accuracy": result.test_score,
-            "best/mean_val_accuracy": mean(result.winner.validation_scores),
-            "best/mean_test_accuracy": mean(result.winner.test_scores),
+            f"best/test_{space.task.metric}": result.test_score,
+            f"best/mean_val_{space.task.metric}": mean(result.winner.validation_scores),
+            f"best/mean_test_{space.task.metric}": mean(result.winner.test_scores),
         }
     )
     search.restore()

@@ -122,7 +122,7 @@ class Search:
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
         self._files = self._open(self.run_dir, resume) if self.run_dir is not None else None
-        rewards = Rewards(self.objective, _lowest_score(space))
+        rewards = Rewards(self.objective, space.task.lowest_score)
         if self._files is not None:
             self._replay = Replay(self._files.journal, space, rewards.pay)
         known = {} if self._files is None else self._files.set_aside
@@ -141,6 +141,8 @@ class Search:
         config: dict[str, Any] = {"space": self.space.config(), "evaluator": self._evaluator.config()}
         config |= {"agent": self.agent.config()} if self.agent is not None else {}
         config |= {"objective": self.objective.config(), "budget": asdict(self.budget), "seed": self.seed}
+        data = self._evaluator.dataset
+        config |= {"data": asdict(data.source)} if data is not None and data.source is not None else {}
         config |= {"start_from": [self.space.to_text(a) for a in self.start]} if self.start else {}
         return config | ({"layers": [import_path(layer) for layer in self.layers]} if self.layers else {})
 
@@ -476,7 +478,3 @@ class Search:
     def _waits(self, text: str) -> None:
         if self.on_wait is not None:
             self.on_wait(text)
-
-
-def _lowest_score(space: SearchSpace) -> float | None:
-    return 0.0  # of an accuracy
