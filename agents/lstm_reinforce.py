@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nasenv.agents.agent import Agent, positive, share, weight
-from nasenv.errors import InputError
+from nasenv.agents.agent import Agent
+from nasenv.configuration import integer, positive, share, weight
 from nasenv.search.history import Outcome
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer, to_architectures
+from nasenv.spaces.space import Architecture, SearchSpace, to_architectures
 from nasenv.training import one_thread, seeded
 
 _CPU = torch.device("cpu")
@@ -54,11 +54,8 @@ class LSTMReinforce(Agent):
         batch_size: int = 8,
     ) -> None:
         super().__init__(batch_size)
-        if not (is_positive_integer(hidden_size) and is_positive_integer(layers)):
-            raise InputError(
-                f"LSTMReinforce: hidden_size and layers must be 1 or more, got {hidden_size!r} and {layers!r}"
-            )
-        self.hidden_size, self.layers = hidden_size, layers
+        self.hidden_size = integer("LSTMReinforce: hidden_size", hidden_size)
+        self.layers = integer("LSTMReinforce: layers", layers)
         self.learning_rate = positive("LSTMReinforce: learning_rate", learning_rate)
         self.entropy_weight = weight("LSTMReinforce: entropy_weight", entropy_weight)
         self.repeat_penalty = weight("LSTMReinforce: repeat_penalty", repeat_penalty)

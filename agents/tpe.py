@@ -9,10 +9,11 @@ import numpy as np
 
 from nasenv.agents.agent import Agent
 from nasenv.agents.novelty import unseen
+from nasenv.configuration import flag, integer
 from nasenv.errors import InputError
 from nasenv.search.history import Outcome
 from nasenv.search.search import Search
-from nasenv.spaces.space import Architecture, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Architecture, SearchSpace
 
 
 class TPE(Agent):
@@ -46,10 +47,9 @@ class TPE(Agent):
         asynchronous: bool = False,
     ) -> None:
         super().__init__(batch_size, asynchronous)
-        for name, number in {"startup_trials": startup_trials, "candidates": candidates}.items():
-            if not is_positive_integer(number):
-                raise InputError(f"TPE: {name} must be an integer of 1 or more, got {number!r}")
-        self.startup_trials, self.candidates, self.multivariate = startup_trials, candidates, multivariate
+        self.startup_trials = integer("TPE: startup_trials", startup_trials)
+        self.candidates = integer("TPE: candidates", candidates)
+        self.multivariate = flag("TPE: multivariate", multivariate)
 
     def run(self, search: Search) -> None:
         """Search without Optuna's own messages, such as a line for each study."""

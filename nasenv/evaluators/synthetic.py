@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.configuration import digest
+from nasenv.configuration import digest, is_positive_integer
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator, Measurement, TestResult
 from nasenv.evaluators.landscape import Draws, Landscape
-from nasenv.spaces.space import Architecture, Decision, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Architecture, Decision, SearchSpace
 
 _VERSION = 1  # counted up when the same arguments come to give another score
 _UNIFORMS = 12  # whose sum less 6 has mean 0 and standard deviation 1, nearly as a normal one: no exp, no log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -229,8 +228,12 @@ class History(Sequence[Outcome]):
 
     def top(self, k: int) -> list[Outcome]:
         """Return the k successful outcomes with the highest rewards, best first, the earlier among equals."""
-        measured = (i for i, measurement in enumerate(self._measurements) if measurement.error is None)
-        return [self.outcome(i) for i in heapq.nsmallest(k, measured, key=lambda i: (-self._rewards[i], i))]
+        measured = np.flatnonzero(~np.isnan(self._val_accuracies))
+        rewards = np.array(self._rewards)[measured]
+        if k < len(rewards):  # sorting a few of many: those from the k-th on
+            high = rewards >= np.partition(rewards, -k)[-k]
+            measured, rewards = measured[high], rewards[high]
+        return [self.outcome(i) for i in measured[np.argsort(-rewards, kind="stable")][:k].tolist()]
 
     def mean_reward(self, last: int) -> float:
         """Return the mean reward of the last so many distinct evaluations, of fewer where there are fewer."""

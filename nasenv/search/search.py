@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from nasenv.cache.cache import Cache
+from nasenv.configuration import integer
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Accuracy, Objective
@@ -16,7 +17,7 @@ from nasenv.records.replay import Course, Replay
 from nasenv.search.answering import Answering
 from nasenv.search.asynchronous import Answerable, fill
 from nasenv.search.batch import before_unknown, within_evaluations, within_seconds
-from nasenv.search.budget import Budget, integer
+from nasenv.search.budget import Budget
 from nasenv.search.designs import Designs, checked
 from nasenv.search.ending import Ending
 from nasenv.search.history import Answers, Finding, History, Outcome

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nasenv.configuration import integer, is_positive_integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
-from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace
 
 KERNELS = (1, 3, 5)
 KERNELS_OF = {"conv": (1, 3, 5), "sep_conv": (3, 5), "max_pool": (3, 5), "avg_pool": (3, 5), "identity": (1,)}
@@ -95,12 +96,10 @@ class ChainCNN(SearchSpace):
         input_shape: Sequence[int] = (1, 8, 8),
         num_classes: int = 10,
     ) -> None:
-        if not is_positive_integer(max_layers):
-            raise InputError(f"max_layers must be an integer of 1 or more, got {max_layers!r}")
         given = tuple(widths) if isinstance(widths, Iterable) else ()
         if not given or not all(map(is_positive_integer, given)) or len(set(given)) != len(given):
             raise InputError(f"widths must be one or more distinct positive integers, got {widths!r}")
-        self.max_layers = int(max_layers)
+        self.max_layers = integer("max_layers", max_layers)
         self.widths = tuple(int(w) for w in given)
         decisions = [Decision("depth", tuple(range(1, self.max_layers + 1)))]
         for i in range(1, self.max_layers + 1):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from nasenv.configuration import integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace
@@ -76,11 +77,8 @@ class NASBench201(SearchSpace):
         input_shape: tuple[int, int, int] = (3, 32, 32),
         num_classes: int = 10,
     ) -> None:
-        if channels < 1 or cells < 1:
-            raise InputError(f"channels and cells must be 1 or more, got channels={channels} and cells={cells}")
         super().__init__([Decision(f"{i}>{j}", OPERATIONS) for i, j in EDGES], input_shape, num_classes)
-        self.channels = channels
-        self.cells = cells
+        self.channels, self.cells = integer("channels", channels), integer("cells", cells)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the first design, in the order of the choices, of this one's published equivalence class."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nasenv.configuration import integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
-from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace
 
 OPERATIONS = ("identity", "mb3_k3", "mb6_k5")  # in the order of the published digits
 STAGES = (slice(0, 2), slice(2, 5), slice(5, 8))  # the layers of each; the first halves the map and doubles the width
@@ -63,12 +64,9 @@ class NASBenchMacro(SearchSpace):
         input_shape: Sequence[int] = (3, 32, 32),
         num_classes: int = 10,
     ) -> None:
-        for name, value in (("channels", channels), ("features", features)):
-            if not is_positive_integer(value):
-                raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
         super().__init__([Decision(f"layer{i}", OPERATIONS) for i in range(1, 9)], input_shape, num_classes)
-        self.channels = int(channels)
-        self.head_width = int(features)
+        self.channels = integer("channels", channels)
+        self.head_width = integer("features", features)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the design with the identities after a stage's first layer moved to the stage's end."""

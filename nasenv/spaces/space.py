@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from nasenv.configuration import Configurable, digest
+from nasenv.configuration import Configurable, digest, integer, is_positive_integer
 from nasenv.errors import InputError
 from nasenv.spaces.features import counts, one_hot, thermometer
 
@@ -70,14 +70,12 @@ class SearchSpace(Configurable, ABC):
     def __init__(self, decisions: Sequence[Decision], input_shape: Sequence[int], num_classes: int) -> None:
         if len(input_shape) != 3 or not all(map(is_positive_integer, input_shape)):
             raise InputError(f"input_shape must be (channels, height, width), positive integers, got {input_shape!r}")
-        if not is_positive_integer(num_classes) or num_classes < 2:
-            raise InputError(f"num_classes must be an integer of 2 or more, got {num_classes!r}")
         names = [d.name for d in decisions]
         if not names or len(set(names)) != len(names):
             raise InputError(f"a space needs one or more decisions of distinct names, got {names}")
         self.decisions = tuple(decisions)
         self.input_shape = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
-        self.num_classes = int(num_classes)
+        self.num_classes = integer("num_classes", num_classes, least=2)
         self.num_choices: NDArray[np.int64] = np.array([len(d.choices) for d in decisions])  # (T,)
         self.is_product = type(self).mask is SearchSpace.mask  # every choice is always valid
 
@@ -382,8 +380,3 @@ def _meanings() -> NDArray[np.int64]:
 def to_architectures(rows: NDArray[np.int64]) -> list[Architecture]:
     """Return the rows, (n, T), as tuples of ints."""
     return list(map(tuple, rows.tolist()))
-
-
-def is_positive_integer(value: object) -> bool:
-    """Return whether the value is an integer, numpy's included, of 1 or more."""
-    return isinstance(value, int | np.integer) and bool(value >= 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
+from nasenv.configuration import integer, is_positive_integer
 from nasenv.errors import InputError
-from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Architecture, Decision, Diagram, SearchSpace
 
 
 class SyntheticSpace(SearchSpace):
@@ -50,18 +51,16 @@ class SyntheticSpace(SearchSpace):
         input_shape: Sequence[int] = (1, 8, 8),
         num_classes: int = 10,
     ) -> None:
-        if not is_positive_integer(layers):
-            raise InputError(f"layers must be an integer of 1 or more, got {layers!r}")
         names = tuple(operations)
         if isinstance(operations, str) or not all(map(_is_name, names)) or len(set(names)) < max(1, len(names)):
             raise InputError(f"operations must be distinct words without | and :, got {operations!r}")
         sizes = tuple(widths)
         if not all(map(is_positive_integer, sizes)) or not sizes or list(sizes) != sorted(set(sizes)):
             raise InputError(f"widths must be positive integers in ascending order, got {widths!r}")
-        numbers = range(1, layers + 1)
+        self.layers, self.operations, self.widths = integer("layers", layers), names, tuple(map(int, sizes))
+        numbers = range(1, self.layers + 1)
         pairs = [(Decision(f"layer{i}.operation", names), Decision(f"layer{i}.width", sizes)) for i in numbers]
         super().__init__([decision for pair in pairs for decision in pair], input_shape, num_classes)
-        self.layers, self.operations, self.widths = int(layers), names, tuple(map(int, sizes))
 
     def build(self, architecture: Architecture) -> NoReturn:
         """Raise InputError: there is no network."""
