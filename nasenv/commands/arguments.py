@@ -129,7 +129,7 @@ def instantiate(parser: Parser, config: Namespace) -> Namespace:
         return spaces[0]
 
     def make_evaluator(evaluator: type[Evaluator], *args: Any, **options: Any) -> Evaluator:
-        data = {"data": dataset} if dataset is not None and _takes(evaluator, "data") else {}
+        data: dict[str, Any] = {"data": dataset} if dataset is not None and _takes(evaluator, "data") else {}
         return evaluator(*(args or spaces), **options, **data)
 
     made = [(make_space, SearchSpace, True), (make_evaluator, Evaluator, True)]
@@ -147,7 +147,7 @@ def _dataset(config: Namespace) -> Dataset | None:
     while isinstance(evaluator, Namespace):
         if _takes(_class(evaluator["class_path"]), "data"):
             return data.load()
-        evaluator = (evaluator.get("init_args") or Namespace()).get("inner")
+        evaluator = (evaluator.get("init_args") or {}).get("inner")
     if data != Data():
         raise InputError(f"{name} reads no data; leave out --data, or give an evaluator that trains")
     return None

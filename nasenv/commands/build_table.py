@@ -15,14 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nasenv.commands.stopping import stopping
 from nasenv.commands.terminal import Terminal
-from nasenv.configuration import without_derived
+from nasenv.configuration import integer, without_derived
 from nasenv.data.dataset import Data, Dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path, write_whole
 from nasenv.provenance import provenance
 from nasenv.records.trials import TrialLog, measured
-from nasenv.spaces.space import SearchSpace, is_positive_integer, to_architectures
+from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.tables.card import card
 from nasenv.tables.table import write_table
 from nasenv.trial import Architecture, Measurement, Purpose, Trial
@@ -63,7 +63,8 @@ def build_table(
         note: what else the card is to say, on the machine or the data, say.
     """
     console = Terminal()
-    _check_positive(seeds=seeds, limit=limit)
+    for name, value in {"seeds": seeds, "limit": limit}.items():
+        integer(name, value)
     designs = every_design(space, 2 * seeds, limit)
     representatives = {design: evaluator.representative(design) for design in designs}
     path = user_path(output)
@@ -83,12 +84,6 @@ def build_table(
     _write(path, space, evaluator, seeds, representatives, entries, note)
     said = f"the table is {path}, its card {_card_path(path)}; {log.path} may be deleted"
     console.print(said, soft_wrap=True)
-
-
-def _check_positive(**options: object) -> None:
-    for name, value in options.items():
-        if not is_positive_integer(value):
-            raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
 
 
 def every_design(space: SearchSpace, trainings: int, limit: int) -> list[Architecture]:

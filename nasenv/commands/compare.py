@@ -26,13 +26,13 @@ from nasenv.comparison.problem import Problem
 from nasenv.comparison.report import Description, standings_table, write_report
 from nasenv.comparison.run import Run
 from nasenv.comparison.summary import summarise, write_summary
-from nasenv.configuration import digest
+from nasenv.configuration import digest, integer
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
 from nasenv.objectives import Objective, Score
 from nasenv.provenance import provenance
-from nasenv.search.budget import Budget, integer
+from nasenv.search.budget import Budget
 from nasenv.spaces.space import SearchSpace
 
 _STALLED_SECONDS = 600.0  # a search on a table takes seconds

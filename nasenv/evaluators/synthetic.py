@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.configuration import digest
+from nasenv.configuration import digest, is_positive_integer
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.landscape import Draws, Landscape
-from nasenv.spaces.space import Decision, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Architecture, Measurement, Trial
 
 _VERSION = 1  # counted up when the same arguments come to give another score

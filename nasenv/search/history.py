@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -226,13 +225,12 @@ class History(Sequence[Outcome]):
         """
         if self._best is None:
             return []
-        highest = self._fidelities[self._best]
-        measured = (
-            i
-            for i, (measurement, fidelity) in enumerate(zip(self._measurements, self._fidelities, strict=True))
-            if measurement.error is None and fidelity == highest
-        )
-        return [self.outcome(i) for i in heapq.nsmallest(k, measured, key=lambda i: (-self._rewards[i], i))]
+        measured = np.flatnonzero(~np.isnan(self._scores) & (self.fidelities == self._fidelities[self._best]))
+        rewards = np.array(self._rewards)[measured]
+        if k < len(rewards):  # sorting a few of many: those from the k-th on
+            high = rewards >= np.partition(rewards, -k)[-k]
+            measured, rewards = measured[high], rewards[high]
+        return [self.outcome(i) for i in measured[np.argsort(-rewards, kind="stable")][:k].tolist()]
 
     def mean_reward(self, last: int) -> float:
         """Return the mean reward of the last so many distinct evaluations, of fewer where there are fewer."""

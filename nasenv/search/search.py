@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 import numpy as np
 
 from nasenv.cache.cache import Cache
-from nasenv.configuration import import_path
+from nasenv.configuration import import_path, integer
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective, Rewards, Score
 from nasenv.records.replay import Course, Replay
 from nasenv.search.asynchronous import InFlight, NextAnswer
-from nasenv.search.budget import Budget, integer
+from nasenv.search.budget import Budget
 from nasenv.search.history import Answers, History
 from nasenv.search.layer import SearchLike
 from nasenv.search.pending import PendingTrials

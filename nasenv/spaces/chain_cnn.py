@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nasenv.configuration import integer, is_positive_integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
-from nasenv.spaces.space import Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, Diagram, SearchSpace
 from nasenv.task import Images, Task
 from nasenv.trial import Architecture
 
@@ -95,12 +96,10 @@ class ChainCNN(SearchSpace):
         widths: Sequence[int] = (8, 16, 32),
         task: Task | None = None,
     ) -> None:
-        if not is_positive_integer(max_layers):
-            raise InputError(f"max_layers must be an integer of 1 or more, got {max_layers!r}")
         given = tuple(widths) if isinstance(widths, Iterable) else ()
         if not given or not all(map(is_positive_integer, given)) or len(set(given)) != len(given):
             raise InputError(f"widths must be one or more distinct positive integers, got {widths!r}")
-        self.max_layers = int(max_layers)
+        self.max_layers = integer("max_layers", max_layers)
         self.widths = tuple(int(w) for w in given)
         decisions = [Decision("depth", tuple(range(1, self.max_layers + 1)))]
         for i in range(1, self.max_layers + 1):

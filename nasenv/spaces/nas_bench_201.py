@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from nasenv.configuration import integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
@@ -77,11 +78,8 @@ class NASBench201(SearchSpace):
         cells: int = 5,
         task: Task | None = None,
     ) -> None:
-        if channels < 1 or cells < 1:
-            raise InputError(f"channels and cells must be 1 or more, got channels={channels} and cells={cells}")
         super().__init__([Decision(name, OPERATIONS) for name in NAMES], task or CIFAR10)
-        self.channels = channels
-        self.cells = cells
+        self.channels, self.cells = integer("channels", channels), integer("cells", cells)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the first design, in the order of the choices, of this one's published equivalence class."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nasenv.configuration import integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
-from nasenv.spaces.space import Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, Diagram, SearchSpace
 from nasenv.task import CIFAR10, Task
 from nasenv.trial import Architecture
 
@@ -64,12 +65,9 @@ class NASBenchMacro(SearchSpace):
         features: int = 1280,
         task: Task | None = None,
     ) -> None:
-        for name, value in (("channels", channels), ("features", features)):
-            if not is_positive_integer(value):
-                raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
         super().__init__([Decision(f"layer{i}", OPERATIONS) for i in range(1, 9)], task or CIFAR10)
-        self.channels = int(channels)
-        self.head_width = int(features)
+        self.channels = integer("channels", channels)
+        self.head_width = integer("features", features)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the design with the identities after a stage's first layer moved to the stage's end."""

@@ -383,8 +383,3 @@ def _meanings() -> NDArray[np.int64]:
 def to_architectures(rows: NDArray[np.int64]) -> list[Architecture]:
     """Return the rows, (n, T), as tuples of ints."""
     return list(map(tuple, rows.tolist()))
-
-
-def is_positive_integer(value: object) -> bool:
-    """Return whether the value is an integer, numpy's included, of 1 or more."""
-    return isinstance(value, int | np.integer) and bool(value >= 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
+from nasenv.configuration import integer, is_positive_integer
 from nasenv.errors import InputError
-from nasenv.spaces.space import Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, Diagram, SearchSpace
 from nasenv.task import Task
 from nasenv.trial import Architecture
 
@@ -51,18 +52,16 @@ class SyntheticSpace(SearchSpace):
         widths: Sequence[int] = (8, 16, 32, 64),
         task: Task | None = None,
     ) -> None:
-        if not is_positive_integer(layers):
-            raise InputError(f"layers must be an integer of 1 or more, got {layers!r}")
         names = tuple(operations)
         if isinstance(operations, str) or not all(map(_is_name, names)) or len(set(names)) < max(1, len(names)):
             raise InputError(f"operations must be distinct words without | and :, got {operations!r}")
         sizes = tuple(widths)
         if not all(map(is_positive_integer, sizes)) or not sizes or list(sizes) != sorted(set(sizes)):
             raise InputError(f"widths must be positive integers in ascending order, got {widths!r}")
-        numbers = range(1, layers + 1)
+        self.layers, self.operations, self.widths = integer("layers", layers), names, tuple(map(int, sizes))
+        numbers = range(1, self.layers + 1)
         pairs = [(Decision(f"layer{i}.operation", names), Decision(f"layer{i}.width", sizes)) for i in numbers]
         super().__init__([decision for pair in pairs for decision in pair], task or Task(None, outputs=10))
-        self.layers, self.operations, self.widths = int(layers), names, tuple(map(int, sizes))
 
     def build(self, architecture: Architecture) -> NoReturn:
         """Raise InputError: there is no network."""
