@@ -17,7 +17,7 @@ from nasenv.evaluators.evaluator import Measurement
 from nasenv.files import write_whole
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal, read_measurement
-from nasenv.records.tensorboard import Record
+from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.records.trials import TrialLog
 from nasenv.spaces.space import Architecture
 
@@ -73,7 +73,7 @@ class RunDirectory:
             self.set_aside = dict(_measured(path, identity))
             self.notices = list(self._notices())
             write_whole(path / CONFIG, self._text)
-            self.record = Record(path, started=self.journal.started, clock=clock)
+            self.record = TensorBoardWriter(path, started=self.journal.started, clock=clock)
             self.record.start_hparams(config)
             self.record.text("config", f"```yaml\n{self._text}```")
             self.record.text("made_with", "\n".join(f"- {k}: {v}" for k, v in provenance().items()))

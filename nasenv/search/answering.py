@@ -78,7 +78,7 @@ class Answering:
         return answers
 
     def _draw(self, files: RunDirectory, outcome: Outcome) -> None:
-        files.record.evaluation(self._history, outcome)
+        files.record.evaluation(outcome, self._history.scalars())
         every = self._budget.evaluations and max(1, self._budget.evaluations // _PICTURES)
         if every and outcome.evaluation % every == 0:
-            files.record.choice_shares(self._space, self._history)
+            files.record.choice_shares(self._space, self._history.architectures)

@@ -30,7 +30,7 @@ from nasenv.spaces.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
     from nasenv.records.run_directory import RunDirectory
-    from nasenv.records.tensorboard import Record
+    from nasenv.records.tensorboard import TensorBoardWriter
     from nasenv.records.trials import TrialLog
 
 Resume = Literal["replay", "continue", "conclude"]
@@ -332,7 +332,7 @@ class Search:
             self.record.scalars(scalars, len(self.history))
 
     @property
-    def record(self) -> Record | None:
+    def record(self) -> TensorBoardWriter | None:
         """The search's TensorBoard; None without a run directory."""
         return None if self._files is None else self._files.record
 
