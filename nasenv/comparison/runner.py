@@ -30,7 +30,7 @@ from nasenv.search.search import Search
 from nasenv.trial import Architecture, Purpose, Trial
 
 if TYPE_CHECKING:
-    from nasenv.records.tensorboard import Record
+    from nasenv.records.tensorboard import TensorBoardWriter
 
 _POINTS = 50  # of a curve in TensorBoard; writing some 100 takes as long as a search on a table
 _DONE = "run.json"
@@ -158,12 +158,12 @@ class Runner:
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
         """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
-        from nasenv.records.tensorboard import Record  # TensorBoard takes a second to import
+        from nasenv.records.tensorboard import TensorBoardWriter  # TensorBoard takes a second to import
 
         if search.record is not None:
             _write_finals(run, search.record)
             return
-        with closing(Record(directory, live=False)) as record:
+        with closing(TensorBoardWriter(directory, live=False)) as record:
             record.start_hparams(search.config())
             _write_curves(run, record)
             _write_finals(run, record)
@@ -301,14 +301,14 @@ def _curves(run: Run) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _write_curves(run: Run, record: Record) -> None:
+def _write_curves(run: Run, record: TensorBoardWriter) -> None:
     """Write some points of each curve, so that it costs less than the search."""
     curves, n = _curves(run), len(run.reward)
     for i in np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int)) if n else ():
         record.scalars(_known({tag: curve[i] for tag, curve in curves.items()}), int(i) + 1)
 
 
-def _write_finals(run: Run, record: Record) -> None:
+def _write_finals(run: Run, record: TensorBoardWriter) -> None:
     """Write what was found, for the table of the HPARAMS tab; a run with a fault stays unfinished there."""
     if len(run.reward) and run.error is None:
         ends = {tag.partition("/"): curve[-1] for tag, curve in _curves(run).items()}

@@ -162,7 +162,7 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
     write_whole(run_dir / "architecture.png", to_png(figure))
     heads, rows = table(result)
     lines = [heads, ["---"] * len(heads), *rows]
-    record.choice_shares(space, search.history)
+    record.choice_shares(space, search.history.architectures)
     record.figure("architecture", figure)
     record.text("result", "\n".join(f"| {' | '.join(line)} |" for line in lines))
     record.text("winner", result.winner.text)

@@ -237,6 +237,15 @@ class History(Sequence[Outcome]):
         recent = self._rewards[-last:]
         return sum(recent) / len(recent)
 
+    def scalars(self) -> dict[str, float]:
+        """Return what TensorBoard shows of the search after one or more evaluations, by tag."""
+        return {
+            "search/mean_reward_32": self.mean_reward(32),
+            "search/repeat_share": self.repeats / self.proposals,
+            "search/train_seconds": self.train_seconds,
+            "cache/hit_share": self.cached / len(self),
+        }
+
     @overload
     def __getitem__(self, index: int) -> Outcome: ...
     @overload

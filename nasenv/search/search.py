@@ -30,7 +30,7 @@ from nasenv.trial import Architecture, Finding, Outcome
 
 if TYPE_CHECKING:  # TensorBoard and matplotlib take a second to import
     from nasenv.records.run_directory import RunDirectory
-    from nasenv.records.tensorboard import Record
+    from nasenv.records.tensorboard import TensorBoardWriter
     from nasenv.records.trials import TrialLog
 
 Resume: TypeAlias = Literal["replay", "continue", "conclude"]
@@ -134,7 +134,7 @@ class Search:
 
         slots = self._course.slots or self._evaluator.slots
         parts = (run_dir, self.config(), self.identity(), slots, self._evaluator.trains, resume == "continue")
-        return RunDirectory(*parts, clock=lambda: self.seconds)
+        return RunDirectory(*parts, clock=lambda: self.seconds, metric=self.space.task.metric)
 
     def config(self) -> dict[str, Any]:
         """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
@@ -333,7 +333,7 @@ class Search:
         return [] if self._files is None else self._files.notices
 
     @property
-    def record(self) -> Record | None:
+    def record(self) -> TensorBoardWriter | None:
         """The search's TensorBoard; None without a run directory."""
         return None if self._files is None else self._files.record
 
@@ -444,11 +444,11 @@ class Search:
                 files.journal.sync()
         return answers
 
-    def _draw(self, record: Record, outcome: Outcome) -> None:
-        record.evaluation(self.history, outcome)
+    def _draw(self, record: TensorBoardWriter, outcome: Outcome) -> None:
+        record.evaluation(outcome, self.history.scalars())
         every = self.budget.evaluations and max(1, self.budget.evaluations // _PICTURES)
         if every and outcome.evaluation % every == 0:
-            record.choice_shares(self.space, self.history)
+            record.choice_shares(self.space, self.history.architectures)
 
     def _check_answered(self, answered: int, proposed: int) -> None:
         """Raise BudgetExhausted, or SearchStopped, where not all proposals were answered."""
