@@ -112,7 +112,9 @@ def compare(
     numbers = range(first_seed, integer("first_seed", first_seed, least=0) + integer("seeds", seeds, least=1))
     contenders = {name: kind() for name, kind in _AGENTS.items()} if agents is None else agents
     made = problems_of(space, evaluator, objective or Accuracy(), budget, problems)
-    others = published_of(published or {}, made)
+    others = {problem: PublishedResults.of(values) for problem, values in (published or {}).items()}
+    if strangers := [problem for problem in others if problem not in made]:
+        raise InputError(f"published: there is no problem {strangers[0]!r}; there are {', '.join(made)}")
     processes = len(os.sched_getaffinity(0)) if workers == "auto" else integer("workers", workers, least=0)
     limit = _limit(timeout_seconds, made)
     config = {
@@ -221,15 +223,3 @@ def _problem(name: str, values: Any, common: Mapping[str, Any]) -> Problem:
         return make(Problem, f"nasenv compare: problem {name}", options)
     except InputError as error:
         raise InputError(f"problem {name}: {error}") from error
-
-
-def published_of(published: Mapping[str, Any], problems: Mapping[str, Problem]) -> dict[str, PublishedResults]:
-    """Return what others published, by problem.
-
-    Raises:
-        InputError: an unknown problem, or values of another form than `PublishedResults` has.
-    """
-    for problem in published:
-        if problem not in problems:
-            raise InputError(f"published: there is no problem {problem!r}; there are {', '.join(problems)}")
-    return {problem: PublishedResults.of(values) for problem, values in published.items()}

@@ -21,7 +21,7 @@ _Ends: TypeAlias = Mapping[str, Mapping[int, float]]  # agent -> seed -> what ag
 
 def summarise(
     problem: str,
-    runs: Iterable[Run | Trajectory],
+    runs: Iterable[Run],
     optimum: float | None,
     rank_by: Quantity = "reward",
     seed: int = 0,
@@ -102,7 +102,7 @@ def _standing(
         proposals=sum(run.proposals for run in sound) / len(sound) if sound else math.nan,
         charged_seconds=sum(run.charged_seconds for run in sound) / len(sound) if sound else math.nan,
         evaluations_per_second=evaluations / wall if wall > 0 else math.nan,
-        early={run.seed: run.early for run in sound if run.early is not None},
+        early={run.seed: run.ended for run in sound if run.early},
     )
 
 

@@ -79,16 +79,16 @@ class Comparison:
             InputError: an evaluator that fails; an agent that does is named in the run.
             SearchStopped: it was stopped before all were done.
         """
-        self._bring()
+        self._fill_cache()
         if workers == 0 or not self.pending:
             begun = takewhile(lambda _: not self._runner.is_stopped(), self.pending)
-            self._hear(((key, self._runner(key)) for key in begun), done)
+            self._collect(((key, self._runner(key)) for key in begun), done)
             return
         pool: WorkerPool[RunKey, Run | None] = WorkerPool(
             self._runner, min(workers, len(self.pending)), timeout_seconds
         )
         try:
-            self._hear(pool.stream(self.pending, self._runner.give_up, self._runner.is_stopped), done)
+            self._collect(pool.stream(self.pending, self._runner.give_up, self._runner.is_stopped), done)
         finally:
             pool.close()
 
@@ -110,16 +110,16 @@ class Comparison:
                 f"the machines of a cluster cannot share the file {self._cache} as a cache; give the URL of a "
                 "PostgreSQL database with --cache, or none"
             )
-        self._bring()
+        self._fill_cache()
         if self.pending:
             with closing(RayRuns(self._runner, address)) as runs:
-                self._hear(runs.stream(self.pending, timeout_seconds), done)
+                self._collect(runs.stream(self.pending, timeout_seconds), done)
 
-    def _bring(self) -> None:
+    def _fill_cache(self) -> None:
         pending = set(self.pending)
         self._runner.bring(key for key in self.keys if key not in pending)
 
-    def _hear(self, answers: Iterator[tuple[RunKey, Run | None]], done: Callable[[Run], None]) -> None:
+    def _collect(self, answers: Iterator[tuple[RunKey, Run | None]], done: Callable[[Run], None]) -> None:
         """Tell of each run that is done; raise SearchStopped where the comparison was stopped."""
         runs = 0
         for _, run in answers:

@@ -49,7 +49,7 @@ def _method(pairs: Sequence[Pair], words: str) -> Iterator[str]:
 
 
 def _separated(standings: Sequence[Standing], pairs: Sequence[Pair], shown: Display) -> Iterator[str]:
-    gains = {(p.better, p.worse): shown.difference(p.difference) for p in _apart(pairs)}
+    gains = {(p.better, p.worse): shown.difference(p.difference) for p in pairs if p.separated}
     for s in standings:
         if worse := [f"{o.agent} (by {gains[s.agent, o.agent]})" for o in standings if (s.agent, o.agent) in gains]:
             yield f"{s.agent} is better than {_list(worse)}."
@@ -76,14 +76,13 @@ def _open(pairs: Sequence[Pair], shown: Display) -> Iterator[str]:
             f"{_list(_both(p) for p in torn)}: the mean and the ranks do not speak for the same agent, so neither may "
             "be called better."
         )
-    if unsure := [p for p in left if p.seeds_needed is not None]:
-        pairs_told = [
-            f"{_both(p)} ({shown.difference(p.difference)} in favour of {p.better}; {_needed(p.seeds_needed)})"
-            for p in unsure
+    if unsure := [(p, p.seeds_needed) for p in left if p.seeds_needed is not None]:
+        told = [
+            f"{_both(p)} ({shown.difference(p.difference)} in favour of {p.better}; {_needed(n)})" for p, n in unsure
         ]
         yield (
             "Not told apart (in brackets: the mean difference, and about how many seeds would show it with a power of "
-            f"80 % if it is the true one): {_list(pairs_told)}."
+            f"80 % if it is the true one): {_list(told)}."
         )
 
 
@@ -92,8 +91,8 @@ def _against_random(standings: Sequence[Standing], pairs: Sequence[Pair], random
         yield "No random search was among the agents: whether any of them beats it cannot be said."
         return
     others = [s.agent for s in standings if s.agent != random]
-    beaten = {p.better for p in _apart(pairs) if p.worse == random}
-    losing = {p.worse for p in _apart(pairs) if p.better == random}
+    beaten = {p.better for p in pairs if p.separated and p.worse == random}
+    losing = {p.worse for p in pairs if p.separated and p.better == random}
     tested = {agent for p in pairs for agent in (p.better, p.worse) if random in (p.better, p.worse)}
     answers = {
         "beat random search": beaten,
@@ -144,12 +143,12 @@ def _by_seed(reasons: Mapping[int, str]) -> str:
 def _left_out(standings: Sequence[Standing]) -> Iterator[str]:
     for s in standings:
         runs = s.seeds + len(s.faults)
-        if s.faults:
-            named = _by_seed(s.faults)
-            yield f"{s.agent}: {len(s.faults)} of {runs} runs did not come to their end and count nowhere ({named})."
-        if s.early:
-            named = _by_seed(s.early)
-            yield f"{s.agent}: {len(s.early)} of {runs} runs ended before their budget and count as they are ({named})."
+        for reasons, what in (
+            (s.faults, "did not come to their end and count nowhere"),
+            (s.early, "ended before their budget and count as they are"),
+        ):
+            if reasons:
+                yield f"{s.agent}: {len(reasons)} of {runs} runs {what} ({_by_seed(reasons)})."
 
 
 def _untested(ranked: Sequence[Standing], summary: Summary, shown: Display) -> Iterator[str]:
@@ -162,10 +161,6 @@ def _untested(ranked: Sequence[Standing], summary: Summary, shown: Display) -> I
             yield f"{one.agent} and {other.agent}: no seeds in common, so they are not tested."
     if ranked and all(s.mean_rank is None for s in ranked):
         yield "No seed is common to all agents: there are no mean ranks."
-
-
-def _apart(pairs: Sequence[Pair]) -> list[Pair]:
-    return [p for p in pairs if p.separated]
 
 
 def _both(pair: Pair) -> str:
@@ -181,5 +176,5 @@ def _seeds(n: int) -> str:
     return f"{n:,} seed{'s' * (n != 1)}"
 
 
-def _needed(n: int | None) -> str:
-    return f"more than {_MANY_SEEDS:,} seeds" if n is None or n > _MANY_SEEDS else _seeds(n)
+def _needed(n: int) -> str:
+    return _seeds(n) if n <= _MANY_SEEDS else f"more than {_MANY_SEEDS:,} seeds"

@@ -42,9 +42,7 @@ class Curve:
     runs: NDArray[np.int64]
 
 
-def curve(
-    runs: Iterable[Run | Trajectory], quantity: Quantity, against: Against, points: int = 300, seed: int = 0
-) -> Curve:
+def curve(runs: Iterable[Run], quantity: Quantity, against: Against, points: int = 300, seed: int = 0) -> Curve:
     """Return the curve of one agent's runs on one problem, without the faulty ones.
 
     Args:

@@ -58,7 +58,7 @@ _MOST_POINTS = 150  # of a line: a panel is some 170 points wide
 _MOST_DOTS = 3000  # of a panel drawn as shapes; more are drawn as pixels
 
 
-def draw(summary: Summary, runs: Iterable[Run | Trajectory], random: str | None = None) -> dict[str, Figure]:
+def draw(summary: Summary, runs: Iterable[Run], random: str | None = None) -> dict[str, Figure]:
     """Return the figures of one problem by kind, in the order of `NOTES`, without those that would be empty.
 
     Args:

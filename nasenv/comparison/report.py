@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from nasenv.comparison import tables
 from nasenv.comparison.figures import NOTES
@@ -82,9 +81,9 @@ def _problem(number: int, summary: Summary, figures: Mapping[str, str]) -> dict[
     return {"id": name, "summary": summary, "pictures": pictures}
 
 
-def _picture(name: str, svg: str) -> tuple[str, Markup]:
+def _picture(name: str, svg: str) -> tuple[str, str]:
     """Return the width of an SVG document and its drawing: without prolog; its ids begin with the name."""
     drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     drawing = re.sub(r'(\bid="|href="#|url\(#)', lambda found: found[0] + name + "-", drawing)
     points = re.search(r'<svg [^>]*\bwidth="([\d.]+)pt"', drawing)
-    return f"{_LARGER * float(points[1]):.0f}pt" if points else "100%", Markup(drawing.strip())  # matplotlib's own
+    return f"{_LARGER * float(points[1]):.0f}pt" if points else "100%", drawing.strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -84,6 +84,11 @@ class Run:
             raise ValueError(f"{self.charged_seconds} s were charged in {self.wall_seconds} s")
 
     @property
+    def fault(self) -> str | None:
+        """What was wrong with it; None where it came to its end."""
+        return self.error if self.error is not None or len(self.reward) else "it ended without an evaluation"
+
+    @property
     def incumbents(self) -> NDArray[np.int64]:
         """Index, (n,), of the evaluation with the highest reward up to and with each; the earliest among equals."""
         best = np.maximum.accumulate(self.reward)
@@ -156,46 +161,25 @@ def _value(name: str, value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Trajectory:
-    """The incumbents of a run and its totals: a few numbers where the run has hundreds.
+class Trajectory(Run):
+    """The incumbents of a run alone, k evaluations where the run has hundreds; its totals are those of the run.
 
     Args:
-        problem, agent, seed, wall_seconds, proposals, charged_seconds: the run's.
-        fault: what was wrong with it; None where it came to its end.
-        early: why it ended before a limit of its budget; None where it did not, or has a fault.
-        evaluations: number of its distinct evaluations.
         evaluation: (k,), the number, from 1, of each evaluation that became the incumbent.
-        seconds, reward, val_score, final_val_score, test_score: (k,), the run's at these.
+        evaluations: number of the run's distinct evaluations.
     """
 
-    problem: str
-    agent: str
-    seed: int
-    wall_seconds: float
-    proposals: int
-    charged_seconds: float
-    fault: str | None
-    early: str | None
-    evaluations: int
-    evaluation: NDArray[np.int64]
-    seconds: _Floats
-    reward: _Floats
-    val_score: _Floats
-    final_val_score: _Floats
-    test_score: _Floats
+    evaluation: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    evaluations: int = 0
 
     @classmethod
     def of(cls, run: Run) -> Self:
         """Return the trajectory of a run."""
-        rises, evaluations = np.unique(run.incumbents), len(run.reward)
-        return cls(
-            *(run.problem, run.agent, run.seed, run.wall_seconds, run.proposals, run.charged_seconds),
-            fault=run.error if run.error is not None or evaluations else "it ended without an evaluation",
-            early=run.ended if run.early and run.error is None and evaluations else None,
-            evaluations=evaluations,
-            evaluation=rises + 1,
-            **{name: getattr(run, name)[rises] for name in _PER_EVALUATION[1:]},
-        )
+        rises = np.unique(run.incumbents)
+        kept = {name: getattr(run, name)[rises] for name in _PER_EVALUATION}
+        texts = tuple(run.architectures[i] for i in rises)
+        whole = {f.name: getattr(run, f.name) for f in fields(run)}
+        return cls(**{**whole, **kept, "architectures": texts}, evaluation=rises + 1, evaluations=len(run.reward))
 
     def values(self, quantity: Quantity, final: bool) -> _Floats:
         """Return the incumbents' quantity, (k,), nan where unknown; ``final``: `val_score` after the final training."""
@@ -208,7 +192,7 @@ class Trajectory:
         return int(there[0]) if len(there) else None
 
 
-def trajectories(runs: Iterable[Run | Trajectory]) -> list[Trajectory]:
+def trajectories(runs: Iterable[Run]) -> list[Trajectory]:
     """Return the trajectory of each run; of a stream of runs, each can be forgotten before the next is read."""
     return [run if isinstance(run, Trajectory) else Trajectory.of(run) for run in runs]
 

@@ -87,6 +87,13 @@ def test_a_line_is_the_interquartile_mean_of_the_incumbents():
     assert axes.lines[0].get_xydata().tolist() == pytest.approx(np.array([[1, 65], [2, 65], [3, 90]]))
 
 
+def test_a_metric_that_is_no_accuracy_is_drawn_in_its_own_numbers():
+    runs = [make_run("a", seed, [-3.0, -1.5]) for seed in range(4)]
+    axes = draw(summarise("cells", runs, None, metric="r2"), runs)["anytime"].axes[0]
+    assert axes.get_ylabel() == "validation r2"
+    assert axes.lines[0].get_ydata().tolist() == [-3.0, -1.5]
+
+
 def test_regret_is_measured_from_the_optimum():
     runs = [make_run("a", seed, [0.75, 0.85, OPTIMUM - 0.05]) for seed in range(4)]
     axes = drawn(runs)["regret"].axes[0]
@@ -163,7 +170,7 @@ def test_odd_runs_do_no_harm(runs, optimum, kinds):
     assert list(drawn(runs, optimum)) == kinds
 
 
-def test_unknown_test_accuracy_has_no_panel():
+def test_an_unknown_test_score_has_no_panel():
     one_known = [replace(r, test_score=np.where(np.arange(20) == r.incumbents[-1], 0.9, np.nan)) for r in make_runs()]
     figures = drawn(one_known)
     assert "test accuracy (%)" not in texts(figures["anytime"])

@@ -125,6 +125,14 @@ def test_a_reward_that_is_no_accuracy_has_columns_of_its_own():
     assert ranked_by_test.index("test %") < ranked_by_test.index("validation %")
 
 
+def test_a_metric_that_is_no_accuracy_is_a_plain_number(page):
+    found = page(replace(summary(standing(mean=-0.25)), metric="r2"))
+    row = found.table("agent", "validation r2, IQM [95 %]")[0]
+    assert row["validation r2, mean ± std"] == "-0.2500 ± 0.0100"
+    assert row["test r2, mean ± std"] == "-0.2300 ± 0.0100"
+    assert "Its test r2 is looked up afterwards" in found.text
+
+
 def test_what_no_agent_has_has_no_column():
     bare = standing(test_score=None, regret=None, success=None, mean_rank=None)
     heads, rows = standings_table(summary(bare))

@@ -96,7 +96,7 @@ def test_validation_is_that_after_the_final_training_only_where_it_is_known_of_e
 
 
 @pytest.mark.parametrize("metric", ["reward", "val_score", "test_score"])
-def test_digests_say_what_their_runs_say(metric):
+def test_trajectories_say_what_their_runs_say(metric):
     rng = np.random.default_rng(0)
     runs = [make_run(agent, s, rng.random(30)) for agent in "ab" for s in range(6)]
     summary = summarise("p", iter(runs), 1.0, metric, seed=3)
@@ -150,6 +150,12 @@ def test_a_clear_winner():
 def test_the_difference_of_accuracies_is_in_points():
     summary = summarise("p", ends(a=[0.9] * 9, b=[0.875] * 9), None, "test_score")
     assert said(summary, "a is better than b (by 2.5 points)")
+
+
+def test_another_metric_goes_by_its_name_and_in_its_own_numbers():
+    summary = summarise("p", ends(a=[-1.5] * 9, b=[-2.75] * 9), None, "val_score", metric="neg_rmse")
+    assert said(summary, "ranked by the validation neg rmse after the final training")
+    assert said(summary, "a is better than b (by 1.25).")
 
 
 def test_no_difference_to_be_seen():
@@ -346,7 +352,7 @@ def test_a_run_counts_from_its_first_evaluation_on_and_keeps_its_last_incumbent(
     np.testing.assert_allclose(line.mean, [0.2, 0.4, 0.6])
 
 
-def test_failed_evaluations_have_a_reward_and_no_accuracy():
+def test_failed_evaluations_have_a_reward_and_no_score():
     failed = make_run("a", 0, [-1.0, 0.4], val_score=np.array([np.nan, 0.4]), final_val_score=np.array([np.nan, 0.5]))
     runs = [failed, make_run("a", 1, [0.6, 0.1])]
     assert curve(runs, "reward", "evaluations").mean.tolist() == pytest.approx([-0.2, 0.5])
@@ -371,9 +377,9 @@ def test_a_curve_of_nothing_is_refused(wrong):
         curve(**{"runs": [make_run("a", 0, [0.5])], "quantity": "reward", "against": "seconds", **wrong})
 
 
-def test_a_digest_keeps_the_incumbents():
-    digest = Trajectory.of(make_run("a", 0, [0.5, 0.5, 0.7, 0.6, 0.9]))
-    assert digest.evaluation.tolist() == [1, 3, 5]
-    assert digest.seconds.tolist() == [10, 30, 50]
-    assert (digest.met(0.7), digest.met(0.9), digest.met(0.95)) == (3, 5, None)
-    assert digest.met(0.9 + 1e-15) == 5
+def test_a_trajectory_keeps_the_incumbents():
+    run = Trajectory.of(make_run("a", 0, [0.5, 0.5, 0.7, 0.6, 0.9]))
+    assert run.evaluation.tolist() == [1, 3, 5]
+    assert run.seconds.tolist() == [10, 30, 50]
+    assert (run.met(0.7), run.met(0.9), run.met(0.95)) == (3, 5, None)
+    assert run.met(0.9 + 1e-15) == 5
