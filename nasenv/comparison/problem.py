@@ -1,4 +1,4 @@
-"""What agents are compared on."""
+"""A problem is what agents are compared on: a space, what measures its designs, an objective and a budget."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ class Problem:
             )
 
     @property
+    def metric(self) -> str:
+        """The metric of the scores: accuracy, r2, ..., higher being better."""
+        return self.space.task.metric
+
+    @property
     def optimum(self) -> float | None:
         """The highest reward that a design of the space is paid; None where the evaluator cannot tell."""
         known = self.evaluator.all_measurements()
@@ -67,14 +72,14 @@ class Problem:
 
     def config(self) -> dict[str, Any]:
         """Return how it was made, in plain values."""
-        parts = {"space": self.space, "evaluator": self.evaluator, "objective": self.objective}
-        return {**{name: part.config() for name, part in parts.items()}, "budget": asdict(self.budget)}
+        parts = {name: part.config() for name, part in self._parts().items()}
+        return {**parts, "budget": asdict(self.budget)}
 
     def identity(self) -> dict[str, Any]:
         """Return how it was made and the fingerprints of what that led to, data included."""
-        parts = {"space": self.space, "evaluator": self.evaluator, "objective": self.objective}
-        return {
-            **{name: part.identity() for name, part in parts.items()},
-            "budget": self.budget.identity(),
-            "fingerprint": {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()},
-        }
+        parts = {name: part.identity() for name, part in self._parts().items()}
+        prints = {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()}
+        return {**parts, "budget": self.budget.identity(), "fingerprint": prints}
+
+    def _parts(self) -> dict[str, SearchSpace | Evaluator | Objective]:
+        return {"space": self.space, "evaluator": self.evaluator, "objective": self.objective}

@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from tensorboard.compat.proto.attr_value_pb2 import AttrValue
@@ -27,10 +27,7 @@ from nasenv.errors import InputError
 from nasenv.files import open_again
 from nasenv.plots import Figure, choice_shares, to_png
 from nasenv.spaces.space import SearchSpace
-from nasenv.trial import Architecture
-
-if TYPE_CHECKING:
-    from nasenv.trial import Outcome
+from nasenv.trial import Architecture, Outcome
 
 
 class TensorBoardWriter:

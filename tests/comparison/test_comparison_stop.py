@@ -82,7 +82,7 @@ def trials(folder):
 
 def outcomes(folder):
     return {
-        run.seed: (run.architectures, run.reward.tolist(), run.test_accuracy[~np.isnan(run.test_accuracy)].tolist())
+        run.seed: (run.architectures, run.reward.tolist(), run.test_score[~np.isnan(run.test_score)].tolist())
         for run in comparison(folder).runs("p")
     }
 
