@@ -140,10 +140,8 @@ def instantiate(parser: Parser, config: Namespace) -> Namespace:
 def _dataset(config: Namespace) -> Dataset | None:
     """Return the data that the evaluator, or one that it wraps, takes; None where none does."""
     evaluator, given = config.get("evaluator"), config.get("data")
-    if not isinstance(evaluator, Namespace):
-        return None
     data = Data(**vars(given)) if isinstance(given, Namespace) else given or Data()
-    name = evaluator["class_path"].rpartition(".")[2]
+    name = evaluator["class_path"].rpartition(".")[2] if isinstance(evaluator, Namespace) else "what is shipped"
     while isinstance(evaluator, Namespace):
         if _takes(_class(evaluator["class_path"]), "data"):
             return data.load()

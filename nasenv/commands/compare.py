@@ -35,6 +35,7 @@ from nasenv.comparison.run import Quantity, Run
 from nasenv.comparison.summary import Summary, write_summary
 from nasenv.comparison.tables import PublishedResults, standings_table
 from nasenv.configuration import digest, integer, without_derived
+from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
@@ -66,6 +67,7 @@ def compare(
     evaluator: Evaluator | None = None,
     objective: Objective | None = None,
     budget: Budget = Budget(evaluations=300),  # noqa: B008, it cannot be changed
+    data: Data = Data(),  # noqa: B008, nor can this
     problems: dict[str, dict[str, Any]] | None = None,
     seeds: int = 30,
     first_seed: int = 0,
@@ -90,7 +92,8 @@ def compare(
         evaluator: what measures a design, where there is one problem.
         objective: measurement -> reward; the validation score by default.
         budget: when a search is over.
-        problems: name -> space, evaluator and, where they differ, objective and budget; for several problems, in a
+        data: what the evaluator trains on, where there is one problem: digits, npz:FILE, folder:DIR, hub:NAME.
+        problems: name -> space, evaluator and, where they differ, objective, budget and data; for several problems, in a
             --config file. By default a table of small networks on digits that comes with nasenv.
         seeds: number of searches of each agent on each problem.
         first_seed: seed of the first of them; the others follow.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective, Score
@@ -21,6 +22,7 @@ class Problem:
         evaluator: what measures a design; made for this space.
         objective: measurement -> reward.
         budget: when a search is over.
+        data: what the evaluator was given to train on; for configuration files.
 
     Raises:
         InputError: a budget without a limit.
@@ -30,6 +32,7 @@ class Problem:
     evaluator: Evaluator
     objective: Objective = field(default_factory=Score)
     budget: Budget = field(default_factory=lambda: Budget(evaluations=300))
+    data: Data = field(default_factory=Data)
 
     def __post_init__(self) -> None:
         if self.budget.evaluations is None and self.budget.charged_seconds is None:
@@ -73,7 +76,9 @@ class Problem:
     def config(self) -> dict[str, Any]:
         """Return how it was made, in plain values."""
         parts = {name: part.config() for name, part in self._parts().items()}
-        return {**parts, "budget": asdict(self.budget)}
+        source = self.evaluator.dataset.source if self.evaluator.dataset is not None else None
+        data = {"data": asdict(source)} if source is not None else {}
+        return {**parts, "budget": asdict(self.budget), **data}
 
     def identity(self) -> dict[str, Any]:
         """Return how it was made and the fingerprints of what that led to, data included."""
