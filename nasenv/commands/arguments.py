@@ -128,9 +128,10 @@ def instantiate(parser: Parser, config: Namespace) -> Namespace:
         spaces.append(space(**options, **_task(space, dataset)))
         return spaces[0]
 
-    def make_evaluator(evaluator: type[Evaluator], *args: Any, **options: Any) -> Evaluator:
-        data: dict[str, Any] = {"data": dataset} if dataset is not None and _takes(evaluator, "data") else {}
-        return evaluator(*(args or spaces), **options, **data)
+    def make_evaluator(evaluator: Callable[..., Evaluator], *args: Any, **options: Any) -> Evaluator:
+        if dataset is not None and _takes(evaluator, "data"):
+            options["data"] = dataset
+        return evaluator(*(args or spaces), **options)
 
     made = [(make_space, SearchSpace, True), (make_evaluator, Evaluator, True)]
     objects: Namespace = parser.instantiate(config, instantiators=made)
@@ -166,7 +167,7 @@ def _task(space: type[SearchSpace], dataset: Dataset | None) -> dict[str, Any]:
     return {}
 
 
-def _takes(kind: type, name: str) -> bool:
+def _takes(kind: Callable[..., Any], name: str) -> bool:
     """Return whether a class is made with an argument of this name, or passes on what it does not know."""
     parameters = inspect.signature(kind).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
