@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 from nasenv.agents.agent import Agent
 from nasenv.comparison.problem import Problem
-from nasenv.comparison.ray import RayRuns
 from nasenv.comparison.run import Run, Trajectory
 from nasenv.comparison.runner import RunKey, Runner
 from nasenv.errors import InputError, SearchStopped
@@ -112,6 +111,8 @@ class Comparison:
             )
         self._fill_cache()
         if self.pending:
+            from nasenv.comparison.ray import RayRuns  # Ray is an extra
+
             with closing(RayRuns(self._runner, address)) as runs:
                 self._collect(runs.stream(self.pending, timeout_seconds), done)
 

@@ -27,7 +27,6 @@ import platform
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -49,7 +48,6 @@ from nasenv import agents
 from nasenv.commands.cli import main as nasenv_command
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.problem import Problem
-from nasenv.evaluators.evaluator import Trial
 
 RECORD = Path(__file__).with_name("trajectories.json.gz")
 
@@ -58,13 +56,13 @@ RECORD = Path(__file__).with_name("trajectories.json.gz")
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def build_mlp(input_shape, num_classes, layers, width, heads, activation):
+def build_mlp(task, layers, width, heads, activation):
     """Return the network of a design of the space "choices": hidden layers in groups of units."""
-    size, parts = int(np.prod(input_shape)), [nn.Flatten()]
+    size, parts = int(np.prod(task.shape)), [nn.Flatten()]
     for _ in range(layers):
         parts += [nn.Linear(size, width), nn.GroupNorm(heads, width), {"relu": nn.ReLU, "gelu": nn.GELU}[activation]()]
         size = width
-    return nn.Sequential(*parts, nn.Linear(size, num_classes))
+    return nn.Sequential(*parts, nn.Linear(size, task.outputs))
 
 
 def divides(width, heads):
@@ -77,9 +75,10 @@ def affordable(layers, width):
     return layers * width <= 96
 
 
+DIGITS_TASK = nasenv.Task(nasenv.Images((1, 8, 8)), outputs=10)
 SPACES: dict[str, Callable[[], Any]] = {
     "shipped": lambda: nasenv.ChainCNN(max_layers=3, widths=[16]),  # the space of the shipped table
-    "chains": lambda: nasenv.ChainCNN(max_layers=2, widths=(4, 8), input_shape=(1, 8, 8), num_classes=10),
+    "chains": lambda: nasenv.ChainCNN(max_layers=2, widths=(4, 8)),
     "tiny": lambda: nasenv.ChainCNN(max_layers=1, widths=(8, 16, 32)),  # 20 designs
     "synthetic": lambda: nasenv.SyntheticSpace(),
     "choices": lambda: nasenv.ChoiceSpace(
@@ -92,11 +91,9 @@ SPACES: dict[str, Callable[[], Any]] = {
         build=build_mlp,
         constraints=[divides, affordable],
         reference={"layers": 2, "width": 32, "heads": 4, "activation": "gelu"},
-        input_shape=(1, 8, 8),
-        num_classes=10,
     ),
-    "nas201": lambda: nasenv.NASBench201(channels=4, cells=1, input_shape=(1, 8, 8)),
-    "macro": lambda: nasenv.NASBenchMacro(channels=4, features=16, input_shape=(1, 8, 8)),
+    "nas201": lambda: nasenv.NASBench201(channels=4, cells=1, task=DIGITS_TASK),
+    "macro": lambda: nasenv.NASBenchMacro(channels=4, features=16, task=DIGITS_TASK),
     "graph": lambda: nasenv.NASBenchGraph(),
 }
 
@@ -110,11 +107,6 @@ def measurement(score: float | None, seconds: float, metrics: dict[str, float]) 
     """Return what an evaluator says of a design; without a score it failed."""
     error = "diverged" if score is None else None
     return nasenv.Measurement(score, error, train_seconds=seconds, metrics=metrics)
-
-
-def test_result(score: float | None) -> Any:
-    """Return what an evaluator says of the test of a design."""
-    return nasenv.TestResult(score, "diverged" if score is None else None)
 
 
 class PowerCut(BaseException):
@@ -143,46 +135,36 @@ class Formula(nasenv.Evaluator):
         """Return what the measurements follow from."""
         return f"golden {self.failing}"
 
-    def measure(self, design):
-        """Return the measurement of a design."""
-        metrics = {"params": 100.0 + 10.0 * sum(design)}
-        seconds = 1.0 + sum(design) % 5
-        if hashed("failure", design) < self.failing:
+    def figure(self, architecture):
+        """Return the measurement of an architecture."""
+        metrics = {"params": 100.0 + 10.0 * sum(architecture)}
+        seconds = 1.0 + sum(architecture) % 5
+        if hashed("failure", architecture) < self.failing:
             return measurement(None, seconds, metrics)
-        each = sum(hashed(t, choice) for t, choice in enumerate(design)) / len(design)
-        return measurement(0.7 * each + 0.3 * hashed("whole", design), seconds, metrics)
+        each = sum(hashed(t, choice) for t, choice in enumerate(architecture)) / len(architecture)
+        return measurement(0.7 * each + 0.3 * hashed("whole", architecture), seconds, metrics)
 
-    def evaluate(self, architectures, fidelity=1.0):
-        """Return the measurement of each design."""
-        return [self.measure(tuple(a)) for a in architectures]
+    def measure(self, trials):
+        """Return the measurement of each trial."""
+        return [self.figure(trial.architecture) for trial in trials]
 
-    def confirm(self, architectures, seeds):
-        """Return the same for each seed."""
-        return [[self.measure(tuple(a)) for _ in seeds] for a in architectures]
-
-    def test(self, architectures, seeds):
-        """Return the same for each seed, as tests."""
-        return [[test_result(score_of(m)) for m in row] for row in self.confirm(architectures, seeds)]
-
-    def stream(self, trials, stopped=lambda: False):
-        """Yield each trial with its answer; of those at work the one with the lowest hash is done first."""
-        queue, at_work = trials if isinstance(trials, deque) else deque(trials), []
-        while True:
-            while queue and len(at_work) < self._slots and not stopped():
-                at_work.append(queue.popleft())
-            if not at_work:
-                return
-            if self._left == 0:
-                raise PowerCut
-            self._left = None if self._left is None else self._left - 1
-            trial = min(at_work, key=lambda t: hashed("order", [t.architecture, t.kind, t.seed]))
-            at_work.remove(trial)
-            yield trial, self.answer(trial)
-
-    def answer(self, trial: Trial) -> Any:
-        """Return the answer to a trial."""
-        found = self.measure(tuple(trial.architecture))
-        return test_result(score_of(found)) if trial.kind == "test" else found
+    def completed(self, stopped=lambda: False):
+        """Yield each trial with its measurement; of those at work the one with the lowest hash is done first."""
+        at_work = []
+        try:
+            while True:
+                while self._submitted and len(at_work) < self._slots and not stopped():
+                    at_work.append(self._submitted.popleft())
+                if not at_work:
+                    return
+                if self._left == 0:
+                    raise PowerCut
+                self._left = None if self._left is None else self._left - 1
+                trial = min(at_work, key=lambda t: hashed("order", [t.architecture, t.purpose, t.seed]))
+                at_work.remove(trial)
+                yield trial, self.figure(trial.architecture)
+        finally:
+            self._submitted.clear()
 
 
 def hashed(*what: Any) -> float:
@@ -245,8 +227,8 @@ AGENTS: dict[str, Callable[..., Any]] = {
 }
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {
-    "accuracy": nasenv.Accuracy,
-    "within": nasenv.AccuracyWithinCost,
+    "accuracy": lambda failure_reward=0.0: nasenv.Score(failure_reward),
+    "within": nasenv.ScoreWithinCost,
 }
 
 
@@ -295,7 +277,7 @@ def search(setting: Setting, listen: Callable[..., None] | None, more: dict[str,
         nasenv.Budget(**setting.budget),
         objective=OBJECTIVES[pays](**terms),
         seed=setting.seed,
-        listeners=[listen] if listen is not None else [],
+        callbacks=[listen] if listen is not None else [],
         start=of.sample(setting.start, np.random.default_rng(99)) if setting.start else (),
         **more,
     )
@@ -303,11 +285,6 @@ def search(setting: Setting, listen: Callable[..., None] | None, more: dict[str,
 
 def _pair(part: Any) -> tuple[str, dict[str, Any]]:
     return (part, {}) if isinstance(part, str) or part is None else part
-
-
-def score_of(measured: Any) -> float | None:
-    """Return the score of a measurement, None where the evaluation failed."""
-    return measured.val_accuracy
 
 
 def answered(outcome: Any) -> str:
@@ -345,17 +322,17 @@ def concluded(of: Any) -> dict[str, Any]:
     """Return the end of a search: the winner and what it is held against, with their accuracies."""
     result = nasenv.conclude(of)
     contenders = {
-        c.role: [written(c.architecture), c.text, list(c.val_accuracies), list(c.test_accuracies), c.params]
+        c.role: [written(c.architecture), c.text, list(c.validation_scores), list(c.test_scores), c.params]
         for c in (result.winner, *result.others)
     }
-    return {**contenders, "tested": result.test_accuracy, "ended": result.ended, "repeats": result.repeats}
+    return {**contenders, "tested": result.test_score, "ended": result.ended, "repeats": result.repeats}
 
 
 def final_info(info: dict[str, Any], i: int | None = None) -> str:
     """Return what the info of an environment says of a finished design, number i of a vector environment."""
-    keys = ("architecture", "val_accuracy", "error", "evaluation", "repeat")
+    keys = ("architecture", "score", "error", "evaluation", "repeat")
     said = {key: info[key] if i is None else info[key][i] for key in keys}
-    accuracy = float(said["val_accuracy"]) if said["error"] is None else None  # nan here, None there
+    accuracy = float(said["score"]) if said["error"] is None else None  # nan here, None there
     failed = "" if said["error"] is None else "f"
     return f"{written(said['architecture'])} {accuracy!r} {int(said['evaluation'])} {bool(said['repeat'])} {failed}"
 
@@ -399,7 +376,7 @@ def compare_by_command(folder: Path, seeds: int) -> Path:
 def results(path: Path) -> list[str]:
     """Return the rows of a comparison, without seconds."""
     columns = ("problem", "agent", "seed", "evaluation", "proposal", "architecture", "reward")
-    columns += ("val_accuracy", "final_val_accuracy", "test_accuracy")
+    columns += ("val_score", "final_val_score", "test_score")
     with path.open(encoding="utf-8", newline="") as file:
         return [" ".join(row[c] for c in columns) for row in csv.DictReader(file)]
 
@@ -515,7 +492,9 @@ def stepped(setting: Setting, folder: Path, episodes: int, envs: int = 0, regist
         if registered is not None:
             of = space(setting.space)
             measures, options = _pair(setting.evaluator)
-            parts = {"evaluator": evaluator(measures, of, **options), "budget": nasenv.Budget(**setting.budget)}
+            pays, terms = _pair(setting.objective)
+            parts = {"evaluator": evaluator(measures, of, **options), "objective": OBJECTIVES[pays](**terms)}
+            parts |= {"budget": nasenv.Budget(**setting.budget)}
             env = gymnasium.make_vec(registered, envs, **parts) if envs else gymnasium.make(registered, **parts)
             opened.callback(env.close)
             inner = env.unwrapped
