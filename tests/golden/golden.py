@@ -145,8 +145,9 @@ class Formula(nasenv.Evaluator):
         return measurement(0.7 * each + 0.3 * hashed("whole", architecture), seconds, metrics)
 
     def measure(self, trials):
-        """Return the measurement of each trial."""
-        return [self.figure(trial.architecture) for trial in trials]
+        """Return the measurement of each trial; that of a test has no metrics."""
+        found = [(trial, self.figure(trial.architecture)) for trial in trials]
+        return [measurement(m.score, m.train_seconds, {}) if t.purpose == "test" else m for t, m in found]
 
     def completed(self, stopped=lambda: False):
         """Yield each trial with its measurement; of those at work the one with the lowest hash is done first."""
@@ -162,7 +163,7 @@ class Formula(nasenv.Evaluator):
                 self._left = None if self._left is None else self._left - 1
                 trial = min(at_work, key=lambda t: hashed("order", [t.architecture, t.purpose, t.seed]))
                 at_work.remove(trial)
-                yield trial, self.figure(trial.architecture)
+                yield trial, self.measure([trial])[0]
         finally:
             self._submitted.clear()
 
