@@ -151,9 +151,10 @@ def _params(tested: Sequence[Measurement]) -> int | None:
 
 
 def _write(search: Search, result: Result, network: nn.Module | None, confirmed: Sequence[Measurement]) -> None:
-    record, run_dir, space = search.record, search.run_dir, search.space
-    if record is None or run_dir is None:
+    files, space = search.files, search.space
+    if files is None:
         return
+    record, run_dir = files.record, files.path
     from nasenv.plots import draw_diagram, to_png  # matplotlib takes half a second to import
 
     figure = draw_diagram(
@@ -180,7 +181,7 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
             f"best/mean_test_{space.task.metric}": mean(result.winner.test_scores),
         }
     )
-    search.restore()
+    files.restore()
     result.write(run_dir / RESULT)
     clear(run_dir)
 
