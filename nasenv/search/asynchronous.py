@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from nasenv.errors import AgentError
 from nasenv.records.replay import Course, Replay
-from nasenv.search.history import History
+from nasenv.search.history import History, Proposals
+from nasenv.search.index import Architectures
 from nasenv.search.pending import PendingTrials
-from nasenv.search.proposals import Architectures, Proposals
 from nasenv.trial import Architecture, Finding, Trial
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from nasenv.search.budget import Budget
 from nasenv.search.history import Answers, History
-from nasenv.search.proposals import Architectures
+from nasenv.search.index import Architectures
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture
 

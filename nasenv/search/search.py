@@ -18,11 +18,11 @@ from nasenv.objectives import Objective, Rewards, Score
 from nasenv.records.replay import Course, Replay
 from nasenv.search.asynchronous import InFlight, NextAnswer
 from nasenv.search.budget import Budget
-from nasenv.search.history import Answers, History
+from nasenv.search.history import Answers, History, Proposals
 from nasenv.search.identity import SearchParts
+from nasenv.search.index import Architectures
 from nasenv.search.layer import Runs, SearchLike, on_layers
 from nasenv.search.pending import PendingTrials
-from nasenv.search.proposals import Architectures, Proposals
 from nasenv.search.stopping import Stopping
 from nasenv.search.timing import EVALUATION, Timing, where_it_went
 from nasenv.spaces.space import SearchSpace
@@ -99,11 +99,14 @@ class Search:
         self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
         self.budget, self.objective = budget or Budget(), objective or Score()
         self.history, self.timing = History(space.num_choices), Timing()
+        parts = ("bookkeeping", EVALUATION, "logging")
+        self._bookkeeping, self._evaluation, self._logging = map(self.timing.part, parts)
         self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
-        parts = (space, evaluator, agent, self.objective, self.budget, self.seed, self.start, self.layers)
-        self._parts = SearchParts(*parts)
+        self._parts = SearchParts(
+            space, evaluator, agent, self.objective, self.budget, self.seed, self.start, self.layers
+        )
         self._evaluator, self._course, self._is_concluding = evaluator, course or Course(), resume == "conclude"
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
@@ -155,15 +158,12 @@ class Search:
             SearchStopped: it was stopped, and is not over.
             AgentError: something that is not an architecture of the space was proposed, or another thread is served.
         """
-        with self._stopping.one_thread(), self.timing.part("bookkeeping"):
+        with self._stopping.serving(), self._bookkeeping:
             proposals = self._propose(architectures, fidelity)
-            with self._stopping.noting_faults():
-                self._begin()
-                payable = self.budget.payable(proposals, self.history)
-                findings, replayed = self._find_out(payable, by)
-                answers = self._record(payable.before_new(len(findings)), findings, replayed, by)
-                self._check_answered(len(answers), len(proposals))
-                return answers
+            self._begin()
+            payable = self.budget.payable(proposals, self.history)
+            findings, replayed = self._find_out(payable, by)
+            return self._record(proposals, payable, findings, replayed, by)
 
     def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
         """Yield the answers to architectures, one by one, in the order in which their trials end.
@@ -194,7 +194,7 @@ class Search:
                 with self._stopping.noting_faults():
                     self._begin()
                 in_flight.fill(ask, lambda found: self._propose(found, 1.0), is_payable)
-                with self.timing.part(EVALUATION), self._stopping.noting_faults():
+                with self._evaluation, self._stopping.noting_faults():
                     found = answer.find()
                     if found is None:
                         continue  # it was stopped
@@ -202,7 +202,7 @@ class Search:
                     in_flight.slots = found.slots or in_flight.slots
                     proposals = self._propose([found.architecture], 1.0)
                     replayed = len(found.findings) if found.replayed else 0
-                    answers = self._record(proposals, found.findings, replayed, "agent", found.slots)
+                    answers = self._record(proposals, proposals, found.findings, replayed, "agent", found.slots)
                 yield answers
         except BudgetExhausted:
             with self._stopping.noting_faults():
@@ -362,7 +362,8 @@ class Search:
         self._stopping.check()
         if self._since is None and not self.replayed:
             self._since = time.monotonic()
-        self._stopping.watch_the_clock()
+        if self.budget.wall_seconds is not None:
+            self._stopping.watch_the_clock()
 
     def _find_out(self, proposals: Proposals, by: str) -> tuple[list[Finding], int]:
         """Return findings of the first new proposals, as far as seconds and a stop let, and how many were replayed."""
@@ -373,22 +374,49 @@ class Search:
                 finding = self._replay.answer(architecture, fidelity, by)
                 findings.append(self._trials.learn(architecture, fidelity, finding))
         replayed = len(findings)
-        if len(new) > replayed and self.budget.within_seconds(proposals, findings, self.history) is None:
-            with self.timing.part(EVALUATION):
+        if len(new) > replayed and self._within_seconds(proposals, findings) is None:
+            with self._evaluation:
                 findings += self._trials.find_out(new[replayed:], fidelity)
         return findings, replayed
 
     def _record(
-        self, proposals: Proposals, findings: Sequence[Finding], replayed: int, by: str, slots: int | None = None
+        self,
+        proposals: Proposals,
+        payable: Proposals,
+        findings: Sequence[Finding],
+        replayed: int,
+        by: str,
+        slots: int | None = None,
     ) -> Answers:
-        """Take proposals into the history, and the new ones into journal and TensorBoard; return the answers.
+        """Take what was found into history, journal and TensorBoard; return the answers, or raise after the last one.
 
         An agent sees an evaluation when it is in the journal, not before. Of the findings, so many were replayed; they
         are in the journal already. Proposals behind the one that uses the charged seconds up are left out.
         """
-        files, history = self.files, self.history
-        spent, journaled = history.train_seconds, len(history) + replayed
-        within = self.budget.within_seconds(proposals, findings, history)
+        known = payable if len(findings) == len(payable.new) else payable.before_new(len(findings))
+        taken = self._within_seconds(known, findings) or known
+        if self.callbacks or (self.files is not None and findings):
+            with self._logging:
+                answers = self._logged(taken, findings, self.history.evaluations + replayed, by, slots)
+        else:
+            answers = self.history.take(taken, findings, self.budget.charge_repeats)
+        if taken is not proposals:
+            self._stopping.check()
+            self.ended = self.budget.used_up()  # what is left does not pay for the next
+            self._stopping.check()
+        return answers
+
+    def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
+        """Return the proposals up to the one that uses the charged seconds up; None where none does."""
+        if self.budget.charged_seconds is None:
+            return None
+        return self.budget.within_seconds(proposals, findings, self.history)
+
+    def _logged(
+        self, taken: Proposals, findings: Sequence[Finding], journaled: int, by: str, slots: int | None
+    ) -> Answers:
+        """Take proposals into the history, journal and draw those after so many, and call the callbacks."""
+        files, history, spent = self.files, self.history, self.history.train_seconds
 
         def on_outcome(outcome: Outcome) -> None:
             if files is not None and not outcome.repeat:
@@ -398,12 +426,10 @@ class Search:
             for callback in self.callbacks:
                 callback(self, outcome)
 
-        with self.timing.part("logging"):
-            told = on_outcome if files is not None or self.callbacks else None
-            answers = history.take(within or proposals, findings, self.budget.charge_repeats, told)
-            paid = len(history) > journaled and history.train_seconds > spent
-            if files is not None and self._evaluator.trains and paid:
-                files.journal.sync()
+        answers = history.take(taken, findings, self.budget.charge_repeats, on_outcome)
+        paid = history.evaluations > journaled and history.train_seconds > spent
+        if files is not None and self._evaluator.trains and paid:
+            files.journal.sync()
         return answers
 
     def _draw(self, record: TensorBoardWriter, outcome: Outcome) -> None:
@@ -411,13 +437,6 @@ class Search:
         every = self.budget.evaluations and max(1, self.budget.evaluations // _PICTURES)
         if every and outcome.evaluation % every == 0:
             record.choice_shares(self.space, self.history.architectures)
-
-    def _check_answered(self, answered: int, proposed: int) -> None:
-        """Raise BudgetExhausted, or SearchStopped, where not all proposals were answered."""
-        if answered < proposed:
-            self._stopping.check()
-            self.ended = self.budget.used_up()  # what is left does not pay for the next
-            self._stopping.check()
 
     def _conclude_journal(self) -> None:
         """Take in what the journal holds, whatever the agent would do now, and end the search."""
