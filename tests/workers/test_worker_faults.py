@@ -20,7 +20,7 @@ from nasenv.errors import InputError
 from nasenv.workers.pool import WorkerPool
 from tests.signals import hearing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))
 soak_jobs = importlib.import_module("soak_jobs")
 work, failed, FAULTS = soak_jobs.work, soak_jobs.failed, soak_jobs.FAULTS
@@ -219,7 +219,7 @@ def script(tmp_path):
     """A function that starts the script in a session of its own and waits until it says a word."""
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])}
     started = []
 
     def start(word, then="wait"):
