@@ -148,7 +148,7 @@ def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
 def _work(plan: Client) -> Done:
     """Do what one client does for some seconds, on time where it can."""
     took: dict[str, list[float]] = {}
-    with Cache(plan.url) as cache:
+    with Cache(plan.url, waits=True) as cache:  # the server may be killed meanwhile
         started, used = time.monotonic(), time.process_time()
         added = _adds(plan, cache, took) if plan.adds else _finds(plan, cache, took)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - used
