@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from bench import at_least, goal, run, table
 
-from nasenv import Architecture, Cache, ChainCNN, Measurement, TrainingEvaluator
+from nasenv import Cache, ChainCNN, Measurement, TrainingEvaluator, Trial
+from nasenv.cache.problem import Problem
 
 GOAL_US = 100.0
 _BATCH = 16  # designs that the default agents propose at a time
@@ -23,19 +24,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     designs = _designs(space, 2 * arguments.rows, rng)
     known, unknown = designs[: arguments.rows], designs[arguments.rows :]
-    problem = (space.fingerprint(), TrainingEvaluator(space, "digits").fingerprint(), 1.0)
+    problem = Problem(space.fingerprint(), TrainingEvaluator(space, "digits").fingerprint())
     shuffled = [known[i] for i in rng.permutation(len(known))]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "cache.db"
         with Cache(path) as cache:
             added = [{a: measurement(rng) for a in batch} for batch in _batches(known)]
-            figures = {f"add, {_BATCH} at a time": _cost(lambda batch: cache.add(*problem, batch), added)}
+            figures = {f"add, {_BATCH} at a time": _cost(lambda batch: cache.add(problem, batch), added)}
         with Cache(path) as cache:  # opened anew, as a second search does
             single = [[a] for a in shuffled]
-            figures["hit"] = _cost(lambda batch: cache.find(*problem, batch), single)
-            figures[f"hit, {_BATCH} at a time"] = _cost(lambda batch: cache.find(*problem, batch), _batches(shuffled))
-            figures["miss"] = _cost(lambda batch: cache.find(*problem, batch), [[a] for a in unknown])
-            found = len(cache.find(*problem, known))
+            figures["hit"] = _cost(lambda batch: cache.find(problem, batch), single)
+            figures[f"hit, {_BATCH} at a time"] = _cost(lambda batch: cache.find(problem, batch), _batches(shuffled))
+            figures["miss"] = _cost(lambda batch: cache.find(problem, batch), [[a] for a in unknown])
+            found = len(cache.find(problem, known))
             rows = len(cache)
             size = path.stat().st_size
             trained = [{a: measurement(rng)} for a in unknown[:_TRAINED]]
@@ -53,10 +54,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "bytes_a_row": size / rows, "microseconds": figures, "goals": [met]}
 
 
-def _train(cache: Cache, problem: tuple[str, str, float], trained: dict[Architecture, Measurement]) -> None:
+def _train(cache: Cache, problem: Problem, trained: dict[Trial, Measurement]) -> None:
     """Do what is done around a training."""
-    assert cache.claim(*problem, trained) == trained.keys()
-    cache.add(*problem, trained)
+    assert cache.claim(problem, trained) == trained.keys()
+    cache.add(problem, trained)
 
 
 def _cost(act: Callable[[Any], object], batches: Iterable[Any]) -> dict[str, float]:
@@ -70,12 +71,12 @@ def _cost(act: Callable[[Any], object], batches: Iterable[Any]) -> dict[str, flo
     return {"n": len(times), "median": median, "p99": p99, "min": low, "max": high}
 
 
-def _designs(space: ChainCNN, n: int, rng: np.random.Generator) -> list[Architecture]:
-    """Return n distinct representatives with the most layers, of which there are enough."""
-    designs: dict[Architecture, None] = {}
+def _designs(space: ChainCNN, n: int, rng: np.random.Generator) -> list[Trial]:
+    """Return trials of n distinct representatives with the most layers, of which there are enough."""
+    designs: dict[Trial, None] = {}
     while len(designs) < n:
         sampled = (space.canonical(a) for a in space.sample(n, rng))
-        designs |= dict.fromkeys(a for a in sampled if a[0] >= space.max_layers - 2)
+        designs |= dict.fromkeys(Trial(a) for a in sampled if a[0] >= space.max_layers - 2)
     return list(designs)[:n]
 
 
@@ -86,7 +87,7 @@ def measurement(rng: np.random.Generator) -> Measurement:
     return Measurement(rng.integers(36, 360) / 359, train_seconds=0.1 + rng.random(), metrics=metrics, curve=curve)
 
 
-def _batches(designs: list[Architecture]) -> list[list[Architecture]]:
+def _batches(designs: list[Trial]) -> list[list[Trial]]:
     return [designs[i : i + _BATCH] for i in range(0, len(designs), _BATCH)]
 
 

@@ -23,10 +23,11 @@ from bench_cache import measurement
 from numpy.typing import NDArray
 from postgresql_server import Server, execute, programs
 
-from nasenv import Architecture, Cache, InputError
+from nasenv import Cache, InputError, Trial
+from nasenv.cache.problem import Problem
 
-GOAL_RATE, GOAL_MS = 2000.0, 2.0
-_PROBLEM = ("a space's fingerprint", "an evaluator's", 1.0)
+GOAL_RATE, GOAL_MS = 1000.0, 2.0
+_PROBLEM = Problem("a space's fingerprint", "an evaluator's")
 _BATCH = 16  # designs that the default agents propose at a time
 _FILLED = 1000  # rows of a transaction of the first filling
 _SOME = 100  # measurements that a client has at hand
@@ -118,7 +119,7 @@ def _fill(url: str, rows: int) -> int:
     with Cache(url) as cache:
         started = time.monotonic()
         for first in range(0, rows, _FILLED):
-            cache.add(*_PROBLEM, {_design(first + k): some[k] for k in range(min(_FILLED, rows - first))})
+            cache.add(_PROBLEM, {_design(first + k): some[k] for k in range(min(_FILLED, rows - first))})
         execute(url, "VACUUM ANALYZE nasenv.measurements")  # which the server would do by itself a minute later
         print(f"{rows:,} rows added in {time.monotonic() - started:.0f} s", flush=True)
         return len(cache)
@@ -147,7 +148,7 @@ def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
 def _work(plan: Client) -> Done:
     """Do what one client does for some seconds, on time where it can."""
     took: dict[str, list[float]] = {}
-    with Cache(plan.url) as cache:
+    with Cache(plan.url, waits=True) as cache:  # the server may be killed meanwhile
         started, used = time.monotonic(), time.process_time()
         added = _adds(plan, cache, took) if plan.adds else _finds(plan, cache, took)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - used
@@ -163,12 +164,12 @@ def _adds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
         if turn % _BATCH == 0:
             batch = [_own(plan, turn + k) for k in range(_BATCH)]
             with _timed(took, f"find of {_BATCH}, misses"):
-                found = cache.find(*_PROBLEM, batch)
+                found = cache.find(_PROBLEM, batch)
             with _timed(took, f"claim of {_BATCH}"):
-                claimed = cache.claim(*_PROBLEM, batch)
+                claimed = cache.claim(_PROBLEM, batch)
             assert (found, claimed) == ({}, set(batch)), "nobody else has or wants them"
         with _timed(took, "add"):
-            cache.add(*_PROBLEM, {batch[turn % _BATCH]: some[turn % _SOME]})
+            cache.add(_PROBLEM, {batch[turn % _BATCH]: some[turn % _SOME]})
     return turn + 1
 
 
@@ -178,7 +179,7 @@ def _finds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
     for _ in _turns(plan, rng):
         known = _design(int(rng.integers(plan.rows)))
         with _timed(took, "hit"):
-            found = cache.find(*_PROBLEM, [known])
+            found = cache.find(_PROBLEM, [known])
         assert known in found, "a measurement that was there before is not found"
     return 0
 
@@ -205,16 +206,16 @@ def _lost(url: str, done: list[Done]) -> int:
     added = [_own(does.plan, k) for does in done for k in range(does.added)]
     with Cache(url) as cache:
         batches = (added[i : i + _FILLED] for i in range(0, len(added), _FILLED))
-        return sum(len(batch) - len(cache.find(*_PROBLEM, batch)) for batch in batches)
+        return sum(len(batch) - len(cache.find(_PROBLEM, batch)) for batch in batches)
 
 
-def _own(plan: Client, number: int) -> Architecture:
+def _own(plan: Client, number: int) -> Trial:
     """Return a design that no other client and no earlier filling has."""
-    return (6 + plan.number, *_design(number))
+    return Trial((6 + plan.number, *_design(number).architecture))
 
 
-def _design(number: int) -> Architecture:
-    return tuple(number // 6**place % 6 for place in range(12))
+def _design(number: int) -> Trial:
+    return Trial(tuple(number // 6**place % 6 for place in range(12)))
 
 
 def options() -> argparse.ArgumentParser:

@@ -33,8 +33,9 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from soak_inputs import any_bytes, changed, json_files, json_lines, npz_files
 
-from nasenv import Cache, ChainCNN, InputError, Measurement
+from nasenv import Cache, ChainCNN, InputError, Measurement, Trial
 from nasenv.benchmarks.nas_bench_macro import NASBenchMacroJSON
+from nasenv.cache.problem import Problem
 from nasenv.commands.parser import Parser
 from nasenv.commands.train import starting_designs
 from nasenv.comparison.run import Run
@@ -309,7 +310,7 @@ def _read_trials(path: Path) -> object:
 def _cache_readers(folder: Path, measured: dict[str, Any]) -> list[Reader]:
     path, sound = folder / "c.db", folder / "sound.db"
     with Cache(sound) as cache:
-        cache.add("s", "e", 1.0, {(0, 1): Measurement.from_json(measured)})
+        cache.add(Problem("s", "e"), {Trial((0, 1)): Measurement.from_json(measured)})
     with contextlib.closing(sqlite3.connect(sound)) as database:
         database.execute("PRAGMA journal_mode=DELETE")
 
@@ -317,7 +318,7 @@ def _cache_readers(folder: Path, measured: dict[str, Any]) -> list[Reader]:
         for ending in ("-wal", "-shm"):
             path.with_name(path.name + ending).unlink(missing_ok=True)
         with Cache(path) as cache:
-            return cache.find("s", "e", 1.0, [(0, 1)])
+            return cache.find(Problem("s", "e"), [Trial((0, 1))])
 
     def read_row(text: bytes) -> object:
         shutil.copy(sound, path)

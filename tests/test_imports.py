@@ -47,7 +47,7 @@ BASES = {  # what the other files of a folder may import of it
         *("workers", "serving", "worker", "team", "dispatch", "landscape"),
         *("streamed", "ray_cluster", "ray_actor", "ray_fleet", "ray_dispatch"),
     },
-    "cache": {"database", "patience", "server_url", "pipeline", "postgresql", "sqlite", "leases"},
+    "cache": {"database", "postgresql", "leases"},
     "records": {"journal", "trials", "events", "record", "run_directory"},
     "agents": {
         *("agent", "novelty", "sb3_env", "sb3_policy", "sb3_guidance", "sb3"),
@@ -85,9 +85,10 @@ ONLY_IN = {
     "tensorboard": {"nasenv/records/record.py", "scripts/soak_kills.py"},
     "ray": {"nasenv/evaluators/ray_cluster.py", "scripts/bench_ray.py"},
     "psycopg": {
-        *(f"nasenv/cache/{name}.py" for name in ("pipeline", "postgresql", "server_url")),
+        "nasenv/cache/postgresql.py",
         "scripts/postgresql_server.py",
     },
+    "sqlalchemy": {f"nasenv/cache/{name}.py" for name in ("cache", "database", "leases", "postgresql")},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
 }
