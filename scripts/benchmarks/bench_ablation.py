@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from bench import at_least, cores, run, shown, spread, table
-from bench_contest import Contest, timed
-from bench_plain import PlainLoop, Way
-from bench_problems import PROBLEMS, Problem, add_options
 
 from nasenv import Architecture, InputError, TrainingEvaluator
 from nasenv.workers.pool import WorkerPool
+from scripts.benchmarks.bench import at_least, cores, run, shown, spread, table
+from scripts.benchmarks.bench_contest import Contest, timed
+from scripts.benchmarks.bench_plain import PlainLoop, Way
+from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
 
 _SWITCHES = {
     "+ resident data": "resident",

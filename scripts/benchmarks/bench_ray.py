@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, shown, spread, table
 from ray.cluster_utils import Cluster
 
 from nasenv import Budget, ChainCNN, Evaluator, InputError, Measurement, Search, TrainingEvaluator
@@ -26,6 +25,7 @@ from nasenv.agents import PPO, Agent, RandomSearch, RegularizedEvolution
 from nasenv.cluster.ray import RayEvaluator
 from nasenv.evaluators.evaluator import Answer, Trial
 from nasenv.spaces.space import Architecture
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 GOAL_IDLE = 0.05  # of the time of a slot
 GOAL_NODES = 1.8  # times the rate of one node

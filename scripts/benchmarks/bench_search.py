@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, shown, spread, table
 
 from nasenv import InputError
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 GOAL_ACCURACY = 0.95
 GOAL_LEARNT = 0.8  # of the seeds
 GOAL_OVERHEAD = 0.05
 GOAL_CACHED = 0.1  # of the time
-_COMMAND = Path(__file__).with_name("train_controller.py")
+_COMMAND = Path(__file__).parents[1] / "train_controller.py"
 _EVALUATING = ("training", "building", "scoring", "data")  # what workers do
 _TIMES = ("seconds", "train_seconds")  # what differs between two journals of the same search
 

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bench import cores
-from bench_plain import PlainLoop, Way
-from bench_problems import Problem
-
 from nasenv import Architecture, InputError, Measurement, TrainingEvaluator
+from scripts.benchmarks.bench import cores
+from scripts.benchmarks.bench_plain import PlainLoop, Way
+from scripts.benchmarks.bench_problems import Problem
 
 _WARM_UP = 2  # designs
 Result = TypeVar("Result")

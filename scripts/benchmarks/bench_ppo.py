@@ -11,14 +11,14 @@ import time
 from typing import Any
 
 import torch
-from bench import at_least, goal, run, shown, spread, table
-from bench_env import problems
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from nasenv import ArchitectureEnv, Budget, Search, SearchSpace, TableEvaluator
 from nasenv.agents import PPO, StableBaselines
 from nasenv.training import one_thread
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
+from scripts.benchmarks.bench_env import problems
 
 _RATES = {10: 650.0, 4: 1400.0}  # the goals, by epochs an update
 _SHARE = 0.15

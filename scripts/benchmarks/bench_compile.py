@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench import at_least, run, shown, spread, table
 from torch import nn
 
 from nasenv import ChainCNN, NASBench201, SearchSpace, load_dataset
 from nasenv.training import Recipe, fit, one_thread, seeded
+from scripts.benchmarks.bench import at_least, run, shown, spread, table
 
 _PROBLEMS: dict[str, tuple[str, int, Callable[..., SearchSpace]]] = {
     "chain, digits": ("digits", 64, lambda **shape: ChainCNN(**shape)),

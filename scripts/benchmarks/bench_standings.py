@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from bench import table
 from numpy.typing import NDArray
 
 from nasenv.comparison.digest import Digest
 from nasenv.comparison.statistics import at, holm, mean_interval, mean_time, signed_rank
+from scripts.benchmarks.bench import table
 
 Digests = Mapping[str, Sequence[Digest]]  # by agent
 Ends = Mapping[tuple[str, int], float]  # problem and seed -> a figure of the run

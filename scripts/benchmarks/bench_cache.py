@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, table
 
 from nasenv import Architecture, Cache, ChainCNN, Measurement, TrainingEvaluator
+from scripts.benchmarks.bench import at_least, goal, run, table
 
 GOAL_US = 100.0
 _BATCH = 16  # designs that the default agents propose at a time

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench import at_least, goal, run, table
+from scripts.benchmarks.bench import at_least, goal, run, table
 
 _SHORT = {
     "spaces": ["--sequences", "15000", "--builds", "36"],
@@ -49,10 +49,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_script(part: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    """Return what measures a part that has options of its own, in soak_<part>.py."""
+    """Return what measures a part that has options of its own, in <part>.py."""
 
     def measured(arguments: argparse.Namespace) -> dict[str, Any]:
-        script = importlib.import_module(f"soak_{part}")
+        script = importlib.import_module(f"scripts.soak.{part}")
         options = [*(_SHORT[part] if arguments.short else ()), "--seed", str(arguments.seed)]
         figures: dict[str, Any] = script.measure(script.options().parse_args(options))
         return figures
@@ -61,7 +61,7 @@ def _of_script(part: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
 
 
 def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
-    from soak_faults import soak_faults
+    from scripts.soak.faults import soak_faults
 
     figures = soak_faults(_SHORT_FAULTS if arguments.short else _FAULTS, arguments.seed)
     wrong = [*figures["wrong"], *(f"{n} {name} left behind" for name, n in figures["left"].items() if n > 0)]
@@ -71,7 +71,7 @@ def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _fuzz(arguments: argparse.Namespace) -> dict[str, Any]:
-    from soak_fuzz import fuzz  # hypothesis, which only tests need
+    from scripts.soak.fuzz import fuzz  # hypothesis, which only tests need
 
     readers = fuzz(_SHORT_INPUTS if arguments.short else _INPUTS, arguments.seed)
     failures = [f"{name}: {f['failure']}" for name, f in readers.items() if f["failure"]]

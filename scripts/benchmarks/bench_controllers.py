@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from bench import at_least, goal, run, shown, spread, table
-from bench_standings import best_found, until_best
 
 from nasenv import (
     Budget,
@@ -46,10 +44,12 @@ from nasenv.agents import (
 )
 from nasenv.comparison.digest import Digest
 from nasenv.comparison.run import Run
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
+from scripts.benchmarks.bench_standings import best_found, until_best
 
-_HERE = Path(__file__).parent
-_COMMAND = _HERE / "compare_controllers.py"
-_CONFIGS = _HERE / "configs"
+_SCRIPTS = Path(__file__).parents[1]
+_COMMAND = _SCRIPTS / "compare_controllers.py"
+_CONFIGS = _SCRIPTS / "configs"
 _MOST = 1000  # evaluations, as the configurations say
 _FEW = (50, 100, 200, 500)  # after which the best found is told
 _OBSERVED, _TIMED = (100, 1000, 10_000), 41  # designs that a search starts from, proposals that are timed after them

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench import at_least, cores, goal, run, shown, spread, table
-from bench_contest import Contest, Ours, Plainly
-from bench_floor import TRAINING, floors
-from bench_problems import PROBLEMS, Problem, add_options
 
 from nasenv import Architecture
+from scripts.benchmarks.bench import at_least, cores, goal, run, shown, spread, table
+from scripts.benchmarks.bench_contest import Contest, Ours, Plainly
+from scripts.benchmarks.bench_floor import TRAINING, floors
+from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
 
 GPU_GOAL, GPU_AIM = 6.0, 25.0  # times the plain way
 GOAL_POINTS = -0.5

@@ -18,12 +18,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-from bench import at_least, goal, run, table
-from bench_cache import measurement
 from numpy.typing import NDArray
-from postgresql_server import Server, execute, programs
 
 from nasenv import Architecture, Cache, InputError
+from scripts.benchmarks.bench import at_least, goal, run, table
+from scripts.benchmarks.bench_cache import measurement
+from scripts.benchmarks.postgresql_server import Server, execute, programs
 
 GOAL_RATE, GOAL_MS = 2000.0, 2.0
 _PROBLEM = ("a space's fingerprint", "an evaluator's", 1.0)

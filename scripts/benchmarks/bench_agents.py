@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bench import at_least, cores, run
-from bench_standings import best_found, until_best
 
 from nasenv import Accuracy, Budget, InputError
 from nasenv.agents import Agent
@@ -26,8 +24,10 @@ from nasenv.commands.arguments import make
 from nasenv.commands.compared import problems_of
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.digest import Digest
+from scripts.benchmarks.bench import at_least, cores, run
+from scripts.benchmarks.bench_standings import best_found, until_best
 
-_CONFIGS = Path(__file__).parent / "configs"
+_CONFIGS = Path(__file__).parents[1] / "configs"
 _AGENTS = [
     *("RandomSearch", "RegularizedEvolution", "LocalSearch", "TPE"),
     *("PPO", "RecurrentPPO", "ModelAssistedPPO", "GaussianProcess"),

@@ -3,7 +3,7 @@
 A walk takes T actions: most are drawn from the valid choices, one in four is any integer, which is redirected. Of every
 design that a walk ends at, validity, canonical form and text are checked, of some all neighbours. A choice that a mask
 forbids is put into the design in place of the one taken, with some of the later ones drawn anew: the space's rule (see
-soak_cases.py) must refuse the outcome. Small spaces are listed as a whole and compared with what the rule allows.
+cases.py) must refuse the outcome. Small spaces are listed as a whole and compared with what the rule allows.
 """
 
 import argparse
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench import at_least, goal, run, table
 from numpy.typing import NDArray
-from soak_cases import Case, Rows, cases
 from torch import nn
 
 from nasenv import Architecture
+from scripts.benchmarks.bench import at_least, goal, run, table
+from scripts.soak.cases import Case, Rows, cases
 
 _AT_ONCE = 4096  # sequences walked side by side
 _LISTED = 2_000_000  # designs, or rows of choices, of a space that is compared with its rule as a whole

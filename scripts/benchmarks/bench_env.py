@@ -10,11 +10,11 @@ import time
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, shown, spread, table
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from nasenv import ArchitectureEnv, ArchitectureVectorEnv, Budget, ChainCNN, NASBench201, Search, TableEvaluator
 from nasenv.spaces.space import SearchSpace
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 GOAL_RATE, GOAL_RATIO = 5e6, 50.0
 

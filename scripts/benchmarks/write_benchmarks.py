@@ -14,8 +14,8 @@ from typing import Any
 
 from nasenv import InputError
 
-MEASURED = Path(__file__).with_name("measured")
-PAGE = Path(__file__).resolve().parent.parent / "BENCHMARKS.md"
+MEASURED = Path(__file__).parents[1] / "measured"
+PAGE = Path(__file__).parents[2] / "BENCHMARKS.md"
 _SECTION = re.compile(r"<!-- (\w+): ([a-z, ]+) -->\n.*?<!-- end of \1 -->", re.DOTALL)
 _SETTING = ("date", "commit", "kind", "device", "processor", "system", "versions")
 Record = Mapping[str, Any]
@@ -75,7 +75,9 @@ def _section(name: str, kinds: str, records: Sequence[Record]) -> str:
     for kind in kinds.split(", "):
         if kind not in {record["setting"]["kind"] for record in own}:
             where = {"cpu": "On the processor", "gpu": "On a GPU"}.get(kind, kind)
-            parts.append(f"{where}: not yet measured; the command is `.venv/bin/python scripts/{name}.py --keep`.")
+            parts.append(
+                f"{where}: not yet measured; the command is `.venv/bin/python scripts/benchmarks/{name}.py --keep`."
+            )
     if own:
         parts.append(_history(own))
     return "\n\n".join([*parts, f"<!-- end of {name} -->"])

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, table
-from soak_run import AGENTS, PRELOADED, reproduce_once, train_once, trainings_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scripts.benchmarks.bench import at_least, goal, run, table
+from scripts.soak.run import AGENTS, PRELOADED, reproduce_once, train_once, trainings_file
 
 WORKERS = (0, 2)
 _GRACE_SECONDS = {"workers": 10.0, "servers": 60.0}  # to outlive the parent; either may be importing when it ends

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench import at_least, goal, run, table
-from soak_cases import build
 
 from nasenv import Budget, Cache, ChoiceSpace, Search, TableEvaluator, agents
 from nasenv.tables.table import write_table
+from scripts.benchmarks.bench import at_least, goal, run, table
+from scripts.soak.cases import build
 
 GOAL_MICROSECONDS = 200.0
 GOAL_GROWTH = 1.1  # of a proposal's cost, the last thousands over the first

@@ -27,11 +27,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench import at_least, cores, goal, run, table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from soak_inputs import any_bytes, changed, json_files, json_lines, npz_files
 
 from nasenv import Cache, ChainCNN, InputError, Measurement
 from nasenv.benchmarks.nas_bench_macro import NASBenchMacroJSON
@@ -47,6 +45,8 @@ from nasenv.records.journal import Journal
 from nasenv.records.trials import TrialLog
 from nasenv.results.result import Result
 from nasenv.tables.table import read_table
+from scripts.benchmarks.bench import at_least, cores, goal, run, table
+from scripts.soak.inputs import any_bytes, changed, json_files, json_lines, npz_files
 
 _SLOWEST = timedelta(seconds=60)  # for one input, by the clock, on a machine that does other things too
 _SHOWN = 600  # characters of a failure

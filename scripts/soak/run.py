@@ -19,7 +19,7 @@ AGENTS: dict[str, Callable[[], Agent]] = {
     "AsynchronousEvolution": lambda: agents.RegularizedEvolution(10, 3, asynchronous=True),
 }
 PRELOADED = [
-    "soak_run",
+    "scripts.soak.run",
     "nasenv.records.run_directory",
     "torch._dynamo",
     "optuna",

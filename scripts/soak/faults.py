@@ -1,6 +1,6 @@
 """Faults of every kind in two worker processes, among jobs that are well: what is lost, and what is left behind.
 
-Each fault is one of soak_jobs.py, drawn from the seed: a worker kills itself, exits, crashes, is stopped, hangs, runs
+Each fault is one of jobs.py, drawn from the seed: a worker kills itself, exits, crashes, is stopped, hangs, runs
 out of memory, raises, or answers what cannot be read; or it dies the first time and not the second. Up to three jobs
 that are well go before each. A faulty job has to come back as failed with the reason that its kind has, the others with
 their answers. Handles, threads, processes and shared memory of this process, and handles and zombies of the server that
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, table
-from soak_jobs import FAULTS, Job, failed, is_as_expected, work
 
 from nasenv.workers.pool import WorkerPool
+from scripts.benchmarks.bench import at_least, goal, run, table
+from scripts.soak.jobs import FAULTS, Job, failed, is_as_expected, work
 
 _WORKERS = 2
 _LIMIT_SECONDS = 1.0  # of a job; a healthy one takes a millisecond

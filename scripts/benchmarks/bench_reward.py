@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, shown, spread, table
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 import nasenv
 from nasenv.evaluators.training import OTHER_RECIPE, RECIPES
 from nasenv.spaces.space import Architecture
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 GOAL = 0.9
 DATASETS = ("digits", "mnist5k")
