@@ -103,13 +103,8 @@ def _table(problem: Problem, measured: Sequence[dict[str, Any]]) -> dict[str, An
     return table(f"{problem.name}: median (min - max) of {rounds} rounds", heads, rows)
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_options(parser)
     parser.add_argument("--rounds", type=at_least(1), default=3, help="default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

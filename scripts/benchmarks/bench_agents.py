@@ -139,8 +139,7 @@ def _compared(
     return {"seconds": time.perf_counter() - started, "optima": optima, "digests": digests}
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parts, default = ["synthetic", "training", "tables"], "default: %(default)s"
     data = [*_configured("few_trainings")]
     agents = f"classes, or names and what a configuration file says of an agent; {default}"
@@ -157,8 +156,4 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="the tables of published benchmarks")
     parser.add_argument("--most", type=at_least(1), default=1000, help=f"evaluations on tables; {default}")
     parser.add_argument("--folder", type=Path, help="where the runs stay; a temporary one by default")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

@@ -90,13 +90,8 @@ def _batches(designs: list[Architecture]) -> list[list[Architecture]]:
     return [designs[i : i + _BATCH] for i in range(0, len(designs), _BATCH)]
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=at_least(_BATCH), default=10_000, help="default: %(default)s")
     parser.add_argument("--folder", help="where the file lies while it is measured; default: the system's for such")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

@@ -217,8 +217,7 @@ def _design(number: int) -> Architecture:
     return tuple(number // 6**place % 6 for place in range(12))
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--url", help="an empty database on a server that is there, which is not killed then")
     parser.add_argument("--folder", help="where a server of one's own keeps its data; default: the system's for such")
@@ -228,8 +227,4 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--hits", type=float, default=200.0, help="a second; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each load; default: %(default)s")
     parser.add_argument("--kills", type=int, default=3, help="of the server in the second load; default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

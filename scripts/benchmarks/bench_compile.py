@@ -78,14 +78,9 @@ def _row(name: str, figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--problems", nargs="+", choices=_PROBLEMS, default=[*_PROBLEMS], help="default: all")
     parser.add_argument("--rounds", type=at_least(1), default=3, help="default: %(default)s")
     parser.add_argument("--epochs", type=at_least(1), default=5, help="of a training; default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

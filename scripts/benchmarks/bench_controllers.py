@@ -260,8 +260,7 @@ def _percent(row: dict[str, str], metric: str) -> str:
     return f"{100 * float(row[f'{metric}_mean']):.2f} ± {100 * float(row[f'{metric}_std']):.2f}"
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     names = ["speed", "growth", "default", "memory", "paper", "optimum", "graph", "ablation"]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
@@ -275,8 +274,4 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--ablation_seeds", type=at_least(1), default=100, help="default: %(default)s")
     parser.add_argument("--paper_seeds", type=at_least(1), default=500, help="default: %(default)s")
     parser.add_argument("--memory_seeds", type=at_least(1), default=500, help="default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

@@ -86,14 +86,9 @@ def _search(space: SearchSpace, evaluator: TableEvaluator, seed: int, updates: i
     return Search(space, evaluator, budget=Budget(updates * _DESIGNS, charge_repeats=True), seed=seed)
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=at_least(1), default=7, help="default: %(default)s")
     parser.add_argument("--updates", type=at_least(1), default=100, help="of a search; default: %(default)s")
     parser.add_argument("--nas_bench_201", metavar="FILE", help="a table of import_benchmark, instead of ours")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

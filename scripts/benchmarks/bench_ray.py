@@ -212,8 +212,7 @@ def _trained(space: ChainCNN, designs: Sequence[Architecture], address: str, slo
         return time.perf_counter() - began
 
 
-def main() -> None:
-    """Measure as the command line says."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=[*AGENTS])
     parser.add_argument("--slots", type=at_least(100), default=1000, help="a multiple of 100")
@@ -222,7 +221,3 @@ def main() -> None:
     parser.add_argument("--designs", type=at_least(4), default=48, help="trained on one node and on two")
     parser.add_argument("--rounds", type=at_least(0), default=3, help="of those trainings")
     run(parser, measure)
-
-
-if __name__ == "__main__":
-    main()

@@ -119,16 +119,11 @@ def _chance_level(labels: NDArray[np.int64]) -> float:
     return float(share + 1.645 * np.sqrt(share * (1 - share) / len(labels)))
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--dataset", nargs="+", default=DATASETS, help="default: %(default)s")
     parser.add_argument("--space", choices=("ChainCNN", "NASBench201"), default="ChainCNN")
     parser.add_argument("--epochs", nargs="+", type=at_least(1), help="default: the data set's, half and double")
     parser.add_argument("--designs", type=at_least(8), default=48, help="default: %(default)s")
     parser.add_argument("--seed", type=at_least(0), default=0, help="draws the designs; default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

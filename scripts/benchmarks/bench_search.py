@@ -172,16 +172,11 @@ def _cached(folder: Path, uncached: Run, arguments: argparse.Namespace) -> dict[
     return {"first": a, "second": b, "tables": [compared], "goals": goals}
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--agents", nargs="+", default=["PPO", "RandomSearch"], help="default: %(default)s")
     parser.add_argument("--seeds", type=at_least(1), default=2, help="default: %(default)s")
     parser.add_argument("--evaluations", type=at_least(1), default=200, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto; default: %(default)s")
     parser.add_argument("options", nargs="*", help="after --: further options of `nasenv train`, for every run")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

@@ -128,13 +128,8 @@ def _goals(problem: Problem, figures: Figures, device: torch.device) -> list[Fig
     ]
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_options(parser)
     parser.add_argument("--pairs", type=at_least(1), default=10, help="each with its seed; default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)
