@@ -16,9 +16,9 @@ import torch
 from nasenv import Architecture, InputError, TrainingEvaluator
 from nasenv.workers.pool import WorkerPool
 from scripts.benchmarks.bench import at_least, cores, run, shown, spread, table
-from scripts.benchmarks.bench_contest import Contest, timed
 from scripts.benchmarks.bench_plain import PlainLoop, Way
 from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
+from scripts.benchmarks.bench_training import Contest, timed
 
 _SWITCHES = {
     "+ resident data": "resident",

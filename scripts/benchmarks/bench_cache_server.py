@@ -29,6 +29,7 @@ GOAL_RATE, GOAL_MS = 2000.0, 2.0
 _PROBLEM = ("a space's fingerprint", "an evaluator's", 1.0)
 _BATCH = 16  # designs that the default agents propose at a time
 _FILLED = 1000  # rows of a transaction of the first filling
+_HITS = 200.0  # a second
 _SOME = 100  # measurements that a client has at hand
 _LOW_PRIORITY = 10  # as a niceness
 _DOWN_SECONDS = 1.0  # between a kill and the next start
@@ -127,7 +128,7 @@ def _fill(url: str, rows: int) -> int:
 def _plans(arguments: argparse.Namespace, url: str, rows: int, first: int) -> list[Client]:
     rate = arguments.rate / arguments.clients
     adding = [Client(first + k, url, rows, rate, arguments.seconds) for k in range(arguments.clients)]
-    return [*adding, Client(first + arguments.clients, url, rows, arguments.hits, arguments.seconds, adds=False)]
+    return [*adding, Client(first + arguments.clients, url, rows, _HITS, arguments.seconds, adds=False)]
 
 
 def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
@@ -224,7 +225,6 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=at_least(1), default=1_000_000, help="there before; default: %(default)s")
     parser.add_argument("--clients", type=at_least(1), default=50, help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=_PACE, help="measurements a second; default: %(default)s")
-    parser.add_argument("--hits", type=float, default=200.0, help="a second; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each load; default: %(default)s")
     parser.add_argument("--kills", type=int, default=3, help="of the server in the second load; default: %(default)s")
     run(parser, measure)

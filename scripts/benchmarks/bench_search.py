@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         figures = {agent: [r.figures() for r in rs] for agent, rs in runs.items()}
         tables = _run_tables(figures)
-        rivals = {r["role"]: r["test_accuracies"] for r in runs[arguments.agents[0]][0].result["others"]}
-        print(f"\ntest accuracies of what the first run's winner is held against: {rivals}")
         goals = _goals(figures[arguments.agents[0]])
         cached = _cached(folder, runs[arguments.agents[0]][0], arguments)
-    told = {"runs": figures, "summary": _summary(figures), "rivals": rivals, "cached": cached}
+    told = {"runs": figures, "summary": _summary(figures), "cached": cached}
     return {**told, "tables": tables, "goals": goals}
 
 
@@ -121,13 +119,7 @@ def _run_tables(figures: dict[str, list[dict[str, float]]]) -> list[dict[str, An
     summary = _summary(figures)
     seeds = len(next(iter(figures.values())))
     spreads = [[key, *(shown(s[key], ".4g") for s in summary.values())] for key in keys]
-    means = [[f"{key}, mean ± std", *(_mean_std(f[key] for f in fs) for fs in figures.values())] for key in keys[:2]]
-    return [runs, table(f"median (min - max) over {seeds} seeds", ["", *summary], spreads + means)]
-
-
-def _mean_std(values: Iterable[float]) -> str:
-    numbers = list(values)
-    return f"{np.mean(numbers):.4f} ± {np.std(numbers, ddof=1) if len(numbers) > 1 else 0.0:.4f}"
+    return [runs, table(f"median (min - max) over {seeds} seeds", ["", *summary], spreads)]
 
 
 def _summary(figures: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
