@@ -73,8 +73,9 @@ BASES = {  # what the other files of a folder may import of it
 }
 ONLY_IN = {
     "stable_baselines3": {
-        *(f"agents/{name}.py" for name in ("sb3", "sb3_env", "sb3_policy", "sb3_guidance")),
-        "scripts/bench_ppo.py",  # which holds it against ours
+        *(f"agents/{name}.py" for name in ("stable_baselines", "sb3", "sb3_env", "sb3_policy", "sb3_start")),
+        *("agents/sb3_episodes.py", "agents/sb3_guidance.py", "agents/sb3_networks.py"),
+        "scripts/benchmarks/bench_ppo.py",  # which holds it against ours
     },
     "sb3_contrib": {"agents/sb3.py", "agents/sb3_policy.py", "agents/sb3_guidance.py"},
     "optuna": {"agents/tpe.py"},
@@ -82,11 +83,11 @@ ONLY_IN = {
         "nasenv/plots.py",
         *(f"nasenv/comparison/{name}.py" for name in ("figures", "drawing", "panels", "boxes", "matrix")),
     },
-    "tensorboard": {"nasenv/records/record.py", "scripts/soak_kills.py"},
-    "ray": {"nasenv/evaluators/ray_cluster.py", "scripts/bench_ray.py"},
+    "tensorboard": {"nasenv/records/record.py", "scripts/soak/kills.py"},
+    "ray": {"nasenv/evaluators/ray_cluster.py", "scripts/benchmarks/bench_ray.py"},
     "psycopg": {
-        "nasenv/cache/postgresql.py",
-        "scripts/postgresql_server.py",
+        *(f"nasenv/cache/{name}.py" for name in ("pipeline", "postgresql", "server_url")),
+        "scripts/benchmarks/postgresql_server.py",
     },
     "sqlalchemy": {f"nasenv/cache/{name}.py" for name in ("cache", "database", "leases", "postgresql")},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},

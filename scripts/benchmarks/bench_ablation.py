@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from bench import at_least, cores, run, shown, spread, table
-from bench_contest import Contest, timed
-from bench_plain import PlainLoop, Way
-from bench_problems import PROBLEMS, Problem, add_options
 
 from nasenv import Architecture, InputError, TrainingEvaluator
 from nasenv.workers.pool import WorkerPool
+from scripts.benchmarks.bench import at_least, cores, run, shown, spread, table
+from scripts.benchmarks.bench_plain import PlainLoop, Way
+from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
+from scripts.benchmarks.bench_training import Contest, timed
 
 _SWITCHES = {
     "+ resident data": "resident",
@@ -103,13 +103,8 @@ def _table(problem: Problem, measured: Sequence[dict[str, Any]]) -> dict[str, An
     return table(f"{problem.name}: median (min - max) of {rounds} rounds", heads, rows)
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_options(parser)
     parser.add_argument("--rounds", type=at_least(1), default=3, help="default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, table
 
 from nasenv import Cache, ChainCNN, Measurement, TrainingEvaluator, Trial
 from nasenv.cache.problem import Problem
+from scripts.benchmarks.bench import at_least, goal, run, table
 
 GOAL_US = 100.0
 _BATCH = 16  # designs that the default agents propose at a time
@@ -91,13 +91,8 @@ def _batches(designs: list[Trial]) -> list[list[Trial]]:
     return [designs[i : i + _BATCH] for i in range(0, len(designs), _BATCH)]
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=at_least(_BATCH), default=10_000, help="default: %(default)s")
     parser.add_argument("--folder", help="where the file lies while it is measured; default: the system's for such")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

@@ -13,20 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, shown, spread, table
 
 from nasenv import InputError
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 GOAL_ACCURACY = 0.95
 GOAL_LEARNT = 0.8  # of the seeds
 GOAL_OVERHEAD = 0.05
 GOAL_CACHED = 0.1  # of the time
-_COMMAND = Path(__file__).with_name("train_controller.py")
+_COMMAND = Path(__file__).parents[1] / "train_controller.py"
 _EVALUATING = ("training", "building", "scoring", "data")  # what workers do
 _TIMES = ("seconds", "train_seconds")  # what differs between two journals of the same search
 
@@ -83,11 +83,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         figures = {agent: [r.figures() for r in rs] for agent, rs in runs.items()}
         tables = _run_tables(figures)
-        rivals = {r["role"]: r["test_accuracies"] for r in runs[arguments.agents[0]][0].result["others"]}
-        print(f"\ntest accuracies of what the first run's winner is held against: {rivals}")
         goals = _goals(figures[arguments.agents[0]])
         cached = _cached(folder, runs[arguments.agents[0]][0], arguments)
-    told = {"runs": figures, "summary": _summary(figures), "rivals": rivals, "cached": cached}
+    told = {"runs": figures, "summary": _summary(figures), "cached": cached}
     return {**told, "tables": tables, "goals": goals}
 
 
@@ -121,13 +119,7 @@ def _run_tables(figures: dict[str, list[dict[str, float]]]) -> list[dict[str, An
     summary = _summary(figures)
     seeds = len(next(iter(figures.values())))
     spreads = [[key, *(shown(s[key], ".4g") for s in summary.values())] for key in keys]
-    means = [[f"{key}, mean ± std", *(_mean_std(f[key] for f in fs) for fs in figures.values())] for key in keys[:2]]
-    return [runs, table(f"median (min - max) over {seeds} seeds", ["", *summary], spreads + means)]
-
-
-def _mean_std(values: Iterable[float]) -> str:
-    numbers = list(values)
-    return f"{np.mean(numbers):.4f} ± {np.std(numbers, ddof=1) if len(numbers) > 1 else 0.0:.4f}"
+    return [runs, table(f"median (min - max) over {seeds} seeds", ["", *summary], spreads)]
 
 
 def _summary(figures: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -172,16 +164,11 @@ def _cached(folder: Path, uncached: Run, arguments: argparse.Namespace) -> dict[
     return {"first": a, "second": b, "tables": [compared], "goals": goals}
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--agents", nargs="+", default=["PPO", "RandomSearch"], help="default: %(default)s")
     parser.add_argument("--seeds", type=at_least(1), default=2, help="default: %(default)s")
     parser.add_argument("--evaluations", type=at_least(1), default=200, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto; default: %(default)s")
     parser.add_argument("options", nargs="*", help="after --: further options of `nasenv train`, for every run")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

@@ -3,23 +3,23 @@
 A walk takes T actions: most are drawn from the valid choices, one in four is any integer, which is redirected. Of every
 design that a walk ends at, validity, canonical form and text are checked, of some all neighbours. A choice that a mask
 forbids is put into the design in place of the one taken, with some of the later ones drawn anew: the space's rule (see
-soak_cases.py) must refuse the outcome. Small spaces are listed as a whole and compared with what the rule allows.
+cases.py) must refuse the outcome. Small spaces are listed as a whole and compared with what the rule allows.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from bench import at_least, goal, run, table
 from numpy.typing import NDArray
-from soak_cases import Case, Rows, cases
 from torch import nn
 
 from nasenv import Architecture
+from scripts.benchmarks.bench import goal, table
+from scripts.soak.cases import Case, Rows, cases
 
+_BUILT = 500  # sequences for each network that is trained
 _AT_ONCE = 4096  # sequences walked side by side
 _LISTED = 2_000_000  # designs, or rows of choices, of a space that is compared with its rule as a whole
 _ONE_IN = 256  # walks of which all neighbours are looked at
@@ -28,22 +28,34 @@ _REDRAWN = 4  # decisions after a forbidden choice that are drawn anew, at most
 _SHOWN = 20  # failures of a space that are told one by one
 
 
-def soak_spaces(sequences: int = 1_000_000, builds: int = 2_000, seed: int = 0) -> dict[str, Any]:
-    """Return how many sequences were walked and networks trained over all spaces, in which time, and what failed."""
+def soak(sequences: int, seed: int) -> dict[str, Any]:
+    """Walk so many sequences over all spaces, print a table and every failure, and return the figures."""
     torch.set_num_threads(1)
     every = cases()
-    walks = np.diff(np.linspace(0, sequences, len(every) + 1).astype(int)).tolist()
-    builders = [case.name for case in every if case.builds]
-    networks = dict(zip(builders, np.diff(np.linspace(0, builds, len(builders) + 1).astype(int)).tolist(), strict=True))
-    spaces = {c.name: soak_case(c, n, networks.get(c.name, 0), seed) for c, n in zip(every, walks, strict=True)}
-    keys = ("sequences", "walk_seconds", "built", "failed", "seconds")
-    return {key: sum(figures[key] for figures in spaces.values()) for key in keys} | {"spaces": spaces}
+    walks = iter(_shares(sequences, len(every)))
+    networks = iter(_shares(sequences // _BUILT, sum(case.builds for case in every)))
+    spaces = {c.name: soak_case(c, next(walks), next(networks) if c.builds else 0, seed) for c in every}
+    rows = [
+        [name, f"{f['size']:.3g}", f"{f['sequences']}", f"{f['sequences'] / max(1e-9, f['walk_seconds']):.0f}",
+         f"{f['built']}", f"{f['failed']}"]
+        for name, f in spaces.items()
+    ]  # fmt: skip
+    table("random walks", ["space", "designs", "sequences", "a second", "networks trained", "failed"], rows)
+    print(*(reason for f in spaces.values() for reason in f["failures"]), sep="\n")
+    totals = {key: sum(f[key] for f in spaces.values()) for key in ("sequences", "built", "failed")}
+    goals = [goal("random walks and networks: none failed", totals["failed"], not totals["failed"], "d")]
+    return {**totals, "spaces": spaces, "goals": goals, "lost": totals["failed"]}
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """Return numbers that differ by one at most and add up."""
+    shares: list[int] = np.diff(np.linspace(0, total, parts + 1).astype(int)).tolist()
+    return shares
 
 
 def soak_case(case: Case, sequences: int, builds: int, seed: int = 0) -> dict[str, Any]:
     """Return the figures of one space; ``failures`` says of each, up to so many, the space, the seed and the design."""
     rng = np.random.default_rng([seed, *case.name.encode()])
-    started = time.perf_counter()
     reasons = _told(_check_listed, case)
     walking = time.perf_counter()
     for n in np.diff([*range(0, sequences, _AT_ONCE), sequences]).tolist():
@@ -58,7 +70,6 @@ def soak_case(case: Case, sequences: int, builds: int, seed: int = 0) -> dict[st
         "built": builds,
         "failed": len(reasons),
         "failures": [f"{case.name}, seed {seed}: {reason}" for reason in reasons[:_SHOWN]],
-        "seconds": time.perf_counter() - started,
     }
 
 
@@ -193,31 +204,3 @@ def _check_network(case: Case, design: Architecture) -> Iterator[str]:
             same.load_state_dict(dict(zip(same.state_dict(), network.state_dict().values(), strict=True)))
             if not torch.allclose(same(images_nchw), logits, atol=1e-5):
                 yield f"{design}: its representative is another network"
-
-
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print a table of the spaces and every failure; return the figures."""
-    figures = soak_spaces(arguments.sequences, arguments.builds, arguments.seed)
-    rows = [
-        [name, f"{f['size']:.3g}", f"{f['sequences']}", f"{f['sequences'] / max(1e-9, f['walk_seconds']):.0f}",
-         f"{f['built']}", f"{f['failed']}"]
-        for name, f in figures["spaces"].items()
-    ]  # fmt: skip
-    table("random walks", ["space", "designs", "sequences", "a second", "networks trained", "failed"], rows)
-    for f in figures["spaces"].values():
-        print(*f["failures"], sep="\n", end="\n" if f["failures"] else "")
-    goals = [goal("random walks and networks: none failed", figures["failed"], not figures["failed"], "d")]
-    return figures | {"goals": goals, "lost": figures["failed"]}
-
-
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sequences", type=at_least(1), default=1_000_000, help="default: %(default)s")
-    parser.add_argument("--builds", type=at_least(0), default=2_000, help="default: %(default)s")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)

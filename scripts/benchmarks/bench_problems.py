@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import at_least
-
 from nasenv import Architecture, ChainCNN, Dataset, NASBench201, SearchSpace, TrainingEvaluator, load_dataset
+from scripts.benchmarks.bench import at_least
 
 _DIGITS = """
     conv3x16|conv3x16|max_pool3|conv3x32|conv3x32|conv3x32

@@ -13,23 +13,22 @@ time from opening the run directory to the end of the search. An agent's own tim
 ``Search.evaluate``.
 """
 
-import argparse
 import multiprocessing
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from bench import at_least, goal, run, table
-from soak_cases import build
 
 from nasenv import Budget, Cache, ChoiceSpace, Search, TableEvaluator, agents
 from nasenv.tables.table import write_table
+from scripts.benchmarks.bench import goal, table
+from scripts.soak.cases import build
 
 GOAL_MICROSECONDS = 200.0
 GOAL_GROWTH = 1.1  # of a proposal's cost, the last thousands over the first
@@ -144,8 +143,8 @@ def _peak_megabytes() -> float:
     return int(found[1]) / 1024
 
 
-def soak_long(evaluations: int = 100_000, seed: int = 0, names: tuple[str, ...] = tuple(AGENTS)) -> dict[str, Any]:
-    """Return the figures of a search and of its replay, by the name of the agent."""
+def soak(evaluations: int, seed: int, names: Sequence[str]) -> dict[str, Any]:
+    """Search and replay by each agent, print a table and whether the goals are met, and return the figures."""
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -161,7 +160,9 @@ def soak_long(evaluations: int = 100_000, seed: int = 0, names: tuple[str, ...] 
                     file.truncate(cut)
                 replay = apart.submit(search_once, folder, name, evaluations, seed).result()
                 figures[name] = {"search": search, "replay": replay, "same": _without_times(journal) == before}
-    return figures
+    _print_table(figures)
+    goals = [g for name, f in figures.items() for g in _goals(name, f)]
+    return {"searches": figures, "goals": goals, "lost": sum(not f["same"] for f in figures.values())}
 
 
 def _without_times(journal: Path) -> list[bytes]:
@@ -170,9 +171,7 @@ def _without_times(journal: Path) -> list[bytes]:
     return [re.sub(rb'"(seconds|train_seconds|cached)":[^,}]+', b"", line) for line in lines]
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print a table of the searches and whether the goals are met; return the figures."""
-    figures = soak_long(arguments.evaluations, arguments.seed, tuple(arguments.agents))
+def _print_table(figures: dict[str, Any]) -> None:
     heads = ["agent", "proposals", "µs an evaluation", "first > last", "µs a proposal, first > last", "MB", "s"]
     heads += ["replay: MB", "s", "agent's own s"]
     rows = []
@@ -184,9 +183,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             [name, f"{search['proposals']}", *costs, f"{search['megabytes']:.0f}", f"{search['seconds']:.0f}",
              f"{replay['megabytes']:.0f}", f"{replay['seconds']:.1f}", f"{replay['own_seconds']:.1f}"]
         )  # fmt: skip
-    table(f"{arguments.evaluations} evaluations on a table of {np.prod([*_CHOICES.values()])} designs", heads, rows)
-    goals = [g for name, f in figures.items() for g in _goals(name, f)]
-    return {"searches": figures, "goals": goals, "lost": sum(not f["same"] for f in figures.values())}
+    table(f"searches on a table of {np.prod([*_CHOICES.values()])} designs", heads, rows)
 
 
 def _ends(costs: list[float]) -> tuple[float, float]:
@@ -217,16 +214,3 @@ def _goals(name: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
         what = f"{name}: replayed in under {GOAL_REPLAY_SHARE} times the agent's own time"
         goals.append(goal(what, share, share < GOAL_REPLAY_SHARE))
     return goals
-
-
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--evaluations", type=at_least(2 * _THOUSAND), default=100_000, help="default: %(default)s")
-    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=[*AGENTS], help="default: %(default)s")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)

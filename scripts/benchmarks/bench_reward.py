@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, shown, spread, table
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 import nasenv
 from nasenv.evaluators.training import OTHER_RECIPE, RECIPES
 from nasenv.trial import Architecture
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 GOAL = 0.9
 DATASETS = ("digits", "mnist5k")
@@ -32,8 +32,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _measure_dataset(dataset: str, arguments: argparse.Namespace) -> dict[str, Any]:
     data = nasenv.load_dataset(dataset)
-    space = getattr(nasenv, arguments.space)(input_shape=data.input_shape, num_classes=data.num_classes)
-    designs = _distinct(space, arguments.designs, np.random.default_rng(arguments.seed))
+    space = nasenv.ChainCNN(input_shape=data.input_shape, num_classes=data.num_classes)
+    designs = _distinct(space, arguments.designs, np.random.default_rng(0))
     default = RECIPES.get(dataset, OTHER_RECIPE).epochs
     lengths = sorted(set(arguments.epochs or (max(1, default // 2), default, 2 * default)))
     chance = _chance_level(data.validation.labels.numpy())
@@ -43,7 +43,7 @@ def _measure_dataset(dataset: str, arguments: argparse.Namespace) -> dict[str, A
             for epochs in lengths:
                 measured[epochs].append(_Column(evaluator, designs, epochs / lengths[-1]))
     figures = {str(epochs): _figures(columns, chance) for epochs, columns in measured.items()}
-    title = f"{arguments.space} on {dataset}, {len(designs)} random designs, two seeds; * is the default"
+    title = f"ChainCNN on {dataset}, {len(designs)} random designs, two seeds; * is the default"
     heads = ["epochs", "rho [95 %]", "between seeds", "accuracy", "at chance", "training s", "wall s", "failed"]
     table(title, heads, [_row(epochs, f, epochs == str(default)) for epochs, f in figures.items()])
     if str(default) in figures:
@@ -119,16 +119,9 @@ def _chance_level(labels: NDArray[np.int64]) -> float:
     return float(share + 1.645 * np.sqrt(share * (1 - share) / len(labels)))
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--dataset", nargs="+", default=DATASETS, help="default: %(default)s")
-    parser.add_argument("--space", choices=("ChainCNN", "NASBench201"), default="ChainCNN")
     parser.add_argument("--epochs", nargs="+", type=at_least(1), help="default: the data set's, half and double")
     parser.add_argument("--designs", type=at_least(8), default=48, help="default: %(default)s")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="draws the designs; default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

@@ -18,18 +18,19 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-from bench import at_least, goal, run, table
-from bench_cache import measurement
 from numpy.typing import NDArray
-from postgresql_server import Server, execute, programs
 
 from nasenv import Cache, InputError, Trial
 from nasenv.cache.problem import Problem
+from scripts.benchmarks.bench import at_least, goal, run, table
+from scripts.benchmarks.bench_cache import measurement
+from scripts.benchmarks.postgresql_server import Server, execute, programs
 
 GOAL_RATE, GOAL_MS = 1000.0, 2.0
 _PROBLEM = Problem("a space's fingerprint", "an evaluator's")
 _BATCH = 16  # designs that the default agents propose at a time
 _FILLED = 1000  # rows of a transaction of the first filling
+_HITS = 200.0  # a second
 _SOME = 100  # measurements that a client has at hand
 _LOW_PRIORITY = 10  # as a niceness
 _DOWN_SECONDS = 1.0  # between a kill and the next start
@@ -128,7 +129,7 @@ def _fill(url: str, rows: int) -> int:
 def _plans(arguments: argparse.Namespace, url: str, rows: int, first: int) -> list[Client]:
     rate = arguments.rate / arguments.clients
     adding = [Client(first + k, url, rows, rate, arguments.seconds) for k in range(arguments.clients)]
-    return [*adding, Client(first + arguments.clients, url, rows, arguments.hits, arguments.seconds, adds=False)]
+    return [*adding, Client(first + arguments.clients, url, rows, _HITS, arguments.seconds, adds=False)]
 
 
 def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
@@ -218,19 +219,13 @@ def _design(number: int) -> Trial:
     return Trial(tuple(number // 6**place % 6 for place in range(12)))
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--url", help="an empty database on a server that is there, which is not killed then")
     parser.add_argument("--folder", help="where a server of one's own keeps its data; default: the system's for such")
     parser.add_argument("--rows", type=at_least(1), default=1_000_000, help="there before; default: %(default)s")
     parser.add_argument("--clients", type=at_least(1), default=50, help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=_PACE, help="measurements a second; default: %(default)s")
-    parser.add_argument("--hits", type=float, default=200.0, help="a second; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each load; default: %(default)s")
     parser.add_argument("--kills", type=int, default=3, help="of the server in the second load; default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, shown, spread, table
 from ray.cluster_utils import Cluster
 
 from nasenv import Budget, ChainCNN, Evaluator, InputError, Measurement, Search, TrainingEvaluator
@@ -26,6 +25,7 @@ from nasenv.agents import PPO, Agent, RandomSearch, RegularizedEvolution
 from nasenv.cluster.ray import RayEvaluator
 from nasenv.evaluators.evaluator import Answer
 from nasenv.trial import Architecture, Trial
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 GOAL_IDLE = 0.05  # of the time of a slot
 GOAL_NODES = 1.8  # times the rate of one node
@@ -212,8 +212,7 @@ def _trained(space: ChainCNN, designs: Sequence[Architecture], address: str, slo
         return time.perf_counter() - began
 
 
-def main() -> None:
-    """Measure as the command line says."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=[*AGENTS])
     parser.add_argument("--slots", type=at_least(100), default=1000, help="a multiple of 100")
@@ -222,7 +221,3 @@ def main() -> None:
     parser.add_argument("--designs", type=at_least(4), default=48, help="trained on one node and on two")
     parser.add_argument("--rounds", type=at_least(0), default=3, help="of those trainings")
     run(parser, measure)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,22 +14,82 @@ on, beside a large matrix product in the same run. ``bench_ablation.py`` shows t
 """
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from bench import at_least, cores, goal, run, shown, spread, table
-from bench_contest import Contest, Ours, Plainly
-from bench_floor import TRAINING, floors
-from bench_problems import PROBLEMS, Problem, add_options
 
-from nasenv import Architecture
+from nasenv import Architecture, InputError, Measurement, TrainingEvaluator
+from scripts.benchmarks.bench import at_least, cores, goal, run, shown, spread, table
+from scripts.benchmarks.bench_plain import PlainLoop, Way
+from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
 
 GPU_GOAL, GPU_AIM = 6.0, 25.0  # times the plain way
 GOAL_POINTS = -0.5
+TRAINING = 3  # a backward pass costs about two forward passes
+_WARM_UP = 2  # designs
+_SIDES = {"cpu": 2048, "cuda": 8192}  # of matrices so large that nothing but their product counts
+_REPEATS = 7  # of the product, of which the fastest counts: other work can only slow one down
 
 Figures = dict[str, Any]
+Result = TypeVar("Result")
+
+
+class Trained(NamedTuple):
+    """What one way took and came to: wall seconds of all designs, accuracy of each, and our measurements."""
+
+    seconds: float
+    accuracies: list[float]
+    measurements: list[Measurement]
+
+
+class Contest:
+    """Both ways, ready to train designs of one problem.
+
+    Args:
+        problem: what is trained.
+        evaluator: ours; its seed is set to that of each pair.
+    """
+
+    def __init__(self, problem: Problem, evaluator: TrainingEvaluator) -> None:
+        self._evaluator, self._loop = evaluator, PlainLoop(problem, evaluator)
+        self._way = Way(threads=cores())
+
+    def pairs(self, designs: Sequence[Architecture], n: int) -> list[tuple[Trained, Trained]]:
+        """Train the designs n times both ways, from the seeds 0 to n - 1; before that a few, so that all is warm."""
+        self._pair(designs[:_WARM_UP], n)
+        return [self._pair(designs, seed) for seed in range(n)]
+
+    def _pair(self, designs: Sequence[Architecture], seed: int) -> tuple[Trained, Trained]:
+        if seed % 2:
+            ours = self.train(designs, seed)
+            return self._train_plainly(designs, seed), ours
+        return self._train_plainly(designs, seed), self.train(designs, seed)
+
+    def _train_plainly(self, designs: Sequence[Architecture], seed: int) -> Trained:
+        return Trained(*timed(lambda: [self._loop((a, seed, self._way)) for a in designs]), [])
+
+    def train(self, designs: Sequence[Architecture], seed: int) -> Trained:
+        """Train the designs by the evaluator.
+
+        Raises:
+            InputError: a training failed.
+        """
+        self._evaluator.seed = seed
+        seconds, measurements = timed(lambda: self._evaluator.evaluate(designs))
+        for failed in (m for m in measurements if m.val_accuracy is None):
+            raise InputError(f"a training failed after {failed.train_seconds:.0f} s: {failed.error}")
+        return Trained(seconds, [m.val_accuracy for m in measurements if m.val_accuracy is not None], measurements)
+
+
+def timed(act: Callable[[], Result]) -> tuple[float, Result]:
+    """Return the wall seconds that a function took, and what it returned."""
+    started = time.perf_counter()
+    result = act()
+    return time.perf_counter() - started, result
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
@@ -50,7 +110,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 
 
 def _figures(
-    problem: Problem, designs: Sequence[Architecture], pairs: Sequence[tuple[Plainly, Ours]], units: int
+    problem: Problem, designs: Sequence[Architecture], pairs: Sequence[tuple[Trained, Trained]], units: int
 ) -> Figures:
     """Return speed, accuracy, and GFLOP/s of each of so many cores or of the one GPU."""
     plain, ours = zip(*pairs, strict=True)
@@ -79,6 +139,25 @@ def mean_std(values: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]
         "mean": float(np.mean(values)),
         "std": float(np.std(values, ddof=min(1, len(values) - 1))),
     }
+
+
+def floors(device: torch.device, cores: int) -> dict[str, float]:
+    """Return GFLOP/s a core (a GPU as a whole) of a square matrix product, all cores at work, by precision."""
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if device.type == "cpu":
+        torch.set_num_threads(cores)
+    return {name: _product(device, dtype) / (cores if device.type == "cpu" else 1) for name, dtype in types.items()}
+
+
+def _product(device: torch.device, precision: torch.dtype) -> float:
+    side = _SIDES[device.type]
+    a, b = (torch.ones(side, side, device=device, dtype=precision) for _ in range(2))
+    seconds = math.inf
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        (a @ b).sum().item()  # waits for the device
+        seconds = min(seconds, time.perf_counter() - started)
+    return 2 * side**3 / seconds / 1e9
 
 
 def _speed_table(measured: dict[str, Figures], device: torch.device) -> Figures:
@@ -128,13 +207,8 @@ def _goals(problem: Problem, figures: Figures, device: torch.device) -> list[Fig
     ]
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_options(parser)
     parser.add_argument("--pairs", type=at_least(1), default=10, help="each with its seed; default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

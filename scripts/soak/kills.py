@@ -9,7 +9,6 @@ many trainings were begun more than once, and whether worker processes, or the s
 outlive their parent. Half of the searches have a cache.
 """
 
-import argparse
 import json
 import multiprocessing
 import tempfile
@@ -20,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, table
-from soak_run import AGENTS, PRELOADED, reproduce_once, train_once, trainings_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from scripts.benchmarks.bench import goal, table
+from scripts.soak.run import AGENTS, PRELOADED, reproduce_once, train_once, trainings_file
+
 WORKERS = (0, 2)
+_EVALUATIONS = 64  # of a search; half as many where kills are too few for all agents
 _GRACE_SECONDS = {"workers": 10.0, "servers": 60.0}  # to outlive the parent; either may be importing when it ends
 _TIMES = {"seconds", "train_seconds"}
 _STOP_LOOKING = 300.0  # seconds until a search that does not end is given up
@@ -186,10 +187,25 @@ def _faults_of_journal(folder: Path, kept: Sequence[list[bytes]], evaluations: i
         yield "the journal does not begin with what it held when the search was killed"
 
 
-def soak_kills(
-    kills: int = 100, seed: int = 0, evaluations: int = 64, names: Sequence[str] = tuple(AGENTS)
-) -> dict[str, Any]:
-    """Return what so many kills, spread over agents, came to, by the agent's name."""
+def soak(kills: int, seed: int, names: Sequence[str]) -> dict[str, Any]:
+    """Kill so many times, spread over agents, print a table and every failure, and return the figures."""
+    evaluations = _EVALUATIONS if kills >= len(AGENTS) else _EVALUATIONS // 2
+    figures = _killed(kills, seed, evaluations, names)
+    rows = [
+        [name, f"{f['kills']}", f"{sum(f['again'])}", f"{f['orphans']}", f"{len(f['failures'])}"]
+        for name, f in figures.items()
+    ]
+    heads = ["agent", "kills", "trainings begun again", "workers left alive", "failed"]
+    table(f"kill -9 at random moments, {evaluations} evaluations", heads, rows)
+    failures = [reason for f in figures.values() for reason in f["failures"]]
+    print(*failures, sep="\n")
+    kills = sum(f["kills"] for f in figures.values())
+    goals = [goal(f"{kills} kills at random moments: nothing was lost", len(failures), not failures, "d")]
+    return {"agents": figures, "goals": goals, "lost": len(failures)}
+
+
+def _killed(kills: int, seed: int, evaluations: int, names: Sequence[str]) -> dict[str, Any]:
+    """Return what so many kills came to, by the agent's name."""
     rng = np.random.default_rng([seed, 1])
     figures: dict[str, Any] = {name: {"kills": 0, "again": [], "orphans": 0, "failures": []} for name in names}
     with tempfile.TemporaryDirectory() as temporary:
@@ -246,33 +262,3 @@ def _add(
     figures["orphans"] += sum(orphans)
     figures["again"].append(begun)
     figures["failures"] += [f"{name}, killed after {np.round(moments, 2).tolist()} s: {reason}" for reason in found]
-
-
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print a table of the agents and every failure; return the figures."""
-    figures = soak_kills(arguments.kills, arguments.seed, arguments.evaluations, arguments.agents)
-    rows = [
-        [name, f"{f['kills']}", f"{sum(f['again'])}", f"{f['orphans']}", f"{len(f['failures'])}"]
-        for name, f in figures.items()
-    ]
-    heads = ["agent", "kills", "trainings begun again", "workers left alive", "failed"]
-    table(f"kill -9 at random moments, {arguments.evaluations} evaluations", heads, rows)
-    failures = [reason for f in figures.values() for reason in f["failures"]]
-    print(*failures, sep="\n")
-    kills = sum(f["kills"] for f in figures.values())
-    goals = [goal(f"{kills} kills at random moments: nothing was lost", len(failures), not failures, "d")]
-    return {"agents": figures, "goals": goals, "lost": len(failures)}
-
-
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=at_least(1), default=100, help="default: %(default)s")
-    parser.add_argument("--evaluations", type=at_least(1), default=64, help="default: %(default)s")
-    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=[*AGENTS], help="default: all")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)

@@ -10,11 +10,11 @@ import time
 from typing import Any
 
 import numpy as np
-from bench import at_least, goal, run, shown, spread, table
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from nasenv import ArchitectureEnv, ArchitectureVectorEnv, Budget, ChainCNN, NASBench201, Search, TableEvaluator
 from nasenv.spaces.space import SearchSpace
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 GOAL_RATE, GOAL_RATIO = 5e6, 50.0
 
@@ -71,15 +71,10 @@ def _rate(env: VectorEnv[Any, Any, Any], actions: np.ndarray[Any, Any]) -> float
     return actions.size / (time.perf_counter() - started)
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--designs", type=at_least(1), default=1024, help="default: %(default)s")
     parser.add_argument("--episodes", type=at_least(2), default=60, help="default: %(default)s")
     parser.add_argument("--rounds", type=at_least(1), default=7, help="default: %(default)s")
     parser.add_argument("--nas_bench_201", metavar="FILE", help="a table of import_benchmark, to be measured on too")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

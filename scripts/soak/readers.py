@@ -1,37 +1,20 @@
-"""Every reader of files, given damaged and hostile ones: it returns what it is to return, or says in one line why not.
+"""Every reader of files, with the inputs that the soak gives it."""
 
-Nothing but InputError may come out (SystemExit with code 2 after one line on stderr, of the command line), within
-seconds, and what it says is one line that a terminal can show. Inputs are hypothesis's: the same for the same seed. A
-reader that fails is told with the smallest input that it fails on.
-"""
-
-import argparse
 import contextlib
+import gzip
 import io
 import json
-import shutil
 import sqlite3
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from bench import at_least, cores, goal, run, table
-from hypothesis import HealthCheck, given, settings
-from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from soak_inputs import any_bytes, changed, json_files, json_lines, npz_files
 
 from nasenv import Cache, ChainCNN, InputError, Measurement, Trial
 from nasenv.benchmarks.nas_bench_macro import NASBenchMacroJSON
@@ -48,9 +31,7 @@ from nasenv.records.journal import Journal
 from nasenv.records.trials import TrialLog
 from nasenv.results.result import Result
 from nasenv.tables.table import read_table
-
-_SLOWEST = timedelta(seconds=60)  # for one input, by the clock, on a machine that does other things too
-_SHOWN = 600  # characters of a failure
+from scripts.soak.inputs import any_bytes, changed, json_files, json_lines, npz_files
 
 
 @dataclass(frozen=True)
@@ -66,92 +47,6 @@ class Reader:
     name: str
     inputs: st.SearchStrategy[Any]
     read: Callable[[Any], object]
-
-
-def fuzz(inputs: int = 100_000, seed: int = 0, workers: int | None = None) -> dict[str, Any]:
-    """Return, by reader, how many inputs it was given, accepted and refused, the seconds that took, and what failed.
-
-    Args:
-        inputs: number of them for each reader.
-        seed: of the inputs.
-        workers: readers that are fuzzed side by side, in processes; one for each core where not given.
-    """
-    with every_reader() as readers:
-        names = [reader.name for reader in readers]
-    with ThreadPoolExecutor(workers or cores()) as threads:
-        return dict(zip(names, threads.map(_fuzzed_apart, names, repeat(inputs), repeat(seed)), strict=True))
-
-
-def _fuzzed_apart(name: str, inputs: int, seed: int) -> dict[str, Any]:
-    """Return the figures of one reader, fuzzed in a process of its own, which a library may crash."""
-    started = time.perf_counter()
-    try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            return pool.submit(_fuzzed, name, inputs, seed).result()
-    except BrokenProcessPool as error:
-        counts = dict.fromkeys(("inputs", "accepted", "refused"), 0)
-        return {**counts, "seconds": time.perf_counter() - started, "failure": f"its process died: {error}"}
-
-
-def _fuzzed(name: str, inputs: int, seed: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    counts = {True: 0, False: 0}
-
-    def counted(content: object) -> None:
-        counts[accepts(reader, content)] += 1
-
-    with every_reader() as readers:
-        reader = next(reader for reader in readers if reader.name == name)
-        started, failure = time.perf_counter(), None
-        try:
-            check(reader, counted, inputs, seed)
-        except Exception as error:  # whatever it raised that it should not
-            failure = f"{type(error).__name__}: {error} {' '.join(getattr(error, '__notes__', []))}"[:_SHOWN]
-        seconds = time.perf_counter() - started
-    figures = {"inputs": sum(counts.values()), "accepted": counts[True], "refused": counts[False]}
-    print(f"{name}: {figures} in {seconds:.0f} s; {failure or 'no failure'}", flush=True)
-    return {**figures, "seconds": seconds, "failure": failure}
-
-
-def check(reader: Reader, property_of: Callable[[Any], object], inputs: int, seed: int | None = None) -> None:
-    """Hold so many inputs of a reader against a property, which raises where it does not hold; raise what it raised.
-
-    Args:
-        reader: whose inputs.
-        property_of: is given each.
-        inputs: number of them.
-        seed: of the inputs; None are the same ones always.
-    """
-    quiet = settings(
-        max_examples=inputs,
-        database=None,
-        deadline=_SLOWEST,
-        derandomize=seed is None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=False,
-        report_multiple_bugs=False,
-    )
-
-    @quiet
-    @given(reader.inputs)
-    def holds(content: Any) -> None:
-        property_of(content)
-
-    (holds if seed is None else seeded(seed)(holds))()
-
-
-def accepts(reader: Reader, content: object) -> bool:
-    """Return whether the reader takes the content, False where it refuses it as it should; raise where neither."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            reader.read(content)
-        except InputError as error:
-            said = str(error)
-            if not said or printable(said) != said:
-                raise AssertionError(f"said {said!r}, which is not one line that can be printed") from error
-            return False
-    return True
 
 
 @contextmanager
@@ -220,8 +115,6 @@ def _write_parquet(path: Path, images: np.ndarray) -> None:
 
 
 def _table_readers(folder: Path) -> list[Reader]:
-    import gzip
-
     text = b"architecture,val_accuracy,test_accuracy_percent,note\n" + b"".join(
         f'a{i},0.{i},{i},"no, {i}"\n'.encode() for i in range(5)
     )
@@ -297,7 +190,7 @@ def _run_readers(folder: Path) -> list[Reader]:
         Reader("run.json", json_lines([{"identity": "i"}, ended]), _of_file(folder / "run.json", read_run)),
         Reader("journal.jsonl", json_lines(journal), _of_file(folder / "journal.jsonl", read_journal)),
         Reader("trials.jsonl", json_lines(trials), _of_file(folder / "trials.jsonl", _read_trials)),
-        *_cache_readers(folder, measured),
+        _cache_reader(folder, measured),
     ]
 
 
@@ -307,7 +200,7 @@ def _read_trials(path: Path) -> object:
     return log.answers
 
 
-def _cache_readers(folder: Path, measured: dict[str, Any]) -> list[Reader]:
+def _cache_reader(folder: Path, measured: dict[str, Any]) -> Reader:
     path, sound = folder / "c.db", folder / "sound.db"
     with Cache(sound) as cache:
         cache.add(Problem("s", "e"), {Trial((0, 1)): Measurement.from_json(measured)})
@@ -320,17 +213,7 @@ def _cache_readers(folder: Path, measured: dict[str, Any]) -> list[Reader]:
         with Cache(path) as cache:
             return cache.find(Problem("s", "e"), [Trial((0, 1))])
 
-    def read_row(text: bytes) -> object:
-        shutil.copy(sound, path)
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
-            database.execute("PRAGMA synchronous=OFF")
-            database.execute("UPDATE measurements SET measurement=?", (text.decode(errors="replace"),))
-        return read(path)
-
-    return [
-        Reader("row of a cache", json_files(measured), read_row),
-        Reader("cache.db", any_bytes(sound.read_bytes()), _of_file(path, read)),
-    ]
+    return Reader("cache.db", any_bytes(sound.read_bytes()), _of_file(path, read))
 
 
 def _option_readers(folder: Path) -> list[Reader]:
@@ -379,22 +262,3 @@ def _parsed(parser: Parser) -> Callable[[Path], object]:
             raise InputError(line) from ended
 
     return parse
-
-
-def main(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Fuzz every reader, print the table, and return its figures."""
-    figures = fuzz(arguments.inputs, arguments.seed)
-    keys = ("inputs", "accepted", "refused")
-    rows = [
-        [name, *(f"{f[k]:,}" for k in keys), f"{f['seconds']:.0f}", f["failure"] or ""] for name, f in figures.items()
-    ]
-    table("Readers of files", ["reader", *keys, "seconds", "failure"], rows)
-    failed = sum(f["failure"] is not None for f in figures.values())
-    return {"readers": figures, "goal": goal("readers that fail", failed, failed == 0)}
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=at_least(1), default=100_000, help="for each reader")
-    parser.add_argument("--seed", type=int, default=0, help="of the inputs")
-    run(parser, main)

@@ -11,14 +11,14 @@ import time
 from typing import Any
 
 import torch
-from bench import at_least, goal, run, shown, spread, table
-from bench_env import problems
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from nasenv import ArchitectureEnv, Budget, Search, SearchSpace, TableEvaluator
 from nasenv.agents import PPO, StableBaselines
 from nasenv.training import one_thread
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
+from scripts.benchmarks.bench_env import problems
 
 _RATES = {10: 650.0, 4: 1400.0}  # the goals, by epochs an update
 _SHARE = 0.15
@@ -86,14 +86,9 @@ def _search(space: SearchSpace, evaluator: TableEvaluator, seed: int, updates: i
     return Search(space, evaluator, budget=Budget(updates * _DESIGNS, charge_repeats=True), seed=seed)
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=at_least(1), default=7, help="default: %(default)s")
     parser.add_argument("--updates", type=at_least(1), default=100, help="of a search; default: %(default)s")
     parser.add_argument("--nas_bench_201", metavar="FILE", help="a table of import_benchmark, instead of ours")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)

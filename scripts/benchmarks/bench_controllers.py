@@ -6,7 +6,6 @@ temporary folders, with a process a core. Those on published benchmarks need the
 """
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
@@ -19,9 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from bench import at_least, goal, run, shown, spread, table
-from bench_standings import best_found, until_best
 
 from nasenv import (
     Budget,
@@ -44,15 +40,12 @@ from nasenv.agents import (
     RegularizedEvolution,
     Reinforce,
 )
-from nasenv.comparison.run import Run, Trajectory
+from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
-_HERE = Path(__file__).parent
-_COMMAND = _HERE / "compare_controllers.py"
-_CONFIGS = _HERE / "configs"
-_MOST = 1000  # evaluations, as the configurations say
-_FEW = (50, 100, 200, 500)  # after which the best found is told
+_SCRIPTS = Path(__file__).parents[1]
+_COMMAND = _SCRIPTS / "compare_controllers.py"
 _OBSERVED, _TIMED = (100, 1000, 10_000), 41  # designs that a search starts from, proposals that are timed after them
-_PAPER_SECONDS, _DEFAULT_SECONDS, _BYTES = 120.0, 180.0, 1 << 30
+_DEFAULT_SECONDS, _BYTES = 180.0, 1 << 30
 AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is made, evaluations a second wanted
     "RandomSearch": (RandomSearch, 10_000.0),
     "RegularizedEvolution": (RegularizedEvolution, 10_000.0),
@@ -67,20 +60,7 @@ AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is mad
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the parts that are asked for; return their figures."""
-    parts = {
-        "speed": _speed,
-        "growth": _growth,
-        "default": _default,
-        "memory": _memory,
-        "paper": _paper,
-        "optimum": _optimum,
-        "graph": _graph,
-        "ablation": _ablation,
-    }
-    if arguments.tables is None:
-        for name in ("paper", "optimum", "graph", "ablation"):
-            del parts[name]
-    return {name: part(arguments) for name, part in parts.items() if name in arguments.parts}
+    return {name: _PARTS[name](arguments) for name in arguments.parts}
 
 
 def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -144,12 +124,19 @@ def _proposals_ms(evaluator: Evaluator, agent: Agent, observed: int, seed: int) 
     return 1000 * (times[-1] - times[-_TIMED]) / (_TIMED - 1)
 
 
-def _default(arguments: argparse.Namespace) -> dict[str, Any]:
+def _whole(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time the default comparison, and the published one where there are tables, as a user runs them."""
     with tempfile.TemporaryDirectory() as folder:
-        seconds = _compare(Path(folder), ["--output", "out"])
+        out = ["--output", f"{folder}/out"]
+        seconds = {"the default": _compare(Path(folder), out)}
+        if arguments.tables is not None:
+            paper = ["--config", str(_SCRIPTS / "configs" / "nas_bench_201_paper.yaml"), "--output", f"{folder}/paper"]
+            seconds["nas_bench_201_paper.yaml"] = _compare(arguments.tables, paper)
+    table("whole comparisons", ["which", "seconds"], [[name, f"{took:.0f}"] for name, took in seconds.items()])
+    default = seconds["the default"]
     return {
         "seconds": seconds,
-        "goals": [goal("the default comparison in 3 minutes", seconds, seconds < _DEFAULT_SECONDS)],
+        "goals": [goal("the default comparison in 3 minutes", default, default < _DEFAULT_SECONDS)],
     }
 
 
@@ -172,75 +159,6 @@ def _memory(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _paper(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the published comparison, and set what it finds beside what was published."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--config", str(_CONFIGS / "nas_bench_201_paper.yaml"), "--seeds", str(arguments.paper_seeds)]
-        seconds = _compare(arguments.tables, [*options, "--output", str(Path(folder) / "out")])
-        found = _summary(Path(folder) / "out")
-    rows = [
-        [row["problem"], row["agent"], row["seeds"], *(_percent(row, m) for m in ("val_score", "test_score"))]
-        for row in found
-    ]
-    table("NAS-Bench-201, 12,000 charged seconds", ["problem", "agent", "runs", "validation %", "test %"], rows)
-    print(f"{seconds:.0f} seconds for {sum(int(row['seeds']) for row in found):,} runs")
-    return {"seconds": seconds, "summary": found}
-
-
-def _optimum(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Count distinct evaluations until the best design of the space is met, all agents in one run."""
-    return _until_the_best(arguments, "evaluations_to_optimum.yaml", arguments.seeds)
-
-
-def _graph(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Tell the best found on tables that no default was chosen on; of two of them, hardly any run meets the best."""
-    config = "nas_bench_graph.yaml"
-    seconds, out = _kept_comparison(arguments, config, arguments.graph_seeds)
-    tables = []
-    for problem in _configured(config)["problems"]:
-        title = f"{problem}, {arguments.graph_seeds} seeds: best found"
-        tables += best_found(title, _trajectories(out, problem), _FEW, "evolution")
-    return {"seconds": seconds, "tables": tables}
-
-
-def _ablation(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Do the same with PPO, one part of it left out at a time."""
-    return _until_the_best(arguments, "ppo_ablation.yaml", arguments.ablation_seeds)
-
-
-def _until_the_best(arguments: argparse.Namespace, config: str, seeds: int) -> dict[str, Any]:
-    seconds, out = _kept_comparison(arguments, config, seeds)
-    tables = []
-    for problem, settings in _configured(config)["problems"].items():
-        title = f"{problem}, {seeds} seeds: distinct evaluations until the best, at most {_MOST:,}"
-        target = settings["budget"]["target_reward"]
-        tables.append(until_best(title, _trajectories(out, problem), target, _MOST, "evolution"))
-    return {"seconds": seconds, "tables": tables}
-
-
-def _kept_comparison(arguments: argparse.Namespace, config: str, seeds: int) -> tuple[float, Path]:
-    """Return the seconds that a comparison took, and where its report is."""
-    out = (arguments.folder or Path(tempfile.mkdtemp())) / Path(config).stem
-    options = ["--config", str(_CONFIGS / config), "--seeds", str(seeds)]
-    seconds = _compare(arguments.tables, [*options, "--output", str(out.resolve())])
-    print(f"{seconds:.0f} seconds; the report is in {out}")
-    return seconds, out
-
-
-def _trajectories(out: Path, problem: str) -> dict[str, list[Trajectory]]:
-    """Return the runs of a problem by agent."""
-    trajectories: dict[str, list[Trajectory]] = {}
-    for path in sorted((out / "runs" / problem).glob("*/*/run.json")):
-        run = Trajectory.of(Run.read(path))
-        trajectories.setdefault(run.agent, []).append(run)
-    return trajectories
-
-
-def _configured(config: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((_CONFIGS / config).read_text(encoding="utf-8"))
-    return found
-
-
 def _compare(folder: Path, options: list[str]) -> float:
     """Run a comparison in a folder; return the wall seconds of the whole command."""
     started = time.perf_counter()
@@ -250,32 +168,12 @@ def _compare(folder: Path, options: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def _summary(folder: Path) -> list[dict[str, str]]:
-    with (folder / "summary.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _percent(row: dict[str, str], metric: str) -> str:
-    return f"{100 * float(row[f'{metric}_mean']):.2f} ± {100 * float(row[f'{metric}_std']):.2f}"
-
-
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
-    names = ["speed", "growth", "default", "memory", "paper", "optimum", "graph", "ablation"]
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
-    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="the tables of published benchmarks")
-    parser.add_argument(
-        "--folder", type=Path, help="where comparisons of optimum, graph and ablation stay; default: a temporary one"
-    )
-    parser.add_argument("--rounds", type=at_least(1), default=5, help="searches timed an agent; default: %(default)s")
-    parser.add_argument("--seeds", type=at_least(1), default=100, help="of optimum; default: %(default)s")
-    parser.add_argument("--graph_seeds", type=at_least(1), default=32, help="default: %(default)s")
-    parser.add_argument("--ablation_seeds", type=at_least(1), default=100, help="default: %(default)s")
-    parser.add_argument("--paper_seeds", type=at_least(1), default=500, help="default: %(default)s")
-    parser.add_argument("--memory_seeds", type=at_least(1), default=500, help="default: %(default)s")
-    return parser
-
+_PARTS = {"speed": _speed, "growth": _growth, "whole": _whole, "memory": _memory}
 
 if __name__ == "__main__":
-    run(options(), measure)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=[*_PARTS], help="default: all")
+    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="the tables of published benchmarks")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="searches timed an agent; default: %(default)s")
+    parser.add_argument("--memory_seeds", type=at_least(1), default=500, help="default: %(default)s")
+    run(parser, measure)

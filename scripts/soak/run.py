@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from nasenv import Score, Architecture, Budget, ChainCNN, TrainingEvaluator, agents
+from nasenv import Architecture, Budget, ChainCNN, Score, TrainingEvaluator, agents
 from nasenv.agents import Agent
 from nasenv.commands.reproduce import reproduce
 from nasenv.commands.train import train
@@ -19,7 +19,7 @@ AGENTS: dict[str, Callable[[], Agent]] = {
     "AsynchronousEvolution": lambda: agents.RegularizedEvolution(10, 3, asynchronous=True),
 }
 PRELOADED = [
-    "soak_run",
+    "scripts.soak.run",
     "nasenv.records.run_directory",
     "torch._dynamo",
     "optuna",

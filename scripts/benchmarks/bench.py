@@ -21,7 +21,7 @@ import torch
 from nasenv import InputError
 from nasenv.provenance import processor, provenance
 
-MEASURED = Path(__file__).with_name("measured")
+MEASURED = Path(__file__).parents[1] / "measured"
 _QUIET = 0.5  # load, the mean of the last minute
 _PACKAGES = ("nasenv", "torch", "numpy", "stable_baselines3", "gymnasium")
 

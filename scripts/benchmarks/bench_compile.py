@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench import at_least, run, shown, spread, table
 from torch import nn
 
 from nasenv import ChainCNN, NASBench201, SearchSpace, load_dataset
 from nasenv.training import Recipe, fit, one_thread, seeded
+from scripts.benchmarks.bench import at_least, run, shown, spread, table
 
 _PROBLEMS: dict[str, tuple[str, int, Callable[..., SearchSpace]]] = {
     "chain, digits": ("digits", 64, lambda **shape: ChainCNN(**shape)),
@@ -78,14 +78,9 @@ def _row(name: str, figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--problems", nargs="+", choices=_PROBLEMS, default=[*_PROBLEMS], help="default: all")
     parser.add_argument("--rounds", type=at_least(1), default=3, help="default: %(default)s")
     parser.add_argument("--epochs", type=at_least(1), default=5, help="of a training; default: %(default)s")
-    return parser
-
-
-if __name__ == "__main__":
-    run(options(), measure)
+    run(parser, measure)
