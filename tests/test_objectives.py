@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasenv.errors import InputError
-from nasenv.objectives import Score, ScoreWithinCost, Objective
+from nasenv.objectives import Objective, Score, ScoreWithinCost
 from nasenv.trial import Measurement
 
 accuracies = st.floats(0, 1)

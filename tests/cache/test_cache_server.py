@@ -17,7 +17,7 @@ from nasenv.errors import InputError
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 PROBLEM = ("space", "evaluator", 1.0)
 SECRETS = ("p@ss", "p%40ss", "w:rd", "w%3Ard", "hunter2")

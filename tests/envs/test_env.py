@@ -20,7 +20,7 @@ from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 IDS = {"nasenv/ChainCNN-v0": ChainCNN, "nasenv/NASBench201-v0": NASBench201}
 

@@ -20,7 +20,7 @@ from nasenv.results.conclude import conclude
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
 CANONICAL = [tuple(d) for d in SPACE.designs().tolist() if SPACE.canonical(tuple(d)) == tuple(d)]

@@ -18,13 +18,13 @@ from nasenv.deployment.export import load_model
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import TestResult
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.objectives import Score, ScoreWithinCost, Objective
+from nasenv.objectives import Objective, Score, ScoreWithinCost
 from nasenv.results.conclude import conclude
 from nasenv.results.result import RESULT, Contender, Result, table
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement
-from tests.cheap_evaluators import Formula
+from tests.fakes import Formula
 
 SPACE = ChainCNN(max_layers=2)
 A, B, C, D = (SPACE.from_text(text) for text in ("conv3x8", "conv3x16", "conv3x32", "conv1x8"))

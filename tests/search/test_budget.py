@@ -17,7 +17,7 @@ from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.tables.table import write_table
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 
 class Bags(SearchSpace):

@@ -16,7 +16,7 @@ from nasenv.objectives import Score, ScoreWithinCost
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
 RNG_DESIGNS = list(dict.fromkeys(SPACE.sample(200, np.random.default_rng(0))))

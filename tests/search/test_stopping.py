@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.signals import hearing
+from tests.fakes import hearing
 
 TRAIN = [
     *(sys.executable, "scripts/train_controller.py", "--agent", "RandomSearch", "--agent.batch_size", "8"),

@@ -2,13 +2,13 @@ import json
 import time
 
 import pytest
+from nasenv.search.times import Times, where_it_went
 
 from nasenv.agents.random_search import RandomSearch
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
-from nasenv.search.times import Times, where_it_went
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 
 def test_each_moment_belongs_to_the_part_that_was_entered_last(monkeypatch):

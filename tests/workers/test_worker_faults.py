@@ -18,7 +18,7 @@ import torch
 
 from nasenv.errors import InputError
 from nasenv.workers.pool import WorkerPool
-from tests.signals import hearing
+from tests.fakes import hearing
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "scripts"))
@@ -198,7 +198,7 @@ SCRIPT = """
 import sys, time
 from soak_jobs import failed, work
 from nasenv.workers.pool import WorkerPool
-from tests.signals import hearing
+from tests.fakes import hearing
 if __name__ == "__main__":
     print("begun", flush=True)
     try:
