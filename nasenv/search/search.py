@@ -120,9 +120,11 @@ class Search:
         self._size = None if endless else space.size  # counted once: a space may take its time over it
         self._stopping = Stopping(self.budget, self.history, self._size, type(agent).__name__, endless)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
+        self._replay: Replay | None = None
         self._files = self._open(self.run_dir, resume) if self.run_dir is not None else None
         rewards = Rewards(self.objective, _lowest_score(space))
-        self._replay = None if self._files is None else Replay(self._files.journal, space, rewards.pay)
+        if self._files is not None:
+            self._replay = Replay(self._files.journal, space, rewards.pay)
         known = {} if self._files is None else self._files.set_aside
         parts = (self.trials, known, self.timing, self._waits, self.is_stopped)
         self._trials = PendingTrials(evaluator, rewards, cache, *parts)
