@@ -89,7 +89,7 @@ def test_the_best_mean_after_the_final_training_wins_whatever_the_search_thought
     evaluator = Told({A: 0.9, B: 0.8, C: 0.7}, {A: (0.6, 0.8), B: (0.9, 0.6), C: (0.99, 0.0)})
     result = conclude(ended(evaluator))
     assert result.winner.architecture == B
-    assert result.winner.val_accuracies == (0.9, 0.6)
+    assert result.winner.scores == (0.9, 0.6)
     assert result.winner.text == "conv3x16"
 
 
@@ -141,7 +141,7 @@ def test_a_seed_that_fails_is_paid_the_failure_reward():
     evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, None), B: (0.5, 0.5)})
     result = conclude(ended(evaluator))
     assert result.winner.architecture == B
-    assert conclude(ended(evaluator, objective=Score(failure_reward=0.3))).winner.val_accuracies == (0.9,)
+    assert conclude(ended(evaluator, objective=Score(failure_reward=0.3))).winner.scores == (0.9,)
 
 
 class Cheapness(Objective):
@@ -173,7 +173,7 @@ def test_rivals_are_the_reference_and_the_best_of_the_first():
     roles = {c.role: c.architecture for c in (result.winner, *result.others)}
     assert roles == {"winner": A, "hand-made reference": REFERENCE, "best of the first 16": designs[15]}
     assert set(evaluator.asked[1][1]) == {A, REFERENCE, designs[15]}
-    assert all(len(c.val_accuracies) == len(c.test_accuracies) == 2 for c in result.others)
+    assert all(len(c.scores) == len(c.test_accuracies) == 2 for c in result.others)
 
 
 def test_a_rival_cannot_win_unless_it_is_a_finalist():

@@ -175,10 +175,10 @@ def test_the_same_course_is_the_same_search(tmp_path, agent):
 def test_a_stop_keeps_what_is_in_flight(tmp_path):
     evaluator = Slots(SPACE)
     with search(tmp_path, RandomSearch(asynchronous=True), evaluator) as made:
-        made.listeners.append(lambda s, outcome: s.stop("enough") if outcome.evaluation == 10 else None)
+        made.callbacks.append(lambda s, outcome: s.stop("enough") if outcome.evaluation == 10 else None)
         made.run()
         assert made.stopped == "enough"
-        assert len(made.trials.answers) == len(evaluator.began)
+        assert len(made.trials.measurements) == len(evaluator.began)
     second = Slots(SPACE, order=3)
     assert len(run(tmp_path, RandomSearch(asynchronous=True), second)) == 40
     assert not set(evaluator.began) & set(second.began)
@@ -252,7 +252,7 @@ def test_a_design_that_another_search_is_training_holds_up_its_own_slot_alone(tm
     design, cache, end = elsewhere
     evaluator = Slots(SPACE)
     with search(tmp_path / "run", Listed(some_networks(12)), evaluator, Budget(12), cache=cache) as made:
-        made.listeners.append(lambda s, outcome: end(measured) if outcome.evaluation == 6 else None)
+        made.callbacks.append(lambda s, outcome: end(measured) if outcome.evaluation == 6 else None)
         made.run()
     entries = journal(tmp_path / "run")
     number = next(i for i, entry in enumerate(entries, 1) if tuple(entry["architecture"]) == design)
@@ -266,7 +266,7 @@ def test_a_search_that_has_nothing_else_to_do_waits_for_another_in_words(tmp_pat
     design, cache, end = elsewhere
     with search(tmp_path / "run", Listed([design]), Slots(SPACE), Budget(1), cache=cache) as made:
         said = []
-        made.say = lambda text: (said.append(text), end(True))
+        made.on_wait = lambda text: (said.append(text), end(True))
         made.run()
     assert said == ["waiting for 1 designs that another search on the same cache is training"]
     assert journal(tmp_path / "run")[0]["val_accuracy"] == 0.5
@@ -275,7 +275,7 @@ def test_a_search_that_has_nothing_else_to_do_waits_for_another_in_words(tmp_pat
 def test_a_stop_ends_the_waiting_for_another(tmp_path, elsewhere):
     design, cache, _ = elsewhere
     with search(tmp_path / "run", Listed([design]), Slots(SPACE), Budget(1), cache=cache) as made:
-        made.say = lambda _: made.stop("enough")
+        made.on_wait = lambda _: made.stop("enough")
         made.run()
         assert made.stopped == "enough"
     assert journal(tmp_path / "run") == []

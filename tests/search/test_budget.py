@@ -36,8 +36,8 @@ class Bags(SearchSpace):
 class Priced(Hashed):
     """A training takes 1 s and one more for each digit's worth; see `price`."""
 
-    def measure(self, architecture):
-        return dataclasses.replace(super().measure(architecture), train_seconds=price(architecture))
+    def figure(self, architecture):
+        return dataclasses.replace(super().figure(architecture), train_seconds=price(architecture))
 
     @property
     def trained(self):
@@ -153,7 +153,7 @@ def test_columns_say_what_the_outcomes_say():
                 assert columns.repeats.tolist() == [o.repeat for o in outcomes]
                 assert columns.errors.tolist() == [o.measurement.error for o in outcomes]
                 accuracies = [math.nan if (v := o.measurement.score) is None else v for o in outcomes]
-                assert np.array_equal(columns.val_accuracies, accuracies, equal_nan=True)
+                assert np.array_equal(columns.scores, accuracies, equal_nan=True)
             assert [o.proposal for o in answers] == list(
                 range(search.history.proposals - 4, search.history.proposals + 1)
             )
@@ -174,7 +174,7 @@ def problem(kind, folder):
     """Return an evaluator that trains, or one that looks up the same in a table; seconds there are tenths."""
     if kind == "trained":
         return Priced(SPACE)
-    accuracies = [Priced(SPACE).measure(design).val_accuracy for design in DESIGNS]
+    accuracies = [Priced(SPACE).figure(design).score for design in DESIGNS]
     columns = {"val_accuracy": accuracies, "train_seconds": [price(design) / 10 for design in DESIGNS]}
     write_table(folder / "t.csv", [SPACE.to_text(design) for design in DESIGNS], columns)
     return TableEvaluator(SPACE, str(folder / "t.csv"), test_column=None, canonical=kind == "canonical table")
