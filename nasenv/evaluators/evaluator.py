@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -51,7 +52,7 @@ class Evaluator(Configurable, ABC):
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        self._submitted: list[Trial] = []
+        self._submitted: deque[Trial] = deque()
 
     @property
     def slots(self) -> int:
@@ -108,7 +109,8 @@ class Evaluator(Configurable, ABC):
         """
         try:
             while self._submitted and not stopped():
-                trials, self._submitted = self._submitted, []
+                trials = list(self._submitted)
+                self._submitted.clear()
                 yield from zip(trials, self.measure(trials), strict=True)
         finally:
             self._submitted.clear()
