@@ -122,7 +122,7 @@ class Search:
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
         self._files = self._open(self.run_dir, resume) if self.run_dir is not None else None
-        rewards = Rewards(self.objective, _lowest_score(space))
+        rewards = Rewards(self.objective, lowest_score(space))
         if self._files is not None:
             self._replay = Replay(self._files.journal, space, rewards.pay)
         known = {} if self._files is None else self._files.set_aside
