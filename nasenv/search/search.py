@@ -478,5 +478,6 @@ class Search:
             self.on_wait(text)
 
 
-def _lowest_score(space: SearchSpace) -> float | None:
+def lowest_score(space: SearchSpace) -> float | None:
+    """Return the lowest value of a task's metric; None where it has none."""
     return 0.0  # of an accuracy
