@@ -33,11 +33,12 @@ def outcome_of(k, val_accuracy, history, cached=False):
     error = "out of memory" if val_accuracy is None else None
     measurement = Measurement(val_accuracy, error, train_seconds=2.0, metrics={"params": 10.0 * k})
     design = (k % 2, k % 3, k)  # the space has two decisions; the last tells designs apart
-    return history.take([design], [Finding(measurement, val_accuracy or -1.0, cached)])[0]
+    proposals = history.propose([design], list, fidelity=1.0)
+    return history.take(proposals, [Finding(measurement, val_accuracy or -1.0, cached)])[0]
 
 
 def record_search(directory, accuracies, cached=()):
-    history = History()
+    history = History(Stack().num_choices)
     record = Record(directory)
     for k, accuracy in enumerate(accuracies, start=1):
         record.evaluation(history, outcome_of(k, accuracy, history, cached=k in cached))
@@ -102,7 +103,7 @@ def test_text_pictures_curves_and_an_agents_scalars_are_on_the_page(tmp_path):
 
 
 def test_no_picture_of_choice_shares_before_the_first_evaluation(tmp_path):
-    Record(tmp_path).choice_shares(Stack(), History())
+    Record(tmp_path).choice_shares(Stack(), History(Stack().num_choices))
     assert read(tmp_path).Tags()["images"] == []
 
 
