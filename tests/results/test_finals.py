@@ -153,8 +153,8 @@ def test_a_design_that_cannot_be_trained_does_not_win_though_failure_is_paid_bet
 
 
 def test_a_seed_that_fails_is_paid_less_than_all_that_did_not_where_nothing_is_the_lowest():
-    evaluator = Told({A: 0.9, B: 0.8}, {A: (0.1, None), B: (0.5, 0.5)})  # paid -100, a failure -900; and twice -500
-    assert conclude(ended(evaluator, objective=Cheapness())).winner.architecture == B
+    evaluator = Told({A: 0.9, B: 0.8}, {A: (0.1, None, None), B: (0.5, 0.5, 0.5)})  # -100, then twice -900; -500
+    assert conclude(ended(evaluator, seeds=3, objective=Cheapness())).winner.architecture == B
 
 
 def test_the_network_that_is_exported_is_the_one_whose_accuracy_is_said():
