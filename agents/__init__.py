@@ -9,8 +9,7 @@ from nasenv.agents.q_learning import QLearning
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.reinforce import Reinforce
-from nasenv.agents.sb3 import A2C, DQN, PPO, MaskablePPO, RecurrentPPO
-from nasenv.agents.stable_baselines import StableBaselines
+from nasenv.agents.sb3 import A2C, DQN, PPO, MaskablePPO, RecurrentPPO, StableBaselines
 from nasenv.agents.tpe import TPE
 
 __all__ = [

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.configuration import Configurable
-from nasenv.errors import AgentError, InputError
-from nasenv.search.search import Search
-from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.configuration import Configurable, flag, integer
+from nasenv.errors import AgentError
+from nasenv.search.layer import SearchLike
+from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Outcome
 
 
@@ -44,14 +43,11 @@ class Agent(Configurable):
     asynchronous: bool = False
 
     def __init__(self, batch_size: int = 16, asynchronous: bool = False) -> None:
-        if not is_positive_integer(batch_size):
-            name = type(self).__name__
-            raise InputError(
-                f"{name}: the number of designs at a time must be an integer of 1 or more, got {batch_size!r}"
-            )
-        self.batch_size, self.asynchronous = batch_size, flag(f"{type(self).__name__}: asynchronous", asynchronous)
+        name = type(self).__name__
+        self.batch_size = integer(f"{name}: the number of designs at a time", batch_size)
+        self.asynchronous = flag(f"{name}: asynchronous", asynchronous)
 
-    def run(self, search: Search) -> None:
+    def run(self, search: SearchLike) -> None:
         """Propose and learn until `BudgetExhausted` is raised; the search sees to it that it is."""
         self.begin(search.space, np.random.default_rng(search.seed))
         if len(search.history):
@@ -77,33 +73,3 @@ class Agent(Configurable):
 
         It is called before the first ``ask`` too where the search was given designs to start from: with their outcomes.
         """
-
-
-def number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> float:
-    """Return the argument as a float; raise InputError, "name must be expected", where it is not a valid number."""
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and valid(float(value))):
-        raise InputError(f"{name} must be {expected}, got {value!r}")
-    return float(value)
-
-
-def positive(name: str, value: Any) -> float:
-    """Return the argument as a float; raise InputError where it is not a positive number."""
-    return number(name, value, lambda v: v > 0.0, "a positive number")
-
-
-def share(name: str, value: Any) -> float:
-    """Return the argument as a float; raise InputError where it is not a number in [0, 1]."""
-    return number(name, value, lambda v: 0.0 <= v <= 1.0, "a number in [0, 1]")
-
-
-def weight(name: str, value: Any) -> float:
-    """Return the argument as a float; raise InputError where it is not a number of 0 or more."""
-    return number(name, value, lambda v: v >= 0.0, "a number of 0 or more")
-
-
-def flag(name: str, value: Any) -> bool:
-    """Return the argument; raise InputError where it is neither true nor false."""
-    if not isinstance(value, bool):
-        raise InputError(f"{name} must be true or false, got {value!r}")
-    return value

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from nasenv.agents.agent import Agent
-from nasenv.errors import InputError
+from nasenv.configuration import one_of
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Outcome
 
@@ -37,9 +37,7 @@ class LocalSearch(Agent):
         self, improvement: Literal["first", "best"] = "first", batch_size: int = 1, asynchronous: bool = False
     ) -> None:
         super().__init__(batch_size, asynchronous)
-        if improvement not in ("first", "best"):
-            raise InputError(f"LocalSearch: improvement must be first or best, got {improvement!r}")
-        self.improvement = improvement
+        self.improvement = one_of("LocalSearch: improvement", improvement, ("first", "best"))
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
         """Stand nowhere."""

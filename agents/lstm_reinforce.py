@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nasenv.agents.agent import Agent, positive, share, weight
-from nasenv.errors import InputError
-from nasenv.search.search import Search
-from nasenv.spaces.space import SearchSpace, is_positive_integer, to_architectures
+from nasenv.agents.agent import Agent
+from nasenv.configuration import integer, positive, share, weight
+from nasenv.search.layer import SearchLike
+from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.training import one_thread, seeded
 from nasenv.trial import Architecture, Outcome
 
@@ -54,17 +54,14 @@ class LSTMReinforce(Agent):
         batch_size: int = 8,
     ) -> None:
         super().__init__(batch_size)
-        if not (is_positive_integer(hidden_size) and is_positive_integer(layers)):
-            raise InputError(
-                f"LSTMReinforce: hidden_size and layers must be 1 or more, got {hidden_size!r} and {layers!r}"
-            )
-        self.hidden_size, self.layers = hidden_size, layers
+        self.hidden_size = integer("LSTMReinforce: hidden_size", hidden_size)
+        self.layers = integer("LSTMReinforce: layers", layers)
         self.learning_rate = positive("LSTMReinforce: learning_rate", learning_rate)
         self.entropy_weight = weight("LSTMReinforce: entropy_weight", entropy_weight)
         self.repeat_penalty = weight("LSTMReinforce: repeat_penalty", repeat_penalty)
         self.baseline_decay = share("LSTMReinforce: baseline_decay", baseline_decay)
 
-    def run(self, search: Search) -> None:
+    def run(self, search: SearchLike) -> None:
         """Search on one thread: the network is too small for more, and a search repeats exactly."""
         with one_thread(_CPU):
             super().run(search)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.agents.agent import weight
 from nasenv.agents.sb3 import MaskablePPO
 from nasenv.agents.sb3_guidance import Guidance, Revision
-from nasenv.search.budget import integer
-from nasenv.search.search import Search
+from nasenv.configuration import integer, weight
+from nasenv.search.layer import SearchLike
 from nasenv.surrogates.gaussian_process import Surrogate
 from nasenv.trial import Architecture
 
@@ -29,7 +27,7 @@ class Screening(Revision):
         beta: of the upper confidence bound by which they are compared, in standard deviations.
     """
 
-    def __init__(self, search: Search, mutation_share: float, neighbours: int, beta: float) -> None:
+    def __init__(self, search: SearchLike, mutation_share: float, neighbours: int, beta: float) -> None:
         super().__init__(search, True, mutation_share)
         self._neighbours, self._beta = neighbours, beta
         self._surrogate, self._observed = Surrogate(search.space), 0
@@ -61,8 +59,8 @@ class Screening(Revision):
 class ModelAssistedPPO(MaskablePPO):
     """`MaskablePPO` that evaluates, for each design it draws, the most promising of that and its neighbours.
 
-    What is promising says a Gaussian process of all that was evaluated (`nasenv.surrogates.gaussian_process`). The policy learns
-    from what was evaluated, as if it had drawn it. Related: DyNA-PPO (Angermueller et al. 2020,
+    What is promising says a Gaussian process of all that was evaluated (`Surrogate`). The policy learns from what was
+    evaluated, as if it had drawn it. Related: DyNA-PPO (Angermueller et al. 2020,
     https://openreview.net/forum?id=HklxbgBKvr) trains the policy on a model's rewards too; BANANAS (White et al. 2021,
     https://arxiv.org/abs/1910.11858) and NPENAS (Wei et al. 2020, https://arxiv.org/abs/2003.12857) screen the mutants
     of evolution by networks; WeakNAS (Wu et al. 2021, https://arxiv.org/abs/2102.10490) the whole space by one weak
@@ -73,40 +71,31 @@ class ModelAssistedPPO(MaskablePPO):
     Args:
         neighbours: number of random neighbours that each design is held against.
         beta: standard deviations that a prediction is taken better than expected: 0 goes for the safest.
+        num_envs: number of designs an update; they are evaluated side by side. auto: see `StableBaselines`.
+        n_epochs: passes over them an update.
+        imitation_steps: of the optimiser, before each rollout, that make the eight best designs so far likelier.
     """
 
     def __init__(
         self,
-        learning_rate: float = 3e-3,
-        num_envs: int | Literal["auto"] = 4,
-        n_epochs: int = 4,
-        ent_coef: float = 0.01,
-        clip_range: float = 0.2,
-        gamma: float = 1.0,
-        gae_lambda: float = 1.0,
-        net_arch: Sequence[int] = (64, 64),
-        reward: Literal["rank", "raw"] = "rank",
-        mutation_share: float = 0.25,
-        imitation_steps: int = 2,
         neighbours: int = 23,
         beta: float = 1.0,
+        num_envs: int | Literal["auto"] = 4,
+        n_epochs: int = 4,
+        imitation_steps: int = 2,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            learning_rate,
-            num_envs,
-            n_epochs,
-            ent_coef,
-            clip_range,
-            gamma,
-            gae_lambda,
-            net_arch,
-            reward,
-            mutation_share=mutation_share,
+            num_envs=num_envs,
+            n_epochs=n_epochs,
             imitation_steps=imitation_steps,
+            replace_repeats=True,
+            relabelling=True,
+            **kwargs,
         )
-        self.neighbours, self.beta = integer("neighbours", neighbours, least=1), weight("beta", beta)
+        self.neighbours, self.beta = integer("neighbours", neighbours), weight("beta", beta)
 
-    def guidance_for(self, search: Search) -> Guidance:
+    def guidance_for(self, search: SearchLike) -> Guidance:
         """Return what screens the designs."""
         screening = Screening(search, self.mutation_share, self.neighbours, self.beta)
-        return Guidance(search, screening, self.imitation_steps, relabelling=True)
+        return Guidance(search, screening, self.imitation_steps, self.relabelling)

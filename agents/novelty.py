@@ -1,16 +1,14 @@
-"""Designs that are new to a search, and the best of those that are not."""
+"""Designs that are new to a search."""
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable, Container, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from nasenv.search.history import History
-from nasenv.search.search import Search
+from nasenv.search.layer import SearchLike
 from nasenv.trial import Architecture
 
 _STEPS = 20  # to find a design that is new
@@ -24,7 +22,7 @@ class Seen:
         search: says which designs are one network to it.
     """
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: SearchLike) -> None:
         self._history = search.history
         self._network = lru_cache(_REMEMBERED)(search.representative)
         self._networks: set[Architecture] = set()
@@ -61,30 +59,3 @@ def unseen(
         if neighbours:
             design = neighbours[int(rng.integers(len(neighbours)))]
     return design
-
-
-class Elite:
-    """The best designs of a search, followed as it goes on.
-
-    Args:
-        history: of the search.
-        size: how many are kept.
-    """
-
-    def __init__(self, history: History, size: int) -> None:
-        self._history, self._size = history, size
-        self._best: list[tuple[float, int]] = []  # negated reward and index, in order
-        self._read = 0
-
-    def best(self) -> list[Architecture]:
-        """Return the designs that were measured with the highest rewards, best first, the earlier among equals."""
-        history = self._history
-        rewards = history.answers.rewards
-        for i in range(self._read, len(history)):
-            entry = (-float(rewards[i]), i)
-            room = len(self._best) < self._size or entry < self._best[-1]
-            if room and history[i].measurement.error is None:
-                insort(self._best, entry)
-                del self._best[self._size :]
-        self._read = len(history)
-        return [history.architectures[i] for _, i in self._best]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nasenv.agents.agent import Agent, number, share
-from nasenv.errors import InputError
-from nasenv.search.search import Search
-from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.agents.agent import Agent
+from nasenv.configuration import integer, number, share
+from nasenv.search.layer import SearchLike
+from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Outcome
 
 # Table 2 of the paper: (epsilon, number of designs trained at it)
@@ -68,12 +68,11 @@ class QLearning(Agent):
             "QLearning: learning_rate", learning_rate, lambda v: 0.0 < v <= 1.0, "a number in (0, 1]"
         )
         self.discount = share("QLearning: discount", discount)
-        for name, count in {"replays": replays, "memory": memory, "evaluations": evaluations}.items():
-            if not is_positive_integer(count) and (count is not None or name == "replays"):
-                raise InputError(f"QLearning: {name} must be an integer of 1 or more, got {count!r}")
-        self.replays, self.memory, self.evaluations = replays, memory, evaluations
+        self.replays = integer("QLearning: replays", replays)
+        self.memory = None if memory is None else integer("QLearning: memory", memory)
+        self.evaluations = None if evaluations is None else integer("QLearning: evaluations", evaluations)
 
-    def run(self, search: Search) -> None:
+    def run(self, search: SearchLike) -> None:
         """Search with the schedule spread over the budget."""
         self._search = search
         super().run(search)

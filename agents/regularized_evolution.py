@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nasenv.agents.agent import Agent
-from nasenv.errors import InputError
-from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.configuration import integer
+from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Outcome
 
 
@@ -34,13 +34,9 @@ class RegularizedEvolution(Agent):
         self, population_size: int = 50, sample_size: int = 10, batch_size: int = 1, asynchronous: bool = False
     ) -> None:
         super().__init__(batch_size, asynchronous)
-        sizes = (sample_size, population_size)
-        if not all(map(is_positive_integer, sizes)) or sample_size > population_size:
-            raise InputError(
-                "RegularizedEvolution: sample_size must be 1 or more and population_size no less than it, integers, "
-                f"got sample_size {sample_size!r} and population_size {population_size!r}"
-            )
-        self.population_size, self.sample_size = int(population_size), int(sample_size)
+        self.sample_size = integer("RegularizedEvolution: sample_size", sample_size)
+        name = "RegularizedEvolution: population_size (no less than sample_size)"
+        self.population_size = integer(name, population_size, self.sample_size)
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
         """Start with nobody."""

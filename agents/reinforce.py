@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.agents.agent import Agent, positive, share
+from nasenv.agents.agent import Agent
+from nasenv.configuration import positive, share
 from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.trial import Architecture, Outcome
 

@@ -1,31 +1,135 @@
-"""Algorithms of Stable-Baselines3 and sb3-contrib with settings that suit episodes of some ten decisions."""
+"""Algorithms of Stable-Baselines3 and sb3-contrib as agents, with settings that suit episodes of some ten decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import sb3_contrib
 import stable_baselines3
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
 
-from nasenv.agents.agent import flag, positive, share, weight
-from nasenv.agents.sb3_guidance import Guidance, Revision
-from nasenv.agents.sb3_networks import NETWORKS, network_settings
-from nasenv.agents.stable_baselines import StableBaselines
+from nasenv.agents.agent import Agent
+from nasenv.agents.sb3_env import RankReward, SearchVecEnv, SearchWriter
+from nasenv.agents.sb3_guidance import Guidance, Revision, learn_from_start
+from nasenv.agents.sb3_policy import NETWORKS, network_settings, policy_of
+from nasenv.configuration import flag, integer, one_of, positive, share, weight
 from nasenv.errors import InputError
-from nasenv.search.budget import integer
-from nasenv.search.search import Search
-from nasenv.spaces.space import is_positive_integer
+from nasenv.search.layer import SearchLike
+from nasenv.training import one_thread
 
+_DESIGNS = 16  # at a time, at least, where that follows the evaluator: an update learns from them
+_ENDLESS = 1_000_000  # evaluations that an algorithm plans for where the budget has no limit
 _ADAM = {"eps": 1e-5, "fused": True}  # the library's eps; all parameters in one call take a fraction of the time
 _REPLAYED = 1_000  # designs that DQN's replay buffer holds
+
+
+class StableBaselines(Agent):
+    """Any algorithm of Stable-Baselines3 or sb3-contrib, by its class.
+
+    The algorithm is the unmodified class, on the CPU under one thread: its networks are too small for more, and a
+    search repeats exactly. The policies that are a perceptron for actor and critic choose as the library's do, by fewer
+    calls (`nasenv.agents.sb3_policy`). A reward is paid at the end of an episode. Where the search was given designs to
+    start from, an on-policy algorithm first imitates the best of them, and an off-policy one replays them.
+
+    Args:
+        algorithm: the class, such as sb3_contrib.TRPO.
+        policy: the policy's name as the algorithm knows it.
+        settings: further arguments of the algorithm, such as {gamma: 1.0}.
+        num_envs: number of designs made at a time; they are evaluated side by side. auto follows the evaluator: of
+            the multiples of how many it works on when the search begins, the least that is 16 or more. A search that
+            goes on keeps to it.
+        reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
+        repeat_penalty: what a design that was proposed before is paid less.
+
+    Raises:
+        InputError: settings that the algorithm does not take, or a reward that is neither rank nor raw.
+
+    References: Raffin et al. 2021, https://jmlr.org/papers/v22/20-1364.html
+    """
+
+    def __init__(
+        self,
+        algorithm: type[BaseAlgorithm],
+        policy: str = "MlpPolicy",
+        settings: dict[str, Any] | None = None,
+        num_envs: int | Literal["auto"] = 16,
+        reward: Literal["rank", "raw"] = "rank",
+        repeat_penalty: float = 1.0,
+    ) -> None:
+        super().__init__(batch_size=_DESIGNS if num_envs == "auto" else num_envs)
+        self.num_envs = num_envs
+        if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
+            raise InputError(f"algorithm must be a class of Stable-Baselines3 or sb3-contrib, got {algorithm!r}")
+        self.algorithm, self.policy, self.settings = algorithm, policy, settings or {}
+        self.reward = one_of("reward", reward, ("rank", "raw"))
+        self.repeat_penalty = weight("repeat_penalty", repeat_penalty)
+
+    def run(self, search: SearchLike) -> None:
+        """Let the algorithm learn until the budget is used up."""
+        shape = RankReward() if self.reward == "rank" else lambda rewards, repeats: rewards
+        guidance = self.guidance_for(search)
+        revise = guidance.revise if guidance is not None else None
+        env = SearchVecEnv(search, self.designs_at_once(search), shape, self.repeat_penalty, revise)
+        steps = math.ceil(search.remaining or _ENDLESS) * search.space.num_decisions
+        with one_thread(torch.device("cpu")):
+            model = self._make(env, search)
+            model.set_logger(Logger(None, [SearchWriter(search)]))
+            more: dict[str, Any] = {"callback": guidance}
+            if not search.is_logged:
+                more["log_interval"] = None
+            if len(search.history):
+                learn_from_start(model, search, env.pay(search.history.answers))
+            model.learn(steps, **more)
+            while True:  # repeats are free, so there may be more episodes than evaluations in the budget
+                model.learn(steps, reset_num_timesteps=False, **more)
+
+    def designs_at_once(self, search: SearchLike) -> int:
+        """Return how many designs are made at a time in this search."""
+        return math.ceil(_DESIGNS / search.slots) * search.slots if self.num_envs == "auto" else self.batch_size
+
+    def settings_for(self, search: SearchLike) -> dict[str, Any]:
+        """Return the arguments of the algorithm for one search."""
+        return self.settings
+
+    def guidance_for(self, search: SearchLike) -> Guidance | None:
+        """Return what revises the algorithm's designs in a search, and what it learns from; None for nothing."""
+        return None
+
+    def _make(self, env: VecEnv, search: SearchLike) -> BaseAlgorithm:
+        settings = self.settings_for(search)
+        policy = policy_of(self.algorithm, self.policy)
+        try:
+            return self.algorithm(policy, env, seed=search.seed, device="cpu", **settings)
+        except (AssertionError, TypeError, ValueError) as error:  # Stable-Baselines3 asserts what it was given
+            raise InputError(
+                f"{self.algorithm.__name__} cannot be made with {settings}: {' '.join(str(error).split())}"
+            ) from error
+
+
+_CHECKS: dict[Callable[[str, Any], float], tuple[str, ...]] = {
+    positive: ("learning_rate", "clip_range"),
+    weight: ("ent_coef",),
+    share: ("gamma", "gae_lambda", "exploration_fraction", "exploration_final_eps"),
+    integer: ("n_epochs", "gradient_steps", "batch_size"),
+}
+
+
+def _settings(net_arch: Sequence[int], **settings: Any) -> dict[str, Any]:
+    """Return arguments of an algorithm, those that have a range checked."""
+    for check, names in _CHECKS.items():
+        settings.update({name: check(name, settings[name]) for name in names if name in settings})
+    return {**settings, "policy_kwargs": {"net_arch": list(net_arch)}}
 
 
 class PPO(StableBaselines):
     """Proximal policy optimisation (Schulman et al. 2017, https://arxiv.org/abs/1707.06347) by Stable-Baselines3.
 
-    An update learns from ``num_envs`` whole designs as one batch.
+    An update learns from ``num_envs`` whole designs as one batch. The other arguments are those of `StableBaselines`.
 
     Args:
         learning_rate: of Adam.
@@ -36,8 +140,6 @@ class PPO(StableBaselines):
         gamma: discount of the reward at the end of an episode for each decision before it.
         gae_lambda: trade-off of bias and variance of generalised advantage estimation.
         net_arch: widths of the hidden layers of policy and value network.
-        reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
-        repeat_penalty: what a design that was proposed before is paid less.
         replace_repeats: whether a design that was proposed before, or is the same network as one that was, gives way
             to a random neighbour that is new.
         mutation_share: probability that a design gives way to such a neighbour of one of the best (elite replay).
@@ -48,7 +150,7 @@ class PPO(StableBaselines):
             (off-policy relabelling: the gradient is that of a mixture of the policy and its neighbourhood, and biased);
             without it the policy is paid for what its own design was turned into.
         network: what reads the decisions taken, in front of the hidden layers: nothing (mlp), an LSTM or self-attention
-            over their sequence (`nasenv.agents.sb3_networks`).
+            over their sequence (`nasenv.agents.sb3_policy`).
     """
 
     implementation: ClassVar[type[BaseAlgorithm]] = stable_baselines3.PPO
@@ -64,45 +166,38 @@ class PPO(StableBaselines):
         gamma: float = 1.0,
         gae_lambda: float = 1.0,
         net_arch: Sequence[int] = (64, 64),
-        reward: Literal["rank", "raw"] = "rank",
-        repeat_penalty: float = 1.0,
         replace_repeats: bool = True,
         mutation_share: float = 0.25,
         imitation_steps: int = 3,
         relabelling: bool = True,
         network: Literal["mlp", "lstm", "attention"] = "mlp",
+        **kwargs: Any,
     ) -> None:
-        if network not in NETWORKS:
-            raise InputError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
-        self.network = network
-        settings = {
-            "learning_rate": positive("learning_rate", learning_rate),
-            "n_epochs": _count("n_epochs", n_epochs),
-            "ent_coef": weight("ent_coef", ent_coef),
-            "clip_range": positive("clip_range", clip_range),
-            "gamma": share("gamma", gamma),
-            "gae_lambda": share("gae_lambda", gae_lambda),
-            "policy_kwargs": {"net_arch": list(net_arch), "optimizer_kwargs": _ADAM},
-        }
-        algorithm, policy = type(self).implementation, type(self).policy_name
-        super().__init__(algorithm, policy, settings, num_envs, reward, repeat_penalty)
+        settings = _settings(
+            net_arch,
+            learning_rate=learning_rate,
+            n_epochs=n_epochs,
+            ent_coef=ent_coef,
+            clip_range=clip_range,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+        )
+        settings["policy_kwargs"]["optimizer_kwargs"] = _ADAM
+        super().__init__(type(self).implementation, type(self).policy_name, settings, num_envs, **kwargs)
         self.replace_repeats = flag("replace_repeats", replace_repeats)
         self.mutation_share = share("mutation_share", mutation_share)
         self.imitation_steps = integer("imitation_steps", imitation_steps, least=0)
         self.relabelling = flag("relabelling", relabelling)
+        self.network = one_of("network", network, tuple(NETWORKS))
 
-    def settings_for(self, search: Search) -> dict[str, Any]:
+    def settings_for(self, search: SearchLike) -> dict[str, Any]:
         """Return the arguments of the algorithm: rollouts of one episode an environment, learnt from as one batch."""
         episode = search.space.num_decisions
         policy = self.settings["policy_kwargs"] | network_settings(self.network, search.space)
-        return {
-            **self.settings,
-            "n_steps": episode,
-            "batch_size": episode * self.designs_at_once(search),
-            "policy_kwargs": policy,
-        }
+        batch = {"n_steps": episode, "batch_size": episode * self.designs_at_once(search)}
+        return self.settings | batch | {"policy_kwargs": policy}
 
-    def guidance_for(self, search: Search) -> Guidance:
+    def guidance_for(self, search: SearchLike) -> Guidance:
         """Return what the options say of repeats, mutation, imitation and relabelling."""
         revision = Revision(search, self.replace_repeats, self.mutation_share)
         return Guidance(search, revision, self.imitation_steps, self.relabelling)
@@ -130,47 +225,15 @@ class RecurrentPPO(PPO):
     implementation = sb3_contrib.RecurrentPPO
     policy_name = "MlpLstmPolicy"
 
-    def __init__(
-        self,
-        learning_rate: float = 3e-3,
-        num_envs: int | Literal["auto"] = 8,
-        n_epochs: int = 10,
-        ent_coef: float = 0.01,
-        clip_range: float = 0.2,
-        gamma: float = 1.0,
-        gae_lambda: float = 1.0,
-        lstm_hidden_size: int = 64,
-        net_arch: Sequence[int] = (),
-        reward: Literal["rank", "raw"] = "rank",
-        repeat_penalty: float = 1.0,
-        replace_repeats: bool = True,
-        mutation_share: float = 0.25,
-        imitation_steps: int = 3,
-        relabelling: bool = True,
-    ) -> None:
-        super().__init__(
-            learning_rate,
-            num_envs,
-            n_epochs,
-            ent_coef,
-            clip_range,
-            gamma,
-            gae_lambda,
-            net_arch,
-            reward,
-            repeat_penalty,
-            replace_repeats,
-            mutation_share,
-            imitation_steps,
-            relabelling,
-        )
-        self.settings["policy_kwargs"]["lstm_hidden_size"] = _count("lstm_hidden_size", lstm_hidden_size)
+    def __init__(self, lstm_hidden_size: int = 64, net_arch: Sequence[int] = (), **kwargs: Any) -> None:
+        super().__init__(net_arch=net_arch, network="mlp", **kwargs)
+        self.settings["policy_kwargs"]["lstm_hidden_size"] = integer("lstm_hidden_size", lstm_hidden_size)
 
 
 class A2C(StableBaselines):
     """Advantage actor critic (Mnih et al. 2016, https://arxiv.org/abs/1602.01783) by Stable-Baselines3.
 
-    An update is one step, by Adam, on ``num_envs`` whole designs.
+    An update is one step, by Adam, on ``num_envs`` whole designs. The other arguments are those of `StableBaselines`.
 
     Args:
         learning_rate: of Adam.
@@ -179,8 +242,6 @@ class A2C(StableBaselines):
         gamma: discount of the reward at the end of an episode for each decision before it.
         gae_lambda: trade-off of bias and variance of generalised advantage estimation.
         net_arch: widths of the hidden layers of policy and value network.
-        reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
-        repeat_penalty: what a design that was proposed before is paid less.
     """
 
     def __init__(
@@ -191,21 +252,15 @@ class A2C(StableBaselines):
         gamma: float = 1.0,
         gae_lambda: float = 1.0,
         net_arch: Sequence[int] = (64, 64),
-        reward: Literal["rank", "raw"] = "rank",
-        repeat_penalty: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        settings = {
-            "learning_rate": positive("learning_rate", learning_rate),
-            "ent_coef": weight("ent_coef", ent_coef),
-            "gamma": share("gamma", gamma),
-            "gae_lambda": share("gae_lambda", gae_lambda),
-            "normalize_advantage": True,
-            "use_rms_prop": False,
-            "policy_kwargs": {"net_arch": list(net_arch)},
-        }
-        super().__init__(stable_baselines3.A2C, "MlpPolicy", settings, num_envs, reward, repeat_penalty)
+        settings = _settings(
+            net_arch, learning_rate=learning_rate, ent_coef=ent_coef, gamma=gamma, gae_lambda=gae_lambda
+        )
+        settings |= {"normalize_advantage": True, "use_rms_prop": False}
+        super().__init__(stable_baselines3.A2C, "MlpPolicy", settings, num_envs, **kwargs)
 
-    def settings_for(self, search: Search) -> dict[str, Any]:
+    def settings_for(self, search: SearchLike) -> dict[str, Any]:
         """Return the arguments of the algorithm: rollouts of one episode an environment."""
         return {**self.settings, "n_steps": search.space.num_decisions}
 
@@ -215,7 +270,7 @@ class DQN(StableBaselines):
 
     Returns are those of whole episodes (as many steps as there are decisions), so a reward reaches the first decision
     at once. After each round of ``num_envs`` designs it learns from ``gradient_steps`` batches out of the replay
-    buffer.
+    buffer. The other arguments are those of `StableBaselines`.
 
     Args:
         learning_rate: of Adam.
@@ -226,8 +281,6 @@ class DQN(StableBaselines):
         exploration_fraction: share of the budget over which the probability of a random choice falls.
         exploration_final_eps: the probability of a random choice from then on.
         net_arch: widths of the hidden layers.
-        reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
-        repeat_penalty: what a design that was proposed before is paid less.
     """
 
     def __init__(
@@ -240,22 +293,21 @@ class DQN(StableBaselines):
         exploration_fraction: float = 0.5,
         exploration_final_eps: float = 0.1,
         net_arch: Sequence[int] = (64, 64),
-        reward: Literal["rank", "raw"] = "rank",
-        repeat_penalty: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        settings = {
-            "learning_rate": positive("learning_rate", learning_rate),
-            "gradient_steps": _count("gradient_steps", gradient_steps),
-            "batch_size": _count("batch_size", batch_size),
-            "exploration_fraction": share("exploration_fraction", exploration_fraction),
-            "exploration_final_eps": share("exploration_final_eps", exploration_final_eps),
-            "gamma": 1.0,
-            "policy_kwargs": {"net_arch": list(net_arch)},
-        }
-        super().__init__(stable_baselines3.DQN, "MlpPolicy", settings, num_envs, reward, repeat_penalty)
-        self.random_designs = _count("random_designs", random_designs)
+        settings = _settings(
+            net_arch,
+            learning_rate=learning_rate,
+            gradient_steps=gradient_steps,
+            batch_size=batch_size,
+            exploration_fraction=exploration_fraction,
+            exploration_final_eps=exploration_final_eps,
+            gamma=1.0,
+        )
+        super().__init__(stable_baselines3.DQN, "MlpPolicy", settings, num_envs, **kwargs)
+        self.random_designs = integer("random_designs", random_designs)
 
-    def settings_for(self, search: Search) -> dict[str, Any]:
+    def settings_for(self, search: SearchLike) -> dict[str, Any]:
         """Return the arguments of the algorithm, its steps counted in episodes."""
         episode = search.space.num_decisions
         return {
@@ -266,9 +318,3 @@ class DQN(StableBaselines):
             "target_update_interval": episode * self.designs_at_once(search),
             "buffer_size": _REPLAYED * episode,
         }
-
-
-def _count(name: str, value: int) -> int:
-    if not is_positive_integer(value):
-        raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
-    return int(value)

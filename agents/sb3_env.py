@@ -14,11 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from nasenv.envs.env import Episodes, single_spaces
 from nasenv.search.history import Answers
-from nasenv.search.search import Search
+from nasenv.search.layer import SearchLike
 
 _Rewards: TypeAlias = NDArray[np.float64]
-
-_MERGED = 512  # rewards that are sorted anew with every batch; more are merged with those before
 
 Shaping: TypeAlias = Callable[[_Rewards, NDArray[np.bool_]], _Rewards]
 """What an algorithm is paid, (n,), for n rewards, (n,), of which some are repeats, (n,)."""
@@ -34,24 +32,14 @@ class RankReward:
     """
 
     def __init__(self) -> None:
-        self._seen, self._recent = np.zeros(0), np.zeros(0)  # both sorted
+        self._seen = np.zeros(0)  # sorted
 
     def __call__(self, rewards: _Rewards, repeats: NDArray[np.bool_]) -> _Rewards:
         """Return what is paid for a batch, (n,); all of it is taken in before any is ranked."""
-        self._recent = np.sort(np.concatenate([self._recent, rewards[~repeats]]))
-        if len(self._recent) > _MERGED:
-            merged = np.concatenate([self._seen, self._recent])
-            self._seen, self._recent = np.sort(merged, kind="stable"), np.zeros(0)  # stable sorting merges runs
-        below, not_above = (
-            self._seen.searchsorted(rewards, side) + self._recent.searchsorted(rewards, side)
-            for side in ("left", "right")
-        )
-        return (below + not_above) / (len(self._seen) + len(self._recent)) - 1.0
-
-
-def raw_reward(rewards: _Rewards, repeats: NDArray[np.bool_]) -> _Rewards:
-    """Return the rewards, (n,), as the objective pays them."""
-    return rewards
+        new = np.sort(rewards[~repeats])
+        self._seen = np.insert(self._seen, self._seen.searchsorted(new), new)
+        below, not_above = (self._seen.searchsorted(rewards, side) for side in ("left", "right"))
+        return (below + not_above) / len(self._seen) - 1.0
 
 
 class SearchVecEnv(VecEnv):
@@ -70,7 +58,7 @@ class SearchVecEnv(VecEnv):
     render_mode: str | None = None
 
     def __init__(
-        self, search: Search, num_envs: int, shape: Shaping, repeat_penalty: float, revise: Revise | None = None
+        self, search: SearchLike, num_envs: int, shape: Shaping, repeat_penalty: float, revise: Revise | None = None
     ) -> None:
         self.search = search
         self._episodes = Episodes(search.space, num_envs)
@@ -143,7 +131,7 @@ class SearchVecEnv(VecEnv):
 class SearchWriter(KVWriter):
     """Carries what an algorithm logs into the search's TensorBoard, with steps counted in evaluations."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: SearchLike) -> None:
         self._search = search
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:

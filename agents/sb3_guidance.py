@@ -1,22 +1,40 @@
-"""What helps an on-policy algorithm in a search: no design twice, neighbours of good ones, and good ones to imitate."""
+"""What an on-policy algorithm evaluates and learns from beside what its policy draws.
+
+No design twice, neighbours of good ones, good ones to imitate, those that a search starts from.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.buffers import RecurrentRolloutBuffer
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
 
-from nasenv.agents.novelty import Elite, Seen, unseen
-from nasenv.agents.sb3_episodes import imitate, recorded, relabel
-from nasenv.search.search import Search
-from nasenv.spaces.space import to_architectures
+from nasenv.agents.novelty import Seen, unseen
+from nasenv.envs.env import Episodes
+from nasenv.search.history import History
+from nasenv.search.layer import SearchLike
+from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.trial import Architecture
 
 _IMITATED = 8  # the best designs so far
 _ENOUGH = 0.6  # mean probability of their actions at which they are imitated: above, there would be no others
+_STEPS_AT_START = 100  # of imitation, at most, of the designs that a search starts from
 _PARENTS = 20  # the best designs so far
 _PRESSURE = 0.5  # probability that the best of them is the parent; else, that the second is; ...
 _WARM_UP = 16  # designs before one is taken for good
@@ -39,17 +57,18 @@ class Revision:
 
     designs: NDArray[np.int64]
 
-    def __init__(self, search: Search, replace_repeats: bool, mutation_share: float) -> None:
+    def __init__(self, search: SearchLike, replace_repeats: bool, mutation_share: float) -> None:
         self.search, self.rng = search, np.random.default_rng(search.seed)
         self._replace, self._share = replace_repeats, mutation_share
-        self.seen, self._elite = Seen(search), Elite(search.history, _PARENTS)
+        self.seen = Seen(search)
         self._parents: list[Architecture] = []
         self.neighbours_of = lru_cache(_NEIGHBOURHOODS)(search.space.neighbours)
 
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the n designs to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
         self.seen.catch_up()
-        self._parents = self._elite.best() if len(self.search.history) >= _WARM_UP else []
+        history = self.search.history
+        self._parents = best(history, _PARENTS) if len(history) >= _WARM_UP else []
         designs = to_architectures(drawn)
         for i, design in enumerate(designs):
             designs[i] = self.revised(design)
@@ -83,22 +102,172 @@ class Guidance(BaseCallback):
 
     model: OnPolicyAlgorithm
 
-    def __init__(self, search: Search, revise: Revision, imitation_steps: int, relabelling: bool) -> None:
+    def __init__(self, search: SearchLike, revise: Revision, imitation_steps: int, relabelling: bool) -> None:
         super().__init__()
-        self._space, self.revise = search.space, revise
+        self._search, self.revise = search, revise
         self._steps, self._relabelling = imitation_steps, relabelling
-        self._elite = Elite(search.history, _IMITATED)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        best = self._elite.best() if self._steps else []
-        if best:
-            imitate(self.model.policy, recorded(self._space, best), self._steps, _ENOUGH)
+        if self._steps:
+            _imitate_best(self.model, self._search, self._steps)
 
     def _on_rollout_end(self) -> None:
         designs, drawn = self.revise.designs, self.model.rollout_buffer.actions[:, :, 0].T
         places = np.flatnonzero((designs != drawn).any(axis=1))
         if self._relabelling and len(places):
-            relabel(self.model, recorded(self._space, to_architectures(designs[places])), places)
+            relabel(self.model, recorded(self._search.space, to_architectures(designs[places])), places)
+
+
+def best(history: History, k: int) -> list[Architecture]:
+    """Return the k designs that were measured with the highest rewards, best first, the earlier among equals."""
+    return [outcome.architecture for outcome in history.top(k)]
+
+
+def _imitate_best(model: OnPolicyAlgorithm, search: SearchLike, steps: int) -> None:
+    """Let a policy imitate the best designs of a search so far, if there are any, for as many steps at most."""
+    if designs := best(search.history, _IMITATED):
+        imitate(model.policy, recorded(search.space, designs), steps, _ENOUGH)
+
+
+def learn_from_start(model: BaseAlgorithm, search: SearchLike, rewards: NDArray[np.float64]) -> None:
+    """Let an algorithm learn, before it makes its first design, from those that the search has evaluated.
+
+    An on-policy algorithm cannot learn from what another policy did: it imitates the best designs for a few steps.
+    An off-policy one takes all of them into its replay buffer. Any other starts as if there were none.
+
+    Args:
+        model: about to learn.
+        search: with evaluations in its history.
+        rewards: (n,), what the algorithm is paid for each of them.
+    """
+    if isinstance(model, OnPolicyAlgorithm):
+        _imitate_best(model, search, _STEPS_AT_START)
+    elif isinstance(model, OffPolicyAlgorithm):
+        _remember(model, recorded(search.space, search.history.architectures), rewards)
+
+
+def _remember(model: OffPolicyAlgorithm, episodes: Recorded, rewards: NDArray[np.float64]) -> None:
+    """Add the episodes to the replay buffer, as many at a time as there are environments; some twice in the last."""
+    t, n = episodes.actions.shape
+    buffer = model.replay_buffer
+    assert buffer is not None  # made with the algorithm
+    for first in range(0, n, model.n_envs):
+        some = np.arange(first, first + model.n_envs) % n
+        for i in range(t):
+            last = i == t - 1
+            buffer.add(
+                episodes.observations[i, some],
+                episodes.observations[0 if last else i + 1, some],  # nothing is expected after an end
+                episodes.actions[i, some],
+                rewards[some] if last else np.zeros(len(some)),
+                np.full(len(some), last),
+                [{}] * len(some),
+            )
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What is seen and done on the way to n designs of T decisions.
+
+    Args:
+        observations: (T, n, D), before each decision.
+        actions: (T, n).
+        masks: (T, n, C), which actions are valid.
+    """
+
+    observations: NDArray[np.float32]
+    actions: NDArray[np.int64]
+    masks: NDArray[np.bool_]
+
+
+def recorded(space: SearchSpace, designs: Sequence[Architecture]) -> Recorded:
+    """Return the episodes that make n designs."""
+    episodes, actions = Episodes(space, len(designs)), np.array(designs, dtype=np.int64).T
+    observations, masks = [], []
+    for taken in actions:
+        observations.append(episodes.observations.copy())
+        masks.append(episodes.mask)
+        episodes.take(taken)
+    return Recorded(np.stack(observations), actions, np.stack(masks))
+
+
+def judged(policy: ActorCriticPolicy, episodes: Recorded) -> tuple[Tensor, Tensor]:
+    """Return a policy's values and the log-probabilities of the actions, both (n, T)."""
+    n = episodes.actions.shape[1]
+    observations, actions, masks = (  # one episode after the other
+        np.concatenate(list(steps.swapaxes(0, 1)))
+        for steps in (episodes.observations, episodes.actions, episodes.masks)
+    )
+    more: dict[str, Any] = {}
+    if isinstance(policy, MaskableActorCriticPolicy):
+        more["action_masks"] = masks
+    elif isinstance(policy, RecurrentActorCriticPolicy):
+        zeros = _no_memory(policy.lstm_actor, n)
+        more = {"lstm_states": RNNStates(zeros, zeros), "episode_starts": torch.zeros(len(actions))}
+    values, log_probs, _ = policy.evaluate_actions(torch.from_numpy(observations), torch.from_numpy(actions), **more)
+    return values.reshape(n, -1), log_probs.reshape(n, -1)
+
+
+def imitate(policy: ActorCriticPolicy, episodes: Recorded, steps: int, enough: float = 1.0) -> None:
+    """Raise the log-probability of the actions where there was something to choose: behaviour cloning.
+
+    Args:
+        policy: is changed.
+        episodes: are imitated.
+        steps: of the policy's optimiser, at most.
+        enough: mean probability of the actions at which they are imitated.
+    """
+    chosen = torch.from_numpy(episodes.masks.sum(axis=2).T > 1)
+    policy.set_training_mode(True)
+    for _ in range(steps):
+        _, log_probs = judged(policy, episodes)
+        loss = -log_probs[chosen].mean()
+        if not loss > -np.log(enough):  # also where there is nothing to choose, and the loss is nan
+            break
+        policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        policy.optimizer.step()
+
+
+def relabel(model: OnPolicyAlgorithm, episodes: Recorded, places: NDArray[np.int64]) -> None:
+    """Put episodes into a full rollout buffer in the place of those that were drawn, for the rewards that are there.
+
+    Args:
+        model: its rollouts are one episode an environment, and are about to be learnt from.
+        episodes: n of them.
+        places: (n,), the environments whose episodes they replace.
+    """
+    buffer, policy = model.rollout_buffer, model.policy
+    with torch.no_grad():
+        values, log_probs = judged(policy, episodes)
+        if isinstance(buffer, RecurrentRolloutBuffer) and isinstance(policy, RecurrentActorCriticPolicy):
+            _relabel_memory(buffer, policy, episodes, places)
+    buffer.observations[:, places] = episodes.observations
+    buffer.actions[:, places] = episodes.actions[:, :, np.newaxis]
+    buffer.values[:, places], buffer.log_probs[:, places] = values.T.numpy(), log_probs.T.numpy()
+    if isinstance(buffer, MaskableRolloutBuffer):
+        buffer.action_masks[:, places] = episodes.masks
+    buffer.compute_returns_and_advantage(torch.zeros(buffer.n_envs), np.ones(buffer.n_envs))
+
+
+def _relabel_memory(
+    buffer: RecurrentRolloutBuffer, policy: RecurrentActorCriticPolicy, episodes: Recorded, places: NDArray[np.int64]
+) -> None:
+    """Put what the LSTMs remember before each decision into the buffer."""
+    remember = [(policy.lstm_actor, ("hidden_states_pi", "cell_states_pi"))]
+    if policy.lstm_critic is not None:
+        remember.append((policy.lstm_critic, ("hidden_states_vf", "cell_states_vf")))
+    for lstm, kept in remember:
+        memory = _no_memory(lstm, len(places))
+        for t, observations in enumerate(torch.from_numpy(episodes.observations)):
+            for name, state in zip(kept, memory, strict=True):
+                getattr(buffer, name)[t][:, places] = state.numpy()
+            _, memory = lstm(observations.unsqueeze(0), memory)
+
+
+def _no_memory(lstm: nn.LSTM, n: int) -> tuple[Tensor, Tensor]:
+    zeros = torch.zeros(lstm.num_layers, n, lstm.hidden_size)
+    return zeros, zeros

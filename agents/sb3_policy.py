@@ -1,11 +1,16 @@
-"""The policies called MlpPolicy by Stable-Baselines3, with fewer calls where a rollout asks for the next choices.
+"""Policies: Stable-Baselines3's MlpPolicy with fewer calls, and networks that read the decisions as a sequence.
 
-A rollout asks at every decision, for a handful of designs: there, the networks take less time than the objects and the
-checks around them. What is asked, and what is answered, is the same to the last bit.
+A rollout asks for the next choices at every decision, for a handful of designs: there, the networks take less time than
+the objects and the checks around them. The lean policies are asked, and answer, the same to the last bit.
+
+An observation holds the whole prefix of a design, so a policy need not carry a state from step to step: the features
+of a sequence are computed anew, and are the state that a recurrent policy would have carried there. So they work in the
+unmodified algorithms, in MaskablePPO too, which has no recurrent policy, and no state is stored with what is learnt.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,91 +18,68 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasenv.envs.env import choice_numbers
 from nasenv.errors import AgentError
+from nasenv.spaces.space import SearchSpace
 
 _IMPOSSIBLE = -1e8  # the logit of an invalid choice, as sb3-contrib has it
+_WIDTH = 64  # of embeddings, states and features
+_HEADS = 4
+
+_Function = Callable[[Tensor], Tensor]
 
 
-class _Layers:
-    """The networks of a policy, layer by layer: called as modules of modules, the calls take longer than the layers."""
+class _Lean(BasePolicy):
+    """Draws from the networks' logits itself, where it is asked for vectors and one choice.
 
-    def __init__(self, policy: ActorCriticPolicy | MaskableActorCriticPolicy) -> None:
-        self._actor = [_function(layer) for layer in (*policy.mlp_extractor.policy_net, policy.action_net)]
-        self._critic = [_function(layer) for layer in (*policy.mlp_extractor.value_net, policy.value_net)]
-
-    def logits(self, observations: Tensor) -> Tensor:
-        """Return the logits, (n, C), of observations, (n, D), their exponentials adding up to 1."""
-        for layer in self._actor:
-            observations = layer(observations)
-        return _normalised(observations)
-
-    def values(self, observations: Tensor) -> Tensor:
-        """Return the values, (n, 1), of observations, (n, D)."""
-        for layer in self._critic:
-            observations = layer(observations)
-        return observations
-
-
-class LeanPolicy(ActorCriticPolicy):
-    """`ActorCriticPolicy` that draws from the networks' logits itself, where it is asked for vectors and one choice.
-
-    Elsewhere, or where features are extracted by a class of the user's, it is the standard policy.
+    Elsewhere, or where features are extracted by a class of the user's, it is the standard policy, which comes after it
+    among a class's parents.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._layers = _Layers(self) if _suits(self) else None
+        self._actor, self._critic = _layers(self)
 
-    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Return actions, (n,), values, (n, 1), and the actions' log-probabilities, (n,), of observations, (n, D)."""
-        if deterministic or self._layers is None:
-            return super().forward(obs, deterministic)
-        actions, log_probs = _draw(self._layers.logits(obs))
-        return actions, self._layers.values(obs), log_probs
-
-    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return values, (n, 1), the actions' log-probabilities and the entropies, (n,), of observations, (n, D)."""
-        if self._layers is None or isinstance(obs, dict):
-            return super().evaluate_actions(obs, actions)
-        return self._layers.values(obs), *_told(self._layers.logits(obs), actions)
-
-
-class LeanMaskablePolicy(MaskableActorCriticPolicy):
-    """`MaskableActorCriticPolicy`, as `LeanPolicy` is `ActorCriticPolicy`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._layers = _Layers(self) if _suits(self) else None
-
-    def forward(
-        self, obs: Tensor, deterministic: bool = False, action_masks: NDArray[np.bool_] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, obs: Tensor, deterministic: bool = False, action_masks: Any = None) -> Any:
         """Return actions, (n,), values, (n, 1), and log-probabilities, (n,); masks, (n, C), say what is valid."""
-        if deterministic or action_masks is None or self._layers is None:
-            return super().forward(obs, deterministic, action_masks)
-        logits = self._layers.logits(obs)
-        valid = torch.as_tensor(action_masks, dtype=torch.bool, device=logits.device)
-        actions, log_probs = _draw(_normalised(torch.where(valid, logits, _IMPOSSIBLE)))
-        return actions, self._layers.values(obs), log_probs
+        told = {} if action_masks is None else {"action_masks": action_masks}
+        if deterministic or not self._can_answer(action_masks):
+            return super().forward(obs, deterministic, **told)
+        actions, log_probs = _draw(self._log_probs(obs, action_masks))
+        return actions, _through(self._critic, obs), log_probs
 
-    def evaluate_actions(
-        self, obs: Tensor, actions: Tensor, action_masks: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluate_actions(self, obs: Any, actions: Tensor, action_masks: Any = None) -> Any:
         """Return values, (n, 1), log-probabilities and entropies, (n,), of actions, (n,); masks, (n, C), as above."""
-        if action_masks is None or self._layers is None:
-            return super().evaluate_actions(obs, actions, action_masks)
-        logits = self._layers.logits(obs)
-        valid = torch.as_tensor(action_masks, dtype=torch.bool, device=logits.device)
-        return self._layers.values(obs), *_told(_normalised(torch.where(valid, logits, _IMPOSSIBLE)), actions)
+        told = {} if action_masks is None else {"action_masks": action_masks}
+        if not self._can_answer(action_masks):
+            return super().evaluate_actions(obs, actions, **told)  # type: ignore[misc]
+        return _through(self._critic, obs), *_told(self._log_probs(obs, action_masks), actions)
+
+    def _can_answer(self, action_masks: Any) -> bool:
+        return bool(self._actor) and (action_masks is not None) == isinstance(self, MaskableActorCriticPolicy)
+
+    def _log_probs(self, observations: Tensor, action_masks: Any) -> Tensor:
+        """Return the log-probabilities, (n, C), at observations, (n, D)."""
+        log_probs = _normalised(_through(self._actor, observations))
+        if action_masks is None:
+            return log_probs
+        valid = torch.as_tensor(action_masks, dtype=torch.bool, device=log_probs.device)
+        return _normalised(torch.where(valid, log_probs, _IMPOSSIBLE))
+
+
+class LeanPolicy(_Lean, ActorCriticPolicy):
+    """`ActorCriticPolicy` with fewer calls."""
+
+
+class LeanMaskablePolicy(_Lean, MaskableActorCriticPolicy):
+    """`MaskableActorCriticPolicy` with fewer calls."""
 
 
 _LEAN: dict[type[BasePolicy], type[BasePolicy]] = {
@@ -117,19 +99,32 @@ def policy_of(algorithm: type[BaseAlgorithm], name: str) -> str | type[BasePolic
     return name if standard is None else _LEAN.get(standard, name)
 
 
-def _suits(policy: ActorCriticPolicy | MaskableActorCriticPolicy) -> bool:
-    """Return whether features are the observations as they are, and an action is one choice."""
+def _layers(policy: Any) -> tuple[list[_Function], list[_Function]]:
+    """Return actor and critic layer by layer, empty unless features are the observations and an action one choice.
+
+    Called as modules of modules, the calls take longer than the layers.
+    """
     observations = policy.observation_space
     vectors = isinstance(observations, spaces.Box) and observations.dtype == np.float32 and len(observations.shape) == 1
     plain = type(policy.features_extractor) is FlattenExtractor
-    return vectors and plain and isinstance(policy.action_space, spaces.Discrete)
+    if not (vectors and plain and isinstance(policy.action_space, spaces.Discrete)):
+        return [], []
+    networks = policy.mlp_extractor
+    actor, critic = (*networks.policy_net, policy.action_net), (*networks.value_net, policy.value_net)
+    return [_function(layer) for layer in actor], [_function(layer) for layer in critic]
 
 
-def _function(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+def _function(layer: nn.Module) -> _Function:
     """Return what a layer does, on the parameters that it has: optimisers change them in place."""
     if type(layer) is nn.Linear:
         return partial(functional.linear, weight=layer.weight, bias=layer.bias)
     return torch.tanh if type(layer) is nn.Tanh else layer.forward
+
+
+def _through(layers: list[_Function], values: Tensor) -> Tensor:
+    for layer in layers:
+        values = layer(values)
+    return values
 
 
 def _normalised(logits: Tensor) -> Tensor:
@@ -157,3 +152,94 @@ def _draw(log_probs: Tensor) -> tuple[Tensor, Tensor]:
     probs = torch.softmax(log_probs, dim=-1)
     actions = torch.argmax(probs.div_(torch.empty_like(probs).exponential_()), dim=-1)
     return actions, log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+class SequenceFeatures(BaseFeaturesExtractor):
+    """Features of the next decision, from the sequence of those taken.
+
+    Place t of a sequence, from 0 to T, embeds the choice taken before it (nothing at 0) and the decision to be taken
+    there (nothing at T); what is read there depends on places 0 to t alone.
+
+    Args:
+        observation_space: of the environment.
+        space: whose observations are read; see `nasenv.envs.env.Episodes`.
+        features_dim: number of features, and width of the embeddings.
+    """
+
+    _numbers: Tensor
+
+    def __init__(self, observation_space: spaces.Space[Any], space: SearchSpace, features_dim: int = _WIDTH) -> None:
+        super().__init__(observation_space, features_dim)
+        self.register_buffer("_numbers", torch.from_numpy(choice_numbers(space)), persistent=False)
+        self.choice = nn.Embedding(1 + int(space.num_choices.sum()), features_dim)
+        self.decision = nn.Embedding(space.num_decisions + 1, features_dim)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return the features, (n, F), of observations, (n, D)."""
+        choices = (observations @ self._numbers).long()  # (n, T)
+        lengths = (choices > 0).sum(dim=1)
+        before = functional.pad(choices, (1, 0))[:, : int(lengths.max()) + 1]  # (n, L), before each place
+        sequences, rows = _longest(before)
+        embedded = self.choice(sequences) + self.decision.weight[: before.shape[1]]
+        return self.read(embedded)[rows, lengths]
+
+    @abstractmethod
+    def read(self, sequences: Tensor) -> Tensor:
+        """Return what is known at each place, (m, L, F), of m embedded sequences, (m, L, F), from its left alone."""
+
+
+class LSTMFeatures(SequenceFeatures):
+    """The states of a long short-term memory.
+
+    References: Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], space: SearchSpace, features_dim: int = _WIDTH) -> None:
+        super().__init__(observation_space, space, features_dim)
+        self.lstm = nn.LSTM(features_dim, features_dim, batch_first=True)
+
+    def read(self, sequences: Tensor) -> Tensor:
+        """Return the states, (m, L, F)."""
+        states: Tensor = self.lstm(sequences)[0]
+        return states
+
+
+class AttentionFeatures(SequenceFeatures):
+    """One layer of a transformer whose places attend to themselves and to their left.
+
+    References: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], space: SearchSpace, features_dim: int = _WIDTH) -> None:
+        super().__init__(observation_space, space, features_dim)
+        self.layer = nn.TransformerEncoderLayer(features_dim, _HEADS, 2 * features_dim, dropout=0.0, batch_first=True)
+
+    def read(self, sequences: Tensor) -> Tensor:
+        """Return what the layer says, (m, L, F)."""
+        later = nn.Transformer.generate_square_subsequent_mask(sequences.shape[1], sequences.device)
+        read: Tensor = self.layer(sequences, src_mask=later, is_causal=True)
+        return read
+
+
+NETWORKS: dict[str, type[SequenceFeatures] | None] = {"mlp": None, "lstm": LSTMFeatures, "attention": AttentionFeatures}
+"""What reads the observations in front of a policy's hidden layers, by name; nothing does for mlp."""
+
+
+def network_settings(network: str, space: SearchSpace) -> dict[str, Any]:
+    """Return the ``policy_kwargs`` that make a policy read its observations by one of `NETWORKS`."""
+    features = NETWORKS[network]
+    if features is None:
+        return {}
+    return {"features_extractor_class": features, "features_extractor_kwargs": {"space": space}}
+
+
+def _longest(prefixes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sequences, (m, L), that begin no other, and for each prefix, (n,), the one of them that it begins.
+
+    The decisions of an episode are prefixes of one sequence, which need be read only once. In sorted order a prefix,
+    filled up by zeros, comes right before a sequence that it begins.
+    """
+    found, places = prefixes.unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
+    begins_next = (found[:-1] == found[1:].where(found[:-1] > 0, 0)).all(dim=1)
+    longest = functional.pad(~begins_next, (0, 1), value=True)
+    return found[longest], (longest.cumsum(dim=0) - longest.long())[places]

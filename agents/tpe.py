@@ -9,9 +9,10 @@ import numpy as np
 
 from nasenv.agents.agent import Agent
 from nasenv.agents.novelty import unseen
+from nasenv.configuration import flag, integer
 from nasenv.errors import InputError
-from nasenv.search.search import Search
-from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.search.layer import SearchLike
+from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Outcome
 
 
@@ -46,12 +47,11 @@ class TPE(Agent):
         asynchronous: bool = False,
     ) -> None:
         super().__init__(batch_size, asynchronous)
-        for name, number in {"startup_trials": startup_trials, "candidates": candidates}.items():
-            if not is_positive_integer(number):
-                raise InputError(f"TPE: {name} must be an integer of 1 or more, got {number!r}")
-        self.startup_trials, self.candidates, self.multivariate = startup_trials, candidates, multivariate
+        self.startup_trials = integer("TPE: startup_trials", startup_trials)
+        self.candidates = integer("TPE: candidates", candidates)
+        self.multivariate = flag("TPE: multivariate", multivariate)
 
-    def run(self, search: Search) -> None:
+    def run(self, search: SearchLike) -> None:
         """Search without Optuna's own messages, such as a line for each study."""
         try:
             from optuna import logging

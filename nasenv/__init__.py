@@ -5,7 +5,8 @@ from importlib.metadata import version
 import gymnasium
 
 from nasenv.cache.cache import Cache
-from nasenv.data.dataset import Dataset, Split, load_dataset
+from nasenv.data.dataset import Data, Dataset, load_dataset
+from nasenv.data.split import Split
 from nasenv.deployment.export import Exported, load_model, predict
 from nasenv.envs.env import ArchitectureEnv
 from nasenv.envs.vector_env import ArchitectureVectorEnv
@@ -28,6 +29,7 @@ from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.spaces.synthetic import SyntheticSpace
+from nasenv.task import Images, Table, Task
 from nasenv.trial import Architecture, Measurement, Outcome, Trial
 
 __version__ = version("nasenv")
@@ -43,12 +45,14 @@ __all__ = [
     "ChainCNN",
     "ChoiceSpace",
     "Contender",
+    "Data",
     "Dataset",
     "Decision",
     "Estimate",
     "Evaluator",
     "Exported",
     "History",
+    "Images",
     "InputError",
     "Measurement",
     "NASBench201",
@@ -64,7 +68,9 @@ __all__ = [
     "Split",
     "SyntheticEvaluator",
     "SyntheticSpace",
+    "Table",
     "TableEvaluator",
+    "Task",
     "TrainingEvaluator",
     "Trial",
     "conclude",

@@ -1,21 +1,28 @@
-"""The constructor is the configuration: objects that remember how they were made."""
+"""The constructor is the configuration: objects that remember how they were made, and checks of their arguments."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from nasenv.errors import InputError
+
 DERIVED: set[str | int] = {  # what follows from the other parts is not asked of the user
-    "space.init_args.input_shape",
-    "space.init_args.num_classes",
+    "space.init_args.task",
     "evaluator.init_args.space",
+    "evaluator.init_args.data",
     "evaluator.init_args.inner.init_args.space",  # of an evaluator that wraps another, as its argument `inner`
+    "evaluator.init_args.inner.init_args.data",
 }
 
 
@@ -23,13 +30,18 @@ class Configurable:
     """Remembers the arguments it was made with, so that it can be written to a file, compared and made again.
 
     Spaces, evaluators, objectives and agents are configurable: a subclass writes a plain ``__init__`` and does
-    nothing else for it.
+    nothing else for it. Arguments that go to the parent by ``super().__init__(**kwargs)`` count with their defaults.
 
     >>> class Dial(Configurable):
     ...     def __init__(self, top: int = 11) -> None:
     ...         self.top = top
     >>> Dial(top=9).config()["init_args"]
     {'top': 9}
+    >>> class Radio(Dial):
+    ...     def __init__(self, stations: int = 3, **kwargs: Any) -> None:
+    ...         super().__init__(**kwargs)
+    >>> Radio().config()["init_args"]
+    {'stations': 3, 'top': 11}
     """
 
     indifferent: ClassVar[tuple[str, ...]] = ()
@@ -44,12 +56,12 @@ class Configurable:
             bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
         except TypeError:  # __init__ is about to raise the same, and is where a reader looks for it
             return self
-        bound.apply_defaults()
-        arguments = dict(list(bound.arguments.items())[1:])
-        for parameter in inspect.signature(cls.__init__).parameters.values():
+        given = dict(list(bound.arguments.items())[1:])
+        for parameter in bound.signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
-                arguments.update(arguments.pop(parameter.name))
-        self._arguments = arguments
+                given.update(given.pop(parameter.name, {}))
+        arguments = _defaults(cls.__mro__) | given
+        self._arguments = {name: value for name, value in arguments.items() if value is not inspect.Parameter.empty}
         return self
 
     def config(self) -> dict[str, Any]:
@@ -76,6 +88,36 @@ class Configurable:
         if not type(self).__module__.startswith("nasenv."):
             functions.append(type(self))
         return digest([source(f) for f in functions])
+
+
+@cache
+def _defaults(classes: tuple[type, ...]) -> dict[str, Any]:
+    """Return the defaults of the first class's arguments, and of its parents' that ``**kwargs`` passes on to them.
+
+    Those without a default are there too, as `inspect.Parameter.empty`.
+    """
+    defaults: dict[str, Any] = {}
+    taken, positions = set[str](), 1  # names, and number of first parameters, that ``**kwargs`` do not reach
+    for init in [vars(parent)["__init__"] for parent in classes if "__init__" in vars(parent)]:
+        parameters = list(inspect.signature(init).parameters.values())
+        defaults |= {p.name: p.default for p in parameters[positions:] if p.name not in taken}
+        call = _passing_on(init)
+        if call is None:
+            break
+        taken |= {p.name for p in parameters} | {str(keyword.arg) for keyword in call.keywords}
+        positions = 1 + sum(not isinstance(argument, ast.Starred) for argument in call.args)
+    return defaults
+
+
+def _passing_on(init: Callable[..., None]) -> ast.Call | None:
+    """Return the call of the parent's method to which a method passes its ``**kwargs``; None where there is none."""
+    names = [p.name for p in inspect.signature(init).parameters.values() if p.kind is p.VAR_KEYWORD]
+    try:
+        nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(init)))) if names else ()
+    except (OSError, TypeError, SyntaxError):  # typed into a shell, or built in
+        return None
+    calls = (node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("super("))
+    return next((c for c in calls if names == [ast.unparse(k.value) for k in c.keywords if k.arg is None]), None)
 
 
 def without_derived(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -105,6 +147,8 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(v) for v in value]
+    if hasattr(value, "to_json"):
+        return value.to_json()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -130,3 +174,52 @@ def source(thing: Callable[..., Any]) -> str:
         return inspect.getsource(thing)
     except (OSError, TypeError):  # typed into a shell, or built in
         return import_path(thing)
+
+
+def number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> float:
+    """Return the argument as a float; raise InputError, "name must be expected", where it is not a valid number."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and valid(float(value))):
+        raise InputError(f"{name} must be {expected}, got {value!r}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Return the argument as a float; raise InputError where it is not a positive number."""
+    return number(name, value, lambda v: v > 0.0, "a positive number")
+
+
+def share(name: str, value: Any) -> float:
+    """Return the argument as a float; raise InputError where it is not a number in [0, 1]."""
+    return number(name, value, lambda v: 0.0 <= v <= 1.0, "a number in [0, 1]")
+
+
+def weight(name: str, value: Any) -> float:
+    """Return the argument as a float; raise InputError where it is not a number of 0 or more."""
+    return number(name, value, lambda v: v >= 0.0, "a number of 0 or more")
+
+
+def integer(name: str, value: Any, least: int = 1) -> int:
+    """Return the argument as an int, numpy's too; raise InputError where it is none, or below the least."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be an integer of {least} or more, got {value!r}")
+    return int(value)
+
+
+def is_positive_integer(value: object) -> bool:
+    """Return whether the value is an integer, numpy's included, of 1 or more."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return the argument; raise InputError where it is neither true nor false."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return the argument; raise InputError where it is none of two or more choices."""
+    if value not in choices:
+        raise InputError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
+    return str(value)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Hashable, Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,10 @@ def choice_shares(space: SearchSpace, architectures: Sequence[Architecture]) -> 
         for column, t in enumerate(band):
             corner = origin + pitch * (column, row)
             shares = _shares(rows[:, t], mattered[:, t], edges, len(choices))
-            _draw_panel(axes, corner, size, _shorten(space.decisions[t].name, 20), _outlines(shares, edges), colours)
+            outlines = corner + size * _outlines(shares, edges)
+            axes.add_collection(PolyCollection(list(outlines), facecolors=colours, antialiased=False), autolim=False)
+            axes.add_patch(Rectangle(corner, *size, fill=False, ec=_GREY_STROKE, lw=0.5))
+            _write(axes, corner + size * (0.5, -0.09), _shorten(space.decisions[t].name, 20), 0.75)
             if row + 1 == len(bands) or column >= len(bands[row + 1]):
                 _write(axes, corner + size * (0, 1.1), "1", 0.7, ha="left")
                 _write(axes, corner + size * (1, 1.1), str(len(rows)), 0.7, ha="right")
@@ -270,54 +272,30 @@ def _shares(
     choices: NDArray[np.int64], mattered: NDArray[np.bool_], edges: NDArray[np.float64], num_choices: int
 ) -> NDArray[np.float64]:
     """Return each choice's share, (C, w), of the designs in each window; designs where it did not matter lower it."""
-    window = np.searchsorted(edges, np.arange(len(choices)), side="right") - 1
-    counts = np.zeros((num_choices, len(edges) - 1))
-    np.add.at(counts, (choices[mattered], window[mattered]), 1.0)
-    return counts / np.diff(edges)
+    counts = [np.histogram(np.flatnonzero(mattered & (choices == c)), edges)[0] for c in range(num_choices)]
+    return np.array(counts) / np.diff(edges)
 
 
 def _bands(space: SearchSpace, decisions: Sequence[int]) -> list[list[int]]:
     """Return rows of panels: decisions with the same choices and last word of the name go together."""
-
-    def kind(t: int) -> tuple[tuple[Hashable, ...], str]:
-        decision = space.decisions[t]
-        return decision.choices, decision.name.rpartition(".")[2] if "." in decision.name else ""
-
-    first = {kind(t): t for t in reversed(decisions)}
-    ordered = sorted(decisions, key=lambda t: (first[kind(t)], t))
-    bands = []
-    for _, group in groupby(ordered, key=kind):
-        members = list(group)
-        bands += [members[i : i + _MAX_COLUMNS] for i in range(0, len(members), _MAX_COLUMNS)]
-    return bands
+    kinds: dict[tuple[tuple[Hashable, ...], str], list[int]] = {}
+    for t in decisions:
+        _, dot, word = space.decisions[t].name.rpartition(".")
+        kinds.setdefault((space.decisions[t].choices, word if dot else ""), []).append(t)
+    return [group[i : i + _MAX_COLUMNS] for group in kinds.values() for i in range(0, len(group), _MAX_COLUMNS)]
 
 
 def _outlines(shares: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the outlines, (C, 4 * w, 2), of the stacked shares, (C, w), in a square of side 1 with y upwards.
+    """Return the outlines, (C, 4 * w, 2), of the shares, (C, w), stacked from below in a square of side 1, y downwards.
 
     Each is a flight of steps, there along the upper side and back along the lower one.
     """
     top = shares.cumsum(axis=0).repeat(2, axis=1)
     bottom = top - shares.repeat(2, axis=1)
     along = (edges / edges[-1]).repeat(2)[1:-1]
-    there = np.stack(np.broadcast_arrays(along, top), axis=-1)
-    back = np.stack(np.broadcast_arrays(along, bottom), axis=-1)
+    there = np.stack(np.broadcast_arrays(along, 1 - top), axis=-1)
+    back = np.stack(np.broadcast_arrays(along, 1 - bottom), axis=-1)
     return np.concatenate([there, back[:, ::-1]], axis=1)
-
-
-def _draw_panel(
-    axes: Axes,
-    corner: NDArray[np.float64],
-    size: NDArray[np.float64],
-    name: str,
-    outlines: NDArray[np.float64],
-    colours: NDArray[np.float64],
-) -> None:
-    """Draw outlines, (C, v, 2), in C colours, in a frame of this upper left corner and size, below its name."""
-    placed = corner + size * np.stack([outlines[..., 0], 1 - outlines[..., 1]], axis=-1)
-    axes.add_collection(PolyCollection(list(placed), facecolors=colours, antialiased=False), autolim=False)
-    axes.add_patch(Rectangle((corner[0], corner[1]), size[0], size[1], fill=False, ec=_GREY_STROKE, lw=0.5))
-    _write(axes, corner + size * (0.5, -0.09), name, 0.75)
 
 
 def _choice_colours(choices: Sequence[Hashable]) -> NDArray[np.float64]:

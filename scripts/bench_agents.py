@@ -23,9 +23,9 @@ from bench_standings import best_found, until_best
 from nasenv import Score, Budget, InputError
 from nasenv.agents import Agent
 from nasenv.commands.arguments import make
-from nasenv.commands.compared import problems_of
+from nasenv.commands.compare import problems_of
 from nasenv.comparison.comparison import Comparison
-from nasenv.comparison.digest import Digest
+from nasenv.comparison.run import Trajectory
 
 _CONFIGS = Path(__file__).parent / "configs"
 _AGENTS = [
@@ -71,7 +71,7 @@ def _synthetic(arguments: argparse.Namespace, agents: Mapping[str, Agent], folde
     }
     found = _compared(problems, agents, arguments.seeds, max(arguments.evaluations), folder)
     title = f"Synthetic, 30 decisions, {arguments.landscapes} landscapes, {arguments.seeds} seeds each: best found"
-    tables = best_found(title, found.pop("digests"), arguments.evaluations, arguments.against)
+    tables = best_found(title, found.pop("trajectories"), arguments.evaluations, arguments.against)
     return {**found, "tables": tables}
 
 
@@ -80,10 +80,10 @@ def _training(arguments: argparse.Namespace, agents: Mapping[str, Agent], folder
     folder.mkdir(parents=True, exist_ok=True)
     cache = arguments.cache or str(folder / "cache.db")
     found = _compared(problems, agents, arguments.training_seeds, max(arguments.evaluations), folder, cache)
-    digests, tables = found.pop("digests"), []
+    trajectories, tables = found.pop("trajectories"), []
     for data in problems:
         title = f"ChainCNN on {data}, {arguments.training_seeds} seeds: best validation accuracy found"
-        tables += best_found(title, _of(digests, data), arguments.evaluations, arguments.against)
+        tables += best_found(title, _of(trajectories, data), arguments.evaluations, arguments.against)
     return {**found, "tables": tables}
 
 
@@ -93,10 +93,10 @@ def _tables(arguments: argparse.Namespace, agents: Mapping[str, Agent], folder: 
         options = problem["evaluator"]["init_args"]
         options["table"] = str(arguments.tables.absolute() / options["table"])
     found = _compared(problems, agents, arguments.seeds, arguments.most, folder)
-    digests, tables = found.pop("digests"), []
+    trajectories, tables = found.pop("trajectories"), []
     for name, optimum in found["optima"].items():
         title = f"{name}, {arguments.seeds} seeds: distinct evaluations until the best, at most {arguments.most:,}"
-        tables.append(until_best(title, _of(digests, name), optimum, arguments.most, arguments.against))
+        tables.append(until_best(title, _of(trajectories, name), optimum, arguments.most, arguments.against))
     return {**found, "tables": tables}
 
 
@@ -106,8 +106,8 @@ def _configured(name: str) -> dict[str, Any]:
     return problems
 
 
-def _of(digests: Mapping[str, list[Digest]], problem: str) -> dict[str, list[Digest]]:
-    return {agent: [digest for digest in mine if digest.problem == problem] for agent, mine in digests.items()}
+def _of(trajectories: Mapping[str, list[Trajectory]], problem: str) -> dict[str, list[Trajectory]]:
+    return {agent: [run for run in mine if run.problem == problem] for agent, mine in trajectories.items()}
 
 
 def _compared(
@@ -118,7 +118,7 @@ def _compared(
     folder: Path,
     cache: str | None = None,
 ) -> dict[str, Any]:
-    """Do the runs that are not there yet; return seconds, the best reward of each problem, and digests by agent."""
+    """Do the runs that are not there yet; return seconds, the best reward of each problem, trajectories by agent."""
     started = time.perf_counter()
     budget = Budget(
         evaluations, repeats_per_evaluation=5, final_seeds=1
@@ -128,15 +128,15 @@ def _compared(
     comparison = Comparison(made, agents, range(seeds), folder, cache)
     with comparison.held():
         comparison.run(lambda _: None, cores(), limit)
-    digests: dict[str, list[Digest]] = {name: [] for name in agents}
+    trajectories: dict[str, list[Trajectory]] = {name: [] for name in agents}
     for problem in made:
-        for digest in map(Digest.of, comparison.runs(problem)):
-            if digest.fault is None:
-                digests[digest.agent].append(digest)
+        for done in map(Trajectory.of, comparison.runs(problem)):
+            if done.fault is None:
+                trajectories[done.agent].append(done)
             else:
-                print(f"{digest.agent} on {problem}, seed {digest.seed}: {digest.fault}", flush=True)
+                print(f"{done.agent} on {problem}, seed {done.seed}: {done.fault}", flush=True)
     optima = {name: problem.optimum for name, problem in made.items()}
-    return {"seconds": time.perf_counter() - started, "optima": optima, "digests": digests}
+    return {"seconds": time.perf_counter() - started, "optima": optima, "trajectories": trajectories}
 
 
 def options() -> argparse.ArgumentParser:

@@ -44,8 +44,7 @@ from nasenv.agents import (
     RegularizedEvolution,
     Reinforce,
 )
-from nasenv.comparison.digest import Digest
-from nasenv.comparison.run import Run
+from nasenv.comparison.run import Run, Trajectory
 
 _HERE = Path(__file__).parent
 _COMMAND = _HERE / "compare_controllers.py"
@@ -180,7 +179,7 @@ def _paper(arguments: argparse.Namespace) -> dict[str, Any]:
         seconds = _compare(arguments.tables, [*options, "--output", str(Path(folder) / "out")])
         found = _summary(Path(folder) / "out")
     rows = [
-        [row["problem"], row["agent"], row["seeds"], *(_percent(row, m) for m in ("val_accuracy", "test_accuracy"))]
+        [row["problem"], row["agent"], row["seeds"], *(_percent(row, m) for m in ("val_score", "test_score"))]
         for row in found
     ]
     table("NAS-Bench-201, 12,000 charged seconds", ["problem", "agent", "runs", "validation %", "test %"], rows)
@@ -200,7 +199,7 @@ def _graph(arguments: argparse.Namespace) -> dict[str, Any]:
     tables = []
     for problem in _configured(config)["problems"]:
         title = f"{problem}, {arguments.graph_seeds} seeds: best found"
-        tables += best_found(title, _digests(out, problem), _FEW, "evolution")
+        tables += best_found(title, _trajectories(out, problem), _FEW, "evolution")
     return {"seconds": seconds, "tables": tables}
 
 
@@ -215,7 +214,7 @@ def _until_the_best(arguments: argparse.Namespace, config: str, seeds: int) -> d
     for problem, settings in _configured(config)["problems"].items():
         title = f"{problem}, {seeds} seeds: distinct evaluations until the best, at most {_MOST:,}"
         target = settings["budget"]["target_reward"]
-        tables.append(until_best(title, _digests(out, problem), target, _MOST, "evolution"))
+        tables.append(until_best(title, _trajectories(out, problem), target, _MOST, "evolution"))
     return {"seconds": seconds, "tables": tables}
 
 
@@ -228,13 +227,13 @@ def _kept_comparison(arguments: argparse.Namespace, config: str, seeds: int) -> 
     return seconds, out
 
 
-def _digests(out: Path, problem: str) -> dict[str, list[Digest]]:
+def _trajectories(out: Path, problem: str) -> dict[str, list[Trajectory]]:
     """Return the runs of a problem by agent."""
-    digests: dict[str, list[Digest]] = {}
+    trajectories: dict[str, list[Trajectory]] = {}
     for path in sorted((out / "runs" / problem).glob("*/*/run.json")):
-        digest = Digest.of(Run.read(path))
-        digests.setdefault(digest.agent, []).append(digest)
-    return digests
+        run = Trajectory.of(Run.read(path))
+        trajectories.setdefault(run.agent, []).append(run)
+    return trajectories
 
 
 def _configured(config: str) -> dict[str, Any]:

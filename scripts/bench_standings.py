@@ -10,17 +10,17 @@ import numpy as np
 from bench import table
 from numpy.typing import NDArray
 
-from nasenv.comparison.digest import Digest
+from nasenv.comparison.run import Trajectory
 from nasenv.comparison.statistics import at, holm, mean_interval, mean_time, signed_rank
 
-Digests = Mapping[str, Sequence[Digest]]  # by agent
+Trajectories = Mapping[str, Sequence[Trajectory]]  # by agent
 Ends = Mapping[tuple[str, int], float]  # problem and seed -> a figure of the run
 
 
-def best_found(title: str, digests: Digests, evaluations: Sequence[int], other: str) -> list[dict[str, Any]]:
+def best_found(title: str, runs: Trajectories, evaluations: Sequence[int], other: str) -> list[dict[str, Any]]:
     """Print a table for each number of evaluations: the best reward by then, and what that is more than another's."""
     grid = np.array(sorted(evaluations), dtype=np.float64)
-    found = {agent: {(d.problem, d.seed): _after(d, grid) for d in mine} for agent, mine in digests.items() if mine}
+    found = {agent: {(d.problem, d.seed): _after(d, grid) for d in mine} for agent, mine in runs.items() if mine}
     tables = []
     for i, n in enumerate(grid):
         ends = {agent: {key: float(values[i]) for key, values in mine.items()} for agent, mine in found.items()}
@@ -31,23 +31,23 @@ def best_found(title: str, digests: Digests, evaluations: Sequence[int], other: 
     return tables
 
 
-def until_best(title: str, digests: Digests, optimum: float, most: int, other: str) -> dict[str, Any]:
+def until_best(title: str, runs: Trajectories, optimum: float, most: int, other: str) -> dict[str, Any]:
     """Print each agent's evaluations until the best, at most so many, and how many more than another's these are."""
-    ends = {agent: {(d.problem, d.seed): _needed(d, optimum, most) for d in mine} for agent, mine in digests.items()}
+    ends = {agent: {(d.problem, d.seed): _needed(d, optimum, most) for d in mine} for agent, mine in runs.items()}
     ends = {agent: mine for agent, mine in ends.items() if mine}
     gaps = _gaps(ends, other, "+.0f")
     rows = [[agent, f"{len(mine)}", *_until(mine, most), *gaps[agent]] for agent, mine in ends.items()]
     return table(title, ["agent", "runs", "mean [95 %]", "met it", f"less {other}'s", "p (Holm)"], rows)
 
 
-def _after(digest: Digest, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+def _after(run: Trajectory, grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the incumbent's reward after each number of evaluations, (g,)."""
-    return at(digest.evaluation.astype(np.float64), digest.reward, grid)
+    return at(run.evaluation.astype(np.float64), run.reward, grid)
 
 
-def _needed(digest: Digest, optimum: float, most: int) -> float:
+def _needed(run: Trajectory, optimum: float, most: int) -> float:
     """Return the evaluations of a run until the best, one more than the most where it did not meet it."""
-    return float(digest.met(optimum) or most + 1)
+    return float(run.met(optimum) or most + 1)
 
 
 def _mean(ends: Ends) -> str:

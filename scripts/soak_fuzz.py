@@ -35,10 +35,10 @@ from soak_inputs import any_bytes, changed, json_files, json_lines, npz_files
 
 from nasenv import Cache, ChainCNN, InputError, Measurement
 from nasenv.benchmarks.nas_bench_macro import NASBenchMacroJSON
-from nasenv.commands.compared import published_of
 from nasenv.commands.parser import Parser
 from nasenv.commands.train import starting_designs
 from nasenv.comparison.run import Run
+from nasenv.comparison.tables import PublishedResults
 from nasenv.data import pictures
 from nasenv.data.dataset import load_dataset
 from nasenv.deployment.export import load_model, save_model
@@ -278,8 +278,8 @@ def _run_readers(folder: Path) -> list[Reader]:
     trials = [journal[0], {"architecture": [0, 1], "kind": "search", "seed": 0, **measured}]
     ended = {"problem": "p", "agent": "a", "seed": 0, "ended": "e", "error": None, "wall_seconds": 1.0, "proposals": 2}
     ended |= {"charged_seconds": 1.0, "architectures": ["a", "b"], "proposal": [1, 2], "early": False}
-    ended |= {name: [0.5, None if "acc" in name else 0.6] for name in ("seconds", "reward", "val_accuracy")}
-    ended |= {"final_val_accuracy": [None, None], "test_accuracy": [0.5, 0.5]}
+    ended |= {name: [0.5, None if "score" in name else 0.6] for name in ("seconds", "reward", "val_score")}
+    ended |= {"final_val_score": [None, None], "test_score": [0.5, 0.5]}
 
     def read_journal(path: Path) -> object:
         opened = Journal(path, {"a": 1})
@@ -336,7 +336,7 @@ def _option_readers(folder: Path) -> list[Reader]:
     options = b'seed: 3\nname: "a b"\nrates: &r [0.1, 1e-3]\nmore: {a: 1, b: *r, c: {d: null}}\n'
     space = ChainCNN(max_layers=2)
     designs = b"# known ones\nconv3x16|max_pool3\n\nsep_conv5x32\n"
-    published = {"p": {"source": "s", "reward": {"a": [0.5, 0.1]}, "val_accuracy": {"b": [0.5, 0.1]}}}
+    published = {"source": "s", "reward": {"a": [0.5, 0.1]}, "val_score": {"b": [0.5, 0.1]}}
     return [
         Reader("config.yaml", any_bytes(options), _of_file(folder / "o.yaml", _parsed(_parser()))),
         Reader(
@@ -349,7 +349,7 @@ def _option_readers(folder: Path) -> list[Reader]:
             any_bytes(designs),
             _of_file(folder / "s.txt", lambda path: starting_designs(space, str(path))),
         ),
-        Reader("published", changed(published), lambda values: published_of(values, {"p": None}) if values else None),
+        Reader("published", changed(published), PublishedResults.of),
     ]
 
 

@@ -50,9 +50,7 @@ BASES = {  # what the other files of a folder may import of it
     "cache": {"database", "patience", "server_url", "pipeline", "postgresql", "sqlite", "leases"},
     "records": {"journal", "trials", "events", "record", "run_directory"},
     "agents": {
-        *("agent", "novelty", "surrogate", "candidates"),
-        *("sb3_env", "sb3_policy", "sb3_networks", "sb3_episodes", "sb3_start", "sb3_guidance"),
-        *("stable_baselines", "sb3"),
+        *("agent", "novelty", "sb3_env", "sb3_policy", "sb3_guidance", "sb3"),
     },
     "comparison": {
         *(
@@ -75,11 +73,10 @@ BASES = {  # what the other files of a folder may import of it
 }
 ONLY_IN = {
     "stable_baselines3": {
-        *(f"agents/{name}.py" for name in ("stable_baselines", "sb3", "sb3_env", "sb3_policy", "sb3_start")),
-        *("agents/sb3_episodes.py", "agents/sb3_guidance.py", "agents/sb3_networks.py"),
+        *(f"agents/{name}.py" for name in ("sb3", "sb3_env", "sb3_policy", "sb3_guidance")),
         "scripts/bench_ppo.py",  # which holds it against ours
     },
-    "sb3_contrib": {"agents/sb3.py", "agents/sb3_policy.py", "agents/sb3_episodes.py"},
+    "sb3_contrib": {"agents/sb3.py", "agents/sb3_policy.py", "agents/sb3_guidance.py"},
     "optuna": {"agents/tpe.py"},
     "matplotlib": {
         "nasenv/plots.py",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from nasenv.benchmarks.benchmark import Benchmark, Published, Rows
 from nasenv.errors import InputError
 from nasenv.spaces.nas_bench_201 import NASBench201
+from nasenv.task import Images, Task
 
 _ENDING = ".pickle.pbz2"
 _EPOCHS = (12, 200)
@@ -55,8 +56,8 @@ class NATSBenchArchive(Benchmark):
 
     def space(self, dataset: str) -> NASBench201:
         """Return the published space, with the networks of the data set."""
-        input_shape, num_classes = _NETWORKS[dataset]
-        return NASBench201(input_shape=input_shape, num_classes=num_classes)
+        shape, num_classes = _NETWORKS[dataset]
+        return NASBench201(task=Task(Images(shape), num_classes))
 
     def read(self, dataset: str, source: Path | None) -> Rows:
         """Return the rows of the designs of which there are files in an unpacked archive."""

@@ -21,7 +21,7 @@ import nasenv.objectives
 import nasenv.spaces
 from nasenv.commands.parser import Parser
 from nasenv.configuration import DERIVED, Configurable
-from nasenv.data.dataset import load_dataset
+from nasenv.data.dataset import Data, Dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.spaces.space import SearchSpace
@@ -115,19 +115,22 @@ def _without_null(action: Any) -> Any:
 def instantiate(parser: Parser, config: Namespace) -> Namespace:
     """Return the configuration with objects in the place of classes and their arguments.
 
-    The data set of the evaluator says what the space's ``input_shape`` and ``num_classes`` are, and the space is the
-    first argument of the evaluator. Where the evaluator has no option ``dataset``, the space's own defaults stand.
+    Where the evaluator, or one that it wraps, takes data, they are loaded: their task is the space's. The space is the
+    first argument of the evaluator. Where the evaluator takes none, the task is the space's own.
     """
     if "budget" in config and not isinstance(config["budget"], Namespace):
         came = json.dumps(config["budget"], default=str)
         raise InputError(f"budget: expected limits by name, as {{evaluations: 200}}, got {came}")
+    dataset = _dataset(config)
     spaces: list[SearchSpace] = []
 
     def make_space(space: type[SearchSpace], **options: Any) -> SearchSpace:
-        spaces.append(space(**options, **_shape_of_data(space, config.get("evaluator"))))
+        spaces.append(space(**options, **_task(space, dataset)))
         return spaces[0]
 
-    def make_evaluator(evaluator: type[Evaluator], *args: Any, **options: Any) -> Evaluator:
+    def make_evaluator(evaluator: Callable[..., Evaluator], *args: Any, **options: Any) -> Evaluator:
+        if dataset is not None and _takes(evaluator, "data"):
+            options["data"] = dataset
         return evaluator(*(args or spaces), **options)
 
     made = [(make_space, SearchSpace, True), (make_evaluator, Evaluator, True)]
@@ -135,24 +138,42 @@ def instantiate(parser: Parser, config: Namespace) -> Namespace:
     return objects
 
 
-def _shape_of_data(space: type[SearchSpace], evaluator: Namespace | None) -> dict[str, Any]:
-    """Return those of ``input_shape`` and ``num_classes`` that the space takes and the evaluator's data decide."""
-    parameters = inspect.signature(space).parameters
-    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    wanted = [name for name in ("input_shape", "num_classes") if name in parameters or passes_on]
-    options = _options_with_data(evaluator)
-    if wanted and options is not None:
-        data = load_dataset(options["dataset"], options.get("split_seed", 0))
-        return {name: getattr(data, name) for name in wanted}
-    missing = [name for name in wanted if name in parameters and parameters[name].default is inspect.Parameter.empty]
-    if missing:
-        raise InputError(f"{space.__name__} needs {' and '.join(missing)}, and the evaluator has no option `dataset`")
+def _dataset(config: Namespace) -> Dataset | None:
+    """Return the data that the evaluator, or one that it wraps, takes; None where none does."""
+    evaluator, given = config.get("evaluator"), config.get("data")
+    data = Data(**vars(given)) if isinstance(given, Namespace) else given or Data()
+    name = evaluator["class_path"].rpartition(".")[2] if isinstance(evaluator, Namespace) else "what is shipped"
+    while isinstance(evaluator, Namespace):
+        if _takes(_class(evaluator["class_path"]), "data"):
+            return data.load()
+        evaluator = (evaluator.get("init_args") or {}).get("inner")
+    if data != Data():
+        raise InputError(f"{name} reads no data; leave out --data, or give an evaluator that trains")
+    return None
+
+
+def _task(space: type[SearchSpace], dataset: Dataset | None) -> dict[str, Any]:
+    """Return the task of the data where the space takes one; raise InputError where it has none of its own."""
+    if not _takes(space, "task"):
+        return {}
+    if dataset is not None:
+        return {"task": dataset.task}
+    task = inspect.signature(space).parameters.get("task")
+    if task is not None and task.default is task.empty:
+        raise InputError(
+            f"{space.__name__} has no task of its own and the evaluator reads no data; give --evaluator "
+            "TrainingEvaluator with --data, or let its task have a default"
+        )
     return {}
 
 
-def _options_with_data(evaluator: Any) -> Namespace | None:
-    """Return the options of the evaluator, or of one that it wraps, among which ``dataset`` is."""
-    options = evaluator.get("init_args") if isinstance(evaluator, Namespace) else None
-    if not options:
-        return None
-    return options if isinstance(options.get("dataset"), str) else _options_with_data(options.get("inner"))
+def _takes(kind: Callable[..., Any], name: str) -> bool:
+    """Return whether a class is made with an argument of this name, or passes on what it does not know."""
+    parameters = inspect.signature(kind).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _class(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found

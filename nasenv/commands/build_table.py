@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nasenv.commands.stopping import stopping
 from nasenv.commands.terminal import Terminal
-from nasenv.configuration import without_derived
-from nasenv.data.dataset import Dataset
+from nasenv.configuration import integer, without_derived
+from nasenv.data.dataset import Data, Dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path, write_whole
 from nasenv.provenance import provenance
 from nasenv.records.trials import TrialLog, measured
-from nasenv.spaces.space import SearchSpace, is_positive_integer, to_architectures
+from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.tables.card import card
 from nasenv.tables.table import write_table
 from nasenv.trial import Architecture, Measurement, Purpose, Trial
@@ -38,7 +39,13 @@ class Entry(NamedTuple):
 
 
 def build_table(
-    space: SearchSpace, evaluator: Evaluator, output: str, seeds: int = 3, limit: int = 50_000, note: str = ""
+    space: SearchSpace,
+    evaluator: Evaluator,
+    output: str,
+    data: Data = Data(),  # noqa: B008, it is frozen
+    seeds: int = 3,
+    limit: int = 50_000,
+    note: str = "",
 ) -> None:
     """Train every design of a space, several times, and write a table and its card; started again, it goes on.
 
@@ -49,13 +56,15 @@ def build_table(
     Args:
         space: whose designs are trained.
         evaluator: how they are trained.
+        data: what the evaluator trains on: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME.
         output: the table, a CSV file, gzipped where it ends in .gz; its card goes beside it, as .md.
         seeds: number of trainings of each design for each of the two accuracies.
         limit: a space of more designs is refused.
         note: what else the card is to say, on the machine or the data, say.
     """
     console = Terminal()
-    _check_positive(seeds=seeds, limit=limit)
+    for name, value in {"seeds": seeds, "limit": limit}.items():
+        integer(name, value)
     designs = every_design(space, 2 * seeds, limit)
     representatives = {design: evaluator.representative(design) for design in designs}
     path = user_path(output)
@@ -75,12 +84,6 @@ def build_table(
     _write(path, space, evaluator, seeds, representatives, entries, note)
     said = f"the table is {path}, its card {_card_path(path)}; {log.path} may be deleted"
     console.print(said, soft_wrap=True)
-
-
-def _check_positive(**options: object) -> None:
-    for name, value in options.items():
-        if not is_positive_integer(value):
-            raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
 
 
 def every_design(space: SearchSpace, trainings: int, limit: int) -> list[Architecture]:
@@ -191,7 +194,9 @@ def _write(
     """Write the table, a row for each design, and the card, whose figures count each network once."""
     columns = _columns([networks[r] for r in representatives.values()], seeds)
     write_table(path, [space.to_text(d) for d in representatives], columns)
-    config = without_derived({"space": space.config(), "evaluator": evaluator.config(), "seeds": seeds})
+    source = evaluator.dataset.source if evaluator.dataset is not None else None
+    data = {"data": asdict(source)} if source is not None else {}
+    config = without_derived({"space": space.config(), "evaluator": evaluator.config(), **data, "seeds": seeds})
     counted = {
         name: np.array(column, dtype=np.float64) for name, column in _columns([*networks.values()], seeds).items()
     }

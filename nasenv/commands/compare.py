@@ -6,6 +6,8 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,28 +16,49 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nasenv.agents.agent import Agent
+from nasenv.agents.local_search import LocalSearch
+from nasenv.agents.model_assisted_ppo import ModelAssistedPPO
 from nasenv.agents.random_search import RandomSearch
-from nasenv.commands.compared import config_of, default_agents, problems_of, published_of
+from nasenv.agents.regularized_evolution import RegularizedEvolution
+from nasenv.agents.reinforce import Reinforce
+from nasenv.agents.sb3 import MaskablePPO
+from nasenv.commands.arguments import make
 from nasenv.commands.progress import ComparisonProgress
 from nasenv.commands.stopping import stopping
 from nasenv.commands.terminal import Terminal
+from nasenv.comparison.analysis import summarise
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.figures import draw, save
-from nasenv.comparison.findings import Metric, Summary
 from nasenv.comparison.problem import Problem
-from nasenv.comparison.report import Description, standings_table, write_report
-from nasenv.comparison.run import Run
-from nasenv.comparison.summary import summarise, write_summary
-from nasenv.configuration import digest
+from nasenv.comparison.report import Description, write_report
+from nasenv.comparison.run import Quantity, Run
+from nasenv.comparison.summary import Summary, write_summary
+from nasenv.comparison.tables import PublishedResults, standings_table
+from nasenv.configuration import digest, integer, without_derived
+from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
 from nasenv.objectives import Objective, Score
 from nasenv.provenance import provenance
-from nasenv.search.budget import Budget, integer
+from nasenv.search.budget import Budget
 from nasenv.spaces.space import SearchSpace
 
 _STALLED_SECONDS = 600.0  # a search on a table takes seconds
+_SHIPPED = {  # what is compared on where nothing is said
+    "chain_cnn_digits": {
+        "space": {"class_path": "ChainCNN", "init_args": {"max_layers": 3, "widths": [16]}},
+        "evaluator": {"class_path": "TableEvaluator", "init_args": {"table": "chain_cnn_digits"}},
+    }
+}
+_AGENTS: dict[str, type[Agent]] = {  # and what is compared
+    "random": RandomSearch,
+    "evolution": RegularizedEvolution,
+    "local_search": LocalSearch,
+    "reinforce": Reinforce,
+    "maskable_ppo": MaskablePPO,
+    "model_assisted_ppo": ModelAssistedPPO,
+}
 
 
 def compare(
@@ -44,10 +67,11 @@ def compare(
     evaluator: Evaluator | None = None,
     objective: Objective | None = None,
     budget: Budget = Budget(evaluations=300),  # noqa: B008, it cannot be changed
+    data: Data = Data(),  # noqa: B008, nor can this
     problems: dict[str, dict[str, Any]] | None = None,
     seeds: int = 30,
     first_seed: int = 0,
-    metric: Metric = "reward",
+    rank_by: Quantity = "reward",
     published: dict[str, dict[str, Any]] | None = None,
     output: str | None = None,
     workers: int | Literal["auto"] = "auto",
@@ -66,14 +90,16 @@ def compare(
             evolution, local search, REINFORCE, MaskablePPO and ModelAssistedPPO by default.
         space: what is searched, where there is one problem.
         evaluator: what measures a design, where there is one problem.
-        objective: measurement -> reward; validation accuracy by default.
+        objective: measurement -> reward; the validation score by default.
         budget: when a search is over.
-        problems: name -> space, evaluator and, where they differ, objective and budget; for several problems, in a
+        data: what the evaluator trains on, where there is one problem: digits, npz:FILE, folder:DIR, hub:NAME.
+        problems: name -> space, evaluator and, where they differ, objective, budget and data; for several problems, in a
             --config file. By default a table of small networks on digits that comes with nasenv.
         seeds: number of searches of each agent on each problem.
         first_seed: seed of the first of them; the others follow.
-        metric: what agents are ranked by, of the incumbent at the end of the budget.
-        published: problem -> source, and metric -> agent -> [mean, standard deviation] of what others published.
+        rank_by: what agents are ranked by, of the incumbent at the end of the budget: its reward or a score.
+        published: problem -> source, and reward, val_score or test_score -> agent -> [mean, standard deviation] of what
+            others published.
         output: folder for everything; by default under runs, named after what is compared.
         workers: searches side by side, in processes of one thread each; 0 searches in this process; auto is one for
             each processor core.
@@ -87,36 +113,42 @@ def compare(
     """
     console = Terminal()
     numbers = range(first_seed, integer("first_seed", first_seed, least=0) + integer("seeds", seeds, least=1))
-    contenders = default_agents() if agents is None else agents
+    contenders = {name: kind() for name, kind in _AGENTS.items()} if agents is None else agents
     made = problems_of(space, evaluator, objective or Score(), budget, problems)
-    others = published_of(published or {}, made)
+    others = {problem: PublishedResults.of(values) for problem, values in (published or {}).items()}
+    if strangers := [problem for problem in others if problem not in made]:
+        raise InputError(f"published: there is no problem {strangers[0]!r}; there are {', '.join(made)}")
     processes = len(os.sched_getaffinity(0)) if workers == "auto" else integer("workers", workers, least=0)
     limit = _limit(timeout_seconds, made)
-    config = config_of(contenders, made, metric, published)
+    config = {
+        "agents": {name: agent.config() for name, agent in contenders.items()},
+        "problems": {name: without_derived(problem.config()) for name, problem in made.items()},
+        "rank_by": rank_by,
+        **({"published": dict(published)} if published else {}),
+    }
     folder = user_path(output) if output is not None else Path("runs") / f"compare-{digest(config)[:6]}"
     comparison = Comparison(made, contenders, numbers, folder, None if cache == "none" else cache)
     with comparison.held():
-        text = _write_config(folder, {**config, "seeds": seeds, "first_seed": first_seed})
-        if backend == "ray":
-            _run(comparison, lambda done: comparison.run_on_ray(done, address, limit), console)
-        else:
-            _run(comparison, lambda done: comparison.run(done, processes, limit), console)
-        summaries, figures = _conclude(comparison, metric, console)
-        hardware, versions = _setting()
-        command = ["nasenv", "compare", "--config", str(folder / "config.yaml")]
-        description = Description(shlex.join(command), text, hardware, versions)
-        title = f"{len(contenders)} agents, {len(numbers)} seeds: {', '.join(made)}"
-        write_report(folder / "report.html", title, summaries, figures, description, others)
-    _say(folder, console)
-
-
-def _write_config(folder: Path, config: Mapping[str, Any]) -> str:
-    text = yaml.safe_dump(dict(config), sort_keys=False)
-    try:
+        text = yaml.safe_dump({**config, "seeds": seeds, "first_seed": first_seed}, sort_keys=False)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"output {folder} cannot be written: {error.strerror}") from error
-    return text
+        on_ray = backend == "ray"
+        run = partial(comparison.run_on_ray, address=address) if on_ray else partial(comparison.run, workers=processes)
+        _run(comparison, partial(run, timeout_seconds=limit), console)
+        summaries, figures = _conclude(comparison, rank_by, console)
+        title = f"{len(contenders)} agents, {len(numbers)} seeds: {', '.join(made)}"
+        write_report(folder / "report.html", title, summaries, figures, _description(folder, text), others)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    tables = f"{folder / 'summary.csv'}, {folder / 'results.csv'}"
+    console.print(f"figures: {folder / 'figures'}; tables: {tables}", soft_wrap=True)
+    board = shlex.join(["tensorboard", "--logdir", str(folder / "runs")])
+    console.print(f"every run in TensorBoard: {board}", soft_wrap=True)
+
+
+def _description(folder: Path, configuration: str) -> Description:
+    versions = dict(provenance())
+    hardware = "{}, {} cores, {}".format(*(versions.pop(name) for name in ("processor", "cores", "system")))
+    command = shlex.join(["nasenv", "compare", "--config", str(folder / "config.yaml")])
+    return Description(command, configuration, hardware, versions)
 
 
 def _limit(timeout_seconds: float | None, problems: Mapping[str, Problem]) -> float | None:
@@ -128,7 +160,7 @@ def _limit(timeout_seconds: float | None, problems: Mapping[str, Problem]) -> fl
 
 
 def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], console: Terminal) -> None:
-    total, missing = len(comparison.jobs), len(comparison.pending)
+    total, missing = len(comparison.keys), len(comparison.pending)
     kept = f"; {total - missing} are there already" if missing < total else ""
     console.print(f"{total} runs in {comparison.folder}{kept}", soft_wrap=True)
     with ComparisonProgress(console, missing) as progress, stopping(comparison.stop):
@@ -136,44 +168,61 @@ def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], co
 
 
 def _conclude(
-    comparison: Comparison, metric: Metric, console: Terminal
+    comparison: Comparison, rank_by: Quantity, console: Terminal
 ) -> tuple[list[Summary], dict[str, dict[str, str]]]:
     """Write results.csv, summary.csv and the figures, print the standings, and return what the report shows."""
     folder = comparison.folder
-    digests = comparison.write_results(folder / "results.csv")
+    runs = comparison.write_results(folder / "results.csv")
     random = next((name for name, agent in comparison.agents.items() if isinstance(agent, RandomSearch)), None)
     summaries, figures = [], {}
     for name, problem in comparison.problems.items():
-        summary = summarise(name, digests[name], problem.optimum, metric, random=random)
-        figures[name] = save(draw(summary, digests[name], random), folder / "figures", name)
+        summary = summarise(name, runs[name], problem.optimum, rank_by, random=random, metric=problem.metric)
+        figures[name] = save(draw(summary, runs[name], random), folder / "figures", name)
         summaries.append(summary)
-        _show(summary, console)
+        heads, rows = standings_table(summary)
+        title = f"{name}: mean ± standard deviation over the seeds"
+        shown = Table(*heads, title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
+        for sentence in summary.conclusions:
+            console.print(f"- {sentence}")
     write_summary(folder / "summary.csv", summaries)
     return summaries, figures
 
 
-def _show(summary: Summary, console: Terminal) -> None:
-    heads, rows = standings_table(summary)
-    title = f"{summary.problem}: mean ± standard deviation over the seeds"
-    shown = Table(*heads, title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
-    for verdict in summary.verdicts:
-        console.print(f"- {verdict}")
+def problems_of(
+    space: SearchSpace | None,
+    evaluator: Evaluator | None,
+    objective: Objective,
+    budget: Budget,
+    problems: Mapping[str, Any] | None,
+) -> dict[str, Problem]:
+    """Return the problems by name: the one of the options, those of the file, or the shipped one.
+
+    Raises:
+        InputError: a space without an evaluator or the reverse, both ways at once, or a problem that cannot be made.
+        SystemExit: code 2 after one line on stderr where a problem of the file has options that it cannot have.
+    """
+    if (space is None) != (evaluator is None):
+        raise InputError("give both --space and --evaluator, or neither: an evaluator is made for a space")
+    if space is None or evaluator is None:
+        common = {"objective": objective.config(), "budget": asdict(budget)}
+        named = _SHIPPED if problems is None else problems
+        return {name: _problem(name, values, common) for name, values in named.items()}
+    if problems:
+        raise InputError("give either --space and --evaluator or problems, not both")
+    data = evaluator.dataset.name if evaluator.dataset else type(evaluator).__name__
+    return {f"{type(space).__name__}-{data}": Problem(space, evaluator, objective, budget)}
 
 
-def _say(folder: Path, console: Terminal) -> None:
-    lines = [
-        f"report: {folder / 'report.html'}",
-        f"figures: {folder / 'figures'}; tables: {folder / 'summary.csv'}, {folder / 'results.csv'}",
-        f"every run in TensorBoard: {shlex.join(['tensorboard', '--logdir', str(folder / 'runs')])}",
-    ]
-    console.print("\n".join(lines), soft_wrap=True)
-
-
-def _setting() -> tuple[str, dict[str, str]]:
-    """Return the hardware in words, and versions and commits by name."""
-    known = dict(provenance())
-    hardware = [known.pop(name) for name in ("processor", "cores", "system")]
-    return f"{hardware[0]}, {hardware[1]} cores, {hardware[2]}", known
+def _problem(name: str, values: Any, common: Mapping[str, Any]) -> Problem:
+    """Return the problem of a file: what it does not say is as in all; of its budget, what it says counts."""
+    budget = values.get("budget", {}) if isinstance(values, Mapping) else None
+    if not isinstance(budget, Mapping):
+        raise InputError(f"problem {name}: expected options, among them perhaps budget with its own, got {values}")
+    try:
+        options = {**common, **values, "budget": {**common["budget"], **budget}}
+        return make(Problem, f"nasenv compare: problem {name}", options)
+    except InputError as error:
+        raise InputError(f"problem {name}: {error}") from error

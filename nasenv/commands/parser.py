@@ -16,6 +16,7 @@ from nasenv.errors import printable
 from nasenv.files import user_path
 
 _LONGEST = 200_000  # characters of a text of options: PyYAML reads a few hundred thousand a second
+_SOURCE = "data.source"
 _MOST_NODES = 100_000  # values in it, once its aliases are written out
 
 
@@ -27,10 +28,11 @@ class Parser(jsonargparse.ArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:  # type: ignore[override]
         """Parse a command line; whatever a user's own module raises when it is imported becomes one line too."""
+        line = self._with_source(args[0] if args else sys.argv[1:])
         if self.exit_on_error:
-            self._refuse_name_given_twice(args[0] if args else sys.argv[1:])
+            self._refuse_name_given_twice(line)
         try:
-            return super().parse_args(*args, **kwargs)
+            return super().parse_args(line, *args[1:], **kwargs)
         except Exception as error:
             if not self.exit_on_error:
                 raise
@@ -45,6 +47,22 @@ class Parser(jsonargparse.ArgumentParser):
             self.error(f"config file {cfg_path}: expected options, got {size:,} bytes")
         parsed: jsonargparse.Namespace = super().parse_path(cfg_path, *args, **kwargs)
         return parsed
+
+    def _with_source(self, line: Sequence[str]) -> list[str]:
+        """Return a command line in which ``--data TEXT`` is written ``--data.source TEXT``."""
+        if not self._has_source():
+            return list(line)
+        return [re.sub(r"^--data(?=$|=)", f"--{_SOURCE}", word) for word in line]
+
+    def _apply_actions(self, cfg: Any, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:
+        """Take in a configuration, in which ``data: TEXT`` stands for ``data: {source: TEXT}``."""
+        if isinstance(cfg, dict) and isinstance(cfg.get("data"), str) and self._has_source():
+            cfg = {**cfg, "data": {"source": cfg["data"]}}
+        applied: jsonargparse.Namespace = super()._apply_actions(cfg, *args, **kwargs)
+        return applied
+
+    def _has_source(self) -> bool:
+        return f"--{_SOURCE}" in self._option_string_actions
 
     def _refuse_name_given_twice(self, line: Sequence[str]) -> None:
         """Exit where a command line names one of several things twice, as `--agents.p PPO --agents.p A2C`."""

@@ -40,7 +40,7 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
         raise InputError(f"{folder} holds no model; expected the folder of a run that has ended")
     model = load_model(folder / "model", space)
     raw, labels, files = load_images(images)
-    likely = probabilities(model, _in_colour(raw, model.input_shape[0]))
+    likely = probabilities(model, _in_colour(raw, model.task.shape[0]))
     best = likely.argmax(axis=1)
     names = np.array(model.class_names)
     found = zip(files or range(len(best)), names[best], (f"{p:.4f}" for p in likely.max(axis=1)), strict=True)

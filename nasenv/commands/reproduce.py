@@ -12,6 +12,7 @@ from nasenv.agents.agent import Agent
 from nasenv.commands.arguments import call
 from nasenv.commands.terminal import Terminal
 from nasenv.commands.train import concluded, starting_designs
+from nasenv.data.dataset import Data
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
@@ -67,6 +68,7 @@ def _search(
     agent: Agent,
     objective: Objective,
     budget: Budget,
+    data: Data = Data(),  # noqa: B008, it is frozen
     seed: int = 0,
     start_from: list[str] | None = None,
 ) -> Callable[..., Search]:

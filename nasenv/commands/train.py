@@ -22,6 +22,7 @@ from nasenv.commands.spent import show_spent
 from nasenv.commands.stopping import stopping
 from nasenv.commands.terminal import Terminal
 from nasenv.configuration import digest
+from nasenv.data.dataset import Data
 from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import read_whole, user_path, write_whole
@@ -48,6 +49,7 @@ def train(
     agent: Agent,
     objective: Objective,
     budget: Budget,
+    data: Data = Data(),  # noqa: B008, it is frozen
     seed: int = 0,
     run_dir: str | None = None,
     cache: str = "runs/cache.db",
@@ -62,6 +64,7 @@ def train(
         agent: what proposes designs.
         objective: measurement -> reward.
         budget: when the search is over.
+        data: what the evaluator trains on: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME.
         seed: seeds the agent.
         run_dir: folder for everything that the run leaves; by default under runs, named after the configuration.
         cache: file of measurements shared by searches, or postgresql://user@host:port/database for those of several
@@ -99,7 +102,7 @@ def train(
 
 def run_name(config: Mapping[str, Any]) -> str:
     """Return the name of a run that follows from its configuration, so that the same command finds it again."""
-    data = str(config["evaluator"]["init_args"].get("dataset", config["evaluator"]["class_path"].rpartition(".")[2]))
+    data = str(config.get("data", {}).get("source", config["evaluator"]["class_path"].rpartition(".")[2]))
     parts = [
         config["space"]["class_path"].rpartition(".")[2],
         data.rstrip("/")[-_LONGEST_DATA:],  # the end of a path says most, and a file's name has 255 bytes at most
@@ -158,7 +161,7 @@ def concluded(search: Search, console: Terminal) -> Result:
     """Run a search to its end and return its result, saying how it goes; raise SearchStopped where it is stopped."""
     console.print(coverage(search.space, search.budget), soft_wrap=True)
     search.on_wait = lambda text: console.print(text, soft_wrap=True)
-    for notice in search.notices:
+    for notice in search.files.notices if search.files is not None else ():
         console.print(f"note: {notice}", soft_wrap=True)
     try:
         with stopping(search.stop):
@@ -222,7 +225,7 @@ def _show(result: Result, folder: Path, console: Terminal) -> None:
     console.print(shown)
     lines = [
         f"winner: {result.winner.text}",
-        f"test accuracy of this network: {result.test_score:.4f}",
+        f"test {result.metric} of this network: {result.test_score:.4f}",
         f"everything is in {folder}: {', '.join(_left(folder))}",
         f"look at the search:   {_typed('tensorboard', '--logdir', folder.parent)}",
     ]

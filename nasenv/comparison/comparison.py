@@ -1,28 +1,26 @@
-"""Runs of several agents on several problems from many seeds, in worker processes; those done already are kept."""
+"""A comparison runs several agents on several problems from many seeds; runs that are done already are kept."""
 
 from __future__ import annotations
 
 import csv
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import takewhile
 from pathlib import Path
 from urllib.parse import quote
 
 from nasenv.agents.agent import Agent
-from nasenv.comparison.digest import Digest
-from nasenv.comparison.on_ray import RayRuns
 from nasenv.comparison.problem import Problem
-from nasenv.comparison.run import Run
-from nasenv.comparison.runner import Job, Runner
+from nasenv.comparison.run import Run, Trajectory
+from nasenv.comparison.runner import RunKey, Runner
 from nasenv.errors import InputError, SearchStopped
 from nasenv.workers.pool import WorkerPool
 
 _LONGEST_NAME = 200  # as written in a file's name, of 255 bytes, where an umlaut takes six
 _COLUMNS = (
     *("problem", "agent", "seed", "evaluation", "proposal", "seconds", "architecture"),
-    *("reward", "val_accuracy", "final_val_accuracy", "test_accuracy"),
+    *("reward", "val_score", "final_val_score", "test_score"),
 )
 
 
@@ -60,12 +58,12 @@ class Comparison:
         self._stopped: str | None = None
         self._cache = cache
         self._runner = Runner(problems, agents, folder / "runs", cache)
-        self.jobs = [Job(p, a, s) for s in seeds for p in problems for a in agents]
-        self.pending = [job for job in self.jobs if not self._is_done(job)]
+        self.keys = [RunKey(p, a, s) for s in seeds for p in problems for a in agents]
+        self.pending = [key for key in self.keys if not self._is_done(key)]
 
-    def _is_done(self, job: Job) -> bool:
-        path = self._runner.path(job)
-        return path.exists() and Run.is_of(path, self._runner.identity(job))
+    def _is_done(self, key: RunKey) -> bool:
+        path = self._runner.path(key)
+        return path.exists() and Run.is_of(path, self._runner.identity(key))
 
     def run(self, done: Callable[[Run], None], workers: int, timeout_seconds: float | None) -> None:
         """Do what is not yet done; to be called while the folder is ``held``.
@@ -80,14 +78,16 @@ class Comparison:
             InputError: an evaluator that fails; an agent that does is named in the run.
             SearchStopped: it was stopped before all were done.
         """
-        self._bring()
+        self._fill_cache()
         if workers == 0 or not self.pending:
             begun = takewhile(lambda _: not self._runner.is_stopped(), self.pending)
-            self._hear(((job, self._runner(job)) for job in begun), done)
+            self._collect(((key, self._runner(key)) for key in begun), done)
             return
-        pool: WorkerPool[Job, Run | None] = WorkerPool(self._runner, min(workers, len(self.pending)), timeout_seconds)
+        pool: WorkerPool[RunKey, Run | None] = WorkerPool(
+            self._runner, min(workers, len(self.pending)), timeout_seconds
+        )
         try:
-            self._hear(pool.stream(self.pending, self._runner.give_up, self._runner.is_stopped), done)
+            self._collect(pool.stream(self.pending, self._runner.give_up, self._runner.is_stopped), done)
         finally:
             pool.close()
 
@@ -109,16 +109,18 @@ class Comparison:
                 f"the machines of a cluster cannot share the file {self._cache} as a cache; give the URL of a "
                 "PostgreSQL database with --cache, or none"
             )
-        self._bring()
+        self._fill_cache()
         if self.pending:
-            with RayRuns(self._runner, address) as runs:
-                self._hear(runs.stream(self.pending, timeout_seconds), done)
+            from nasenv.comparison.ray import RayRuns  # Ray is an extra
 
-    def _bring(self) -> None:
+            with closing(RayRuns(self._runner, address)) as runs:
+                self._collect(runs.stream(self.pending, timeout_seconds), done)
+
+    def _fill_cache(self) -> None:
         pending = set(self.pending)
-        self._runner.bring(job for job in self.jobs if job not in pending)
+        self._runner.bring(key for key in self.keys if key not in pending)
 
-    def _hear(self, answers: Iterator[tuple[Job, Run | None]], done: Callable[[Run], None]) -> None:
+    def _collect(self, answers: Iterator[tuple[RunKey, Run | None]], done: Callable[[Run], None]) -> None:
         """Tell of each run that is done; raise SearchStopped where the comparison was stopped."""
         runs = 0
         for _, run in answers:
@@ -126,8 +128,8 @@ class Comparison:
                 runs += 1
                 done(run)
         if self._stopped is not None and runs < len(self.pending):
-            known = len(self.jobs) - len(self.pending) + runs
-            raise SearchStopped(f"{self._stopped}; {known} of {len(self.jobs)} runs are done")
+            known = len(self.keys) - len(self.pending) + runs
+            raise SearchStopped(f"{self._stopped}; {known} of {len(self.keys)} runs are done")
 
     def stop(self, reason: str) -> None:
         """Ask ``run`` to end early: trainings in flight are waited for and kept, searches on tables run to their end.
@@ -159,26 +161,26 @@ class Comparison:
 
     def runs(self, problem: str) -> Iterator[Run]:
         """Yield the runs of a problem, read one at a time."""
-        for job in self.jobs:
-            if job.problem == problem:
-                yield Run.read(self._runner.path(job))
+        for key in self.keys:
+            if key.problem == problem:
+                yield Run.read(self._runner.path(key))
 
-    def write_results(self, path: Path) -> dict[str, list[Digest]]:
-        """Write one CSV row for each evaluation of each run, unknowns empty; return the runs' digests by problem."""
-        digests: dict[str, list[Digest]] = {problem: [] for problem in self.problems}
+    def write_results(self, path: Path) -> dict[str, list[Trajectory]]:
+        """Write one CSV row for each evaluation of each run, unknowns empty; return the trajectories by problem."""
+        trajectories: dict[str, list[Trajectory]] = {problem: [] for problem in self.problems}
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(_COLUMNS)
             for problem in self.problems:
                 for run in self.runs(problem):
                     writer.writerows(_rows(run))
-                    digests[problem].append(Digest.of(run))
-        return digests
+                    trajectories[problem].append(Trajectory.of(run))
+        return trajectories
 
 
 def _rows(run: Run) -> Iterator[list[object]]:
     columns = [run.proposal.tolist(), run.seconds.tolist(), run.architectures]
-    for values in (run.reward, run.val_accuracy, run.final_val_accuracy, run.test_accuracy):
+    for values in (run.reward, run.val_score, run.final_val_score, run.test_score):
         columns.append([None if v != v else v for v in values.tolist()])
     for evaluation, row in enumerate(zip(*columns, strict=True), 1):
         yield [run.problem, run.agent, run.seed, evaluation, *row]

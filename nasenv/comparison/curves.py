@@ -1,4 +1,4 @@
-"""Anytime curves: how good the incumbent of an agent is, over its runs, as the search goes on."""
+"""Anytime curves say how good the incumbent of an agent is, over its runs, as the search goes on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.comparison.digest import Digest, digested, final_known
-from nasenv.comparison.findings import Metric
-from nasenv.comparison.run import Run
+from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
 from nasenv.comparison.statistics import at, interquartile_interval, interquartile_mean
 from nasenv.errors import InputError
 
@@ -25,7 +23,7 @@ _Floats = NDArray[np.float64]
 class Curve:
     """The incumbents of one agent on one problem over its runs, at each of g points.
 
-    A run that has ended keeps its last incumbent. A run counts from its first evaluation on; for accuracies, from
+    A run that has ended keeps its last incumbent. A run counts from its first evaluation on; for scores, from
     its first that did not fail. Where the incumbent of a run that counts is not known (of a search that trains, only
     the last one is tested), everything is nan: a mean of the known ones alone would favour the quick.
 
@@ -44,40 +42,30 @@ class Curve:
     runs: NDArray[np.int64]
 
 
-def curve(
-    runs: Iterable[Run | Digest],
-    metric: Metric,
-    against: Against,
-    points: int = 300,
-    seed: int = 0,
-    most: int | None = None,
-) -> Curve:
+def curve(runs: Iterable[Run], quantity: Quantity, against: Against, points: int = 300, seed: int = 0) -> Curve:
     """Return the curve of one agent's runs on one problem, without the faulty ones.
 
     Args:
-        runs: the runs, or their digests.
-        metric: what of the incumbent; ``val_accuracy`` is the one after the final training where that is known of
-            every incumbent, else the one measured in the search.
+        runs: the runs, or their trajectories.
+        quantity: what of the incumbent; `val_score` is the one after the final training where that is known of every
+            incumbent, else the one measured in the search.
         against: what the grid counts.
         points: at most so many points of the grid, evenly spaced.
         seed: the bootstrap's.
-        most: at most so many of these points are computed, from the first to the last; None computes all.
 
     Raises:
-        InputError: no run that came to its end, another metric or axis, fewer than 2 points.
+        InputError: no run that came to its end, another quantity or axis, fewer than 2 points.
     """
-    if metric not in get_args(Metric) or against not in get_args(Against) or points < 2:
+    if quantity not in get_args(Quantity) or against not in get_args(Against) or points < 2:
         raise InputError(
-            f"a curve takes one of {', '.join(get_args(Metric))} against one of {', '.join(get_args(Against))} at 2 or "
-            f"more points, got {metric!r} against {against!r} at {points!r}"
+            f"a curve takes one of {', '.join(get_args(Quantity))} against one of {', '.join(get_args(Against))} at 2 "
+            f"or more points, got {quantity!r} against {against!r} at {points!r}"
         )
-    sound = [digest for digest in digested(runs) if digest.fault is None]
+    sound = [run for run in trajectories(runs) if run.fault is None]
     if not sound:
         raise InputError("a curve needs one or more runs that came to their end, got none")
     grid = _grid(sound, against, points)
-    if most is not None:
-        grid = grid[np.unique(np.linspace(0, len(grid) - 1, most).round().astype(int))]
-    table, counts = _table(sound, metric, against, grid)
+    table, counts = _table(sound, quantity, against, grid)
     mean, iqm, low, high = (np.full(len(grid), np.nan) for _ in range(4))
     for n in np.unique(counts[counts > 0]):
         columns = counts == n
@@ -87,25 +75,25 @@ def curve(
     return Curve(grid, mean, iqm, low, high, counts)
 
 
-def _grid(sound: Sequence[Digest], against: Against, points: int) -> _Floats:
+def _grid(sound: Sequence[Trajectory], against: Against, points: int) -> _Floats:
     if against == "seconds":
-        first, last = min(d.seconds[0] for d in sound), max(d.charged_seconds for d in sound)
+        first, last = min(run.seconds[0] for run in sound), max(run.charged_seconds for run in sound)
         return np.unique(np.linspace(first, last, points))  # one point where nothing was charged
-    most = max(d.evaluations for d in sound)
+    most = max(run.evaluations for run in sound)
     return np.unique(np.rint(np.linspace(1, most, min(points, most))))
 
 
 def _table(
-    sound: Sequence[Digest], metric: Metric, against: Against, grid: _Floats
+    sound: Sequence[Trajectory], quantity: Quantity, against: Against, grid: _Floats
 ) -> tuple[_Floats, NDArray[np.int64]]:
     """Return the incumbents' values, (runs, g), each column ascending, and how many of them count, (g,)."""
     final = final_known(sound)
     table = np.full((len(sound), len(grid)), np.nan)
     started = np.zeros(table.shape, dtype=bool)
-    for i, digest in enumerate(sound):
-        counts = np.isfinite(digest.reward if metric == "reward" else digest.val_accuracy)
-        x = (digest.seconds if against == "seconds" else digest.evaluation)[counts].astype(np.float64)
-        table[i] = at(x, digest.values(metric, final)[counts], grid)
+    for i, run in enumerate(sound):
+        counts = np.isfinite(run.reward if quantity == "reward" else run.val_score)
+        x = (run.seconds if against == "seconds" else run.evaluation)[counts].astype(np.float64)
+        table[i] = at(x, run.values(quantity, final)[counts], grid)
         started[i] = np.isfinite(at(x, x, grid))
     unknown = (started & np.isnan(table)).any(axis=0)
     return np.sort(table, axis=0), np.where(unknown, 0, started.sum(axis=0))  # nan is sorted to the end

@@ -1,4 +1,4 @@
-"""What all pictures of a comparison share: looks of the agents, type, a title, a note, axes.
+"""The pictures of a comparison are drawn with the same looks of agents, type, titles, notes, axes and panels of lines.
 
 One agent has one colour and dash in all of them, from Okabe and Ito's palette, which colour-blind readers can tell
 apart (https://jfly.uni-koeln.de/color); random search is grey and dashed. As in `nasenv.plots`, no pyplot.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 Looks: TypeAlias = Mapping[str, Mapping[str, Any]]
 """How each agent's line is drawn."""
@@ -25,6 +29,7 @@ DPI = 200
 """The layout is made for it: text is not equally wide at all."""
 
 _FONT = 8.5  # points
+_LABEL_LINE = 10.5  # points from one label at the lines' ends to the next
 _PALE = "#e4e4e4"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES: tuple[Any, ...] = ("solid", (0, (6, 1.5, 1, 1.5)), (0, (1, 1)), (0, (8, 2)))
@@ -83,3 +88,97 @@ def one_line(text: str, length: int) -> str:
     """Return the text without line breaks, cut to so many characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+@dataclass(frozen=True)
+class Line:
+    """Steps of y, (n,), each from its x, (n,), on, in a band from low to high."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def after(self, share: float) -> int:
+        """Return the index of the first known point from this share, 0 to 1, of the known way on."""
+        known = np.flatnonzero(np.isfinite(self.y))
+        start, end = self.x[known[[0, -1]]]
+        point = min(end, start + share * (end - start))  # rounding may lead beyond the end
+        return int(known[np.searchsorted(self.x[known], point)])
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: a line an agent, with words for the axes and what sets the limits of y."""
+
+    lines: Mapping[str, Line]
+    x_label: str
+    y_label: str
+    limit: Callable[[Axes, Mapping[str, Line]], None]
+
+
+def panels(rows: Sequence[Sequence[Panel]], looks: Looks, title: str, note: str) -> Figure | None:
+    """Return a figure of rows of panels, the agents' names at the ends of their lines; None without any panel."""
+    rows = [kept for row in rows if (kept := [panel for panel in row if panel.lines])]
+    if not rows:
+        return None
+    columns = max(len(row) for row in rows)
+    height = max(2.3, _LABEL_LINE * len(looks) / 72)
+    figure = new_figure((1.2 + 3.3 * columns, 0.7 + (height + 0.45) * len(rows)), title, note)
+    for i, row in enumerate(rows):
+        for j, panel in enumerate(row):
+            axes = figure.add_subplot(len(rows), columns, i * columns + j + 1)
+            dress(axes, panel.x_label, panel.y_label)
+            for agent, line in panel.lines.items():
+                colour = looks[agent]["color"]
+                axes.fill_between(line.x, line.low, line.high, step="post", color=colour, alpha=0.13, lw=0)
+                axes.plot(line.x, line.y, drawstyle="steps-post", **looks[agent])
+            axes.set_xlim(0, max(line.x[-1] for line in panel.lines.values()))
+            panel.limit(axes, panel.lines)
+            _name_ends(axes, panel.lines, looks, height * 72)
+    return settled(figure)
+
+
+def _name_ends(axes: Axes, lines: Mapping[str, Line], looks: Looks, points: float) -> None:
+    """Write each agent's name to the right of the axes, level with its line's end as far as room allows."""
+    agents = list(lines)
+    last = {agent: lines[agent].y[lines[agent].after(1.0)] for agent in agents}
+    bottom, top = axes.get_ylim()
+    ends = axes.transAxes.inverted().transform(
+        axes.transData.transform([(0, np.clip(last[agent], bottom, top)) for agent in agents])
+    )[:, 1]
+    order = np.lexsort((np.array([np.nanmean(line.y) for line in lines.values()]), ends))  # of equals, the quick on top
+    gap = _LABEL_LINE / points
+    steps = gap * np.arange(len(agents))
+    spread = isotonic_regression(ends[order] - steps).x
+    places = np.clip(spread, 0, max(0, 1 - steps[-1])) + steps
+    for k, place in zip(order, places, strict=True):
+        look = looks[agents[k]]
+        away = " ↓" if last[agents[k]] < bottom else ""
+        if not away:
+            end = lines[agents[k]].x[lines[agents[k]].after(1.0)]
+            axes.plot(end, last[agents[k]], "o", ms=2.5, color=look["color"], clip_on=False)
+        axes.plot([1.0, 1.06], [ends[k], place], transform=axes.transAxes, clip_on=False, color=look["color"], lw=0.6)
+        axes.plot([1.06, 1.15], [place] * 2, transform=axes.transAxes, clip_on=False, **look)
+        name = one_line(agents[k], 24) + away
+        axes.text(1.17, place, name, transform=axes.transAxes, va="center", size=SMALL, color=INK, parse_math=False)
+
+
+def focus(axes: Axes, lines: Mapping[str, Line]) -> None:
+    """Show the lines after a tenth of the budget, without agents that end below where the median agent begins."""
+    begin = np.median([line.y[line.after(0.0)] for line in lines.values()])
+    shown = [line for line in lines.values() if line.y[line.after(1.0)] >= begin] or list(lines.values())
+    low = min(min(float(line.low[line.after(1.0)]), float(line.y[line.after(0.1)])) for line in shown)
+    set_limits(axes.set_ylim, low, max(float(np.nanmax(line.high)) for line in shown))
+
+
+def log(axes: Axes, lines: Mapping[str, Line]) -> None:
+    """Make y logarithmic, from half the smallest regret above nought to above the largest."""
+    positive = np.concatenate([line.y[line.y > 0] for line in lines.values()])
+    axes.set_ylim(positive.min() / 2, 1.5 * positive.max())
+    axes.set_yscale("log", nonpositive="clip")
+
+
+def shares(axes: Axes, lines: Mapping[str, Line]) -> None:
+    """Show all of nought to 100 percent."""
+    axes.set_ylim(-2, 102)

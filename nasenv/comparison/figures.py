@@ -1,28 +1,45 @@
-"""The pictures of a comparison: curves over the budget, runs that met the optimum, final values, agents in pairs."""
+"""The figures of a comparison: curves over the budget, runs that met the optimum, final values, agents in pairs."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import matplotlib
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
-from nasenv.comparison.boxes import final_figure
-from nasenv.comparison.curves import Against
-from nasenv.comparison.digest import Digest, digested
-from nasenv.comparison.drawing import DPI, looks_of, one_line
-from nasenv.comparison.findings import Metric, Summary
-from nasenv.comparison.lines import METRICS, Groups, Line, budgets, incumbent_lines, shown_metrics
-from nasenv.comparison.matrix import improvement_figure
-from nasenv.comparison.panels import Panel, focus, log, panels, shares
-from nasenv.comparison.run import Run
+from nasenv.comparison.curves import Against, curve
+from nasenv.comparison.drawing import (
+    DPI,
+    INK,
+    SMALL,
+    Line,
+    Looks,
+    Panel,
+    dress,
+    focus,
+    log,
+    looks_of,
+    new_figure,
+    one_line,
+    panels,
+    set_limits,
+    settled,
+    shares,
+)
+from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
+from nasenv.comparison.statistics import survival, wilson
+from nasenv.comparison.summary import Summary
 from nasenv.plots import to_png
 
 NOTES = {
@@ -36,92 +53,183 @@ NOTES = {
 }
 """What each kind of picture shows; its keys are the kinds, in the order in which they are read."""
 
-_Lines: TypeAlias = Callable[[Metric, Against], Mapping[str, Line]]
-_NORMAL_975 = 1.959964  # the normal distribution's 97.5 % quantile
+_AgentRuns: TypeAlias = Mapping[str, Sequence[Trajectory]]  # the sound runs of one problem, by agent
+_MOST_POINTS = 150  # of a line: a panel is some 170 points wide
+_MOST_DOTS = 3000  # of a panel drawn as shapes; more are drawn as pixels
 
 
-def draw(summary: Summary, runs: Iterable[Run | Digest], random: str | None = None) -> dict[str, Figure]:
+def draw(summary: Summary, runs: Iterable[Run], random: str | None = None) -> dict[str, Figure]:
     """Return the figures of one problem by kind, in the order of `NOTES`, without those that would be empty.
 
     Args:
         summary: what ``summarise`` says of the runs.
-        runs: the problem's runs, or their digests; the faulty ones are left out, here as there.
+        runs: the problem's runs, or their trajectories; the faulty ones are left out, here as there.
         random: the agent that is drawn in grey and dashed: random search, as a rule.
     """
-    digests = digested(runs)
-    looks = looks_of(list(dict.fromkeys(digest.agent for digest in digests)), random)
-    groups = {agent: [d for d in digests if d.agent == agent and d.fault is None] for agent in looks}
-    groups = {agent: group for agent, group in groups.items() if group}
-    if not groups:
+    everything = trajectories(runs)
+    looks = looks_of(list(dict.fromkeys(run.agent for run in everything)), random)
+    sound = {agent: [run for run in everything if run.agent == agent and run.fault is None] for agent in looks}
+    sound = {agent: group for agent, group in sound.items() if group}
+    if not sound:
         return {}
-    title = f"{one_line(summary.problem, 60)} ({_seeds(groups)})"
-    lines = cache(lambda metric, against: incumbent_lines(groups, metric, against))  # two figures show some of them
-    figures = {
-        "anytime": panels(_anytime(groups, summary.metric, lines), looks, title, NOTES["anytime"]),
-        "regret": panels(_regret(groups, summary.optimum, lines), looks, title, NOTES["regret"]),
-        "success": panels(_success(groups, summary.optimum), looks, title, NOTES["success"]),
-        "final": final_figure(groups, summary, looks, title, NOTES["final"]),
-        "improvement": improvement_figure(summary, title, NOTES["improvement"]),
-    }
+    counts = sorted({len({run.seed for run in group}) for group in sound.values()})
+    seeds = f"{counts[0]} to " * (len(counts) > 1) + f"{counts[-1]} seed{'s' * (counts[-1] != 1)}"
+    title = f"{one_line(summary.problem, 60)} ({seeds})"
+    rows = _curve_rows(sound, summary)
+    figures = {kind: panels(row, looks, title, NOTES[kind]) for kind, row in rows.items()}
+    figures["final"] = _final_figure(sound, summary, looks, title)
+    figures["improvement"] = _improvement_figure(summary, title)
     return {kind: figure for kind, figure in figures.items() if figure is not None}
 
 
-def _anytime(groups: Groups, metric: Metric, lines_of: _Lines) -> list[list[Panel]]:
-    """Return a row of panels for each way to count the budget, a panel for each metric."""
-    return [
-        [Panel(lines_of(shown, against), x_label, METRICS[shown][0], focus) for shown in shown_metrics(groups, metric)]
-        for against, x_label in budgets(groups)
-    ]
+def _curve_rows(sound: _AgentRuns, summary: Summary) -> dict[str, list[list[Panel]]]:
+    """Return the rows of panels of each kind of figure that shows lines; a row is a way to count the budget."""
+
+    @cache  # two figures show some of them
+    def lines(quantity: Quantity, against: Against) -> dict[str, Line]:
+        """Return the interquartile mean of each agent whose incumbents are known over most of its budget."""
+        found = {agent: curve(group, quantity, against, _MOST_POINTS) for agent, group in sound.items()}
+        factor = summary.display(quantity).factor
+        return {
+            agent: Line(c.grid, *(factor * part for part in (c.iqm, c.low, c.high)))
+            for agent, c in found.items()
+            if np.isfinite(c.iqm).mean() > 0.5
+        }
+
+    budgets: dict[Against, str] = {"evaluations": "distinct evaluations"}
+    if any(run.charged_seconds > 0 for group in sound.values() for run in group):
+        budgets["seconds"] = "charged seconds"
+    shown = {quantity: summary.display(quantity).label for quantity in _shown(sound, summary.ranked_by)}
+    rows = {"anytime": [[Panel(lines(q, a), x, y, focus) for q, y in shown.items()] for a, x in budgets.items()]}
+    if (optimum := summary.optimum) is not None:
+        regrets = [(_below(lines("reward", against), optimum), words) for against, words in budgets.items()]
+        rows["regret"] = [
+            [
+                Panel(regret, words, "regret (reward)", log)
+                for regret, words in regrets
+                if any((line.y > 0).any() for line in regret.values())  # else a log axis could show nothing
+            ]
+        ]
+        met = {agent: _met(group, optimum) for agent, group in sound.items()}
+        rows["success"] = [[Panel(met, "distinct evaluations", "runs that met the best reward (%)", shares)]]
+    return rows
 
 
-def _regret(groups: Groups, optimum: float | None, lines_of: _Lines) -> list[list[Panel]]:
-    if optimum is None:
-        return []
-    row = []
-    for against, x_label in budgets(groups):
-        lines = {agent: _below(line, optimum) for agent, line in lines_of("reward", against).items()}
-        if any((line.y > 0).any() for line in lines.values()):  # else there is nothing that a log axis could show
-            row.append(Panel(lines, x_label, "regret (reward)", log))
-    return [row]
+def _shown(sound: _AgentRuns, ranked_by: Quantity) -> list[Quantity]:
+    """Return what is drawn: both scores; the reward before them where it ranks the agents and is not the score."""
+    runs = [run for group in sound.values() for run in group]
+    final = final_known(runs)
+    same = all(np.array_equal(run.reward, run.values("val_score", final), equal_nan=True) for run in runs)
+    scores: list[Quantity] = ["val_score", "test_score"]
+    return scores if same or ranked_by != "reward" else ["reward", *scores]
 
 
-def _below(line: Line, optimum: float) -> Line:
-    """Return how far the line lies below the optimum, exactly nought where only rounding tells them apart."""
-    gaps = (optimum - part for part in (line.y, line.high, line.low))
-    return Line(line.x, *(np.where(gap < 1e-12 * max(1.0, abs(optimum)), 0.0, gap) for gap in gaps))
+def _below(lines: Mapping[str, Line], optimum: float) -> dict[str, Line]:
+    """Return how far the lines lie below the optimum, exactly nought where only rounding tells them apart."""
+    least = 1e-12 * max(1.0, abs(optimum))
+    gaps = {agent: [optimum - part for part in (line.y, line.high, line.low)] for agent, line in lines.items()}
+    return {a: Line(lines[a].x, *(np.where(gap < least, 0.0, gap) for gap in parts)) for a, parts in gaps.items()}
 
 
-def _success(groups: Groups, optimum: float | None) -> list[list[Panel]]:
-    if optimum is None:
-        return []
-    lines = {agent: _met(group, optimum) for agent, group in groups.items()}
-    return [[Panel(lines, "distinct evaluations", "runs that met the best reward (%)", shares)]]
-
-
-def _met(group: Sequence[Digest], optimum: float) -> Line:
+def _met(group: Sequence[Trajectory], optimum: float) -> Line:
     """Return the share of runs, in percent, that met the optimum, by evaluations: one minus the Kaplan-Meier estimate.
 
     https://doi.org/10.1080/01621459.1958.10501452. The band is Wilson's, of as many runs as were not censored before,
     so that at the end it is the interval of the success rate; there is none before the first run has met it.
     """
-    first = np.array([digest.met(optimum) or 0 for digest in group])
-    times = np.where(first, first, [digest.evaluations for digest in group])
-    distinct = np.unique(times)
-    at_risk = (times[:, None] >= distinct).sum(axis=0)
-    share = 1 - np.cumprod(1 - (first[:, None] == distinct).sum(axis=0) / at_risk)
+    first = np.array([run.met(optimum) or 0 for run in group])
+    times = np.where(first, first, [run.evaluations for run in group])
+    distinct, surviving = survival(times.astype(float), first > 0, np.ones((1, len(group)), dtype=np.int16))
+    share = 1 - surviving[0]
     n = len(group) - ((first == 0)[:, None] & (times[:, None] < distinct)).sum(axis=0)
-    scale = 1 + _NORMAL_975**2 / n
-    centre = (share + _NORMAL_975**2 / (2 * n)) / scale
-    half = _NORMAL_975 * np.sqrt(share * (1 - share) / n + (_NORMAL_975 / (2 * n)) ** 2) / scale
-    x = np.concatenate([[0], distinct, [max(digest.evaluations for digest in group)]])
-    parts = (np.where(share > 0, np.clip(part, 0, 1), 0.0) for part in (share, centre - half, centre + half))
+    x = np.concatenate([[0], distinct, [max(run.evaluations for run in group)]])
+    parts = (np.where(share > 0, part, 0.0) for part in (share, *wilson(share, n)))
     return Line(x, *(100 * np.concatenate([[0.0], part, part[-1:]]) for part in parts))
 
 
-def _seeds(groups: Groups) -> str:
-    counts = sorted({len({run.seed for run in group}) for group in groups.values()})
-    least, most = counts[0], counts[-1]
-    return f"{least} to {most} seeds" if least < most else f"{most} seed{'s' * (most != 1)}"
+def _final_figure(sound: _AgentRuns, summary: Summary, looks: Looks, title: str) -> Figure | None:
+    """Return rows of agents, the best on top, each run a dot, with a panel for each quantity."""
+    standings = [standing for standing in summary.standings if standing.agent in sound]
+    values = {quantity: _ends(sound, quantity, summary) for quantity in _shown(sound, summary.ranked_by)}
+    values = {quantity: rows for quantity, rows in values.items() if any(map(len, rows.values()))}
+    if not values:
+        return None
+    figure = new_figure((1.2 + 2.9 * len(values), 1.0 + 0.27 * max(2, len(standings))), title, NOTES["final"])
+    for column, (quantity, rows) in enumerate(values.items()):
+        axes = figure.add_subplot(1, len(values), column + 1)
+        shown = summary.display(quantity)
+        dress(axes, shown.label, "")
+        axes.grid(visible=False, axis="y")
+        low = min(_whisker(row) for row in rows.values() if len(row))
+        set_limits(axes.set_xlim, low, max(float(row.max()) for row in rows.values() if len(row)))
+        pixels = sum(map(len, rows.values())) > _MOST_DOTS
+        names = []
+        for y, standing in enumerate(standings):
+            row, spread = rows[standing.agent], getattr(standing, quantity)
+            _draw_values(axes, y, row, looks[standing.agent]["color"], pixels)
+            if spread is not None:
+                value, *ends = (shown.factor * v for v in (spread.iqm.value, spread.iqm.low, spread.iqm.high))
+                axes.plot(ends, [y, y], color=INK, lw=1.4, zorder=4)
+                axes.plot([value], [y], marker="D", ms=4, mfc=INK, mec="white", mew=0.6, zorder=5)
+            hidden = int((row < low).sum())
+            names.append(one_line(standing.agent, 24) * (not column) + f" ({hidden} below)" * (hidden > 0))
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+    return settled(figure)
+
+
+def _ends(sound: _AgentRuns, quantity: Quantity, summary: Summary) -> dict[str, NDArray[np.float64]]:
+    """Return the quantity of the runs' last incumbents by agent, (n,), those that are known, in its unit."""
+    final = final_known((run for group in sound.values() for run in group), slice(-1, None))
+    values = {agent: np.array([run.values(quantity, final)[-1] for run in group]) for agent, group in sound.items()}
+    return {agent: summary.display(quantity).factor * row[np.isfinite(row)] for agent, row in values.items()}
+
+
+def _draw_values(axes: Axes, y: float, values: NDArray[np.float64], colour: str, pixels: bool) -> None:
+    """Draw a run as a dot, scattered about the height y, over a box of the quartiles and the median."""
+    if not len(values):
+        return
+    heights = y + np.random.default_rng(0).uniform(-0.24, 0.24, len(values))
+    quarter, half, three = np.quantile(values, [0.25, 0.5, 0.75])
+    axes.add_patch(Rectangle((quarter, y - 0.32), three - quarter, 0.64, fc=colour, ec=colour, alpha=0.25, lw=0.8))
+    axes.plot([half, half], [y - 0.32, y + 0.32], color=colour, lw=1.6, solid_capstyle="butt")
+    alpha = float(np.clip(20 / len(values), 0.15, 0.7))
+    axes.scatter(values, heights, s=5, color=colour, alpha=alpha, lw=0, rasterized=pixels)
+
+
+def _whisker(values: NDArray[np.float64]) -> float:
+    """Return the lowest value that is shown: none further below the box than six times its width."""
+    quarter, three = np.quantile(values, [0.25, 0.75])
+    return float(values[values >= quarter - 6 * (three - quarter)].min())
+
+
+def _improvement_figure(summary: Summary, title: str) -> Figure | None:
+    """Return a matrix: rows better or worse than columns, blue where the row's agent is likely to end higher."""
+    agents = [s.agent for s in summary.standings if any(s.agent in (p.better, p.worse) for p in summary.pairs)]
+    if not agents:
+        return None
+    n, side = len(agents), 0.42
+    values, separated = np.full((n, n), np.nan), np.zeros((n, n), dtype=bool)
+    for pair in summary.pairs:
+        i, j = agents.index(pair.better), agents.index(pair.worse)
+        values[i, j], values[j, i] = pair.improvement.value, 1 - pair.improvement.value
+        separated[i, j] = separated[j, i] = pair.separated
+    figure = new_figure((max(4.2, 1.4 + side * n), 1.7 + side * n), title, NOTES["improvement"])
+    axes = figure.add_subplot(aspect="equal", xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
+    for i, j in np.argwhere(np.isfinite(values)):
+        cell = colormaps["RdBu"](0.15 + 0.7 * values[i, j])  # blue and red, the darkest left out
+        axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fc=cell, ec="white", lw=0.8))
+        dark, strong = np.dot(cell[:3], (0.3, 0.59, 0.11)) < 0.5, bool(separated[i, j])
+        style: dict[str, Any] = {"color": "white" if dark else INK, "weight": "bold" if strong else "normal"}
+        axes.text(j, i, f"{values[i, j]:.2f}" + "*" * strong, ha="center", va="center", size=SMALL, **style)
+    names = [one_line(agent, 24) for agent in agents]
+    axes.set_xticks(range(n), names, rotation=40, ha="left", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(n), names, parse_math=False)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=SMALL, colors=INK)
+    axes.spines[:].set_visible(False)
+    return settled(figure)
 
 
 def save(figures: Mapping[str, Figure], folder: Path, problem: str) -> dict[str, str]:
@@ -129,7 +237,7 @@ def save(figures: Mapping[str, Figure], folder: Path, problem: str) -> dict[str,
 
     Equal figures give equal bytes. What cannot stand in a file's name is percent-encoded.
     """
-    texts = {kind: to_svg(figure) for kind, figure in figures.items()}
+    texts = {kind: _to_svg(figure) for kind, figure in figures.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for kind, figure in figures.items():
         name = f"{quote(problem, safe=' ')}-{kind}"
@@ -138,7 +246,7 @@ def save(figures: Mapping[str, Figure], folder: Path, problem: str) -> dict[str,
     return texts
 
 
-def to_svg(figure: Figure) -> str:
+def _to_svg(figure: Figure) -> str:
     """Return the figure as an SVG document; text is drawn as shapes, to look the same everywhere.
 
     Points on paths are cut to a hundredth of a point, which halves the file.

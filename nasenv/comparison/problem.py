@@ -1,10 +1,11 @@
-"""What agents are compared on."""
+"""A problem is what agents are compared on: a space, what measures its designs, an objective and a budget."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective, Score
@@ -21,6 +22,7 @@ class Problem:
         evaluator: what measures a design; made for this space.
         objective: measurement -> reward.
         budget: when a search is over.
+        data: what the evaluator was given to train on; for configuration files.
 
     Raises:
         InputError: a budget without a limit.
@@ -30,6 +32,7 @@ class Problem:
     evaluator: Evaluator
     objective: Objective = field(default_factory=Score)
     budget: Budget = field(default_factory=lambda: Budget(evaluations=300))
+    data: Data = field(default_factory=Data)
 
     def __post_init__(self) -> None:
         if self.budget.evaluations is None and self.budget.charged_seconds is None:
@@ -38,6 +41,11 @@ class Problem:
             raise InputError(
                 "wall_seconds would end the searches of a comparison unlike each other; give charged_seconds"
             )
+
+    @property
+    def metric(self) -> str:
+        """The metric of the scores: accuracy, r2, ..., higher being better."""
+        return self.space.task.metric
 
     @property
     def optimum(self) -> float | None:
@@ -67,14 +75,16 @@ class Problem:
 
     def config(self) -> dict[str, Any]:
         """Return how it was made, in plain values."""
-        parts = {"space": self.space, "evaluator": self.evaluator, "objective": self.objective}
-        return {**{name: part.config() for name, part in parts.items()}, "budget": asdict(self.budget)}
+        parts = {name: part.config() for name, part in self._parts().items()}
+        source = self.evaluator.dataset.source if self.evaluator.dataset is not None else None
+        data = {"data": asdict(source)} if source is not None else {}
+        return {**parts, "budget": asdict(self.budget), **data}
 
     def identity(self) -> dict[str, Any]:
         """Return how it was made and the fingerprints of what that led to, data included."""
-        parts = {"space": self.space, "evaluator": self.evaluator, "objective": self.objective}
-        return {
-            **{name: part.identity() for name, part in parts.items()},
-            "budget": self.budget.identity(),
-            "fingerprint": {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()},
-        }
+        parts = {name: part.identity() for name, part in self._parts().items()}
+        prints = {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()}
+        return {**parts, "budget": self.budget.identity(), "fingerprint": prints}
+
+    def _parts(self) -> dict[str, SearchSpace | Evaluator | Objective]:
+        return {"space": self.space, "evaluator": self.evaluator, "objective": self.objective}

@@ -1,28 +1,21 @@
-"""The report of a comparison: one HTML file that needs no network and no script, and reads well on paper."""
+"""The report of a comparison is one HTML file that needs no network and no script, and reads well on paper."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from nasenv.comparison import tables
 from nasenv.comparison.figures import NOTES
-from nasenv.comparison.findings import Summary
-from nasenv.comparison.page import STYLE, html_list, html_picture, html_table
-from nasenv.comparison.tables import (
-    Published,
-    effort_table,
-    faults_table,
-    glance_table,
-    pairs_table,
-    published_table,
-    quality_table,
-    standings_table,
-)
-from nasenv.comparison.words import DEFINITIONS
+from nasenv.comparison.statistics import RESAMPLES
+from nasenv.comparison.summary import LEVEL, Summary
 
-__all__ = ["Description", "Published", "standings_table", "write_report"]
+_LARGER = 1.3  # than on paper: pictures on the page
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ def write_report(
     summaries: Sequence[Summary],
     figures: Mapping[str, Mapping[str, str]],
     description: Description,
-    published: Mapping[str, Published] | None = None,
+    published: Mapping[str, tables.PublishedResults] | None = None,
 ) -> None:
     """Write the report; equal arguments give equal bytes.
 
@@ -60,57 +53,37 @@ def write_report(
         description: how the comparison was made.
         published: problem -> what others published on it.
     """
-    published = published or {}
-    parts = [f"<h1>{escape(title)}</h1>", *_overview(summaries)]
-    for number, summary in enumerate(summaries, start=1):
-        parts += _problem(number, summary, figures.get(summary.problem, {}), published.get(summary.problem))
-    parts += [*_making(description), *_definitions()]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}<title>{escape(title)}</title>\n<style>{STYLE}</style>\n'
-    path.write_text(page + "</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n", encoding="utf-8")
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html")
+    text = page.render(
+        title=title,
+        summaries=summaries,
+        problems=[_problem(k, s, figures.get(s.problem, {})) for k, s in enumerate(summaries, start=1)],
+        published=published or {},
+        description=description,
+        tables=tables,
+        resamples=RESAMPLES,
+        level=LEVEL,
+        metrics=" or ".join(dict.fromkeys(summary.metric.replace("_", " ") for summary in summaries)),
+    )
+    path.write_text(text, encoding="utf-8")
 
 
-def _problem(number: int, summary: Summary, figures: Mapping[str, str], published: Published | None) -> Iterator[str]:
-    yield f'<section id="problem-{number}">\n<h2>{escape(summary.problem)}</h2>'
-    yield "<h3>What may be concluded</h3>"
-    yield html_list(summary.verdicts)
-    yield "<h3>Agents</h3>"
-    best = "" if summary.optimum is None else f" The best reward of the space is {summary.optimum:.6g}."
-    yield f'<p>The best on top.{best} <a href="#words">What the columns mean</a> stands at the end.</p>'
-    yield html_table(quality_table(summary))
-    yield html_table(effort_table(summary))
-    yield from (html_picture(f"problem-{number}-{kind}", NOTES.get(kind, kind), svg) for kind, svg in figures.items())
-    if summary.pairs:
-        yield "<h3>Agents in pairs</h3>"
-        yield html_table(pairs_table(summary), "tall")
-    if published is not None:
-        yield f"<h3>Beside published numbers</h3>\n<p>Published: {escape(published.source)}.</p>"
-        yield html_table(published_table(summary, published))
-    if any(standing.faults for standing in summary.standings):
-        yield "<h3>Faults</h3>\n<p>These runs did not come to their end and count nowhere above.</p>"
-        yield html_table(faults_table(summary), "tall prose")
-    yield "</section>"
+def _problem(number: int, summary: Summary, figures: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the template shows of a problem, its pictures with (what they show, width, drawing) each."""
+    name = f"problem-{number}"
+    pictures = [(NOTES.get(kind, kind), *_picture(f"{name}-{kind}", svg)) for kind, svg in figures.items()]
+    return {"id": name, "summary": summary, "pictures": pictures}
 
 
-def _overview(summaries: Sequence[Summary]) -> Iterator[str]:
-    if len(summaries) < 2:
-        return
-    links = (f'<a href="#problem-{n}">{escape(s.problem)}</a>' for n, s in enumerate(summaries, start=1))
-    yield f"<nav>{' · '.join(links)}</nav>"
-    yield "<h2>All problems</h2>"
-    yield html_table(glance_table(summaries))
-
-
-def _making(description: Description) -> Iterator[str]:
-    yield "<h2>How it was made</h2>"
-    yield f"<p>To make it again:</p>\n<pre>{escape(description.command)}</pre>"
-    yield f"<p>Machine: {escape(description.hardware)}. The pictures are in the folder figures too, as PNG and SVG.</p>"
-    if description.versions:
-        yield html_table((["software", "version"], [[name, version] for name, version in description.versions.items()]))
-    yield f"<p>Configuration:</p>\n<pre>{escape(description.configuration)}</pre>"
-
-
-def _definitions() -> Iterator[str]:
-    yield '<h2 id="words">What the words mean</h2>\n<dl>'
-    yield from (f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in DEFINITIONS.items())
-    yield "</dl>"
+def _picture(name: str, svg: str) -> tuple[str, str]:
+    """Return the width of an SVG document and its drawing: without prolog; its ids begin with the name."""
+    drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    drawing = re.sub(r'(\bid="|href="#|url\(#)', lambda found: found[0] + name + "-", drawing)
+    points = re.search(r'<svg [^>]*\bwidth="([\d.]+)pt"', drawing)
+    return f"{_LARGER * float(points[1]):.0f}pt" if points else "100%", drawing.strip()

@@ -1,18 +1,23 @@
-"""What is left of one search in a comparison: one agent, one problem, one seed."""
+"""One search of a comparison, by one agent on one problem from one seed, and its incumbents for the statistics."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.errors import InputError, printable
 from nasenv.files import open_regular, parse_json, read_whole, spare_memory, write_whole
+
+Quantity = Literal["reward", "val_score", "test_score"]
+"""What of an incumbent is looked at. `val_score` is the one after the final training where that is known of every run,
+else the one measured in the search."""
 
 _Floats = NDArray[np.float64]
 _FIRST_LINE = 1000  # characters, at most
@@ -36,10 +41,10 @@ class Run:
         proposal: (n,), the number, from 1, of the proposal that led to each evaluation.
         seconds: (n,), charged up to and with each evaluation.
         reward: (n,), what the agent was paid.
-        val_accuracy: (n,), in [0, 1], what was measured; nan where the evaluation failed.
-        final_val_accuracy: (n,), in [0, 1], after the final training; nan where unknown.
-        test_accuracy: (n,), in [0, 1], after the final training; nan where unknown. Where finding it out costs a
-            training, only the last incumbent's is known.
+        val_score: (n,), of the task's metric, what was measured; nan where the evaluation failed.
+        final_val_score: (n,), after the final training; nan where unknown.
+        test_score: (n,), after the final training; nan where unknown. Where finding it out costs a training, only the
+            last incumbent's is known.
         early: whether it ended before a limit of its budget: the agent stopped by itself, or only repeated itself.
 
     Raises:
@@ -58,9 +63,9 @@ class Run:
     proposal: NDArray[np.int64]
     seconds: _Floats
     reward: _Floats
-    val_accuracy: _Floats
-    final_val_accuracy: _Floats
-    test_accuracy: _Floats
+    val_score: _Floats
+    final_val_score: _Floats
+    test_score: _Floats
     early: bool = False
 
     def __post_init__(self) -> None:
@@ -77,6 +82,11 @@ class Run:
                 raise ValueError(f"{name} is not finite")
         if not 0.0 <= self.charged_seconds < math.inf or not 0.0 <= self.wall_seconds < math.inf:
             raise ValueError(f"{self.charged_seconds} s were charged in {self.wall_seconds} s")
+
+    @property
+    def fault(self) -> str | None:
+        """What was wrong with it; None where it came to its end."""
+        return self.error if self.error is not None or len(self.reward) else "it ended without an evaluation"
 
     @property
     def incumbents(self) -> NDArray[np.int64]:
@@ -121,7 +131,7 @@ class Run:
             raise _damaged(path, error) from error
 
 
-_PER_EVALUATION = ("proposal", "seconds", "reward", "val_accuracy", "final_val_accuracy", "test_accuracy")
+_PER_EVALUATION = ("proposal", "seconds", "reward", "val_score", "final_val_score", "test_score")
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("problem", "agent", "ended"), str),
     **dict.fromkeys(("seed", "proposals"), int),
@@ -148,3 +158,48 @@ def _value(name: str, value: Any) -> Any:
     if name in _PER_EVALUATION:
         return np.array(value, dtype=np.int64 if name == "proposal" else np.float64)
     return printable(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Trajectory(Run):
+    """The incumbents of a run alone, k evaluations where the run has hundreds; its totals are those of the run.
+
+    Args:
+        evaluation: (k,), the number, from 1, of each evaluation that became the incumbent.
+        evaluations: number of the run's distinct evaluations.
+    """
+
+    evaluation: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    evaluations: int = 0
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """Return the trajectory of a run."""
+        rises = np.unique(run.incumbents)
+        kept = {name: getattr(run, name)[rises] for name in _PER_EVALUATION}
+        texts = tuple(run.architectures[i] for i in rises)
+        whole = {f.name: getattr(run, f.name) for f in fields(run)}
+        return cls(**{**whole, **kept, "architectures": texts}, evaluation=rises + 1, evaluations=len(run.reward))
+
+    def values(self, quantity: Quantity, final: bool) -> _Floats:
+        """Return the incumbents' quantity, (k,), nan where unknown; ``final``: `val_score` after the final training."""
+        values: _Floats = getattr(self, "final_val_score" if quantity == "val_score" and final else quantity)
+        return values
+
+    def met(self, optimum: float) -> int | None:
+        """Return the number of the evaluation that met the best reward of the space; None where none did."""
+        there = self.evaluation[self.reward >= optimum - 1e-12 * max(1.0, abs(optimum))]
+        return int(there[0]) if len(there) else None
+
+
+def trajectories(runs: Iterable[Run]) -> list[Trajectory]:
+    """Return the trajectory of each run; of a stream of runs, each can be forgotten before the next is read."""
+    return [run if isinstance(run, Trajectory) else Trajectory.of(run) for run in runs]
+
+
+def final_known(those: Iterable[Trajectory], incumbents: slice = slice(None)) -> bool:
+    """Return whether these incumbents' validation score after the final training is known in every run.
+
+    Incumbents whose evaluation failed have none and do not matter.
+    """
+    return all(np.isfinite(t.final_val_score[incumbents][np.isfinite(t.val_score[incumbents])]).all() for t in those)

@@ -1,4 +1,4 @@
-"""Does one run of a comparison: the search, what its designs are worth at last, and the files that it leaves."""
+"""One run of a comparison is done: the search, what its designs are worth at last, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -30,7 +30,7 @@ from nasenv.search.search import Search
 from nasenv.trial import Architecture, Purpose, Trial
 
 if TYPE_CHECKING:
-    from nasenv.records.tensorboard import Record
+    from nasenv.records.tensorboard import TensorBoardWriter
 
 _POINTS = 50  # of a curve in TensorBoard; writing some 100 takes as long as a search on a table
 _DONE = "run.json"
@@ -39,8 +39,8 @@ _KINDS: tuple[Literal["confirm", "test"], ...] = ("confirm", "test")
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run: which agent, on which problem, from which seed."""
+class RunKey:
+    """Which run: of which agent, on which problem, from which seed."""
 
     problem: str
     agent: str
@@ -68,41 +68,41 @@ class Runner:
             for a, agent in agents.items()
         }
 
-    def path(self, job: Job) -> Path:
+    def path(self, key: RunKey) -> Path:
         """Return the file that says, when it is there, that this run is done."""
-        names = [quote(name, safe=" ") for name in (job.problem, job.agent)]
-        return self._folder.joinpath(*names, f"seed-{job.seed}", _DONE)
+        names = [quote(name, safe=" ") for name in (key.problem, key.agent)]
+        return self._folder.joinpath(*names, f"seed-{key.seed}", _DONE)
 
-    def identity(self, job: Job) -> str:
+    def identity(self, key: RunKey) -> str:
         """Return a hash of all that the run follows from, but for its seed."""
-        return self._identities[job.problem, job.agent]
+        return self._identities[key.problem, key.agent]
 
-    def __call__(self, job: Job) -> Run | None:
+    def __call__(self, key: RunKey) -> Run | None:
         """Do a run, write what is left of it, and return it; None where it was stopped, and is to go on another time.
 
         A search that trains stops when its training in flight is done; one on a table goes to its end, in seconds.
         """
-        problem, path = self._problems[job.problem], self.path(job)
+        problem, path = self._problems[key.problem], self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         trains = problem.evaluator.trains
         opened = closing(Cache(self._cache, waits=True)) if trains and self._cache is not None else nullcontext(None)
         with opened as cache:
-            search = self._search(job, cache, path.parent if trains else None)
-            with search, self._stopping(search, job):
+            search = self._search(key, cache, path.parent if trains else None)
+            with search, self._watched(search, key):
                 try:
-                    run = self._searched(search, job)
+                    run = self._searched(search, key)
                 except SearchStopped:
                     return None
                 self._record(run, search, path.parent)
-        run.write(path, self.identity(job))
+        run.write(path, self.identity(key))
         return run
 
-    def _search(self, job: Job, cache: Cache | None = None, run_dir: Path | None = None) -> Search:
-        problem, agent = self._problems[job.problem], copy.deepcopy(self._agents[job.agent])
+    def _search(self, key: RunKey, cache: Cache | None = None, run_dir: Path | None = None) -> Search:
+        problem, agent = self._problems[key.problem], copy.deepcopy(self._agents[key.agent])
         parts = (problem.space, problem.evaluator, agent, problem.budget, problem.objective)
-        return Search(*parts, cache=cache, seed=job.seed, run_dir=run_dir)
+        return Search(*parts, cache=cache, seed=key.seed, run_dir=run_dir)
 
-    def bring(self, done: Iterable[Job]) -> None:
+    def bring(self, done: Iterable[RunKey]) -> None:
         """Add to the cache what runs have trained that are done: its server may have been away when they ended.
 
         Raises:
@@ -111,11 +111,11 @@ class Runner:
         if self._cache is None or not any(problem.evaluator.trains for problem in self._problems.values()):
             return
         with closing(Cache(self._cache)) as cache:
-            for job in filter(self.trains, done):
-                trained = self.path(job).with_name(TRIALS)
+            for key in filter(self.trains, done):
+                trained = self.path(key).with_name(TRIALS)
                 if trained.exists():
-                    with closing(TrialLog(trained, self._search(job).identity())) as log:
-                        add_to_cache(log, self._problems[job.problem].evaluator, cache)
+                    with closing(TrialLog(trained, self._search(key).identity())) as log:
+                        add_to_cache(log, self._problems[key.problem].evaluator, cache)
 
     def alone(self) -> Self:
         """Return one for a process of another machine that does one run at a time, on a processor.
@@ -135,9 +135,9 @@ class Runner:
         other._folder = folder
         return other
 
-    def trains(self, job: Job) -> bool:
+    def trains(self, key: RunKey) -> bool:
         """Return whether a run costs trainings; else it takes seconds."""
-        return self._problems[job.problem].evaluator.trains
+        return self._problems[key.problem].evaluator.trains
 
     def stop(self) -> None:
         """Have the runs that are being done end early, in worker processes too."""
@@ -147,68 +147,61 @@ class Runner:
         """Return whether `stop` was called."""
         return bool(self._stopped)
 
-    @contextmanager
-    def _stopping(self, search: Search, job: Job) -> Iterator[None]:
-        """Stop the search when `stop` is called, in whichever process."""
-        if not self.trains(job):
-            yield
-            return
-        with watched(self.is_stopped, lambda: search.stop("the comparison is stopped"), _POLL_SECONDS):
-            yield
+    def _watched(self, search: Search, key: RunKey) -> AbstractContextManager[None]:
+        """Stop a search that trains when `stop` is called, in whichever process."""
+        if not self.trains(key):
+            return nullcontext()
+        return watched(self.is_stopped, lambda: search.stop("the comparison is stopped"), _POLL_SECONDS)
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
         """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
-        from nasenv.records.tensorboard import Record  # TensorBoard takes a second to import
+        from nasenv.records.tensorboard import TensorBoardWriter  # TensorBoard takes a second to import
 
+        curves = _curves(run, self._problems[run.problem].metric)
         if search.record is not None:
-            _write_finals(run, search.record)
+            _write_finals(run, curves, search.record)
             return
-        with closing(Record(directory, live=False)) as record:
+        with closing(TensorBoardWriter(directory, live=False)) as record:
             record.start_hparams(search.config())
-            _write_curves(run, record)
-            _write_finals(run, record)
+            n = len(run.reward)
+            for i in np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int)) if n else ():
+                record.scalars(_known({tag: curve[i] for tag, curve in curves.items()}), int(i) + 1)
+            _write_finals(run, curves, record)
 
-    def _searched(self, search: Search, job: Job) -> Run:
+    def _searched(self, search: Search, key: RunKey) -> Run:
         started, fault = time.perf_counter(), None
         try:
-            with _seeded(job.seed):
+            with _seeded(key.seed):
                 search.run()
         except AgentError as error:
             fault = search.ended = str(error)
         if search.stopped is not None:
             raise SearchStopped(search.stopped)
-        wall_seconds = time.perf_counter() - started
-        history = search.history
-        answers = history.answers
-        final_val, test = _final(search)
+        wall_seconds, history = time.perf_counter() - started, search.history
+        final_val, test = _final_scores(search)
         return Run(
-            problem=job.problem,
-            agent=job.agent,
-            seed=job.seed,
-            ended=str(search.ended),
-            error=fault,
-            wall_seconds=wall_seconds,
+            *(key.problem, key.agent, key.seed, str(search.ended), fault, wall_seconds),
             proposals=history.proposals,
             charged_seconds=history.charged_seconds,
             architectures=tuple(map(search.space.to_text, history.architectures)),
             proposal=history.proposal_numbers,
             seconds=history.seconds,
-            reward=answers.rewards,
-            val_accuracy=answers.scores,
-            final_val_accuracy=final_val,
-            test_accuracy=test,
+            reward=history.answers.rewards,
+            val_score=history.answers.scores,
+            final_val_score=final_val,
+            test_score=test,
             early=fault is None and not search.budget.reached(history) and len(history) != search.space.size,
         )
 
-    def give_up(self, job: Job, reason: str, wall_seconds: float) -> Run:
+    def give_up(self, key: RunKey, reason: str, wall_seconds: float) -> Run:
         """Write and return a run that did not come to its end, and of which nothing else is known."""
         nothing = np.zeros(0)
         run = Run(
-            *(job.problem, job.agent, job.seed, reason, reason, wall_seconds, 0, 0.0, ()),
+            *(key.problem, key.agent, key.seed, reason, reason, wall_seconds, 0, 0.0, ()),
             *(np.zeros(0, dtype=np.int64), nothing, nothing, nothing, nothing, nothing),
         )
-        self.path(job).parent.mkdir(parents=True, exist_ok=True)
-        run.write(self.path(job), self.identity(job))
+        self.path(key).parent.mkdir(parents=True, exist_ok=True)
+        run.write(self.path(key), self.identity(key))
         return run
 
 
@@ -252,17 +245,17 @@ def watched(asked: Callable[[], bool], act: Callable[[], None], seconds: float) 
         watcher.join()
 
 
-def _final(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return validation and test accuracy, (n,) each, after the final training; nan where that is not known.
+def _final_scores(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return validation and test score, (n,) each, after the final training; nan where that is not known.
 
     Of a table they are known for all designs; where they cost trainings, the incumbent alone is trained again.
     """
     evaluator, history = search.evaluator, search.history
     final_val, test = np.full(len(history), np.nan), np.full(len(history), np.nan)
-    indices = range(len(history))
+    indices, seeds = range(len(history)), range(1)
     if evaluator.trains:
-        indices = range(history.best.evaluation - 1, history.best.evaluation) if history.best else range(0)
-    seeds = range(search.budget.final_seeds if evaluator.trains else 1)
+        last = history.best.evaluation if history.best else 0
+        indices, seeds = range(max(0, last - 1), last), range(search.budget.final_seeds)
     designs = [evaluator.representative(history.architectures[i]) for i in indices]
     if designs:
         final_val[indices], test[indices] = _trained_again(search, designs, seeds)
@@ -270,6 +263,7 @@ def _final(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _trained_again(search: Search, designs: list[Architecture], seeds: range) -> tuple[list[float], list[float]]:
+    """Return the mean validation and test scores of the designs over the seeds, nan where none is known."""
     purposes: tuple[Purpose, ...] = ("confirm", "test")
     trials = [Trial(design, 1.0, purpose, seed) for purpose in purposes for design in designs for seed in seeds]
     if search.evaluator.trains:
@@ -277,44 +271,35 @@ def _trained_again(search: Search, designs: list[Architecture], seeds: range) ->
     else:  # a table is asked in one go, which is most of what a run on it costs
         found = dict(zip(trials, search.evaluator.measure(trials), strict=True))
     confirmed, tested = (
-        [_mean([found[Trial(design, 1.0, purpose, seed)].score for seed in seeds]) for design in designs]
+        _means([[found[Trial(design, 1.0, purpose, seed)].score for seed in seeds] for design in designs])
         for purpose in purposes
     )
     return confirmed, tested
 
 
-def _mean(values: list[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else np.nan
+def _means(rows: Iterable[Iterable[float | None]]) -> list[float]:
+    known = [[value for value in row if value is not None] for row in rows]
+    return [sum(values) / len(values) if values else np.nan for values in known]
 
 
-def _curves(run: Run) -> dict[str, NDArray[np.float64]]:
+def _curves(run: Run, metric: str) -> dict[str, NDArray[np.float64]]:
     """Return what TensorBoard shows of each evaluation, (n,) each, by tag; nan where unknown."""
     best = run.incumbents
     return {
         "search/reward": run.reward,
-        "search/val_accuracy": run.val_accuracy,
+        f"search/val_{metric}": run.val_score,
         "search/charged_seconds": run.seconds,
         "incumbent/reward": run.reward[best],
-        "incumbent/final_val_accuracy": run.final_val_accuracy[best],
-        "incumbent/test_accuracy": run.test_accuracy[best],
+        f"incumbent/final_val_{metric}": run.final_val_score[best],
+        f"incumbent/test_{metric}": run.test_score[best],
     }
 
 
-def _write_curves(run: Run, record: Record) -> None:
-    """Write some points of each curve, so that it costs less than the search."""
-    curves, n = _curves(run), len(run.reward)
-    for i in np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int)) if n else ():
-        record.scalars(_known({tag: curve[i] for tag, curve in curves.items()}), int(i) + 1)
-
-
-def _write_finals(run: Run, record: Record) -> None:
+def _write_finals(run: Run, curves: Mapping[str, NDArray[np.float64]], record: TensorBoardWriter) -> None:
     """Write what was found, for the table of the HPARAMS tab; a run with a fault stays unfinished there."""
     if len(run.reward) and run.error is None:
-        ends = {tag.partition("/"): curve[-1] for tag, curve in _curves(run).items()}
-        record.finish_hparams(
-            _known({f"final/{name}": end for (of, _, name), end in ends.items() if of == "incumbent"})
-        )
+        ends = {tag.partition("/")[2]: curve[-1] for tag, curve in curves.items() if tag.startswith("incumbent/")}
+        record.finish_hparams(_known({f"final/{name}": end for name, end in ends.items()}))
 
 
 def _known(values: Mapping[str, np.float64]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Statistics over the runs of agents: pure functions on arrays, of numbers only.
+"""Statistics over the runs of agents are computed by pure functions on arrays.
 
 Intervals are percentile bootstrap intervals, as in https://arxiv.org/abs/2108.13264: on tables many runs end at the
 very same value, and then the acceleration of the BCa interval is nought divided by nought.
@@ -7,7 +7,6 @@ very same value, and then the acceleration of the BCa interval is nought divided
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +16,6 @@ from scipy.stats import rankdata
 
 RESAMPLES = 2_000
 COVERAGE = 0.95
-_BLOCK = 250_000  # numbers worked on at a time: small enough for the processor's cache
 _EXACT = 100  # up to so many differences, p is found by all their signs; above, by the normal curve
 
 _Floats = NDArray[np.float64]
@@ -49,28 +47,27 @@ def interquartile_interval(values: _Floats, seed: int) -> _Interval:
     columns, such as the points of a curve.
     """
     n = len(values)
-    cut = n // 4
     ascending = np.sort(values, axis=0)
     lowest = ascending[0]
-
-    means = [kept @ (ascending - lowest) / (n - 2 * cut) for kept in _kept(n, seed)]
-    low, high = _middle_of(np.concatenate(means))
+    low, high = _middle_of(_kept(n, seed) @ (ascending - lowest) / (n - 2 * (n // 4)))
     return lowest + low, lowest + high
 
 
 def mean_interval(values: _Floats, seed: int) -> tuple[float, float, float]:
     """Return the mean of n values, (n,); low, high."""
-    low, high = _interval(lambda weights: weights @ values / len(values), _resamples(len(values), seed))
+    low, high = _middle_of(_resamples(len(values), seed) @ values / len(values))
     return float(values.mean()), float(low), float(high)
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a rate, https://doi.org/10.1080/01621459.1927.10502953."""
-    z = float(ndtri(0.5 + COVERAGE / 2))
-    rate = successes / n
+def wilson(rate: float | _Floats, n: int | NDArray[np.int64]) -> _Interval:
+    """Return (low, high), each (...), of Wilson's 95 % intervals of rates over n, both (...) or numbers.
+
+    https://doi.org/10.1080/01621459.1927.10502953
+    """
+    z = ndtri(0.5 + COVERAGE / 2)
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+    half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return np.where(rate == 0, 0.0, centre - half)[()], np.where(rate == 1, 1.0, centre + half)[()]
 
 
 def median_time(times: _Floats, met: NDArray[np.bool_]) -> float | None:
@@ -79,7 +76,7 @@ def median_time(times: _Floats, met: NDArray[np.bool_]) -> float | None:
     It is the first time by which half have met it, https://doi.org/10.1080/01621459.1958.10501452; None where
     fewer have.
     """
-    distinct, surviving = _survival(times, met, _once(len(times)))
+    distinct, surviving = survival(times, met, _once(len(times)))
     by_then = distinct[surviving[0] <= 0.5 + 1e-9]
     return float(by_then[0]) if len(by_then) else None
 
@@ -91,11 +88,11 @@ def mean_time(times: _Floats, met: NDArray[np.bool_], seed: int) -> tuple[float,
     """
 
     def area(weights: _Counts) -> _Floats:  # (R, n) -> (R,)
-        distinct, surviving = _survival(times, met, weights)
+        distinct, surviving = survival(times, met, weights)
         before = np.column_stack([np.ones(len(weights)), surviving[:, :-1]])
         return np.asarray(before @ np.diff(distinct, prepend=0.0))
 
-    low, high = _interval(area, _resamples(len(times), seed))
+    low, high = _middle_of(area(_resamples(len(times), seed)))
     return float(area(_once(len(times)))[0]), float(low), float(high)
 
 
@@ -113,7 +110,7 @@ def improvement(x: _Floats, y: _Floats, seed: int) -> tuple[float, float, float]
         twice = 2 * len(x) - drawn[:, below] - drawn[:, up_to]
         return np.asarray(np.einsum("rm,rm->r", twice, y_weights, dtype=np.float64) / (2 * len(x) * len(y)))
 
-    low, high = _interval(share, _resamples(len(x), seed), _resamples(len(y), seed, stream=1))
+    low, high = _middle_of(share(_resamples(len(x), seed), _resamples(len(y), seed, stream=1)))
     return float(share(_once(len(x)), _once(len(y)))[0]), float(low), float(high)
 
 
@@ -176,54 +173,7 @@ def seeds_needed(differences: _Floats, alpha: float, power: float = 0.8) -> int 
     return math.ceil(max(noether, fewest_seeds(alpha)) / float(np.mean(differences != 0.0)))
 
 
-@lru_cache(maxsize=2)  # the agents of a comparison mostly have equally many runs
-def _resamples(n: int, seed: int, stream: int = 0) -> _Counts:
-    """Return how often each of n runs is drawn in each of the resamples with replacement, (RESAMPLES, n)."""
-    rng = np.random.default_rng([seed, stream])
-    counts = np.empty((RESAMPLES, n), dtype=np.int16)
-    rows = max(1, _BLOCK // n)
-    for start in range(0, RESAMPLES, rows):
-        block = counts[start : start + rows]
-        drawn = rng.integers(n, size=block.shape) + n * np.arange(len(block))[:, None]
-        block[:] = np.bincount(drawn.ravel(), minlength=block.size).reshape(block.shape)
-    counts.flags.writeable = False
-    return counts
-
-
-@lru_cache(maxsize=2)
-def _kept(n: int, seed: int) -> tuple[_Floats, ...]:
-    """Return how much of each of n sorted values the middle half of each resample holds, blocks of (R, n)."""
-    blocks = []
-    for (weights,) in _blocks(_resamples(n, seed)):
-        drawn = np.cumsum(weights, axis=1, dtype=np.float64)
-        blocks.append(np.diff(np.clip(drawn, n // 4, n - n // 4), axis=1, prepend=float(n // 4)))
-        blocks[-1].flags.writeable = False
-    return tuple(blocks)
-
-
-def _once(n: int) -> _Counts:
-    """Return the one resample, (1, n), that is the runs themselves."""
-    return np.ones((1, n), dtype=np.int16)
-
-
-def _interval(statistic: Callable[..., _Floats], *resamples: _Counts) -> _Interval:
-    """Return (low, high) of a statistic, (R, n), ... -> (R, ...), of resamples, taken in blocks that are small."""
-    return _middle_of(np.concatenate([statistic(*part) for part in _blocks(*resamples)]))
-
-
-def _blocks(*resamples: _Counts) -> Iterator[tuple[_Counts, ...]]:
-    """Return the resamples, (R, n) each, some rows of each at a time."""
-    blocks = 1 + sum(counts.size for counts in resamples) // _BLOCK
-    return zip(*(np.array_split(counts, blocks) for counts in resamples), strict=True)
-
-
-def _middle_of(values: _Floats) -> _Interval:
-    """Return (low, high), each (...), between which the middle of the values, (R, ...), lies."""
-    low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
-    return low, high
-
-
-def _survival(times: _Floats, met: NDArray[np.bool_], weights: _Counts) -> _Interval:
+def survival(times: _Floats, met: NDArray[np.bool_], weights: _Counts) -> _Interval:
     """Return the distinct times, (k,), and the share, (R, k), that has not met it by each, for weights (R, n)."""
     order = np.argsort(times, kind="stable")
     distinct, first = np.unique(times[order], return_index=True)
@@ -231,6 +181,36 @@ def _survival(times: _Floats, met: NDArray[np.bool_], weights: _Counts) -> _Inte
     meeting = np.add.reduceat(weights[:, order] * met[order], first, axis=1, dtype=np.int32)
     at_risk = leaving[:, ::-1].cumsum(axis=1)[:, ::-1]
     return distinct.astype(np.float64), np.cumprod(1 - meeting / np.maximum(at_risk, 1), axis=1)
+
+
+@lru_cache(maxsize=2)  # the agents of a comparison mostly have equally many runs
+def _resamples(n: int, seed: int, stream: int = 0) -> _Counts:
+    """Return how often each of n runs is drawn in each of the resamples with replacement, (RESAMPLES, n)."""
+    drawn = np.random.default_rng([seed, stream]).integers(n, size=(RESAMPLES, n))
+    drawn += n * np.arange(RESAMPLES)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.int16)
+    counts.flags.writeable = False
+    return counts
+
+
+@lru_cache(maxsize=2)
+def _kept(n: int, seed: int) -> _Floats:
+    """Return how much of each of n sorted values the middle half of each resample holds, (RESAMPLES, n)."""
+    drawn = np.cumsum(_resamples(n, seed), axis=1, dtype=np.float64)
+    kept = np.diff(np.clip(drawn, n // 4, n - n // 4), axis=1, prepend=float(n // 4))
+    kept.flags.writeable = False
+    return kept
+
+
+def _once(n: int) -> _Counts:
+    """Return the one resample, (1, n), that is the runs themselves."""
+    return np.ones((1, n), dtype=np.int16)
+
+
+def _middle_of(values: _Floats) -> _Interval:
+    """Return (low, high), each (...), between which the middle of the values, (R, ...), lies."""
+    low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
+    return low, high
 
 
 def _exact_p(ranks: _Floats, positive: float) -> float:

@@ -1,50 +1,24 @@
-"""From the runs of one problem to its summary; the classes of what is found are in `findings`."""
+"""A summary holds what the statistics of a comparison find of one problem, and how its quantities are shown."""
 
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from nasenv.comparison.run import Quantity
 
-from nasenv.comparison.digest import Digest, digested, final_known
-from nasenv.comparison.findings import Estimate, Metric, Pair, Spread, Standing, Success, Summary
-from nasenv.comparison.pairs import paired
-from nasenv.comparison.run import Run
-from nasenv.comparison.statistics import (
-    interquartile_interval,
-    interquartile_mean,
-    mean_ranks,
-    mean_time,
-    median_time,
-    wilson,
-)
-from nasenv.comparison.verdicts import verdicts
-from nasenv.errors import InputError
-
-__all__ = [
-    "Estimate",
-    "Metric",
-    "Pair",
-    "Spread",
-    "Standing",
-    "Success",
-    "Summary",
-    "summarise",
-    "write_summary",
-]
+LEVEL = 0.05
+"""Of the tests: how often at most agents that do not differ are called different, over all pairs of a problem."""
 
 _ESTIMATE = ("value", "low", "high")
 _COLUMNS = (
-    *("problem", "metric", "optimum", "agent", "seeds", "faults", "early", "mean_rank"),
+    *("problem", "metric", "ranked_by", "optimum", "agent", "seeds", "faults", "early", "mean_rank"),
     *(
         f"{spread}_{figure}"
-        for spread in ("reward", "val_accuracy", "test_accuracy", "regret")
+        for spread in ("reward", "val_score", "test_score", "regret")
         for figure in ("mean", "std", "median", *(f"iqm_{e}" for e in _ESTIMATE), "n")
     ),
     *(f"success_{estimate}_{e}" for estimate in ("rate", "mean_evaluations") for e in _ESTIMATE),
@@ -52,124 +26,175 @@ _COLUMNS = (
     *("evaluations", "proposals", "charged_seconds", "evaluations_per_second"),
 )
 
-_Floats = NDArray[np.float64]
-_Ends: TypeAlias = Mapping[str, Mapping[int, float]]  # agent -> seed -> the chosen metric at the end
+
+@dataclass(frozen=True)
+class Display:
+    """How a quantity is shown to people.
+
+    Args:
+        words: its name in a sentence.
+        label: the same with its unit, on an axis.
+        head: the same over a column, where room is scarce.
+        factor: to that unit.
+        digits: format of a number in that unit.
+    """
+
+    words: str
+    label: str
+    head: str
+    factor: float = 1.0
+    digits: str = ".4f"
+
+    def difference(self, value: float) -> str:
+        """Return a difference in a sentence, those of percentages in points."""
+        return f"{value:.3g}" if self.factor == 1.0 else f"{self.factor * value:.2g} points"
 
 
-def summarise(
-    problem: str,
-    runs: Iterable[Run | Digest],
-    optimum: float | None,
-    metric: Metric = "reward",
-    seed: int = 0,
-    random: str | None = None,
-) -> Summary:
-    """Return what the runs of one problem say.
+def display(quantity: Quantity | Literal["regret"], metric: str) -> Display:
+    """Return how a quantity is shown where scores are of this metric: an accuracy in percent, others as they are.
+
+    >>> display("val_score", "accuracy").label, display("test_score", "r2").label
+    ('validation accuracy (%)', 'test r2')
+    """
+    if quantity not in ("val_score", "test_score"):
+        return Display(quantity, quantity, quantity)
+    words = f"{'validation' if quantity == 'val_score' else 'test'} {metric.replace('_', ' ')}"
+    if not metric.endswith("accuracy"):
+        return Display(words, words, words)
+    return Display(words, f"{words} (%)", f"{words.removesuffix('accuracy')}%", 100.0, ".2f")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values over n seeds: mean, standard deviation (ddof 1), median, interquartile mean with bootstrap interval.
+
+    The standard deviation of a single value is nan.
+    """
+
+    mean: float
+    std: float
+    median: float
+    iqm: Estimate
+    n: int
+
+
+@dataclass(frozen=True)
+class Success:
+    """How many distinct evaluations it took to meet the best reward of the space; unsuccessful runs are censored.
+
+    Args:
+        rate: share of the runs that met it, with a 95 % interval (Wilson).
+        mean_evaluations: mean up to ``limit``, with bootstrap interval: the area under the Kaplan-Meier curve, a lower
+            bound of the mean where the rate is below 1. Where all unsuccessful runs made as many evaluations, it is
+            the plain mean with these counted in; where some ended early, that would reward ending early.
+        median_evaluations: Kaplan-Meier estimate; None where fewer than half of the runs met it.
+        limit: the most evaluations of a run.
+    """
+
+    rate: Estimate
+    mean_evaluations: Estimate
+    median_evaluations: float | None
+    limit: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One agent on one problem.
+
+    Args:
+        agent: its name.
+        seeds: number of its runs that count.
+        faults: what was wrong, by seed, with the runs that did not come to their end; they count nowhere else.
+        reward, val_score, test_score: of the incumbents at the end; None where unknown for a run.
+        regret: best reward of the space minus the incumbent's, None where the best is not known.
+        success: None where the best is not known.
+        mean_rank: of the chosen quantity over the seeds that all agents have, 1 is best; ties share.
+        evaluations, proposals, charged_seconds: means a run; nan where no run counts.
+        evaluations_per_second: of the wall time of all its runs.
+        early: why, by seed, those of its runs that count ended before a limit of the budget.
+    """
+
+    agent: str
+    seeds: int
+    faults: dict[int, str]
+    reward: Spread | None
+    val_score: Spread | None
+    test_score: Spread | None
+    regret: Spread | None
+    success: Success | None
+    mean_rank: float | None
+    evaluations: float
+    proposals: float
+    charged_seconds: float
+    evaluations_per_second: float
+    early: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two agents on one problem, by what agents are ranked by, paired by seed.
+
+    Args:
+        better, worse: their names; better has the higher mean over the seeds that both have.
+        improvement: probability that a run of better ends above one of worse (ties count half), bootstrap interval.
+        p_value: two-sided Wilcoxon signed-rank test over the seeds both have; 1.0 where all differences are nought.
+        p_holm: the same with Holm's correction for all pairs of the problem.
+        separated: whether p_holm is below ``LEVEL``, and the test's ranks call the same agent the better one as
+            the means do.
+        seeds_needed: number of seeds at which this difference would be seen with a power of 80 % (at the level that
+            the correction demands: ``LEVEL`` over the number of pairs that are not separated); None where it is
+            separated, or where there is no difference to be seen.
+        seeds: number of seeds that both have.
+        equal: number of these seeds on which they ended at the same value.
+        difference: mean of better minus that of worse over these seeds.
+    """
+
+    better: str
+    worse: str
+    improvement: Estimate
+    p_value: float
+    p_holm: float
+    separated: bool
+    seeds_needed: int | None
+    seeds: int = 0
+    equal: int = 0
+    difference: float = 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One problem of a comparison.
 
     Args:
         problem: its name.
-        runs: its runs, or their digests; a stream is read once, and little of each run is kept.
+        ranked_by: what of the incumbents agents are ranked by.
         optimum: the best reward of the space, None where not known.
-        metric: what agents are ranked by.
-        seed: the bootstrap's.
-        random: the name of the agent that is random search, None where there is none.
-
-    Raises:
-        InputError: no runs, a run of another problem, two runs of one agent and seed, an unknown metric, no agent of
-            the name ``random``.
+        standings: by mean rank, the best first.
+        pairs: every two agents that have seeds in common and whose values are known; the lowest p-values first.
+        conclusions: what may and what may not be concluded, sentences.
+        metric: of the scores.
     """
-    agents = _by_agent(problem, digested(runs))
-    if metric not in get_args(Metric):
-        raise InputError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
-    if random is not None and random not in agents:
-        raise InputError(f"random search is said to be {random!r}, but the agents are {', '.join(agents)}")
-    sound = {agent: [d for d in digests if d.fault is None] for agent, digests in agents.items()}
-    final = final_known((d for digests in sound.values() for d in digests), slice(-1, None))
-    ends = {a: {d.seed: float(d.values(metric, final)[-1]) for d in digests} for a, digests in sound.items()}
-    ranked = {a: values for a, values in ends.items() if values and all(map(math.isfinite, values.values()))}
-    ranks = _ranks(ranked)
-    standings = [_standing(agent, agents[agent], optimum, final, ranks.get(agent), seed) for agent in agents]
-    standings.sort(key=lambda s: math.inf if s.mean_rank is None else s.mean_rank)
-    pairs = paired(ranked, seed)
-    words = verdicts(standings, pairs, optimum, metric, final, random)
-    return Summary(problem, metric, optimum, tuple(standings), pairs, words)
 
+    problem: str
+    ranked_by: Quantity
+    optimum: float | None
+    standings: tuple[Standing, ...]
+    pairs: tuple[Pair, ...]
+    conclusions: tuple[str, ...]
+    metric: str = "accuracy"
 
-def _by_agent(problem: str, digests: Sequence[Digest]) -> dict[str, list[Digest]]:
-    agents: dict[str, dict[int, Digest]] = {}
-    for digest in digests:
-        if digest.problem != problem:
-            raise InputError(f"problem {problem}: got a run of {digest.problem!r} too; summarise one problem at a time")
-        if agents.setdefault(digest.agent, {}).setdefault(digest.seed, digest) is not digest:
-            raise InputError(f"problem {problem}: two runs of {digest.agent}, seed {digest.seed}; give each run once")
-    if not agents:
-        raise InputError(f"problem {problem}: no runs to summarise")
-    return {agent: list(by_seed.values()) for agent, by_seed in agents.items()}
-
-
-def _ranks(ranked: _Ends) -> dict[str, float]:
-    """Return each agent's mean rank over the seeds that all of them have; none where there are no such seeds."""
-    seeds = sorted(set[int].intersection(*(set(values) for values in ranked.values()))) if ranked else []
-    if not seeds:
-        return {}
-    table = np.array([[values[s] for values in ranked.values()] for s in seeds])
-    return dict(zip(ranked, mean_ranks(table).tolist(), strict=True))
-
-
-def _standing(
-    agent: str, digests: Sequence[Digest], optimum: float | None, final: bool, rank: float | None, seed: int
-) -> Standing:
-    sound = [d for d in digests if d.fault is None]
-    ends = {metric: [float(d.values(metric, final)[-1]) for d in sound] for metric in get_args(Metric)}
-    ends["regret"] = [math.nan if optimum is None else optimum - reward for reward in ends["reward"]]
-    evaluations, wall = (sum(getattr(d, name) for d in sound) for name in ("evaluations", "wall_seconds"))
-    return Standing(
-        agent=agent,
-        seeds=len(sound),
-        faults={d.seed: d.fault for d in digests if d.fault is not None},
-        **_spreads(ends, seed),
-        success=_success(sound, optimum, seed) if optimum is not None and sound else None,
-        mean_rank=rank,
-        evaluations=_mean(sound, "evaluations"),
-        proposals=_mean(sound, "proposals"),
-        charged_seconds=_mean(sound, "charged_seconds"),
-        evaluations_per_second=evaluations / wall if wall > 0 else math.nan,
-        early={d.seed: d.early for d in sound if d.early is not None},
-    )
-
-
-def _mean(sound: Sequence[Digest], name: str) -> float:
-    return sum(getattr(d, name) for d in sound) / len(sound) if sound else math.nan
-
-
-def _spreads(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, Spread | None]:
-    """Return the spread of each column of values; None where one of them is not known, or there are none."""
-    spreads: dict[str, Spread | None] = dict.fromkeys(columns)
-    known = {name: np.array(values) for name, values in columns.items() if values and all(map(math.isfinite, values))}
-    if known:
-        table = np.column_stack(list(known.values()))
-        figures = zip(interquartile_mean(table), *interquartile_interval(table, seed), strict=True)
-        for (name, values), (iqm, low, high) in zip(known.items(), figures, strict=True):
-            spreads[name] = Spread(
-                mean=float(values[0] + (values - values[0]).mean()),  # equal values have exactly their own mean
-                std=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
-                median=float(np.median(values)),
-                iqm=Estimate(float(iqm), float(low), float(high)),
-                n=len(values),
-            )
-    return spreads
-
-
-def _success(sound: Sequence[Digest], optimum: float, seed: int) -> Success:
-    hits = [d.met(optimum) for d in sound]
-    met = np.array([hit is not None for hit in hits])
-    times = np.array([d.evaluations if hit is None else hit for d, hit in zip(sound, hits, strict=True)], dtype=float)
-    return Success(
-        rate=Estimate(float(met.mean()), *wilson(int(met.sum()), len(met))),
-        mean_evaluations=Estimate(*mean_time(times, met, seed)),
-        median_evaluations=median_time(times, met),
-        limit=max(d.evaluations for d in sound),
-    )
+    def display(self, quantity: Quantity | Literal["regret"]) -> Display:
+        """Return how a quantity is shown."""
+        return display(quantity, self.metric)
 
 
 def write_summary(path: Path, summaries: Iterable[Summary]) -> None:
@@ -181,7 +206,7 @@ def write_summary(path: Path, summaries: Iterable[Summary]) -> None:
         writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for summary in summaries:
-            problem = {"problem": summary.problem, "metric": summary.metric, "optimum": summary.optimum}
+            problem = {name: getattr(summary, name) for name in ("problem", "metric", "ranked_by", "optimum")}
             for standing in summary.standings:
                 values = {**asdict(standing), "faults": len(standing.faults), "early": len(standing.early)}
                 writer.writerow({**problem, **dict(_flat(values))})

@@ -1,159 +1,215 @@
-"""The tables of a comparison: heads and rows of text, for the page and for the terminal."""
+"""The tables of a comparison are heads and rows of text, for the report and for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NamedTuple, Self, get_args
 
-from nasenv.comparison.cells import (
-    DIGITS,
-    NONE,
-    UNITS,
-    WORDS,
-    amount_text,
-    estimate_text,
-    evaluations_text,
-    iqm_text,
-    mean_text,
-    median_evaluations_text,
-    median_text,
-    number_text,
-    p_text,
-    plus_minus,
-    rate_text,
-    seeds_text,
-    spread_text,
-)
-from nasenv.comparison.findings import Metric, Spread, Standing, Summary
+from nasenv.comparison.run import Quantity
+from nasenv.comparison.summary import Display, Estimate, Spread, Standing, Success, Summary
+from nasenv.errors import InputError
 
-Table = tuple[list[str], list[list[str]]]
-"""Heads, and rows of as many cells."""
+NONE = "-"
+"""What stands where there is nothing."""
+
+
+class TextTable(NamedTuple):
+    """Heads, and rows of as many cells."""
+
+    heads: list[str]
+    rows: list[list[str]]
+
+    def holds_words(self, column: int) -> bool:
+        """Return whether this column's cells are words rather than numbers."""
+        return any(row[column][:1].isalpha() for row in self.rows)
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResults:
     """Numbers that others published on the same problem, to set beside ours.
 
     Args:
         source: who, and where.
-        values: agent -> metric -> (mean, standard deviation) over their runs; accuracies in [0, 1]. An agent that is
-            in the comparison has its name there.
+        reward, val_score, test_score: agent -> (mean, standard deviation) over their runs, scores in the metric's own
+            unit: accuracies in [0, 1]. An agent that is in the comparison has its name there.
     """
 
     source: str
-    values: Mapping[str, Mapping[Metric, tuple[float, float]]]
+    reward: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    val_score: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    test_score: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Any) -> Self:
+        """Return the results that plain values say: source, and quantity -> agent -> [mean, standard deviation].
+
+        Raises:
+            InputError: values of another form, or numbers that are not finite.
+        """
+        try:
+            numbers = {
+                quantity: {str(agent): (float(mean), float(std)) for agent, (mean, std) in by_agent.items()}
+                for quantity, by_agent in values.items()
+                if quantity != "source"
+            }
+            if all(math.isfinite(x) for by_agent in numbers.values() for pair in by_agent.values() for x in pair):
+                return cls(str(values["source"]), **numbers)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            pass
+        form = "`source` and, for reward, val_score or test_score, agent: [mean, standard deviation]"
+        raise InputError(f"published: expected {form}, got {values}")
 
 
-def standings_table(summary: Summary) -> Table:
+def standings_table(summary: Summary) -> TextTable:
     """Return heads and rows of the table that 80 columns have room for: the agents of one problem, the best first."""
-    return _standings(summary, _brief(summary))
+    ranked, *others = _quantities(summary)
+    return _standings(
+        summary,
+        {
+            "agent": lambda s: s.agent,
+            "seeds": _seeds,
+            "rank": lambda s: _number(s.mean_rank, ".2f"),
+            **{summary.display(q).head: _mean(summary, q) for q in (ranked, *others[-1:])},
+            "met best": lambda s: NONE if s.success is None else f"{100 * s.success.rate.value:.0f} %",
+            "evaluations": lambda s: _evaluations(s.success).partition(" [")[0],
+        },
+    )
 
 
-def quality_table(summary: Summary) -> Table:
+def quality_table(summary: Summary) -> TextTable:
     """Return a row for each agent, the best on top: how good its runs' best designs are."""
-    return _standings(summary, _quality(summary))
+    ranked, *others = _quantities(summary)
+    shown = summary.display(ranked)
+
+    def of_spread(text: Callable[[Spread], str]) -> Callable[[Standing], str]:
+        return lambda s: NONE if getattr(s, ranked) is None else text(getattr(s, ranked))
+
+    return _standings(
+        summary,
+        {
+            "agent": lambda s: s.agent,
+            "seeds": _seeds,
+            "mean rank": lambda s: _number(s.mean_rank, ".2f"),
+            f"{shown.head}, mean ± std": _mean(summary, ranked),
+            f"{shown.head}, median": of_spread(lambda x: f"{shown.factor * x.median:{shown.digits}}"),
+            f"{shown.head}, IQM [95 %]": of_spread(lambda x: _estimate(x.iqm, shown.digits, shown.factor)),
+            **{f"{summary.display(q).head}, mean ± std": _mean(summary, q) for q in others},
+            "regret, mean ± std": lambda s: _plus_minus(s.regret, summary.display("regret")),
+        },
+    )
 
 
-def effort_table(summary: Summary) -> Table:
+def effort_table(summary: Summary) -> TextTable:
     """Return a row for each agent, the best on top: what it took to find the best, and what was spent."""
-    return _standings(summary, _effort())
+    return _standings(
+        summary,
+        {
+            "agent": lambda s: s.agent,
+            "met the best, % [95 %]": lambda s: NONE if s.success is None else _estimate(s.success.rate, ".0f", 100),
+            "evaluations to the best, mean [95 %]": lambda s: _evaluations(s.success),
+            "median evaluations to the best": lambda s: _number(s.success.median_evaluations if s.success else None),
+            "evaluations a run": lambda s: _number(s.evaluations),
+            "proposals a run": lambda s: _number(s.proposals),
+            "charged seconds a run": lambda s: _number(s.charged_seconds or None),
+            "evaluations a second": lambda s: _number(s.evaluations_per_second),
+        },
+    )
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of the standings."""
-
-    head: str
-    text: Callable[[Standing], str]
-
-
-def _standings(summary: Summary, columns: Iterable[_Column]) -> Table:
-    """Return a row for each agent; columns that would be empty are left out."""
-    filled = {c.head: [c.text(standing) for standing in summary.standings] for c in columns}
-    filled = {head: texts for head, texts in filled.items() if set(texts) != {NONE}}
-    return list(filled), [list(row) for row in zip(*filled.values(), strict=True)]
-
-
-def _brief(summary: Summary) -> Iterator[_Column]:
-    ranked, *others = _metrics(summary)
-    yield _Column("agent", lambda s: s.agent)
-    yield _Column("seeds", seeds_text)
-    yield _Column("rank", lambda s: number_text(s.mean_rank, ".2f"))
-    for metric in (ranked, *others[-1:]):
-        yield _Column(WORDS[metric], partial(mean_text, name=metric))
-    yield _Column("met best", lambda s: NONE if s.success is None else f"{100 * s.success.rate.value:.0f} %")
-    yield _Column("evaluations", lambda s: evaluations_text(s.success).partition(" [")[0])
-
-
-def _quality(summary: Summary) -> Iterator[_Column]:
-    ranked, *others = _metrics(summary)
-    yield _Column("agent", lambda s: s.agent)
-    yield _Column("seeds", seeds_text)
-    yield _Column("mean rank", lambda s: number_text(s.mean_rank, ".2f"))
-    yield _Column(f"{WORDS[ranked]}, mean ± std", lambda s: mean_text(s, ranked))
-    yield _Column(f"{WORDS[ranked]}, median", lambda s: median_text(s, ranked))
-    yield _Column(f"{WORDS[ranked]}, IQM [95 %]", lambda s: iqm_text(s, ranked))
-    for other in others:
-        yield _Column(f"{WORDS[other]}, mean ± std", partial(mean_text, name=other))
-    yield _Column("regret, mean ± std", lambda s: mean_text(s, "regret"))
-
-
-def _effort() -> Iterator[_Column]:
-    yield _Column("agent", lambda s: s.agent)
-    yield _Column("met the best, % [95 %]", lambda s: rate_text(s.success))
-    yield _Column("evaluations to the best, mean [95 %]", lambda s: evaluations_text(s.success))
-    yield _Column("median evaluations to the best", lambda s: median_evaluations_text(s.success))
-    yield _Column("evaluations a run", lambda s: number_text(s.evaluations, ",.0f"))
-    yield _Column("proposals a run", lambda s: number_text(s.proposals, ",.0f"))
-    yield _Column("charged seconds a run", lambda s: number_text(s.charged_seconds or None, ",.0f"))
-    yield _Column("evaluations a second", lambda s: number_text(s.evaluations_per_second, ",.0f"))
-
-
-def _metrics(summary: Summary) -> list[Metric]:
-    """Return the metrics to be shown, the one that agents are ranked by first; a reward that is an accuracy is not."""
-    order: list[Metric] = ["reward", "val_accuracy", "test_accuracy"]
-    order.sort(key=lambda metric: metric != summary.metric)
-    means = [(s.reward and s.reward.mean, s.val_accuracy and s.val_accuracy.mean) for s in summary.standings]
-    return [metric for metric in order if metric != "reward" or any(reward != val for reward, val in means)]
-
-
-def pairs_table(summary: Summary) -> Table:
+def pairs_table(summary: Summary) -> TextTable:
     """Return a row for each pair of agents, the lowest p-values first."""
     heads = ["better", "worse", "difference of means", "seeds (equal)", "probability of improvement [95 %]", "p"]
     heads += ["p by Holm", "conclusion", "seeds needed"]
-    ranked = _metrics(summary)[0]
-    return heads, [
+    shown = summary.display(_quantities(summary)[0])
+    rows = [
         [
-            *(pair.better, pair.worse, amount_text(pair.difference, ranked), f"{pair.seeds} ({pair.equal})"),
-            *(estimate_text(pair.improvement, ".2f"), p_text(pair.p_value), p_text(pair.p_holm)),
-            *("better" if pair.separated else "not told apart", number_text(pair.seeds_needed, ",")),
+            *(pair.better, pair.worse, f"{shown.factor * pair.difference:{shown.digits}}"),
+            *(f"{pair.seeds} ({pair.equal})", _estimate(pair.improvement, ".2f")),
+            *("< 0.0001" if p < 0.0001 else f"{p:.4f}" for p in (pair.p_value, pair.p_holm)),
+            *("better" if pair.separated else "not told apart", _number(pair.seeds_needed)),
         ]
         for pair in summary.pairs
     ]
+    return TextTable(heads, rows)
 
 
-def published_table(summary: Summary, published: Published) -> Table:
+def published_table(summary: Summary, published: PublishedResults) -> TextTable:
     """Return what was published beside ours; where an agent is not in the comparison, there is nothing of ours."""
+    theirs: dict[Quantity, Mapping[str, tuple[float, float]]] = {q: getattr(published, q) for q in get_args(Quantity)}
     ours = {standing.agent: standing for standing in summary.standings}
     rows = []
-    for agent, values in published.values.items():
-        for metric, (mean, std) in values.items():
-            spread: Spread | None = getattr(ours[agent], metric) if agent in ours else None
-            difference = NONE if spread is None else f"{UNITS[metric] * (spread.mean - mean):+{DIGITS[metric]}}"
-            rows.append([agent, WORDS[metric], plus_minus(mean, std, metric), spread_text(spread, metric), difference])
-    return ["agent", "metric", "published, mean ± std", "ours, mean ± std", "ours minus published"], rows
+    for agent in dict.fromkeys(chain(*theirs.values())):
+        for quantity in [q for q in theirs if agent in theirs[q]]:
+            shown, (mean, std) = summary.display(quantity), theirs[quantity][agent]
+            spread: Spread | None = getattr(ours[agent], quantity) if agent in ours else None
+            difference = NONE if spread is None else f"{shown.factor * (spread.mean - mean):+{shown.digits}}"
+            rows.append([agent, shown.head, _written(mean, std, shown), _plus_minus(spread, shown), difference])
+    return TextTable(["agent", "metric", "published, mean ± std", "ours, mean ± std", "ours minus published"], rows)
 
 
-def glance_table(summaries: Sequence[Summary]) -> Table:
+def glance_table(summaries: Sequence[Summary]) -> TextTable:
     """Return a row for each agent, a column for each problem: mean ± std of what agents are ranked by."""
     agents = dict.fromkeys(standing.agent for summary in summaries for standing in summary.standings)
-    heads = ["agent", *(f"{summary.problem}, {WORDS[_metrics(summary)[0]]}" for summary in summaries)]
-    cells = [{s.agent: mean_text(s, _metrics(summary)[0]) for s in summary.standings} for summary in summaries]
-    return heads, [[agent, *(cell.get(agent, NONE) for cell in cells)] for agent in agents]
+    ranked = [(summary, _quantities(summary)[0]) for summary in summaries]
+    heads = ["agent", *(f"{summary.problem}, {summary.display(quantity).head}" for summary, quantity in ranked)]
+    cells = [{s.agent: _mean(summary, quantity)(s) for s in summary.standings} for summary, quantity in ranked]
+    return TextTable(heads, [[agent, *(cell.get(agent, NONE) for cell in cells)] for agent in agents])
 
 
-def faults_table(summary: Summary) -> Table:
+def faults_table(summary: Summary) -> TextTable:
     """Return a row for each run that did not come to its end."""
     rows = [[s.agent, str(seed), reason] for s in summary.standings for seed, reason in s.faults.items()]
-    return ["agent", "seed", "what was wrong"], rows
+    return TextTable(["agent", "seed", "what was wrong"], rows)
+
+
+def _standings(summary: Summary, columns: Mapping[str, Callable[[Standing], str]]) -> TextTable:
+    """Return a row for each agent; columns that would be empty are left out."""
+    filled = {head: [text(standing) for standing in summary.standings] for head, text in columns.items()}
+    filled = {head: texts for head, texts in filled.items() if set(texts) != {NONE}}
+    return TextTable(list(filled), [list(row) for row in zip(*filled.values(), strict=True)])
+
+
+def _quantities(summary: Summary) -> list[Quantity]:
+    """Return what is shown, that which agents are ranked by first; a reward that is the score is not."""
+    order = sorted(get_args(Quantity), key=lambda quantity: quantity != summary.ranked_by)
+    means = [(s.reward and s.reward.mean, s.val_score and s.val_score.mean) for s in summary.standings]
+    return [quantity for quantity in order if quantity != "reward" or any(reward != val for reward, val in means)]
+
+
+def _seeds(standing: Standing) -> str:
+    """Return the number of runs that count, of how many where some do not."""
+    return f"{standing.seeds} of {standing.seeds + len(standing.faults)}" if standing.faults else f"{standing.seeds}"
+
+
+def _mean(summary: Summary, quantity: Quantity) -> Callable[[Standing], str]:
+    """Return what writes mean ± standard deviation of an agent's runs."""
+    return lambda standing: _plus_minus(getattr(standing, quantity), summary.display(quantity))
+
+
+def _plus_minus(spread: Spread | None, shown: Display) -> str:
+    return NONE if spread is None else _written(spread.mean, spread.std, shown)
+
+
+def _written(mean: float, std: float, shown: Display) -> str:
+    """Return mean ± standard deviation in their unit; without the latter where it is not finite: of a single run."""
+    deviation = f" ± {shown.factor * std:{shown.digits}}" if math.isfinite(std) else ""
+    return f"{shown.factor * mean:{shown.digits}}{deviation}"
+
+
+def _estimate(estimate: Estimate, digits: str, factor: float = 1.0) -> str:
+    value, low, high = (f"{factor * v:{digits}}" for v in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _evaluations(success: Success | None) -> str:
+    """Return the mean number of evaluations to the best, marked as a lower bound where runs did not meet it."""
+    if success is None or success.rate.value == 0.0:
+        return NONE if success is None else f"> {success.limit:,}"
+    return "≥ " * (success.rate.value < 1.0) + _estimate(success.mean_evaluations, ",.0f")
+
+
+def _number(value: float | None, digits: str = ",.0f") -> str:
+    return NONE if value is None or not math.isfinite(value) else f"{value:{digits}}"

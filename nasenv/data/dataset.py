@@ -1,4 +1,4 @@
-"""Named or user data -> tensors: a fixed train / validation / test split, normalised, with a fingerprint."""
+"""Named or user data -> tensors: a fixed train / validation / test split, encoded, with a fingerprint."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from nasenv.data.arrays import read_digits, read_mnist5k, read_npz
 from nasenv.data.pictures import read_folder, read_hub
 from nasenv.data.source import Labels, RawData, Samples
+from nasenv.data.split import Split, check_counts, stratified
 from nasenv.errors import InputError
 from nasenv.files import user_path
+from nasenv.task import Encoding, Images, Inputs, Task, statistics_of
 
 Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 _NAMED: dict[str, Callable[[], RawData]] = {"digits": read_digits, "mnist5k": read_mnist5k}
@@ -27,81 +30,8 @@ _LARGEST_SHARE = 0.4  # with it, three samples of a class always reach all three
 
 
 @dataclass(frozen=True)
-class Split:
-    """Images, (n, c, h, w) float32, normalised and contiguous, and their classes, (n,) int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device | str) -> Split:
-        """Return the split on a device."""
-        return Split(self.images.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Three splits of one classification problem.
-
-    Args:
-        name: the source that it was loaded from.
-        train: what a network is fitted to during a search.
-        validation: what a search sees of a network's worth.
-        test: what nothing sees before the search is over.
-        mean: of each channel, over the training split, in the user's units.
-        std: the same; 1 for a channel that is constant.
-        class_names: the user's labels as text, in sorted order; class i is the i-th.
-        fingerprint: hash of all pixels and labels of the three splits.
-    """
-
-    name: str
-    train: Split
-    validation: Split
-    test: Split
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    class_names: tuple[str, ...]
-    fingerprint: str
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
-        _, c, h, w = self.train.images.shape
-        return c, h, w
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, two or more."""
-        return len(self.class_names)
-
-    @property
-    def training_and_validation(self) -> Split:
-        """What the winner of a search is finally fitted to; still normalised by the training split."""
-        parts = (self.train, self.validation)
-        return Split(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
-
-    def to(self, device: torch.device | str) -> Dataset:
-        """Return the data set with its tensors on a device."""
-        splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
-        return replace(self, **splits)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Return images, (n, c, h, w) in the user's units, as networks take them."""
-        return normalised(images, self.mean, self.std)
-
-
-def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return images, (n, c, h, w), as float32 with each channel less its mean and by its standard deviation."""
-    shift, scale = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (mean, std))
-    return ((images.float() - shift) / scale).contiguous()
-
-
-def load_dataset(
-    source: str = "digits", split_seed: int = 0, validation_share: float = 0.2, test_share: float = 0.2
-) -> Dataset:
-    """Return a data set in three splits.
+class Data:
+    """Which data, and how they are split.
 
     A split that the source has beside its training samples is kept. The others are drawn from the training samples,
     from each class the same share and at least one sample, by a generator of their own: the same on every machine and
@@ -116,14 +46,93 @@ def load_dataset(
         test_share: share of each class for the test, above 0 and at most 0.4.
 
     Raises:
-        InputError: an unknown source, or data that cannot be used; the message says why.
+        InputError: a share or a seed that is not such.
     """
-    for option, share in (("validation_share", validation_share), ("test_share", test_share)):
-        if not 0.0 < share <= _LARGEST_SHARE:
-            raise InputError(f"{option} must be above 0 and at most {_LARGEST_SHARE}, got {share}")
-    if not isinstance(split_seed, int | np.integer) or split_seed < 0:
-        raise InputError(f"split_seed must be an integer of 0 or more, got {split_seed!r}")
-    return _load(source, _stamp(source), split_seed, validation_share, test_share)
+
+    source: str = "digits"
+    split_seed: int = 0
+    validation_share: float = 0.2
+    test_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        for option in ("validation_share", "test_share"):
+            share = getattr(self, option)
+            if not 0.0 < share <= _LARGEST_SHARE:
+                raise InputError(f"{option} must be above 0 and at most {_LARGEST_SHARE}, got {share}")
+        if not isinstance(self.split_seed, int | np.integer) or self.split_seed < 0:
+            raise InputError(f"split_seed must be an integer of 0 or more, got {self.split_seed!r}")
+
+    def load(self) -> Dataset:
+        """Return the data set; raise InputError for an unknown source, or data that cannot be used."""
+        return _load(self, _stamp(self.source))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits of one problem.
+
+    Args:
+        name: what messages call it: the source that it was loaded from.
+        task: what the data ask of a network.
+        train: what a network is fitted to during a search; encoded, as are the others.
+        validation: what a search sees of a network's worth.
+        test: what nothing sees before the search is over.
+        encoding: between the user's units and a network's.
+        fingerprint: hash of all inputs and targets of the three splits.
+        source: how it was loaded; None where it was made of arrays.
+    """
+
+    name: str
+    task: Task
+    train: Split
+    validation: Split
+    test: Split
+    encoding: Encoding
+    fingerprint: str
+    source: Data | None = None
+
+    @property
+    def training_and_validation(self) -> Split:
+        """What the winner of a search is finally fitted to; still encoded by the training split."""
+        parts = (self.train, self.validation)
+        return Split(torch.cat([p.inputs for p in parts]), torch.cat([p.targets for p in parts]))
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return the data set with its tensors on a device."""
+        splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **splits)
+
+    @classmethod
+    def of_numbers(
+        cls, name: str, inputs: Inputs, splits: Sequence[tuple[ArrayLike, ArrayLike]], metric: str = "r2"
+    ) -> Dataset:
+        """Return a regression of arrays.
+
+        Args:
+            name: what messages call it.
+            inputs: kind and shape of one input.
+            splits: for training, validation and test: inputs (n, *shape) and targets (n, targets) or (n,), numbers.
+            metric: r2 or neg_rmse.
+
+        Raises:
+            InputError: arrays of another shape, or numbers that are not finite.
+        """
+        parts = [Split(_numbers(name, x), _numbers(name, y).reshape(len(np.asarray(y)), -1)) for x, y in splits]
+        task = Task(inputs, parts[0].targets.shape[1], "regression", metric)
+        for part in parts:
+            if part.inputs.shape[1:] != task.shape or len(part.inputs) != len(part.targets):
+                raise InputError(
+                    f"{name}: expected inputs (n, {task.shape}) and as many targets, got {part.inputs.shape}"
+                )
+        means = (*statistics_of(parts[0].inputs), (), *statistics_of(parts[0].targets))
+        encoding = Encoding(*means)
+        train, validation, test = (Split(encoding.inputs(p.inputs), encoding.targets(p.targets)) for p in parts)
+        return cls(name, task, train, validation, test, encoding, _fingerprint(parts))
+
+
+def load_dataset(source: str = "digits", split_seed: int = 0) -> Dataset:
+    """Return a data set in three splits; see `Data` for the sources and more options."""
+    return Data(source, split_seed).load()
 
 
 def load_images(source: str) -> tuple[Tensor, tuple[str, ...] | None, tuple[str, ...] | None]:
@@ -145,19 +154,21 @@ def load_images(source: str) -> tuple[Tensor, tuple[str, ...] | None, tuple[str,
 
 
 @lru_cache(maxsize=2)  # reading the command line and running it load once
-def _load(source: str, stamp: Stamp, split_seed: int, validation_share: float, test_share: float) -> Dataset:
-    raw = _read(source, labelled=True)
+def _load(data: Data, stamp: Stamp) -> Dataset:
+    raw = _read(data.source, labelled=True)
     classes = np.unique(_labels(raw.train))
     names = _texts(raw, classes)
-    whole = _encoded(raw.train, classes)
-    lacking = [share for part, share in ((raw.validation, validation_share), (raw.test, test_share)) if part is None]
-    _check_counts(whole, names, needed=len(lacking) + 1)
-    train, *drawn = _stratified(whole, lacking, split_seed)
-    validation, test = (_encoded(p, classes) if p else drawn.pop(0) for p in (raw.validation, raw.test))
-    mean, std = _statistics(train.images)
-    fitted = [Split(normalised(s.images, mean, std), s.labels) for s in (train, validation, test)]
+    whole = _indexed(raw.train, classes)
+    shares = ((raw.validation, data.validation_share), (raw.test, data.test_share))
+    lacking = [share for part, share in shares if part is None]
+    check_counts(whole, names, needed=len(lacking) + 1)
+    train, *drawn = stratified(whole, lacking, data.split_seed)
+    validation, test = (_indexed(p, classes) if p else drawn.pop(0) for p in (raw.validation, raw.test))
+    encoding = Encoding(*statistics_of(train.inputs), names)
     fingerprint = _fingerprint((train, validation, test))
-    return Dataset(source, fitted[0], fitted[1], fitted[2], mean, std, names, fingerprint)
+    train, validation, test = (Split(encoding.inputs(s.inputs), s.targets) for s in (train, validation, test))
+    task = Task(Images(tuple(train.inputs.shape[1:])), len(names))
+    return Dataset(data.source, task, train, validation, test, encoding, fingerprint, data)
 
 
 def _stamp(source: str) -> Stamp:
@@ -192,7 +203,7 @@ def _labels(samples: Samples) -> Labels:
     return samples.labels
 
 
-def _encoded(samples: Samples, classes: Labels) -> Split:
+def _indexed(samples: Samples, classes: Labels) -> Split:
     """Return images in the user's units, and labels as indices into the sorted classes of the training samples."""
     labels = _labels(samples)
     if (labels.dtype.kind == "U") != (classes.dtype.kind == "U"):
@@ -204,44 +215,18 @@ def _encoded(samples: Samples, classes: Labels) -> Split:
     return Split(images, torch.from_numpy(np.searchsorted(classes, labels).astype(np.int64)))
 
 
-def _check_counts(samples: Split, names: Sequence[str], needed: int) -> None:
-    """Refuse one class, and classes that cannot be in each of the splits that are drawn from these samples."""
-    if len(names) < 2:
-        raise InputError(f"a classifier needs two or more classes, the training samples are all of {names[0]!r}")
-    counts = torch.bincount(samples.labels, minlength=len(names))
-    if counts.min() < needed:
-        rarest = int(counts.argmin())
-        raise InputError(
-            f"each class needs {needed} or more training samples, to be in each of {needed} splits; "
-            f"class {names[rarest]!r} has {int(counts[rarest])}"
-        )
-
-
-def _stratified(samples: Split, shares: Sequence[float], seed: int) -> list[Split]:
-    """Return what is left, then a split of each share: of each class that share, at least one sample."""
-    rng = np.random.default_rng(seed)
-    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
-    for value in range(int(samples.labels.max()) + 1):
-        members = rng.permutation(np.flatnonzero(samples.labels.numpy() == value)).tolist()
-        counts = [max(1, int(len(members) * share)) for share in shares]
-        for part, count in zip(parts[1:], counts, strict=True):
-            part += members[:count]
-            members = members[count:]
-        parts[0] += members
-    return [Split(samples.images[sorted(part)], samples.labels[sorted(part)]) for part in parts]
-
-
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel; 1 for the deviation of a constant channel."""
-    std, mean = torch.std_mean(images.double(), dim=(0, 2, 3), correction=0)
-    return tuple(mean.tolist()), tuple(s if s > 0 else 1.0 for s in std.tolist())
+def _numbers(name: str, values: ArrayLike) -> Tensor:
+    numbers = torch.from_numpy(np.array(values, dtype=np.float32))
+    if not torch.isfinite(numbers).all():
+        raise InputError(f"{name} holds numbers that are not finite; repair or drop them")
+    return numbers
 
 
 def _fingerprint(splits: Sequence[Split]) -> str:
     """Return 16 hexadecimal digits; of the user's own pixels, whose bytes do not depend on a machine's arithmetic."""
     sha = hashlib.sha256()
     for split in splits:
-        sha.update(str(tuple(split.images.shape)).encode())
-        sha.update(split.images.numpy().data)
-        sha.update(split.labels.numpy().data)
+        sha.update(str(tuple(split.inputs.shape)).encode())
+        sha.update(split.inputs.numpy().data)
+        sha.update(split.targets.numpy().data)
     return sha.hexdigest()[:16]

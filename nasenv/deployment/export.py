@@ -6,7 +6,6 @@ import copy
 import io
 import json
 import logging
-import math
 import pkgutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,20 +25,21 @@ from torch import Tensor, nn
 
 import nasenv.spaces
 from nasenv.configuration import import_path
-from nasenv.data.dataset import Dataset, normalised
+from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
 from nasenv.files import in_megabytes, open_regular, parse_json, read_whole, spare_memory, write_whole
 from nasenv.spaces.space import SearchSpace
+from nasenv.task import Encoding, Task
 from nasenv.trial import Architecture
 
 DESCRIPTION, WEIGHTS, PROGRAM = "architecture.json", "weights.safetensors", "program.pt2"
-FORMAT = 1
+FORMAT = 2  # 1 knew images alone
 _BATCH = 256
 _LARGEST_DESCRIPTION = 16_000_000  # bytes
 _LARGEST_ARGUMENT = 1024  # a number, or the length of a list or text, among the arguments that a file gives a space
-_LARGEST_OF = {"input_shape": 65_536, "num_classes": 65_536}  # of these, a larger one
+_LARGEST_OF = {"task": 65_536}  # of these, a larger one
 _GIVE_SPACE = "of a space that is made of functions, give the space itself: load_model(directory, space=...)"
-_INPUT_NOTE = "(n, channels, height, width) float32; network and program take (x - mean) / std, channel by channel"
+_ENCODING_NOTE = "network and program take (x - mean) / std, float32, by the first axis of an input: channels, columns"
 
 
 @dataclass(frozen=True)
@@ -47,35 +47,32 @@ class Exported:
     """A trained network that was read back, on the CPU, in evaluation mode, and what it needs to be used.
 
     Args:
-        model: (n, c, h, w) normalised images -> (n, num_classes) logits.
-        space: the space that built it.
-        architecture: the design in that space.
-        input_shape: (c, h, w).
-        mean: of each channel, in the units of the user's images.
-        std: the same.
-        class_names: class i is called the i-th.
+        model: (n, *shape) encoded inputs -> (n, outputs).
+        space: the space that built it; its task says what it reads and answers.
+        architecture: which of the space's.
+        encoding: between the user's units and the model's.
+
+    Raises:
+        InputError: an encoding of another task.
     """
 
     model: nn.Module
     space: SearchSpace
     architecture: Architecture
-    input_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    class_names: tuple[str, ...]
+    encoding: Encoding
 
     def __post_init__(self) -> None:
-        if self.input_shape != self.space.input_shape or len(self.class_names) != self.space.num_classes:
-            raise InputError(
-                f"the model takes {self.input_shape} and tells {len(self.class_names)} classes apart, "
-                f"the space has {self.space.input_shape} and {self.space.num_classes}"
-            )
-        if not all(isinstance(name, str) for name in self.class_names):
-            raise InputError(f"expected class names that are texts, got {self.class_names}")
-        if not len(self.mean) == len(self.std) == self.input_shape[0] or not all(
-            math.isfinite(m) and 0 < s < math.inf for m, s in zip(self.mean, self.std, strict=True)
-        ):
-            raise InputError(f"expected a finite mean and a positive std a channel, got {self.mean} and {self.std}")
+        self.encoding.check_fits(self.task)
+
+    @property
+    def task(self) -> Task:
+        """What it reads and answers."""
+        return self.space.task
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of a classification: class i is called the i-th."""
+        return self.encoding.class_names
 
 
 def save_model(
@@ -83,7 +80,7 @@ def save_model(
 ) -> None:
     """Write ``architecture.json``, ``weights.safetensors`` and ``program.pt2`` into a directory; leave model as it is.
 
-    The program takes normalised images, any number at once: (images - mean) / std with mean and std of the JSON. It is
+    The program takes encoded inputs, any number at once: (x - mean) / std with mean and std of the JSON. It is
     for those who deploy, and never read by nasenv: ``torch.export.load`` unpickles, so load only programs you trust.
     Where a network cannot be exported, a warning says why, and the other two files are complete without it.
     """
@@ -97,13 +94,13 @@ def save_model(
         "space_fingerprint": space.fingerprint(),
         "architecture": list(architecture),
         "text": space.to_text(architecture),
-        "input": {"shape": dataset.input_shape, "mean": dataset.mean, "std": dataset.std, "note": _INPUT_NOTE},
-        "class_names": dataset.class_names,
+        "task": space.task.to_json(),
+        "encoding": {**dataset.encoding.to_json(), "note": _ENCODING_NOTE},
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-        "probe": _probe(model, dataset.input_shape).tolist(),
+        "probe": _probe(model, space.task.shape).tolist(),
     }
     write_whole(directory / DESCRIPTION, json.dumps(description, indent=1) + "\n")
-    _save_program(directory / PROGRAM, model, dataset.input_shape)
+    _save_program(directory / PROGRAM, model, space.task.shape)
 
 
 def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = None) -> Exported:
@@ -133,7 +130,7 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
     _load_weights(exported.model, weights)
-    found = _probe(exported.model, exported.input_shape)
+    found = _probe(exported.model, exported.task.shape)
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise InputError(
             f"{path}: {type(made).__name__} now builds a network that answers otherwise than the one that was saved; "
@@ -142,22 +139,28 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
     return exported
 
 
-def predict(exported: Exported, raw_images: ArrayLike | Tensor) -> NDArray[np.float32]:
-    """Return the probability of each class, (n, num_classes), for images, (n, c, h, w), in the user's units.
+def predict(exported: Exported, raw: ArrayLike | Tensor) -> NDArray[np.float32]:
+    """Return what the model says of inputs in the user's units.
+
+    Args:
+        exported: the model.
+        raw: (n, *shape), such as images (n, channels, height, width).
+
+    Returns:
+        The probability of each class, (n, classes), or of a regression the values, (n, targets), in the user's units.
 
     Raises:
-        InputError: images of another shape than those that the model was trained on, or pixels that are not finite.
+        InputError: inputs of another shape than those that the model was trained on, or numbers that are not finite.
     """
-    images = raw_images if isinstance(raw_images, Tensor) else torch.from_numpy(np.array(raw_images, dtype=np.float32))
-    if images.ndim != 4 or tuple(images.shape[1:]) != exported.input_shape:
-        raise InputError(
-            f"the model takes images of (n, {', '.join(map(str, exported.input_shape))}), got {tuple(images.shape)}"
-        )
-    if not torch.isfinite(images).all():
-        raise InputError("the model takes finite pixels, got nan or infinite ones")
+    inputs = raw if isinstance(raw, Tensor) else torch.from_numpy(np.array(raw, dtype=np.float32))
+    shape, kind = exported.task.shape, exported.task.inputs.name() if exported.task.inputs else "inputs"
+    if inputs.ndim != len(shape) + 1 or tuple(inputs.shape[1:]) != shape:
+        raise InputError(f"the model takes {kind} of (n, {', '.join(map(str, shape))}), got {tuple(inputs.shape)}")
+    if not torch.isfinite(inputs).all():
+        raise InputError(f"the model takes {kind} of finite numbers, got nan or infinite ones")
     with torch.inference_mode():
-        batches = [normalised(b, exported.mean, exported.std) for b in images.split(_BATCH)]  # type: ignore[no-untyped-call]
-        return torch.cat([exported.model(b).float().softmax(dim=1) for b in batches]).numpy()
+        batches = [exported.encoding.inputs(batch) for batch in inputs.split(_BATCH)]  # type: ignore[no-untyped-call]
+        return exported.encoding.predictions(torch.cat([exported.model(batch) for batch in batches]))
 
 
 @contextmanager
@@ -173,8 +176,8 @@ def _quiet() -> Iterator[None]:
             logging.disable(level)
 
 
-def _save_program(path: Path, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
-    sample = torch.zeros(2, *input_shape)  # of a batch of 1, the export would make a constant
+def _save_program(path: Path, model: nn.Module, shape: tuple[int, ...]) -> None:
+    sample = torch.zeros(2, *shape)  # of a batch of 1, the export would make a constant
     path.unlink(missing_ok=True)
     with _quiet():
         try:
@@ -189,11 +192,11 @@ def _save_program(path: Path, model: nn.Module, input_shape: tuple[int, int, int
     warnings.warn(f"no {PROGRAM} was written, torch.export cannot export this network: {reason}", stacklevel=3)
 
 
-def _probe(model: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
-    """Return the logits, (2, num_classes), of two fixed images: what tells that a network is the one saved."""
-    images = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
+def _probe(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Return the outputs, (2, outputs), of two fixed inputs: what tells that a network is the one saved."""
+    inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        return model(images).float()  # type: ignore[no-any-return]
+        return model(inputs).float()  # type: ignore[no-any-return]
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -220,10 +223,7 @@ def _exported(description: Mapping[str, Any], space: SearchSpace, architecture: 
         model=_built(space, architecture),
         space=space,
         architecture=architecture,
-        input_shape=tuple(description["input"]["shape"]),
-        mean=tuple(description["input"]["mean"]),
-        std=tuple(description["input"]["std"]),
-        class_names=tuple(description["class_names"]),
+        encoding=Encoding.from_json(description["encoding"]),
     )
 
 
@@ -254,7 +254,8 @@ def _rebuilt(config: Any, given: type[SearchSpace] | None) -> SearchSpace:
         if given is None:
             for key, value in arguments.items():
                 _check_plain(value, _LARGEST_OF.get(key, _LARGEST_ARGUMENT))
-        return space_class(**arguments)
+        task = {"task": Task.from_json(arguments["task"])} if "task" in arguments else {}
+        return space_class(**{**arguments, **task})
     except Exception as error:  # a user's class can raise anything
         raise InputError(f"cannot make the space {name} again: {_reason(error)}; {_GIVE_SPACE}") from error
 
@@ -290,9 +291,9 @@ def _check_size(space: SearchSpace, architecture: Architecture, weights: Path) -
         sizes = [0]
         for module in model.modules():
             module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
-        model(torch.zeros(2, *space.input_shape))
+        model(torch.zeros(2, *space.task.shape))
     if (needed := 4 * max(sizes)) > spare_memory() // 4:
-        raise InputError(f"the network takes layers of {in_megabytes(needed)} for two images, a quarter of free memory")
+        raise InputError(f"the network takes layers of {in_megabytes(needed)} for two inputs, a quarter of free memory")
 
 
 def _reason(error: Exception) -> str:

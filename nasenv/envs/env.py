@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from nasenv.cache.cache import Cache
-from nasenv.data.dataset import Dataset, load_dataset
+from nasenv.data.dataset import Data, Dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
@@ -239,7 +239,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 def make_search(
     space: type[SearchSpace] | SearchSpace,
-    dataset: str | Dataset | None = None,
+    data: str | Data | Dataset | None = None,
     evaluator: Evaluator | None = None,
     objective: Objective | None = None,
     budget: Budget | None = None,
@@ -248,13 +248,13 @@ def make_search(
 ) -> Search:
     """Return the search behind a registered environment: no files, no budget, each part replaceable.
 
-    Without a budget it is never over: a design that it knows already costs nothing, as often as it is proposed.
+    Without a budget it is never over: an architecture that it knows already costs nothing, as often as it is proposed.
 
     Args:
-        space: a space, or the class of one, made for the data set's shape with ``space_options``.
-        dataset: what the default evaluator trains on; digits by default.
-        evaluator: instead of training on ``dataset``; it brings the space that it was made for.
-        objective: measurement -> reward; validation accuracy by default.
+        space: a space, or the class of one, made for the data's task with ``space_options``.
+        data: what the default evaluator trains on; digits by default.
+        evaluator: instead of training on ``data``; it brings the space that it was made for.
+        objective: measurement -> reward; the score by default.
         budget: ends a step with `BudgetExhausted`; unlimited by default.
         cache: measurements shared with other searches; this search's own alone by default.
         space_options: such as ``max_layers=4``.
@@ -266,10 +266,10 @@ def make_search(
         if part is not None and not isinstance(part, kind):
             raise InputError(f"{kind.__name__.lower()} must be a nasenv.{kind.__name__}, got {part!r}")
     if evaluator is None:
-        evaluator = _training_evaluator(space, "digits" if dataset is None else dataset, space_options)
+        evaluator = _training_evaluator(space, "digits" if data is None else data, space_options)
         space = evaluator.space
     else:
-        void = (["dataset"] if dataset is not None else []) + list(space_options)
+        void = (["data"] if data is not None else []) + list(space_options)
         if void:
             raise InputError(f"the evaluator brings its data and its space; leave out {', '.join(void)}")
         if isinstance(space, type):
@@ -283,14 +283,15 @@ def make_env(space: type[SearchSpace] | SearchSpace, render_mode: str | None = N
 
 
 def _training_evaluator(
-    space: type[SearchSpace] | SearchSpace, dataset: str | Dataset, options: Mapping[str, Any]
+    space: type[SearchSpace] | SearchSpace, data: str | Data | Dataset, options: Mapping[str, Any]
 ) -> TrainingEvaluator:
-    if not isinstance(dataset, str | Dataset):
-        raise InputError(f"dataset must be a name, such as digits or npz:FILE, or a nasenv.Dataset, got {dataset!r}")
+    if not isinstance(data, str | Data | Dataset):
+        raise InputError(f"data must be a source, such as digits or npz:FILE, or a nasenv.Dataset, got {data!r}")
+    source = Data(data) if isinstance(data, str) else data
+    dataset = source.load() if isinstance(source, Data) else source
     if isinstance(space, type):
         _check_options(space, options)
-        data = load_dataset(dataset) if isinstance(dataset, str) else dataset
-        space = space(input_shape=data.input_shape, num_classes=data.num_classes, **options)
+        space = space(task=dataset.task, **options)
     elif options:
         raise InputError(f"the space is made already; leave out {', '.join(options)}")
     return TrainingEvaluator(space, dataset)
@@ -298,7 +299,7 @@ def _training_evaluator(
 
 def _check_options(space: type[SearchSpace], options: Mapping[str, Any]) -> None:
     known = [n for f in (space, make_env, make_search) for n in inspect.signature(f).parameters]
-    known = [n for n in known if n not in ("input_shape", "num_classes", "parts", "space_options")]
+    known = [n for n in known if n not in ("task", "parts", "space_options")]
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known) or dict.fromkeys(known)

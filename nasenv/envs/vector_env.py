@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from nasenv.configuration import integer
 from nasenv.envs.env import (
     Episodes,
     check_render_mode,
@@ -19,10 +20,9 @@ from nasenv.envs.env import (
     picture,
     single_spaces,
 )
-from nasenv.errors import InputError
 from nasenv.search.history import Answers
 from nasenv.search.search import Search
-from nasenv.spaces.space import SearchSpace, is_positive_integer
+from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Outcome
 
 _Array = NDArray[Any]
@@ -55,9 +55,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
     }
 
     def __init__(self, search: Search, num_envs: int, render_mode: str | None = None) -> None:
-        if not is_positive_integer(num_envs):
-            raise InputError(f"num_envs must be an integer of 1 or more, got {num_envs!r}")
-        self.search, self.num_envs = search, int(num_envs)
+        self.search, self.num_envs = search, integer("num_envs", num_envs)
         self.render_mode = check_render_mode(render_mode, self.metadata)
         self.single_observation_space, self.single_action_space = single_spaces(search.space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -118,5 +116,5 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
 def make_vec_env(
     space: type[SearchSpace] | SearchSpace, num_envs: int = 1, render_mode: str | None = None, **parts: Any
 ) -> ArchitectureVectorEnv:
-    """Return the vector environment of a registered id; ``parts`` are the arguments of `nasenv.envs.env.make_search`."""
+    """Return the vector environment of a registered id; ``parts`` are the arguments of `make_search`."""
     return ArchitectureVectorEnv(make_search(space, **parts), num_envs, render_mode)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nasenv.configuration import digest
-from nasenv.data.dataset import Dataset, load_dataset
+from nasenv.data.dataset import Data, Dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.spaces.space import SearchSpace
@@ -51,8 +51,8 @@ class TrainingEvaluator(Evaluator):
     one forward pass of one input (a multiplication and an addition count as two).
 
     Args:
-        space: the space whose networks are trained; its input shape and classes are those of the data.
-        dataset: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME, or a `Dataset`.
+        space: the space whose networks are trained; its task is that of the data.
+        data: a `Dataset`, or what `nasenv.load_dataset` makes one of, such as digits; on the command line ``--data``.
         epochs: length of a search's training; by default what `RECIPES` says of the data set.
         batch_size: examples a step; by default what `RECIPES` says.
         optimizer: adamw (decays 0.85 and 0.99) or sgd (Nesterov momentum 0.9), both with a one-cycle schedule.
@@ -62,7 +62,6 @@ class TrainingEvaluator(Evaluator):
         augment: none; crop (random shifts of up to an eighth of the side); crop_flip (and left-right mirroring).
         final_epochs: length of the training after the search; by default 10 on digits, four times ``epochs`` elsewhere.
         seed: seeds the trainings; searches that share it share a cache, whatever their own seeds.
-        split_seed: seeds the split into training, validation and test data.
         devices: cpu; cuda, every GPU; a list such as cuda:0,cuda:2; or auto: every GPU, the CPU where there is none.
         concurrency: trainings side by side, each in a worker process with one thread; 0 trains in this process. auto is
             one for each processor core on the CPU; on GPUs it begins with two each, and finds while the search goes on
@@ -85,7 +84,7 @@ class TrainingEvaluator(Evaluator):
     def __init__(
         self,
         space: SearchSpace,
-        dataset: str | Dataset = "digits",
+        data: Dataset | Data | str = "digits",
         epochs: int | None = None,
         batch_size: int | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
@@ -95,7 +94,6 @@ class TrainingEvaluator(Evaluator):
         augment: Literal["none", "crop", "crop_flip"] = "none",
         final_epochs: int | None = None,
         seed: int = 0,
-        split_seed: int = 0,
         devices: str = "auto",
         concurrency: int | Literal["auto"] = "auto",
         timeout_seconds: float = 600.0,
@@ -104,10 +102,11 @@ class TrainingEvaluator(Evaluator):
         compile_final: bool = False,
     ) -> None:
         super().__init__(space)
-        data = load_dataset(dataset, split_seed) if isinstance(dataset, str) else dataset
-        _check_fit(space, data)
-        self.dataset = self._data = data
-        known = RECIPES.get(data.name, OTHER_RECIPE)
+        found = Data(data) if isinstance(data, str) else data
+        self.dataset = self._data = dataset = found.load() if isinstance(found, Data) else found
+        self._arguments["data"] = dataset
+        _check_fit(space, dataset)
+        known = RECIPES.get(dataset.name, OTHER_RECIPE)
         self.recipe = Recipe(
             epochs=known.epochs if epochs is None else epochs,
             batch_size=known.batch_size if batch_size is None else batch_size,
@@ -118,7 +117,7 @@ class TrainingEvaluator(Evaluator):
             augment=augment,
         )
         if final_epochs is None:
-            final_epochs = _FINAL_EPOCHS.get(data.name, _FINAL_LENGTH * self.recipe.epochs)
+            final_epochs = _FINAL_EPOCHS.get(dataset.name, _FINAL_LENGTH * self.recipe.epochs)
         if not isinstance(final_epochs, int | np.integer) or final_epochs < 1:
             raise InputError(f"final_epochs must be an integer of 1 or more, got {final_epochs!r}")
         self.final_recipe = Recipe(**{**asdict(self.recipe), "epochs": final_epochs})
@@ -139,7 +138,7 @@ class TrainingEvaluator(Evaluator):
         self.compile_final = compile_final
         self._worked: dict[str, float] = {}
         self.eager: Counter[str] = Counter()
-        self._trainer = Trainer(space, data, self.devices[0], timeout_seconds, deterministic, self.precision)
+        self._trainer = Trainer(space, dataset, self.devices[0], timeout_seconds, deterministic, self.precision)
         self._cost = TrainingCost(space)
         self._waiting: dict[Trial, Job] = {}
         self._sorted = True
@@ -270,11 +269,11 @@ def _concurrency(concurrency: int | str, devices: Sequence[str]) -> Concurrency:
 
 
 def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
-    wanted, got = (space.input_shape, space.num_classes), (dataset.input_shape, dataset.num_classes)
-    if wanted != got:
+    dataset.task.check_trainable()
+    if space.task != dataset.task:
         raise InputError(
-            f"the space is made for inputs {wanted[0]} and {wanted[1]} classes, data set {dataset.name} has {got[0]} "
-            f"and {got[1]}; make the space with input_shape={got[0]}, num_classes={got[1]}"
+            f"the space is made for {space.task}, data set {dataset.name} has {dataset.task}; make the space with "
+            "task=data.task"
         )
 
 

@@ -16,7 +16,7 @@ from nasenv.errors import InputError
 from nasenv.files import write_whole
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal
-from nasenv.records.tensorboard import Record
+from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.records.trials import TrialLog
 from nasenv.trial import Measurement, Trial
 
@@ -35,6 +35,7 @@ class RunDirectory:
         afresh: whether an agent that does not repeat itself begins anew: the older journal is set aside, and what was
             measured for it is known.
         clock: the search's time, in seconds since it was begun.
+        metric: what the scores are, for tags.
 
     Attributes:
         journal: the evaluations, in order.
@@ -56,6 +57,7 @@ class RunDirectory:
         trains: bool,
         afresh: bool,
         clock: Callable[[], float],
+        metric: str = "accuracy",
     ) -> None:
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ class RunDirectory:
             self.set_aside = dict(_measured(path, identity))
             self.notices = list(self._notices())
             write_whole(path / CONFIG, self._text)
-            self.record = Record(path, started=self.journal.started, clock=clock)
+            self.record = TensorBoardWriter(path, started=self.journal.started, clock=clock, metric=metric)
             self.record.start_hparams(config)
             self.record.text("config", f"```yaml\n{self._text}```")
             self.record.text("made_with", "\n".join(f"- {k}: {v}" for k, v in provenance().items()))

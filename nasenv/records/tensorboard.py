@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from tensorboard.compat.proto.attr_value_pb2 import AttrValue
@@ -14,28 +15,29 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.compat.proto.versions_pb2 import VersionDef
-from tensorboard.plugins.text.metadata import create_summary_metadata as text_metadata
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import fx, nn
 
 from nasenv.errors import InputError
+from nasenv.files import open_again
 from nasenv.plots import Figure, choice_shares, to_png
-from nasenv.records.events import EventFile, scalars_event
-from nasenv.search.history import History
 from nasenv.spaces.space import SearchSpace
-from nasenv.trial import Outcome
+from nasenv.trial import Architecture, Outcome
 
 
-class Record:
+class TensorBoardWriter:
     """The TensorBoard of one search, in a single event file.
 
     The file begins anew: a search that is resumed repeats its evaluations from the journal and so writes its curves
     again, without a seam. Its events have the same lengths as before, so a TensorBoard that is watching goes on reading
     where it was. Every event is in the file when the method returns, so that the page is always up to date, or
-    all are when it is closed.
+    all are when it is closed. TensorBoard's own `EventFileWriter` does none of this: it names its file by the time, and
+    a thread of it writes later.
 
     | tags | what they show | step |
     |---|---|---|
@@ -52,56 +54,64 @@ class Record:
         live: whether somebody may be watching; else events wait in memory to be written together.
         started: when the search was begun, in seconds since 1970; now by default. It is in the file's name.
         clock: how long it has been going on, in seconds, in all its starts; by default since this object was made.
+        metric: name of the score, in tags.
 
     Raises:
-        InputError: the directory, or later the file, cannot be written.
+        InputError: the directory, or later the file, cannot be written (a full disk, say).
     """
 
     def __init__(
-        self, directory: Path, live: bool = True, started: float | None = None, clock: Callable[[], float] | None = None
+        self,
+        directory: Path,
+        live: bool = True,
+        started: float | None = None,
+        clock: Callable[[], float] | None = None,
+        metric: str = "accuracy",
     ) -> None:
         begun = time.monotonic()
         self._started = time.time() if started is None else started
         self._clock = clock or (lambda: time.monotonic() - begun)
-        path = Path(directory) / f"events.out.tfevents.{int(self._started)}.nasenv"
-        self._best_val_accuracy = 0.0
+        self._path = Path(directory) / f"events.out.tfevents.{int(self._started)}.nasenv"
+        self._live, self._metric = live, metric
+        self._best: tuple[float, float] | None = None  # fidelity and score
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for old in path.parent.glob("events.out.tfevents.*"):
-                if old != path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            for old in self._path.parent.glob("events.out.tfevents.*"):
+                if old != self._path:
                     old.unlink()
-            self._file = EventFile(path, live)
+            self._file: BinaryIO = open(self._path, "w+b")  # noqa: SIM115, closed by close()
         except OSError as error:
             raise InputError(f"run_dir {directory} cannot be written: {error.strerror}; give another one") from error
-        self._write(Event(file_version="brain.Event:2"))
+        self._write(file_version="brain.Event:2")
 
-    def evaluation(self, history: History, outcome: Outcome) -> None:
-        """Write the scalars of a distinct evaluation, in one event; to be called when the history has just taken it in.
+    def evaluation(self, outcome: Outcome, scalars: Mapping[str, float]) -> None:
+        """Write the scalars of a distinct evaluation, in one event.
 
-        ``search/best_val_accuracy`` is the highest accuracy so far, whatever the objective; it begins, as
-        ``search/val_accuracy`` does, at the first evaluation that did not fail.
+        ``search/best_val_<metric>`` is the highest score at the highest fidelity so far, whatever the objective; it begins, as
+        ``search/val_<metric>`` does, at the first evaluation that did not fail.
+
+        Args:
+            outcome: the first answer that it gave.
+            scalars: what the search says of itself by now, by tag.
         """
-        measurement = outcome.measurement
-        own = {
+        measurement, score = outcome.measurement, outcome.measurement.score
+        values = {f"evaluation/{name}": value for name, value in measurement.metrics.items()}
+        values |= {
             "search/reward": outcome.reward,
-            "search/mean_reward_32": history.mean_reward(32),
-            "search/repeat_share": history.repeats / history.proposals,
-            "search/train_seconds": history.train_seconds,
-            "cache/hit_share": history.cached / len(history),
+            **scalars,
             "evaluation/train_seconds": measurement.train_seconds,
-            "evaluation/failed": float(measurement.error is not None),
+            "evaluation/failed": measurement.error is not None,
         }
-        if measurement.score is not None:
-            self._best_val_accuracy = max(self._best_val_accuracy, measurement.score)
-            own["search/val_accuracy"] = measurement.score
-        if history.best_reward is not None:
-            own["search/best_val_accuracy"] = self._best_val_accuracy
-        metrics = {f"evaluation/{k}": float(v) for k, v in measurement.metrics.items()}
-        self.scalars(metrics | own, outcome.evaluation)
+        if score is not None:
+            self._best = max(self._best or (0.0, score), (outcome.fidelity, score))
+            values[f"search/val_{self._metric}"] = score
+        if self._best is not None:
+            values[f"search/best_val_{self._metric}"] = self._best[1]
+        self.scalars(values, outcome.evaluation)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write one event with a value for each tag."""
-        self._file.write(scalars_event(self._started + self._clock(), step, values))
+        """Write one event with a value for each tag, as float32: infinite where it is too large for that."""
+        self._summary([{"tag": tag, "simple_value": float(value)} for tag, value in values.items()], step)
 
     def curve(self, tag: str, values: Sequence[float]) -> None:
         """Write a learning curve: values[k] at step k + 1, the epoch."""
@@ -110,20 +120,19 @@ class Record:
 
     def text(self, tag: str, markdown: str) -> None:
         """Write a text, which TensorBoard shows as Markdown."""
-        tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape=TensorShapeProto())
-        self._summaries([Summary.Value(tag=tag, metadata=text_metadata("", ""), tensor=tensor)], 0)
+        self._write(summary=text_pb(tag, markdown))
 
     def figure(self, tag: str, figure: Figure, step: int = 0) -> None:
         """Write a picture; pictures of one tag and several steps have a slider."""
         png = to_png(figure)
         width, height = struct.unpack(">II", png[16:24])  # where a PNG file says it
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
-        self._summaries([Summary.Value(tag=tag, image=image)], step)
+        self._summary([{"tag": tag, "image": image}], step)
 
-    def choice_shares(self, space: SearchSpace, history: History) -> None:
-        """Write the picture of what was chosen so far, at the current evaluation; nothing before the first."""
-        if len(history):
-            self.figure("choice_shares", choice_shares(space, [o.architecture for o in history]), len(history))
+    def choice_shares(self, space: SearchSpace, architectures: Sequence[Architecture]) -> None:
+        """Write the picture of what was chosen in the evaluations so far; nothing before the first."""
+        if architectures:
+            self.figure("choice_shares", choice_shares(space, architectures), len(architectures))
 
     def graph(self, model: nn.Module, input_shape: Sequence[int]) -> None:
         """Write the network's graph; where it cannot be traced, a text of tag ``graph`` says why.
@@ -138,7 +147,7 @@ class Record:
         except Exception as error:  # a user's network may do, and so raise, anything
             self.text("graph", f"This network cannot be traced: {type(error).__name__}: {error}")
         else:
-            self._write(Event(graph_def=_graph_def(program).SerializeToString()))
+            self._write(graph_def=_graph_def(program).SerializeToString())
         finally:
             model.train(was_training)
 
@@ -149,30 +158,37 @@ class Record:
         though agents differ in theirs. Without one it shows, of all runs, the settings that differ, then the last
         values of all scalars by their tags' order.
         """
-        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-
-        self._summaries(hparams_pb(flat_config(config), start_time_secs=self._started).value, 0)
+        self._write(summary=hparams_pb(flat_config(config), start_time_secs=self._started))
 
     def finish_hparams(self, metrics: Mapping[str, float]) -> None:
         """Write the final metrics, as scalars too, and that the run has ended well; to be called last."""
-        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-
         self.scalars(metrics, 0)
         end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
         about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
         tag = metadata.SESSION_END_INFO_TAG
-        self._summaries([Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)], 0)
+        self._summary([{"tag": tag, "metadata": about, "tensor": metadata.NULL_TENSOR}], 0)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Write what waits, and close the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
 
-    def _summaries(self, values: Iterable[Summary.Value], step: int) -> None:
-        self._write(Event(step=step, summary=Summary(value=values)))
+    def _summary(self, values: Sequence[Mapping[str, Any]], step: int) -> None:
+        self._write(step=step, summary={"value": values})  # messages made of dicts take half the time
 
-    def _write(self, event: Event) -> None:
-        event.wall_time = self._started + self._clock()
-        self._file.write(event.SerializeToString())
+    def _write(self, **event: Any) -> None:
+        """Append an event; where somebody has deleted the file, all of it is written again."""
+        content = Event(wall_time=self._started + self._clock(), **event).SerializeToString()
+        try:
+            RecordWriter(self._file).write(content)
+            if self._live:
+                self._file.flush()
+                if os.fstat(self._file.fileno()).st_nlink == 0:
+                    self._file = open_again(self._file, self._path)
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -15,7 +15,7 @@ from nasenv.files import write_whole
 from nasenv.objectives import Rewards
 from nasenv.records.trials import measured
 from nasenv.results.result import RESULT, Contender, Result, mean, table
-from nasenv.search.search import Search, lowest_score
+from nasenv.search.search import Search
 from nasenv.training.trainer import read_weights
 from nasenv.trial import Architecture, Measurement, Purpose, Trial
 
@@ -67,6 +67,7 @@ def conclude(search: Search) -> Result:
         winner=first,
         others=tuple(others),
         test_score=test_score,
+        metric=search.space.task.metric,
         ended=str(search.ended),
         evaluations=len(history),
         repeats=history.repeats,
@@ -147,7 +148,7 @@ def _mean_rewards(
     search: Search, confirmed: Mapping[Architecture, Sequence[Measurement]]
 ) -> dict[Architecture, float]:
     """Return the mean reward of each finalist's final trainings; one that failed is paid less than all that did not."""
-    rewards = Rewards(search.objective, lowest_score(search.space))
+    rewards = Rewards(search.objective, search.space.task.lowest_score)
     for measurement in (m for row in confirmed.values() for m in row if m.error is None):
         rewards.pay(measurement)
     return {a: statistics.fmean(rewards.pay(m) for m in row) for a, row in confirmed.items()}
@@ -158,34 +159,37 @@ def _params(tested: Sequence[Measurement]) -> int | None:
 
 
 def _write(search: Search, result: Result, network: nn.Module | None, confirmed: Sequence[Measurement]) -> None:
-    record, run_dir, space = search.record, search.run_dir, search.space
-    if record is None or run_dir is None:
+    files, space = search.files, search.space
+    if files is None:
         return
+    record, run_dir = files.record, files.path
     from nasenv.plots import draw_diagram, to_png  # matplotlib takes half a second to import
 
-    figure = draw_diagram(space.diagram(result.winner.architecture), f"{result.test_score:.2%} test accuracy")
+    figure = draw_diagram(
+        space.diagram(result.winner.architecture), f"test {space.task.metric} {space.task.shown(result.test_score)}"
+    )
     write_whole(run_dir / "architecture.png", to_png(figure))
     heads, rows = table(result)
     lines = [heads, ["---"] * len(heads), *rows]
-    record.choice_shares(space, search.history)
+    record.choice_shares(space, search.history.architectures)
     record.figure("architecture", figure)
     record.text("result", "\n".join(f"| {' | '.join(line)} |" for line in lines))
     record.text("winner", result.winner.text)
     for seed, measurement in enumerate(confirmed):
         record.curve(f"winner/train_loss_seed_{seed}", measurement.curve)
     if network is not None:
-        record.graph(network, space.input_shape)
+        record.graph(network, space.task.shape)
         if search.evaluator.dataset is not None:
             dataset = search.evaluator.dataset
             save_model(run_dir / "model", space, result.winner.architecture, network, dataset)
     record.finish_hparams(
         {
-            "best/test_accuracy": result.test_score,
-            "best/mean_val_accuracy": mean(result.winner.validation_scores),
-            "best/mean_test_accuracy": mean(result.winner.test_scores),
+            f"best/test_{space.task.metric}": result.test_score,
+            f"best/mean_val_{space.task.metric}": mean(result.winner.validation_scores),
+            f"best/mean_test_{space.task.metric}": mean(result.winner.test_scores),
         }
     )
-    search.restore()
+    files.restore()
     result.write(run_dir / RESULT)
     clear(run_dir)
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from nasenv.errors import InputError
 from nasenv.files import parse_json, read_whole, write_whole
+from nasenv.task import is_share
 from nasenv.trial import Architecture
 
 RESULT = "result.json"
@@ -47,6 +48,7 @@ class Result:
         winner: the finalist of the best mean reward after the final training.
         others: what it is held against: the space's reference, the best of the first evaluations.
         test_score: of the network that was exported (the winner's first seed).
+        metric: what the scores are, such as accuracy.
         ended: why the search was over.
         evaluations: number of distinct designs evaluated.
         repeats: number of proposals of designs seen before.
@@ -56,6 +58,7 @@ class Result:
     winner: Contender
     others: tuple[Contender, ...]
     test_score: float
+    metric: str
     ended: str
     evaluations: int
     repeats: int
@@ -77,10 +80,14 @@ class Result:
 
 
 def table(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Return heads and rows of the comparison that a user reads: mean ± standard deviation over seeds, in percent."""
-    heads = ["", "validation %", "test %", "parameters"]
+    """Return heads and rows of the comparison that a user reads: mean ± standard deviation over seeds."""
+    share = is_share(result.metric)
+    heads = ["", *(f"{split} {result.metric}{' %' if share else ''}" for split in ("validation", "test")), "parameters"]
     rows = [
-        [c.role, _spread(c.validation_scores), _spread(c.test_scores), f"{c.params:,}" if c.params else ""]
+        [
+            *(c.role, _spread(c.validation_scores, share), _spread(c.test_scores, share)),
+            f"{c.params:,}" if c.params else "",
+        ]
         for c in (result.winner, *result.others)
     ]
     return heads, rows
@@ -91,13 +98,14 @@ def _contender(values: Mapping[str, Any]) -> Contender:
     return Contender(**{**values, **{k: tuple(values[k]) for k in numbers}})
 
 
-def mean(accuracies: Sequence[float]) -> float:
+def mean(scores: Sequence[float]) -> float:
     """Return the mean, nan of none."""
-    return statistics.fmean(accuracies) if accuracies else math.nan
+    return statistics.fmean(scores) if scores else math.nan
 
 
-def _spread(accuracies: Sequence[float]) -> str:
-    if not accuracies:
+def _spread(scores: Sequence[float], share: bool) -> str:
+    if not scores:
         return "failed"
-    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    return f"{100 * mean(accuracies):.2f} ± {100 * deviation:.2f}"
+    deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    factor, digits = (100, 2) if share else (1, 4)
+    return f"{factor * mean(scores):.{digits}f} ± {factor * deviation:.{digits}f}"

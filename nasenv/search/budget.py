@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nasenv.errors import InputError
-from nasenv.search.history import History
-from nasenv.search.proposals import Proposals
+from nasenv.configuration import flag, integer, number, positive
+from nasenv.search.history import History, Proposals
 from nasenv.trial import Architecture, Finding
 
 _ROUNDING = 1e-9  # of sums of fidelities
@@ -54,16 +51,15 @@ class Budget:
         for name in ("evaluations", "repeats_per_evaluation", "finalists", "final_seeds"):
             value = getattr(self, name)
             if value is not None or name != "evaluations":
-                object.__setattr__(self, name, integer(f"budget.{name}", value, least=1))
+                object.__setattr__(self, name, integer(f"budget.{name}", value))
         for name in ("charged_seconds", "wall_seconds"):
             seconds = getattr(self, name)
-            if seconds is not None and not (_is_number(seconds) and 0.0 < seconds < math.inf):
-                raise InputError(f"budget.{name} must be a positive number, got {seconds!r}")
-        target = self.target_reward
-        if target is not None and not (_is_number(target) and math.isfinite(target)):
-            raise InputError(f"budget.target_reward must be a finite number, got {target!r}")
-        if not isinstance(self.charge_repeats, bool):
-            raise InputError(f"budget.charge_repeats must be true or false, got {self.charge_repeats!r}")
+            if seconds is not None:
+                object.__setattr__(self, name, positive(f"budget.{name}", seconds))
+        if self.target_reward is not None:
+            target = number("budget.target_reward", self.target_reward, lambda _: True, "a finite number")
+            object.__setattr__(self, "target_reward", target)
+        flag("budget.charge_repeats", self.charge_repeats)
 
     def identity(self) -> dict[str, Any]:
         """Return the arguments that change what comes out of a search."""
@@ -84,7 +80,8 @@ class Budget:
     def payable(self, proposals: Proposals, history: History) -> Proposals:
         """Return the proposals before the first for which there is no evaluation left."""
         left = self.remaining(history)
-        if left is None:
+        most = proposals.n if self.charge_repeats else len(proposals.new)
+        if left is None or left >= most * proposals.fidelity:
             return proposals
         n = int(left / proposals.fidelity + _ROUNDING)
         return proposals.first(n) if self.charge_repeats else proposals.before_new(n)
@@ -100,7 +97,7 @@ class Budget:
         if self.charged_seconds is None:
             return None
         charged, new = history.charged_seconds, 0
-        for number, evaluation in enumerate(proposals.numbers.tolist(), 1):
+        for position, evaluation in enumerate(proposals.numbers.tolist(), 1):
             is_new = evaluation == -1 - new
             if is_new and new == len(found):
                 return None
@@ -109,7 +106,7 @@ class Budget:
                 seen = found[-1 - evaluation].measurement if evaluation < 0 else history[evaluation].measurement
                 charged += seen.train_seconds
             if charged >= self.charged_seconds:
-                return proposals.first(number)
+                return proposals.first(position)
         return None
 
     def pays_for_another(self, in_flight: Collection[Architecture], history: History, size: int | None) -> bool:
@@ -147,25 +144,10 @@ class Budget:
         """Return why a search that has come so far is over, None where it is not: a limit, or an agent collapsed."""
         limit = self.reached(history)
         if limit is None and history.repeats >= self.repeats_per_evaluation * (
-            self.evaluations or max(1, len(history))
+            self.evaluations or max(1, history.evaluations)
         ):
             return (
                 f"the agent proposes what it proposed before: {history.repeats} repeats beside "
-                f"{len(history)} distinct evaluations; its policy has collapsed"
+                f"{history.evaluations} distinct evaluations; its policy has collapsed"
             )
         return limit
-
-
-def integer(name: str, value: Any, least: int) -> int:
-    """Return the number as an int, numpy's too; raise InputError where it is none, or below the least."""
-    try:
-        number: int = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} must be an integer of {least} or more, got {value!r}") from None
-    if number < least:
-        raise InputError(f"{name} must be {least} or more, got {number}")
-    return number
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

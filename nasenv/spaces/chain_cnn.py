@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nasenv.configuration import integer, is_positive_integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
-from nasenv.spaces.space import Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, Diagram, SearchSpace
+from nasenv.task import Images, Task
 from nasenv.trial import Architecture
 
 KERNELS = (1, 3, 5)
@@ -50,7 +52,7 @@ class ChainCNN(SearchSpace):
     pool) and BatchNorm. conv: convolution, BatchNorm, ReLU; sep_conv: depthwise and 1x1 convolution, BatchNorm, ReLU;
     both with stride 1 and same padding. Pools have stride 2. At the end: global average pool, linear layer.
 
-    Input: (n, channels, height, width) float32. Output: (n, num_classes) logits.
+    Input: (n, channels, height, width) float32. Output: (n, task.outputs).
 
     ## Equivalent designs
 
@@ -64,8 +66,7 @@ class ChainCNN(SearchSpace):
         max_layers: the most layers, 1 or more.
         widths: numbers of output channels of conv and sep_conv, distinct. The default is small on purpose: 5 epochs on
             scikit-learn's digits then take 0.1 s for an average design and 0.4 s for the reference, on one core.
-        input_shape: (channels, height, width) of one input, any sizes from 1.
-        num_classes: number of classes, two or more.
+        task: images of any sizes from 1; by default of 1x8x8 in 10 classes, as scikit-learn's digits are.
 
     Raises:
         InputError: max_layers below 1; no widths, or widths that are not distinct positive integers.
@@ -93,15 +94,12 @@ class ChainCNN(SearchSpace):
         self,
         max_layers: int = 6,
         widths: Sequence[int] = (8, 16, 32),
-        input_shape: Sequence[int] = (1, 8, 8),
-        num_classes: int = 10,
+        task: Task | None = None,
     ) -> None:
-        if not is_positive_integer(max_layers):
-            raise InputError(f"max_layers must be an integer of 1 or more, got {max_layers!r}")
         given = tuple(widths) if isinstance(widths, Iterable) else ()
         if not given or not all(map(is_positive_integer, given)) or len(set(given)) != len(given):
             raise InputError(f"widths must be one or more distinct positive integers, got {widths!r}")
-        self.max_layers = int(max_layers)
+        self.max_layers = integer("max_layers", max_layers)
         self.widths = tuple(int(w) for w in given)
         decisions = [Decision("depth", tuple(range(1, self.max_layers + 1)))]
         for i in range(1, self.max_layers + 1):
@@ -111,13 +109,13 @@ class ChainCNN(SearchSpace):
                 Decision(f"layer{i}.width", self.widths),
                 Decision(f"layer{i}.skip", ("no", "yes")),
             ]
-        super().__init__(decisions, input_shape, num_classes)
+        super().__init__(decisions, task or Task(Images((1, 8, 8)), outputs=10))
         self._make_mask_tables()
         self._make_layer_names()
 
     def _make_mask_tables(self) -> None:
         """Write down every mask there is, by what it depends on; ``mask`` looks them up."""
-        sides = [min(self.input_shape[1:])]  # the smaller side of the map after 0, 1, ... pools
+        sides = [min(self.task.shape[1:])]  # the smaller side of the map after 0, 1, ... pools
         while sides[-1] > 1:
             sides.append((sides[-1] + 1) // 2)
         fits = [[[k in ks and k <= 2 * side - 1 for k in KERNELS] for ks in KERNELS_OF.values()] for side in sides]
@@ -180,6 +178,25 @@ class ChainCNN(SearchSpace):
         valid[prefixes[:, 0] < layer] = self._skip_masks[0]  # beyond the depth
         return valid
 
+    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which choices were valid at each decision of n designs, (n, T) -> (n, T, C), all at once."""
+        layers = rows[:, 1:].reshape(len(rows), self.max_layers, 4)
+        operations, skips = layers[..., 0], layers[..., 3]
+        pools = np.minimum(_IS_POOL[operations].cumsum(axis=1) - _IS_POOL[operations], len(self._operation_masks) - 1)
+        has_skip = np.zeros_like(pools)  # whether a skip means anything
+        has_skip[:, 1:] = (operations[:, :-1] != _IDENTITY[0]) | (skips[:, :-1] == 1)
+        parts = (self._operation_masks[pools], self._kernel_masks[pools, operations], self._width_masks[operations])
+        masks = np.stack([*parts, self._skip_masks[has_skip]], axis=2)  # (n, layers, 4, C)
+        masks[rows[:, :1] < np.arange(self.max_layers)] = self._skip_masks[0]  # beyond the depth
+        depth = np.broadcast_to(np.arange(self.max_choices) < self.max_layers, (len(rows), 1, self.max_choices))
+        return np.concatenate([depth, masks.reshape(len(rows), -1, self.max_choices)], axis=1)
+
+    def _are_valid(self, rows: NDArray[np.int64]) -> bool:
+        """Return whether all rows, (n, T) int64, are valid designs."""
+        if not ((rows >= 0) & (rows < self.num_choices)).all():
+            return False
+        return bool(np.take_along_axis(self.masks(rows), rows[..., None], axis=2).all())
+
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the design without the identities that have no skip; a single identity where nothing is left.
 
@@ -190,17 +207,17 @@ class ChainCNN(SearchSpace):
         return self._design([layer for layer in layers if layer != _IDENTITY] or [_IDENTITY])
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return the untrained network: (n, channels, height, width) float32 -> (n, num_classes) logits."""
-        layers, shortcuts = nn.ModuleList(), nn.ModuleDict()
-        before, last = self.input_shape[0], self.input_shape[0]  # channels of y_{i-2} and y_{i-1}
+        """Return the untrained network: (n, channels, height, width) float32 -> (n, task.outputs)."""
+        layers, shortcuts = nn.ModuleDict(), nn.ModuleDict()
+        before, last = self.task.shape[0], self.task.shape[0]  # channels of y_{i-2} and y_{i-1}
         pooled = False  # whether y_{i-1} is half as large as y_{i-2}
-        for o, k, w, s in self._layers(architecture):
+        for i, (o, k, w, s) in enumerate(self._layers(architecture), 1):
             if s:
-                shortcuts[str(len(layers))] = _shortcut(before, last, stride=2 if pooled else 1)
+                shortcuts[f"layer{i}"] = _shortcut(before, last, stride=2 if pooled else 1)
             width = self.widths[w] if _IS_WIDE[o] else last
-            layers.append(_operation(OPERATIONS[o], KERNELS[k], last, width))
+            layers[f"layer{i}"] = _operation(OPERATIONS[o], KERNELS[k], last, width)
             before, last, pooled = last, width, bool(_IS_POOL[o])
-        return ChainNetwork(layers, shortcuts, nn.Linear(last, self.num_classes))
+        return ChainNetwork(layers, shortcuts, nn.Linear(last, self.task.outputs))
 
     def reference(self) -> Architecture:
         """Return a net after VGG (https://arxiv.org/abs/1409.1556): 3x3 convolutions in pairs, pools between pairs.
@@ -208,7 +225,7 @@ class ChainCNN(SearchSpace):
         The width grows from pair to pair up to the largest, maps shrink to no less than 3 pixels a side, and three
         convolutions, or as many as max_layers leaves, are the end.
         """
-        side, widths = min(self.input_shape[1:]), sorted(self.widths)
+        side, widths = min(self.task.shape[1:]), sorted(self.widths)
         pools = max(0, (side - 1).bit_length() - 2)  # so many until the side is 4 or less
         depth = min(self.max_layers, 3 * (pools + 1))
         last_pair = (depth - 1) // 3
@@ -238,7 +255,7 @@ class ChainCNN(SearchSpace):
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
         """Return the layers decided so far, the last perhaps in part; global pool and linear layer when all are."""
-        nodes = ["input\n" + "x".join(map(str, self.input_shape))]
+        nodes = ["input\n" + "x".join(map(str, self.task.shape))]
         edges: list[tuple[int, int, str]] = []
         layers = self._layers(prefix)
         for i, choices in enumerate(layers, start=1):
@@ -248,7 +265,7 @@ class ChainCNN(SearchSpace):
                 edges.append((i - 2, i, "skip"))
         if layers and len(layers) == prefix[0] + 1 and len(layers[-1]) == 4:
             edges += [(len(layers), len(nodes), ""), (len(nodes), len(nodes) + 1, "")]
-            nodes += ["global average pool", f"linear\n{self.num_classes} classes"]
+            nodes += ["global average pool", f"linear\n{self.task.outputs} outputs"]
         return Diagram(tuple(nodes), tuple(edges))
 
     def _box(self, choices: Sequence[int]) -> str:
@@ -274,16 +291,16 @@ class ChainCNN(SearchSpace):
 
 
 class ChainNetwork(nn.Module):
-    """The network of a ChainCNN design: (n, channels, height, width) float32 -> (n, num_classes) logits.
+    """The network of a ChainCNN design: (n, channels, height, width) float32 -> (n, task.outputs).
 
     Args:
-        layers: each is given the output of the one before.
-        shortcuts: by the index of the layer that has the skip: what is applied to the output of the layer before the
+        layers: by name, in order; each is given the output of the one before.
+        shortcuts: by the name of the layer that has the skip: what is applied to the output of the layer before the
             last, before it is added to that of the last.
         classifier: from the means of the last layer's channels, (n, width), to the logits.
     """
 
-    def __init__(self, layers: nn.ModuleList, shortcuts: nn.ModuleDict, classifier: nn.Module) -> None:
+    def __init__(self, layers: nn.ModuleDict, shortcuts: nn.ModuleDict, classifier: nn.Module) -> None:
         super().__init__()
         self.layers = layers
         self.shortcuts = shortcuts
@@ -291,10 +308,10 @@ class ChainNetwork(nn.Module):
         self.classifier = classifier
 
     def forward(self, images_nchw: Tensor) -> Tensor:
-        """Return the logits, (n, num_classes)."""
+        """Return the outputs, (n, outputs)."""
         before, last = images_nchw, images_nchw
-        for i, layer in enumerate(self.layers):
-            joined = last + self.shortcuts[str(i)](before) if str(i) in self.shortcuts else last
+        for name, layer in self.layers.items():
+            joined = last + self.shortcuts[name](before) if name in self.shortcuts else last
             before, last = last, layer(joined)
         logits: Tensor = self.classifier(self.pool(last))
         return logits

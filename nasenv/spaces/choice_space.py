@@ -19,6 +19,7 @@ from torch import nn
 from nasenv.configuration import digest, source
 from nasenv.errors import InputError
 from nasenv.spaces.space import Decision, SearchSpace
+from nasenv.task import Images, Task
 from nasenv.trial import Architecture
 
 _MOST_COMBINATIONS = 10**7
@@ -46,12 +47,11 @@ class ChoiceSpace(SearchSpace):
     Args:
         choices: the choices of each decision, in the order in which the decisions are taken. A choice is a text,
             a number, True, False, None or a tuple of these.
-        build: called as ``build(input_shape=..., num_classes=..., **choices)`` with one choice for each name, returns
-            the untrained network: (n, channels, height, width) float32 -> (n, num_classes) logits.
+        build: called as ``build(task=..., **choices)`` with one choice for each name, returns the untrained network:
+            (n, *task.shape) float32 -> (n, task.outputs).
         constraints: functions of decisions, each returning True or False.
         reference: a design made by hand, the choice for each name, to hold a search's winner against.
-        input_shape: (channels, height, width) of one input.
-        num_classes: number of classes.
+        task: what the data ask of a network; by default images of 1x8x8 in 10 classes, as scikit-learn's digits are.
 
     Raises:
         InputError: choices of another type or none; a ``build`` that cannot be imported or does not take the choices; a
@@ -60,21 +60,20 @@ class ChoiceSpace(SearchSpace):
 
     Example:
         >>> class Encoders(ChoiceSpace):
-        ...     def __init__(self, input_shape=(1, 8, 8), num_classes=10):
+        ...     def __init__(self, task=None):
         ...         super().__init__(
         ...             {"num_layers": (1, 2), "hidden_dim": (12, 16), "num_heads": (1, 3, 4)},
         ...             build=self.encoder,
         ...             constraints=[lambda hidden_dim, num_heads: hidden_dim % num_heads == 0],
-        ...             input_shape=input_shape,
-        ...             num_classes=num_classes,
+        ...             task=task,
         ...         )
         ...
         ...     @staticmethod
-        ...     def encoder(input_shape, num_classes, num_layers, hidden_dim, num_heads):
-        ...         channels, height, width = input_shape
+        ...     def encoder(task, num_layers, hidden_dim, num_heads):
+        ...         channels, height, width = task.shape
         ...         layer = nn.TransformerEncoderLayer(hidden_dim, num_heads, 2 * hidden_dim, batch_first=True)
         ...         rows = nn.Sequential(nn.Flatten(1, 2), nn.Linear(width, hidden_dim))  # each row is a token
-        ...         head = nn.Linear(channels * height * hidden_dim, num_classes)
+        ...         head = nn.Linear(channels * height * hidden_dim, task.outputs)
         ...         return nn.Sequential(rows, nn.TransformerEncoder(layer, num_layers), nn.Flatten(), head)
         >>> space = Encoders()
         >>> space.size
@@ -90,10 +89,9 @@ class ChoiceSpace(SearchSpace):
         build: Callable[..., Any],  # not nn.Module: jsonargparse would ask a user's function for the annotation
         constraints: Sequence[Callable[..., bool]] = (),
         reference: Mapping[str, Any] | None = None,
-        input_shape: tuple[int, int, int] = (1, 8, 8),
-        num_classes: int = 10,
+        task: Task | None = None,
     ) -> None:
-        super().__init__(_decisions(choices), input_shape, num_classes)
+        super().__init__(_decisions(choices), task or Task(Images((1, 8, 8)), outputs=10))
         _check_build(build, choices)
         self._build = build
         if not isinstance(constraints, Sequence):
@@ -119,9 +117,9 @@ class ChoiceSpace(SearchSpace):
         return mask
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return what the user's function builds of the choices: (n, channels, height, width) -> (n, num_classes)."""
+        """Return what the user's function builds of the choices: (n, *task.shape) -> (n, task.outputs)."""
         choices = {d.name: d.choices[c] for d, c in zip(self.decisions, architecture, strict=True)}
-        network = self._build(input_shape=self.input_shape, num_classes=self.num_classes, **choices)
+        network = self._build(task=self.task, **choices)
         if not isinstance(network, nn.Module):
             raise InputError(f"{self._build.__qualname__} must return a torch.nn.Module, got {network!r}")
         return network
@@ -268,8 +266,8 @@ def _decisions(choices: Mapping[str, Sequence[Any]]) -> list[Decision]:
         raise InputError(f"choices must be a dict of names and their choices, got {choices!r}")
     decisions = []
     for name, listed in choices.items():
-        if not isinstance(name, str) or not name or name in ("input_shape", "num_classes") or {",", "="} & set(name):
-            raise InputError(f"a decision's name must be other than input_shape and num_classes, no , or =: {name!r}")
+        if not isinstance(name, str) or not name or name == "task" or {",", "="} & set(name):
+            raise InputError(f"a decision's name must be other than task, with no , or =: {name!r}")
         if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
             raise InputError(f"the choices of {name!r} must be a list or tuple, got {listed!r}")
         for choice in listed:
@@ -297,7 +295,7 @@ def _check_build(build: Callable[..., nn.Module], names: Iterable[str]) -> None:
             f"{build!r}; define it with def at the top of a module"
         )
     try:
-        inspect.signature(build).bind(**dict.fromkeys(["input_shape", "num_classes", *names]))
+        inspect.signature(build).bind(**dict.fromkeys(["task", *names]))
     except (TypeError, ValueError) as error:
-        expected = ", ".join(["input_shape", "num_classes", *names])
+        expected = ", ".join(["task", *names])
         raise InputError(f"build is called with {expected}, but {build.__qualname__}: {error}") from error

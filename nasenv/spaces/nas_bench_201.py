@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from nasenv.configuration import integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
+from nasenv.task import CIFAR10, Task
 from nasenv.trial import Architecture
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; in the order of the official string
+NAMES = tuple(f"{i}>{j}" for i, j in EDGES)  # of the decisions
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 _PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # all ways from node 0 to node 3, by their edges
 _DIGITS = len(OPERATIONS) - 1  # skip, as 0, and what does something
@@ -56,14 +59,13 @@ class NASBench201(SearchSpace):
     Args:
         channels: channels of the first stage; 16 as published.
         cells: cells in each stage; 5 as published.
-        input_shape: (channels, height, width) of one input; a map of odd size is rounded up when halved.
-        num_classes: number of classes.
+        task: images; by default CIFAR-10's, as published.
 
     Raises:
         InputError: a size that is not positive.
 
     Example:
-        >>> space = NASBench201(channels=4, cells=1, input_shape=(1, 8, 8))
+        >>> space = NASBench201(channels=4, cells=1, task=Task(Images((1, 8, 8)), outputs=10))
         >>> space.to_text(space.reference())
         '|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|skip_connect~2|'
         >>> space.build(space.reference())(torch.zeros(2, 1, 8, 8)).shape
@@ -74,14 +76,10 @@ class NASBench201(SearchSpace):
         self,
         channels: int = 16,
         cells: int = 5,
-        input_shape: tuple[int, int, int] = (3, 32, 32),
-        num_classes: int = 10,
+        task: Task | None = None,
     ) -> None:
-        if channels < 1 or cells < 1:
-            raise InputError(f"channels and cells must be 1 or more, got channels={channels} and cells={cells}")
-        super().__init__([Decision(f"{i}>{j}", OPERATIONS) for i, j in EDGES], input_shape, num_classes)
-        self.channels = channels
-        self.cells = cells
+        super().__init__([Decision(name, OPERATIONS) for name in NAMES], task or CIFAR10)
+        self.channels, self.cells = integer("channels", channels), integer("cells", cells)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the first design, in the order of the choices, of this one's published equivalence class."""
@@ -105,16 +103,16 @@ class NASBench201(SearchSpace):
         return super().feature_parts(architectures) | {"paths": codes}
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return the network: (n, channels, height, width) float32 -> (n, num_classes) logits."""
+        """Return the network: (n, channels, height, width) float32 -> (n, task.outputs)."""
         operations = [OPERATIONS[c] for c in architecture]
         width = self.channels
-        layers: list[nn.Module] = [nn.Conv2d(self.input_shape[0], width, 3, padding=1, bias=False)]
+        layers: list[nn.Module] = [nn.Conv2d(self.task.shape[0], width, 3, padding=1, bias=False)]
         layers += [nn.BatchNorm2d(width), *(_Cell(operations, width) for _ in range(self.cells))]
         for _ in range(2):
             layers += [_ResidualBlock(width), *(_Cell(operations, 2 * width) for _ in range(self.cells))]
             width *= 2
         layers += [nn.BatchNorm2d(width), nn.ReLU(), GlobalAveragePool()]
-        return nn.Sequential(*layers, nn.Linear(width, self.num_classes))
+        return nn.Sequential(*layers, nn.Linear(width, self.task.outputs))
 
     def reference(self) -> Architecture:
         """Return the residual block of He et al. 2016 (https://arxiv.org/abs/1512.03385), the paper's baseline."""
@@ -146,14 +144,14 @@ class _Cell(nn.Module):
 
     def __init__(self, operations: Sequence[str], width: int) -> None:
         super().__init__()
-        self.edges = nn.ModuleList(_operation(name, width) for name in operations)
+        self.edges = nn.ModuleDict({NAMES[e]: _operation(name, width) for e, name in enumerate(operations)})
         self.live = _live_edges(operations)
 
     def forward(self, x_nchw: torch.Tensor) -> torch.Tensor:
         nodes = {0: x_nchw}
         for e in self.live:
             i, j = EDGES[e]
-            brought = self.edges[e](nodes[i])
+            brought = self.edges[NAMES[e]](nodes[i])
             nodes[j] = nodes[j] + brought if j in nodes else brought
         return nodes[3] if 3 in nodes else torch.zeros_like(x_nchw)
 

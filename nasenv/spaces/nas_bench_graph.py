@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nasenv.errors import InputError
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
+from nasenv.task import Task
 from nasenv.trial import Architecture
 
 LINKS = (  # the node that nodes 1 to 4 read, 0 being the input: all trees of four nodes below a root
@@ -58,8 +59,7 @@ class NASBenchGraph(SearchSpace):
     Args:
         operations: those to choose from, in the order above; on the data set proteins only gcn, sage, arma, fc and
             skip were measured, 2,021 networks.
-        input_shape: means nothing here; every space has one.
-        num_classes: means nothing here; every space has one.
+        task: by default a classification without inputs, since nothing is built.
 
     Raises:
         InputError: operations that are not names of the list above, in its order, with one beside skip.
@@ -73,8 +73,7 @@ class NASBenchGraph(SearchSpace):
     def __init__(
         self,
         operations: Sequence[str] = OPERATIONS,
-        input_shape: Sequence[int] = (1, 1, 1),
-        num_classes: int = 2,
+        task: Task | None = None,
     ) -> None:
         given = tuple(operations) if isinstance(operations, Iterable) else ()
         chosen = tuple(name for name in OPERATIONS if name in given)
@@ -84,7 +83,7 @@ class NASBenchGraph(SearchSpace):
                 f"not skip; got {operations!r}"
             )
         links = Decision("links", tuple("".join(map(str, row)) for row in LINKS))
-        super().__init__([links, *(Decision(f"node{i}", chosen) for i in range(1, 5))], input_shape, num_classes)
+        super().__init__([links, *(Decision(f"node{i}", chosen) for i in range(1, 5))], task or Task(None, outputs=2))
         self.operations = chosen
         self._skip = chosen.index("skip") if "skip" in chosen else None
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nasenv.configuration import integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
-from nasenv.spaces.space import Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, Diagram, SearchSpace
+from nasenv.task import CIFAR10, Task
 from nasenv.trial import Architecture
 
 OPERATIONS = ("identity", "mb3_k3", "mb6_k5")  # in the order of the published digits
@@ -42,15 +45,14 @@ class NASBenchMacro(SearchSpace):
     Args:
         channels: outputs of the first convolution; 32 as published.
         features: channels before the global average; 1280 as published.
-        input_shape: (channels, height, width) of one input.
-        num_classes: number of classes.
+        task: images; by default CIFAR-10's, as published.
 
     Raises:
         InputError: a size that is not a positive integer.
 
     Example:
         >>> import torch
-        >>> space = NASBenchMacro(channels=4, features=16, input_shape=(1, 8, 8))
+        >>> space = NASBenchMacro(channels=4, features=16, task=Task(Images((1, 8, 8)), outputs=10))
         >>> space.to_text(space.canonical(space.from_text("02012001")))
         '02012010'
         >>> space.build(space.from_text("02012100"))(torch.zeros(2, 1, 8, 8)).shape
@@ -61,15 +63,11 @@ class NASBenchMacro(SearchSpace):
         self,
         channels: int = 32,
         features: int = 1280,
-        input_shape: Sequence[int] = (3, 32, 32),
-        num_classes: int = 10,
+        task: Task | None = None,
     ) -> None:
-        for name, value in (("channels", channels), ("features", features)):
-            if not is_positive_integer(value):
-                raise InputError(f"{name} must be an integer of 1 or more, got {value!r}")
-        super().__init__([Decision(f"layer{i}", OPERATIONS) for i in range(1, 9)], input_shape, num_classes)
-        self.channels = int(channels)
-        self.head_width = int(features)
+        super().__init__([Decision(f"layer{i}", OPERATIONS) for i in range(1, 9)], task or CIFAR10)
+        self.channels = integer("channels", channels)
+        self.head_width = integer("features", features)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the design with the identities after a stage's first layer moved to the stage's end."""
@@ -80,17 +78,17 @@ class NASBenchMacro(SearchSpace):
         return tuple(choices)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return the network: (n, channels, height, width) float32 -> (n, num_classes) logits."""
+        """Return the network: (n, channels, height, width) float32 -> (n, task.outputs)."""
         width = self.channels
-        layers: list[nn.Module] = [_conv_bn_relu(self.input_shape[0], width, 3)]
-        for i, choice in enumerate(architecture):
+        modules: dict[str, nn.Module] = {"stem": _conv_bn_relu(self.task.shape[0], width, 3)}
+        for i, (decision, choice) in enumerate(zip(self.decisions, architecture, strict=True)):
             if i in _FIRST:
-                layers.append(_layer(choice, width, 2 * width, stride=2))
+                modules[decision.name] = _layer(choice, width, 2 * width, stride=2)
                 width *= 2
             elif choice:
-                layers.append(_layer(choice, width, width, stride=1))
-        layers += [_conv_bn_relu(width, self.head_width, 1), GlobalAveragePool()]
-        return nn.Sequential(*layers, nn.Linear(self.head_width, self.num_classes))
+                modules[decision.name] = _layer(choice, width, width, stride=1)
+        modules |= {"head": _conv_bn_relu(width, self.head_width, 1), "pool": GlobalAveragePool()}
+        return nn.Sequential(OrderedDict(modules, classifier=nn.Linear(self.head_width, self.task.outputs)))
 
     def reference(self) -> Architecture:
         """Return mb6_k5 at every layer."""
@@ -98,7 +96,7 @@ class NASBenchMacro(SearchSpace):
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
         """Return the layers decided so far, in order, with the channels that each puts out."""
-        nodes = ["input\n" + "x".join(map(str, self.input_shape)), f"conv 3x3\n{self.channels} channels"]
+        nodes = ["input\n" + "x".join(map(str, self.task.shape)), f"conv 3x3\n{self.channels} channels"]
         width = self.channels
         for i, choice in enumerate(prefix):
             width *= 2 if i in _FIRST else 1
@@ -108,7 +106,7 @@ class NASBenchMacro(SearchSpace):
             nodes += [
                 f"conv 1x1\n{self.head_width} channels",
                 "global average pool",
-                f"linear\n{self.num_classes} classes",
+                f"linear\n{self.task.outputs} outputs",
             ]
         return Diagram(tuple(nodes), tuple((i, i + 1, "") for i in range(len(nodes) - 1)))
 

@@ -18,6 +18,7 @@ from torch import nn
 from nasenv.configuration import Configurable, digest
 from nasenv.errors import InputError
 from nasenv.spaces.features import counts, one_hot, thermometer
+from nasenv.task import Task
 from nasenv.trial import Architecture
 
 _BITS = 8  # of a byte
@@ -50,32 +51,31 @@ class Diagram:
 class SearchSpace(Configurable, ABC):
     """All the designs that an agent can make by T decisions, each of at most C choices.
 
-    A subclass passes its decisions to ``super().__init__`` and writes ``build``; it overrides ``mask`` where not
-    every choice is valid, and ``canonical`` where several designs are the same network. It is complete when it is
-    made: input shape and number of classes are among its arguments, so its masks know what fits.
+    A subclass passes its decisions and its task to ``super().__init__`` and writes ``build``; it overrides ``mask``
+    where not every choice is valid, and ``canonical`` where several designs are the same network. It is complete when
+    it is made: its task is among its arguments, so its masks know what fits. On the command line the task comes from
+    the data; a space that is not trained gives it a default.
 
     Args:
         decisions: the T decisions, in the order in which they are taken.
-        input_shape: (channels, height, width) of one input.
-        num_classes: number of classes, two or more.
+        task: kind of input and its shape, number of outputs, metric.
 
     Raises:
-        InputError: an input shape that is not three positive sizes, fewer than two classes, two decisions of one name.
+        InputError: something else than a task, two decisions of one name.
     """
 
     version = 1  # counted up when `build` comes to mean another network: old measurements are then not taken for new
 
-    def __init__(self, decisions: Sequence[Decision], input_shape: Sequence[int], num_classes: int) -> None:
-        if len(input_shape) != 3 or not all(map(is_positive_integer, input_shape)):
-            raise InputError(f"input_shape must be (channels, height, width), positive integers, got {input_shape!r}")
-        if not is_positive_integer(num_classes) or num_classes < 2:
-            raise InputError(f"num_classes must be an integer of 2 or more, got {num_classes!r}")
+    def __init__(self, decisions: Sequence[Decision], task: Task) -> None:
+        if not isinstance(task, Task):
+            raise InputError(f"{type(self).__name__}: task must be a nasenv.Task, such as data.task, got {task!r}")
         names = [d.name for d in decisions]
         if not names or len(set(names)) != len(names):
             raise InputError(f"a space needs one or more decisions of distinct names, got {names}")
         self.decisions = tuple(decisions)
-        self.input_shape = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
-        self.num_classes = int(num_classes)
+        self.task = task
+        if "task" in self._arguments:  # one that is left out is the same space as the one that is meant
+            self._arguments["task"] = task
         self.num_choices: NDArray[np.int64] = np.array([len(d.choices) for d in decisions])  # (T,)
         self.is_product = type(self).mask is SearchSpace.mask  # every choice is always valid
 
@@ -114,7 +114,10 @@ class SearchSpace(Configurable, ABC):
 
     @abstractmethod
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return the untrained network: (n, channels, height, width) float32 -> (n, num_classes) logits."""
+        """Return the untrained network: (n, *task.shape) float32 -> (n, task.outputs).
+
+        Its modules are named by the decision that made them, such as ``layer3``, so that weights can be followed.
+        """
 
     def reference(self) -> Architecture | None:
         """Return a design that an expert would make by hand, to hold a search's winner against; None without one."""
@@ -249,7 +252,7 @@ class SearchSpace(Configurable, ABC):
             ) from None
         if len(row) != self.num_decisions:
             raise InputError(f"a design of {type(self).__name__} has {self.num_decisions} decisions, got {len(row)}")
-        if self.is_product and all(map(operator.contains, self._ranges, row)):
+        if all(map(operator.contains, self._ranges, row)) and self._are_valid(np.array([row])):
             return row
         for t, valid in enumerate(self._masks_along(row)):
             if not (0 <= row[t] < self.max_choices and valid[row[t]]):
@@ -335,7 +338,7 @@ class SearchSpace(Configurable, ABC):
         return [[c for c in np.flatnonzero(valid).tolist() if c != taken] for valid, taken in pairs]
 
     def _are_valid(self, rows: NDArray[np.int64]) -> bool:
-        """Return whether all rows, (n, T), are valid designs."""
+        """Return whether all rows, (n, T) int64, are valid designs."""
         if not ((rows >= 0) & (rows < self.num_choices)).all():
             return False
         steps = range(0 if self.is_product else self.num_decisions)
@@ -380,8 +383,3 @@ def _meanings() -> NDArray[np.int64]:
 def to_architectures(rows: NDArray[np.int64]) -> list[Architecture]:
     """Return the rows, (n, T), as tuples of ints."""
     return list(map(tuple, rows.tolist()))
-
-
-def is_positive_integer(value: object) -> bool:
-    """Return whether the value is an integer, numpy's included, of 1 or more."""
-    return isinstance(value, int | np.integer) and bool(value >= 1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
+from nasenv.configuration import integer, is_positive_integer
 from nasenv.errors import InputError
-from nasenv.spaces.space import Decision, Diagram, SearchSpace, is_positive_integer
+from nasenv.spaces.space import Decision, Diagram, SearchSpace
+from nasenv.task import Task
 from nasenv.trial import Architecture
 
 
@@ -30,8 +32,8 @@ class SyntheticSpace(SearchSpace):
         layers: number of layers, half the number of decisions.
         operations: their names.
         widths: whole numbers, ascending.
-        input_shape: means nothing here; every space has one.
-        num_classes: as many are the classes among which the worst design guesses, see `SyntheticEvaluator`.
+        task: its outputs are the classes among which the worst design guesses, see `SyntheticEvaluator`; by default 10,
+            without inputs, since nothing is built.
 
     Raises:
         InputError: no layers; operations that are not distinct words without ``|`` and ``:``; widths that are not
@@ -48,21 +50,18 @@ class SyntheticSpace(SearchSpace):
         layers: int = 15,
         operations: Sequence[str] = ("conv1x1", "conv3x3", "conv5x5", "max_pool", "identity"),
         widths: Sequence[int] = (8, 16, 32, 64),
-        input_shape: Sequence[int] = (1, 8, 8),
-        num_classes: int = 10,
+        task: Task | None = None,
     ) -> None:
-        if not is_positive_integer(layers):
-            raise InputError(f"layers must be an integer of 1 or more, got {layers!r}")
         names = tuple(operations)
         if isinstance(operations, str) or not all(map(_is_name, names)) or len(set(names)) < max(1, len(names)):
             raise InputError(f"operations must be distinct words without | and :, got {operations!r}")
         sizes = tuple(widths)
         if not all(map(is_positive_integer, sizes)) or not sizes or list(sizes) != sorted(set(sizes)):
             raise InputError(f"widths must be positive integers in ascending order, got {widths!r}")
-        numbers = range(1, layers + 1)
+        self.layers, self.operations, self.widths = integer("layers", layers), names, tuple(map(int, sizes))
+        numbers = range(1, self.layers + 1)
         pairs = [(Decision(f"layer{i}.operation", names), Decision(f"layer{i}.width", sizes)) for i in numbers]
-        super().__init__([decision for pair in pairs for decision in pair], input_shape, num_classes)
-        self.layers, self.operations, self.widths = int(layers), names, tuple(map(int, sizes))
+        super().__init__([decision for pair in pairs for decision in pair], task or Task(None, outputs=10))
 
     def build(self, architecture: Architecture) -> NoReturn:
         """Raise InputError: there is no network."""

@@ -1,6 +1,6 @@
 """Training one network as fast as the machine can: the recipe, the batches, the step, and what it runs under."""
 
-from nasenv.training.fit import TIMEOUT, Diverged, Fitted, accuracy, fit
+from nasenv.training.fit import TIMEOUT, Diverged, Fitted, fit, score
 from nasenv.training.recipe import Recipe, one_cycle
 from nasenv.training.setting import mixed, one_thread, same_each_time, seeded
 
@@ -9,11 +9,11 @@ __all__ = [
     "Diverged",
     "Fitted",
     "Recipe",
-    "accuracy",
     "fit",
     "mixed",
     "one_cycle",
     "one_thread",
     "same_each_time",
+    "score",
     "seeded",
 ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from nasenv.data.dataset import Split
+from nasenv.data.split import Split
+from nasenv.task import Encoding, Task
 from nasenv.training.batches import Batches, channels_last
 from nasenv.training.optimizer import FlatOptimizer
 from nasenv.training.recipe import Recipe, one_cycle
@@ -41,6 +40,7 @@ class Diverged(Exception):
 
 def fit(
     model: nn.Module,
+    task: Task,
     data: Split,
     recipe: Recipe,
     generator: torch.Generator,
@@ -54,7 +54,8 @@ def fit(
     Args:
         model: on the device of the data; its parameters become views of one vector, and its batch normalisation
             statistics are those of the final weights at the end.
-        data: images (n, c, h, w), labels (n,).
+        task: says what the loss is.
+        data: inputs and targets, as the task's networks take them.
         recipe: how to train.
         generator: draws the order of the data and their augmentation; on the device of the data.
         timeout_seconds: wall time after which the training is given up; a suspension does not count.
@@ -67,10 +68,10 @@ def fit(
         TimeoutError: the time is up.
     """
     network: nn.Module = torch.compile(model, dynamic=False) if compiled else model  # type: ignore[assignment]
-    training = _Training(network, data, recipe, generator, precision, steps)
+    training = _Training(network, task, data, recipe, generator, precision, steps)
     clock = WakingClock(timeout_seconds / 10)
     model.train()
-    with repeated(training.step, training.steps, data.images.device) as step:
+    with repeated(training.step, training.steps, data.inputs.device) as step:
         for epoch in range(training.epochs):
             training.begin(epoch)
             for _ in range(training.steps_of(epoch)):
@@ -89,14 +90,15 @@ class _Training:
     def __init__(
         self,
         network: nn.Module,
+        task: Task,
         data: Split,
         recipe: Recipe,
         generator: torch.Generator,
         precision: torch.dtype,
         steps: int | None,
     ) -> None:
-        self._network, self._recipe, self._precision = network, recipe, precision
-        self._device = data.images.device
+        self._network, self._task, self._recipe, self._precision = network, task, recipe, precision
+        self._device = data.inputs.device
         self.batches = Batches(data, recipe, generator)
         per_epoch = len(self.batches)
         self.steps = recipe.epochs * per_epoch if steps is None else steps
@@ -124,12 +126,12 @@ class _Training:
 
     def step(self) -> None:
         """Train on the next batch; nothing here waits for the device, so that it can be captured."""
-        images, labels = self.batches.batch(self._number)
+        inputs, targets = self.batches.batch(self._number)
         self._rate.copy_(self._rates_of_epoch.index_select(0, self._number)[0])
         self._number += 1
         self._optimizer.zero_grad()
         with mixed(self._device, self._precision):
-            loss = F.cross_entropy(self._network(images), labels, label_smoothing=self._recipe.label_smoothing)
+            loss = self._task.loss(self._network(inputs), targets, self._recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._total += loss.detach()
@@ -153,18 +155,14 @@ class _Training:
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, data: Split) -> float:
-    """Return the share of examples, in [0, 1], that the model classifies correctly, computed in float32."""
+def score(model: nn.Module, task: Task, encoding: Encoding, data: Split) -> float:
+    """Return the task's metric of a model on data, computed in float32 and in the user's units."""
     model.eval()
-    device = data.images.device
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    for images, labels in _pieces(data, _SCORING_BATCH[device.type]):
-        correct += (model(channels_last(images)).argmax(1) == labels).sum()
-    return int(correct) / len(data)
-
-
-def _pieces(data: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(data.images, size), torch.split(data.labels, size), strict=True)
+    size = _SCORING_BATCH[data.inputs.device.type]
+    pieces = torch.split(data.inputs, size)
+    outputs = torch.cat([model(channels_last(piece) if piece.ndim == 4 else piece) for piece in pieces])
+    targets = encoding.outputs(data.targets) if task.kind == "regression" else data.targets
+    return task.score(encoding.outputs(outputs), targets)
 
 
 @torch.no_grad()
@@ -184,7 +182,7 @@ def _refresh_batch_norm(model: nn.Module, batches: Batches) -> None:
         norm.train()
     batches.shuffle()
     for number in range(min(_STATISTICS_BATCHES, len(batches))):
-        images, _ = batches.batch(torch.tensor([number], device=batches.device))
-        model(images)
+        inputs, _ = batches.batch(torch.tensor([number], device=batches.device))
+        model(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -59,7 +59,11 @@ class Recipe:
 
     def steps_per_epoch(self, examples: int) -> int:
         """Return the number of batches of one pass over so many examples."""
-        return examples // min(self.batch_size, examples)
+        return examples // self.batch_of(examples)
+
+    def batch_of(self, examples: int) -> int:
+        """Return the size of a batch of so many examples."""
+        return min(self.batch_size, examples)
 
 
 def one_cycle(steps: int, peak: float) -> Iterator[float]:

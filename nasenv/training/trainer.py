@@ -20,7 +20,7 @@ from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
 from nasenv.files import write_whole
 from nasenv.spaces.space import SearchSpace
-from nasenv.training import Diverged, Recipe, accuracy, fit, one_thread, same_each_time, seeded
+from nasenv.training import Diverged, Recipe, fit, one_thread, same_each_time, score, seeded
 from nasenv.trial import DIVERGED, Architecture, Trial
 
 OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
@@ -108,7 +108,7 @@ class Trainer:
     def costs(self, architecture: Architecture) -> dict[str, float]:
         """Return ``params`` and ``flops`` of one forward pass of one input."""
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return count(self.space.build(architecture), self.dataset.input_shape, torch.device("meta"))
+            return count(self.space.build(architecture), self.space.task.shape, torch.device("meta"))
 
     def run(self, job: Job) -> Trained:
         """Train and score; a failure comes back as its reason.
@@ -144,18 +144,21 @@ class Trainer:
         if begin_with is not None:
             model.load_state_dict(begin_with)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        metrics = count(model, data.input_shape, self.device)
+        metrics = count(model, self.space.task.shape, self.device)
         precision = self._precision(metrics["flops"] * job.recipe.batch_size)
         generator = torch.Generator(self.device).manual_seed(job.seed)
         times.end("building")
         examples = data.training_and_validation if testing else data.train
         steps = max(1, round(job.trial.fidelity * job.recipe.epochs * job.recipe.steps_per_epoch(len(examples))))
-        fitted = fit(model, examples, job.recipe, generator, self.timeout_seconds, precision, job.compiled, steps)
+        fitted = fit(
+            *(model, self.space.task, examples, job.recipe, generator),
+            *(self.timeout_seconds, precision, job.compiled, steps),
+        )
         train_seconds = times.end("training")
-        score = accuracy(model, data.test if testing else data.validation)
+        found = score(model, self.space.task, data.encoding, data.test if testing else data.validation)
         times.end("scoring")
         eager = fitted.eager if self.device.type == "cuda" else None
-        return model, Trained(score, None, train_seconds, metrics, fitted.curve, times.wall, eager)
+        return model, Trained(found, None, train_seconds, metrics, fitted.curve, times.wall, eager)
 
     def _current(self) -> contextlib.AbstractContextManager[object]:
         """Make the device the current one, as capturing a CUDA graph needs it to be."""
@@ -201,11 +204,11 @@ class _Times:
         return wall, time.thread_time() if self._device.type == "cpu" else wall
 
 
-def count(model: torch.nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> dict[str, float]:
+def count(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
     """Return ``params`` and ``flops`` of one forward pass of one input."""
     model.eval()
     with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted
-        model(torch.zeros(1, *input_shape, device=device))
+        model(torch.zeros(1, *shape, device=device))
     return {"params": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops()}
 
 

@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from nasenv.agents import (
     LocalSearch,
     LSTMReinforce,
     MaskablePPO,
+    ModelAssistedPPO,
     QLearning,
     RandomSearch,
     RecurrentPPO,
@@ -85,13 +87,13 @@ def test_a_policy_that_collapses_ends_the_search_with_a_reason():
     ("make", "message"),
     [
         (lambda: RandomSearch(0), "must be an integer of 1 or more, got 0"),
-        (lambda: RegularizedEvolution(5, 10), "got sample_size 10 and population_size 5"),
-        (lambda: RegularizedEvolution(50, 0), "sample_size must be 1 or more"),
+        (lambda: RegularizedEvolution(5, 10), "population_size .* must be an integer of 10 or more, got 5"),
+        (lambda: RegularizedEvolution(50, 0), "sample_size must be an integer of 1 or more, got 0"),
         (lambda: LocalSearch("worst"), "improvement must be first or best, got 'worst'"),
         (lambda: Reinforce(learning_rate=0.0), "Reinforce: learning_rate must be a positive number, got 0.0"),
         (lambda: Reinforce(learning_rate="fast"), "learning_rate must be a positive number, got 'fast'"),
         (lambda: Reinforce(baseline_decay=1.1), r"baseline_decay must be a number in \[0, 1\]"),
-        (lambda: LSTMReinforce(hidden_size=0), "hidden_size and layers must be 1 or more"),
+        (lambda: LSTMReinforce(hidden_size=0), "hidden_size must be an integer of 1 or more, got 0"),
         (lambda: LSTMReinforce(entropy_weight=-1.0), "entropy_weight must be a number of 0 or more, got -1.0"),
         (lambda: QLearning(discount=1.1), r"discount must be a number in \[0, 1\], got 1.1"),
         (lambda: QLearning(replays=None), "replays must be an integer of 1 or more, got None"),
@@ -115,6 +117,61 @@ def test_a_policy_that_collapses_ends_the_search_with_a_reason():
 def test_arguments_are_checked(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+class MyPPO(PPO):
+    """A user's, with an option of its own; a parent's option is settled, another has another default."""
+
+    def __init__(self, boldness: float = 2.0, n_epochs: int = 3, **kwargs: Any) -> None:
+        super().__init__(n_epochs=n_epochs, clip_range=0.1 * boldness, **kwargs)
+        self.boldness = boldness
+
+
+class MyScreened(ModelAssistedPPO):
+    """A user's, with an option of its own and no others."""
+
+    def __init__(self, boldness: float = 1.0) -> None:
+        super().__init__(beta=boldness)
+
+
+def options(agent):
+    return agent.config()["init_args"]
+
+
+def test_a_configuration_holds_the_defaults_of_all_parents():
+    ppo, base = options(PPO()), {"reward": "rank", "repeat_penalty": 1.0}
+    assert ppo.items() > base.items()
+    assert options(MaskablePPO()) == ppo
+    without_network = {name: value for name, value in ppo.items() if name != "network"}
+    assert options(RecurrentPPO()) == without_network | {"lstm_hidden_size": 64, "net_arch": []}
+    settled = {"replace_repeats", "relabelling"}
+    assert options(ModelAssistedPPO()) == {name: value for name, value in ppo.items() if name not in settled} | {
+        **{"neighbours": 23, "beta": 1.0, "num_envs": 4, "n_epochs": 4, "imitation_steps": 2}
+    }
+    assert options(A2C()).items() > base.items()
+    assert options(DQN()).items() > base.items()
+    assert next(iter(options(StableBaselines(stable_baselines3.PPO)))) == "algorithm"
+
+
+@pytest.mark.parametrize("agent", [RecurrentPPO, ModelAssistedPPO, A2C, DQN, MyPPO])
+def test_what_is_passed_on_to_a_parent_is_kept_and_holds(agent):
+    made = agent(learning_rate=0.5, reward="raw")
+    assert (options(made)["learning_rate"], options(made)["reward"]) == (0.5, "raw")
+    assert (made.settings["learning_rate"], made.reward) == (0.5, "raw")
+    assert agent(**options(made)).config() == made.config()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rat'"):
+        agent(learning_rat=0.5)
+
+
+def test_own_options_and_defaults_of_a_users_subclass():
+    kept = {name: value for name, value in options(PPO()).items() if name != "clip_range"}
+    assert options(MyPPO()) == kept | {"boldness": 2.0, "n_epochs": 3}
+    mine = MyPPO(boldness=3.0, gamma=0.5)
+    assert (mine.settings["n_epochs"], mine.settings["gamma"], mine.settings["clip_range"]) == (3, 0.5, 0.1 * 3.0)
+    assert mine.identity() != MyPPO().identity()
+    assert options(MyScreened()) == {"boldness": 1.0}
+    assert (MyScreened().num_envs, MyScreened(2.0).beta) == (4, 2.0)
+    assert len(search_of(MyPPO(boldness=1.0, num_envs=2), evaluations=3).history) == 3
 
 
 @pytest.mark.parametrize("settings", [{"no_such": 1}, {"n_steps": 1, "batch_size": 1}, {"policy_kwargs": {"no": 1}}])

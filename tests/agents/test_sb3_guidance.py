@@ -7,9 +7,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from nasenv.agents import PPO, MaskablePPO, ModelAssistedPPO, RecurrentPPO
 from nasenv.agents.model_assisted_ppo import Screening
-from nasenv.agents.novelty import Elite, Seen
-from nasenv.agents.sb3_episodes import imitate, judged, recorded, relabel
-from nasenv.agents.sb3_guidance import Revision
+from nasenv.agents.novelty import Seen
+from nasenv.agents.sb3_guidance import Revision, imitate, judged, recorded, relabel
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -147,14 +146,6 @@ def test_mutants_are_neighbours_of_the_best():
     near = {neighbour for parent in parents for neighbour in SPACE.neighbours(parent)}
     assert np.mean([tuple(design) in near for design in revised.tolist()]) > 0.8
     assert not any(search.history.has(tuple(design)) for design in revised.tolist())
-
-
-def test_the_elite_is_the_top_of_the_history():
-    search = a_search(evaluations=200)
-    elite = Elite(search.history, 8)
-    for seed in range(10):
-        search.evaluate(SPACE.sample(17, np.random.default_rng(seed)))
-        assert elite.best() == [o.architecture for o in search.history.top(8)]
 
 
 @pytest.mark.parametrize("agent", PPOS)

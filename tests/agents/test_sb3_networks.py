@@ -7,7 +7,7 @@ from torch.nn import functional
 
 import nasenv.envs.env
 from nasenv.agents import PPO, MaskablePPO
-from nasenv.agents.sb3_networks import NETWORKS
+from nasenv.agents.sb3_policy import NETWORKS
 from nasenv.agents.testing import AgentContract
 from nasenv.envs.env import Episodes, choice_numbers, single_spaces
 from nasenv.errors import InputError
@@ -145,5 +145,5 @@ def test_a_search_goes_on_where_it_was_cut_off(tmp_path, network):
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(InputError, match="network must be one of mlp, lstm, attention, got 'gru'"):
+    with pytest.raises(InputError, match="network must be mlp, lstm or attention, got 'gru'"):
         PPO(network="gru")

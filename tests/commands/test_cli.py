@@ -1,5 +1,6 @@
 """The command line: what is made of it, and how it refuses."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import SearchSpace
 
 REPOSITORY = Path(__file__).parents[2]
-USERS = """
+USERS = '''
 from nasenv.agents.agent import Agent
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.trial import Measurement
@@ -73,7 +74,20 @@ class QuittingAtLast(Quitting):
 class Noisy(TrainingEvaluator):
     def __init__(self, space, inner: Evaluator, noise: float = 0.1) -> None:
         self.space, self.inner = space, inner
-"""
+
+from nasenv.agents import PPO
+
+class MyPPO(PPO):
+    """PPO with an option of its own.
+
+    Args:
+        boldness: how far it goes.
+        n_epochs: passes.
+    """
+
+    def __init__(self, boldness: float = 2.0, n_epochs: int = 3, **kwargs) -> None:
+        super().__init__(n_epochs=n_epochs, clip_range=0.1 * boldness, **kwargs)
+'''
 
 
 @pytest.fixture
@@ -234,6 +248,13 @@ def test_required_parameters_are_positional():
     [
         ("--agent.learning_rat 1e-3", "agent (MaskablePPO): unknown option learning_rat; nearest: learning_rate"),
         ("--agent.zzz 1", "there are: clip_range, "),
+        (
+            "--agent RecurrentPPO --agent.learning_rat 1",
+            "(RecurrentPPO): unknown option learning_rat; nearest: learning_r",
+        ),
+        ("--agent RecurrentPPO --agent.network lstm", "(RecurrentPPO): unknown option network; there are: "),
+        ("--agent ModelAssistedPPO --agent.repeat_penalti 1", "unknown option repeat_penalti; nearest: repeat_penalty"),
+        ("--agent users_own.MyPPO --agent.boldnes 1", "(MyPPO): unknown option boldnes; nearest: boldness"),
         ("--budgt.evaluations 3", "unknown option --budgt.evaluations; nearest: --budget.evaluations"),
         ("--evaluat 3", "nearest: --evaluator"),  # no abbreviations
         ("--space.input_shape [1,8,8]", "unknown option input_shape"),
@@ -253,7 +274,7 @@ def test_required_parameters_are_positional():
         ("--seed 1.5", "seed: expected int, got 1.5"),
         ("--seed", "--seed: expected one argument"),
         ("--config missing.yaml", "missing.yaml"),
-        ("--budget.evaluations 0", "budget.evaluations must be 1 or more, got 0"),
+        ("--budget.evaluations 0", "budget.evaluations must be an integer of 1 or more, got 0"),
         ("--evaluator.dataset digit", "unknown data set 'digit'"),
         ("--space.max_layers 0", "max_layers"),
         ("surplus", "unrecognized arguments: surplus"),
@@ -301,11 +322,34 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]):
     assert "train" in capsys.readouterr().out
 
 
-def test_agent_help_lists_the_options_of_a_class(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("agent", "own"),
+    [
+        ("PPO", "--agent.num_envs NUM_ENVS number of designs an update;"),
+        (
+            "RecurrentPPO",
+            "--agent.net_arch+ [ITEM,...] widths of the hidden layers behind the LSTMs. (type: Sequence[int], ",
+        ),
+        (
+            "ModelAssistedPPO",
+            "--agent.imitation_steps IMITATION_STEPS of the optimiser, before each rollout, that make ",
+        ),
+        ("users_own.MyPPO", "--agent.boldness BOLDNESS how far it goes. (type: float, default: 2.0)"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_agent_help_lists_the_options_of_a_class_and_of_its_parents(capsys, agent: str, own: str):
     with pytest.raises(SystemExit) as stop:
-        main(["train", "--agent.help", "PPO"])
+        main(["train", "--agent.help", agent])
     assert stop.value.code == 0
-    assert "--agent.learning_rate" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert own in said
+    assert "--agent.learning_rate LEARNING_RATE of Adam. (type: float, default: 0.003)" in said
+    assert "--agent.repeat_penalty REPEAT_PENALTY what a design that was proposed before is paid less. (type: " in said
+    epochs = {"PPO": 10, "RecurrentPPO": 10, "ModelAssistedPPO": 4, "users_own.MyPPO": 3}[agent]
+    assert re.search(rf"--agent.n_epochs N_EPOCHS [^()]*\(type: int, default: {epochs}\)", said)
+    options = set(re.findall(r"--agent\.(\w+)", said)) - {"help"}
+    assert options == set(made("--agent", agent)["agent"].config()["init_args"])
 
 
 def test_the_script_is_the_command(folder: Path):

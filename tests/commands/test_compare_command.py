@@ -143,9 +143,9 @@ def test_the_table_is_read_in_80_columns(folder, capsys):
 
 def test_config_yaml_goes_back_in(folder):
     problems = {"first": bits(), "second": bits(budget={"charged_seconds": 9.0}, objective="Score")}
-    published = {"first": {"source": "we, 2020", "test_accuracy": {"random": [0.8, 0.01]}}}
+    published = {"first": {"source": "we, 2020", "test_score": {"random": [0.8, 0.01]}}}
     agents = {"random": "RandomSearch", "mine": {"class_path": "own.Mine", "init_args": {"eagerness": 2}}}
-    given = config(agents=agents, problems=problems, published=published, metric="test_accuracy", seeds=2, first_seed=5)
+    given = config(agents=agents, problems=problems, published=published, rank_by="test_score", seeds=2, first_seed=5)
     assert main(["compare", *given, "--workers", "0"]) == 0
     (first,) = folder.glob("runs/compare-*")
     again = ["compare", "--config", str(first / "config.yaml"), "--workers", "0"]
@@ -253,15 +253,15 @@ def test_an_agent_that_is_wrong_is_named_and_the_report_is_there(folder, capsys)
         ([*TABLE[:4], "--evaluator.tabel", "bits.csv"], "unknown option tabel; nearest: table"),
         (["--space", "NASBench201", *TABLE[2:]], "bits.csv.*2"),
         ([*TABLE, "--evaluator.val_column", "val_acc"], "val_acc"),
-        ([*TABLE, "--seeds", "0"], "seeds must be 1 or more, got 0"),
+        ([*TABLE, "--seeds", "0"], "seeds must be an integer of 1 or more, got 0"),
         ([*TABLE, "--seeds", "two"], "seeds: expected int, got two"),
-        ([*TABLE, "--first_seed", "-1"], "first_seed must be 0 or more"),
-        ([*TABLE, "--workers", "-1"], "workers must be 0 or more"),
+        ([*TABLE, "--first_seed", "-1"], "first_seed must be an integer of 0 or more"),
+        ([*TABLE, "--workers", "-1"], "workers must be an integer of 0 or more"),
         (
-            [*TABLE, "--metric", "rewrad"],
-            "metric: expected one of 'reward', 'val_accuracy', 'test_accuracy', got rewrad",
+            [*TABLE, "--rank_by", "rewrad"],
+            "rank_by: expected one of 'reward', 'val_score', 'test_score', got rewrad",
         ),
-        ([*TABLE, "--budget.evaluations", "0"], "evaluations must be 1 or more"),
+        ([*TABLE, "--budget.evaluations", "0"], "evaluations must be an integer of 1 or more"),
         ([*TABLE, "--budget.evaluations", "null"], "the budget of a comparison needs a limit"),
         ([*TABLE, "--timeout_seconds", "0"], "timeout_seconds must be a positive number"),
         ([*TABLE, "--output", "bits.csv"], "bits.csv cannot be written"),
@@ -288,17 +288,20 @@ def test_one_line_says_what_is_wrong_with_the_options(argv, said, refusal):
         ({"problems": {"p": bits(spcae=1)}}, "problem p: error: unknown option spcae; nearest: space"),
         ({"problems": {"p": bits(budget=3)}}, "problem p: expected options, among them perhaps budget"),
         ({"problems": {"p": bits(budget={"evaluation": 3})}}, "problem p: error: .*evaluation"),
-        ({"problems": {"p": bits(budget={"evaluations": 0})}}, "problem p: .*evaluations must be 1 or more"),
+        (
+            {"problems": {"p": bits(budget={"evaluations": 0})}},
+            "problem p: .*evaluations must be an integer of 1 or more",
+        ),
         ({"problems": {"p": bits(space="NASBench201")}}, "problem p: .*bits.csv"),
         ({"problems": {"p": bits(objective="Accurcy")}}, "problem p: error: objective: unknown name Accurcy"),
         *(({"problems": {name: bits()}}, "name") for name in ("", ".", "..", "x" * 300, "a\nb")),
         *(({"agents": {name: "RandomSearch"}}, "name") for name in ("", "..", "x" * 300)),
         ({"published": {"other": {"source": "x"}}}, "published: there is no problem 'other'; there are bits"),
-        ({"published": {"bits": {"test_accuracy": {"random": [0.5, 0.1]}}}}, "published: expected `source`"),
+        ({"published": {"bits": {"test_score": {"random": [0.5, 0.1]}}}}, "published: expected `source`"),
         ({"published": {"bits": {"source": "x", "test_acc": {"random": [0.5, 0.1]}}}}, "published: expected `source`"),
         ({"published": {"bits": {"source": "x", "reward": {"random": [0.5]}}}}, "published: expected `source`"),
         ({"published": {"bits": 3}}, "published: expected"),
-        ({"seeds": 0}, "seeds must be 1 or more"),
+        ({"seeds": 0}, "seeds must be an integer of 1 or more"),
         ({"seed": 3}, "unknown option seed"),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",

@@ -24,10 +24,10 @@ import nasenv.workers.pool
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.cache.cache import Cache
+from nasenv.comparison.analysis import summarise
 from nasenv.comparison.comparison import Comparison
-from nasenv.comparison.digest import digested
 from nasenv.comparison.problem import Problem
-from nasenv.comparison.summary import summarise
+from nasenv.comparison.run import trajectories
 from nasenv.errors import InputError
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.search.budget import Budget
@@ -81,7 +81,7 @@ def test_the_results_are_those_of_the_searches_whatever_the_number_of_workers(tm
     problems = {"short": problem(5), "long": problem(12)}
     for workers in (0, 1, 2):
         comparison, done = compare(tmp_path / str(workers), agents, problems, range(2), workers)
-        assert len(done) == len(comparison.jobs) == 8
+        assert len(done) == len(comparison.keys) == 8
     texts = [(tmp_path / str(workers) / "results.csv").read_text() for workers in (0, 1, 2)]
     assert texts[0] == texts[1] == texts[2]
     expected = []
@@ -92,12 +92,12 @@ def test_the_results_are_those_of_the_searches_whatever_the_number_of_workers(tm
                     search.run()
                 for outcome in search.history:
                     val = outcome.measurement.val_accuracy
-                    known = {"final_val_accuracy": val, "test_accuracy": val}
+                    known = {"final_val_score": val, "test_score": val}
                     expected.append(
                         {
                             **{"problem": name, "agent": agent, "seed": seed, "evaluation": outcome.evaluation},
                             **{"proposal": outcome.proposal, "seconds": 0.0, "reward": outcome.reward},
-                            **{"architecture": SPACE.to_text(outcome.architecture), "val_accuracy": val, **known},
+                            **{"architecture": SPACE.to_text(outcome.architecture), "val_score": val, **known},
                         }
                     )
     assert rows(tmp_path / "0") == [{k: "" if v is None else str(v) for k, v in row.items()} for row in expected]
@@ -241,13 +241,15 @@ def slow(folder, workers=2):
 def test_an_agent_that_goes_wrong_is_named_and_the_others_go_on(kind, reason, tmp_path):
     comparison, done = compare(tmp_path, {"odd": kind(), "random": RANDOM})
     assert len(done) == 6
-    digests = digested(comparison.runs("p"))
+    digests = trajectories(comparison.runs("p"))
     assert [(d.agent, d.seed) for d in digests if d.fault] == [("odd", fakes.ODD_SEED)]
     found = summarise("p", digests, None)
     odd = next(s for s in found.standings if s.agent == "odd")
     assert (odd.seeds, list(odd.faults)) == (2, [fakes.ODD_SEED])
     assert re.fullmatch(reason, odd.faults[fakes.ODD_SEED])
-    assert any(v.startswith("odd: 1 of 3 runs did not come to their end") and "seed 1: " in v for v in found.verdicts)
+    assert any(
+        v.startswith("odd: 1 of 3 runs did not come to their end") and "seed 1: " in v for v in found.conclusions
+    )
     assert compare(tmp_path, {"odd": kind(), "random": RANDOM})[1] == []  # a fault is a result
 
 
@@ -266,7 +268,7 @@ def test_an_agent_that_ends_before_its_budget_is_named_and_counts(kind, reason, 
     assert odd.early[fakes.ODD_SEED].startswith(reason)
     assert any(
         v.startswith(f"odd: 1 of 3 runs ended before their budget and count as they are (seed 1: {reason}")
-        for v in found.verdicts
+        for v in found.conclusions
     )
 
 
@@ -362,13 +364,13 @@ def test_a_problem_that_trains_tests_its_last_incumbent_alone(tmp_path):
     _, done = compare(tmp_path / "a", agents, trains(), range(2), cache=cache)
     for run in done:
         assert len(run.reward) == 3
-        known = np.flatnonzero(np.isfinite(run.test_accuracy))
-        assert known.tolist() == np.flatnonzero(np.isfinite(run.final_val_accuracy)).tolist() == [run.incumbents[-1]]
+        known = np.flatnonzero(np.isfinite(run.test_score))
+        assert known.tolist() == np.flatnonzero(np.isfinite(run.final_val_score)).tolist() == [run.incumbents[-1]]
         folder = tmp_path / "a" / "runs" / "p" / "random" / f"seed-{run.seed}"
         assert len((folder / "journal.jsonl").read_text().splitlines()) == 4
         events = load(folder)
         assert [e.step for e in events.Scalars("search/reward")] == [1, 2, 3]
-        assert events.Scalars("final/test_accuracy")[0].value == pytest.approx(run.test_accuracy[known[0]])
+        assert events.Scalars("final/test_accuracy")[0].value == pytest.approx(run.test_score[known[0]])
     assert sorted(run.charged_seconds for run in done) == sorted(run.seconds[-1] for run in done)
     _, cached = compare(tmp_path / "b", agents, trains(), range(2), cache=cache)
     for one, other in zip(done, cached, strict=True):

@@ -11,11 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from scipy.stats import CensoredData, ecdf
 
-from nasenv.comparison.digest import Digest
+from nasenv.comparison.analysis import summarise
 from nasenv.comparison.figures import NOTES, _met, draw, save
-from nasenv.comparison.run import Run
+from nasenv.comparison.run import Run, Trajectory
 from nasenv.comparison.statistics import wilson
-from nasenv.comparison.summary import summarise
 
 OPTIMUM = 0.95
 
@@ -27,8 +26,8 @@ def make_run(agent: str, seed: int, rewards, **changes) -> Run:
     run = Run(
         problem="cells", agent=agent, seed=seed, ended="budget", error=None, wall_seconds=0.5, proposals=n + 2,
         charged_seconds=10.0 * n, architectures=tuple(map(str, range(n))), proposal=np.arange(1, n + 1),
-        seconds=10.0 * np.arange(1, n + 1), reward=reward, val_accuracy=reward,
-        final_val_accuracy=np.full(n, np.nan), test_accuracy=reward - 0.01,
+        seconds=10.0 * np.arange(1, n + 1), reward=reward, val_score=reward,
+        final_val_score=np.full(n, np.nan), test_score=reward - 0.01,
     )  # fmt: skip
     return replace(run, **changes)
 
@@ -88,6 +87,13 @@ def test_a_line_is_the_interquartile_mean_of_the_incumbents():
     assert axes.lines[0].get_xydata().tolist() == pytest.approx(np.array([[1, 65], [2, 65], [3, 90]]))
 
 
+def test_a_metric_that_is_no_accuracy_is_drawn_in_its_own_numbers():
+    runs = [make_run("a", seed, [-3.0, -1.5]) for seed in range(4)]
+    axes = draw(summarise("cells", runs, None, metric="r2"), runs)["anytime"].axes[0]
+    assert axes.get_ylabel() == "validation r2"
+    assert axes.lines[0].get_ydata().tolist() == [-3.0, -1.5]
+
+
 def test_regret_is_measured_from_the_optimum():
     runs = [make_run("a", seed, [0.75, 0.85, OPTIMUM - 0.05]) for seed in range(4)]
     axes = drawn(runs)["regret"].axes[0]
@@ -98,11 +104,13 @@ def test_regret_is_measured_from_the_optimum():
 def test_success_is_one_minus_kaplan_meier(censored):
     met = [3, 5, 5, 9]
     runs = [[0.1] * (k - 1) + [1.0] + [0.1] * (10 - k) for k in met] + [[0.1] * n for n in censored]
-    line = _met([Digest.of(make_run("a", s, r)) for s, r in enumerate(runs)], 1.0)
+    line = _met([Trajectory.of(make_run("a", s, r)) for s, r in enumerate(runs)], 1.0)
     expected = ecdf(CensoredData(uncensored=met, right=censored)).cdf
     assert line.y / 100 == pytest.approx(expected.evaluate(line.x))
     if censored != [6, 10, 4]:  # nobody left early: the band ends as the interval of the success rate
-        assert (line.low[-1] / 100, line.high[-1] / 100) == pytest.approx(wilson(len(met), len(runs)), abs=1e-6)
+        assert (line.low[-1] / 100, line.high[-1] / 100) == pytest.approx(
+            wilson(len(met) / len(runs), len(runs)), abs=1e-6
+        )
     assert (line.low <= line.y + 1e-9).all()
     assert (line.y <= line.high + 1e-9).all()
 
@@ -150,8 +158,8 @@ NAN = np.full(20, np.nan)
         (make_runs(["ppo"], seeds=1, n=1), OPTIMUM, ["anytime", "regret", "success", "final"]),
         (make_runs(), None, ["anytime", "final", "improvement"]),
         ([make_run(a, s, [0.5] * 5) for a in "ab" for s in range(3)], 0.5, [k for k in NOTES if k != "regret"]),
-        ([replace(r, test_accuracy=NAN) for r in make_runs()], OPTIMUM, list(NOTES)),
-        ([replace(r, val_accuracy=NAN, test_accuracy=NAN) for r in make_runs()], OPTIMUM, list(NOTES)),
+        ([replace(r, test_score=NAN) for r in make_runs()], OPTIMUM, list(NOTES)),
+        ([replace(r, val_score=NAN, test_score=NAN) for r in make_runs()], OPTIMUM, list(NOTES)),
         ([replace(r, seconds=np.zeros(20), charged_seconds=0.0) for r in make_runs()], OPTIMUM, list(NOTES)),
         ([replace(r, error="boom") for r in make_runs()], OPTIMUM, []),
         (make_runs(["<script>", "$\\frac{", "two\nlines", "a" * 90]), OPTIMUM, list(NOTES)),
@@ -162,10 +170,8 @@ def test_odd_runs_do_no_harm(runs, optimum, kinds):
     assert list(drawn(runs, optimum)) == kinds
 
 
-def test_unknown_test_accuracy_has_no_panel():
-    one_known = [
-        replace(r, test_accuracy=np.where(np.arange(20) == r.incumbents[-1], 0.9, np.nan)) for r in make_runs()
-    ]
+def test_an_unknown_test_score_has_no_panel():
+    one_known = [replace(r, test_score=np.where(np.arange(20) == r.incumbents[-1], 0.9, np.nan)) for r in make_runs()]
     figures = drawn(one_known)
     assert "test accuracy (%)" not in texts(figures["anytime"])
     assert "test accuracy (%)" in texts(figures["final"])

@@ -81,7 +81,7 @@ def trials(folder):
 
 def outcomes(folder):
     return {
-        run.seed: (run.architectures, run.reward.tolist(), run.test_accuracy[~np.isnan(run.test_accuracy)].tolist())
+        run.seed: (run.architectures, run.reward.tolist(), run.test_score[~np.isnan(run.test_score)].tolist())
         for run in comparison(folder).runs("p")
     }
 
@@ -105,7 +105,8 @@ def test_a_stop_keeps_every_training(workers, until, undisturbed, tmp_path):
 
 
 def test_kill_9_too(undisturbed, tmp_path):
-    code = f"from pathlib import Path; from tests.comparison.test_comparison_stop import run; run(Path({str(tmp_path)!r}), 2)"
+    code = "from pathlib import Path; from tests.comparison.test_comparison_stop import run; "
+    code += f"run(Path({str(tmp_path)!r}), 2)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     deadline = time.monotonic() + 60
     while len(trials(tmp_path)) < 20:

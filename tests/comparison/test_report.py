@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from nasenv.comparison.findings import Estimate, Pair, Spread, Standing, Success, Summary
-from nasenv.comparison.report import Description, Published, standings_table, write_report
+from nasenv.comparison.report import Description, write_report
+from nasenv.comparison.summary import Estimate, Pair, Spread, Standing, Success, Summary
+from nasenv.comparison.tables import PublishedResults, standings_table
 
 VOID = {"meta", "br", "path", "use", "rect", "image"}
 SVG = (
@@ -77,8 +78,8 @@ def standing(agent="ppo", mean=0.9, **changes) -> Standing:
     return replace(plain, **changes)
 
 
-def summary(*standings, problem="cells", metric="reward", pairs=(), verdicts=("So it is.",)) -> Summary:
-    return Summary(problem, metric, 0.95, standings or (standing(),), tuple(pairs), tuple(verdicts))
+def summary(*standings, problem="cells", ranked_by="reward", pairs=(), conclusions=("So it is.",)) -> Summary:
+    return Summary(problem, ranked_by, 0.95, standings or (standing(),), tuple(pairs), tuple(conclusions))
 
 
 DESCRIPTION = Description("nasenv compare --config c.yaml", "agents:\n  ppo: PPO\n", "2 cores", {"torch": "2.9.1"})
@@ -120,12 +121,20 @@ def test_a_reward_that_is_no_accuracy_has_columns_of_its_own():
     heads, rows = standings_table(summary(standing(reward=spread(-3.5, float("nan")))))
     assert dict(zip(heads, rows[0], strict=True))["reward"] == "-3.5000"
     assert "test %" in heads
-    ranked_by_test, _ = standings_table(summary(metric="test_accuracy"))
+    ranked_by_test, _ = standings_table(summary(ranked_by="test_score"))
     assert ranked_by_test.index("test %") < ranked_by_test.index("validation %")
 
 
+def test_a_metric_that_is_no_accuracy_is_a_plain_number(page):
+    found = page(replace(summary(standing(mean=-0.25)), metric="r2"))
+    row = found.table("agent", "validation r2, IQM [95 %]")[0]
+    assert row["validation r2, mean ± std"] == "-0.2500 ± 0.0100"
+    assert row["test r2, mean ± std"] == "-0.2300 ± 0.0100"
+    assert "Its test r2 is looked up afterwards" in " ".join(found.text.split())
+
+
 def test_what_no_agent_has_has_no_column():
-    bare = standing(test_accuracy=None, regret=None, success=None, mean_rank=None)
+    bare = standing(test_score=None, regret=None, success=None, mean_rank=None)
     heads, rows = standings_table(summary(bare))
     assert heads == ["agent", "seeds", "validation %"]
     assert len(rows[0]) == len(heads)
@@ -155,7 +164,7 @@ def test_faults_are_named_with_seed_and_reason(page):
 
 
 def test_an_agent_without_a_sound_run_is_still_listed(page):
-    nothing = {name: None for name in ("reward", "val_accuracy", "test_accuracy", "regret", "success", "mean_rank")}
+    nothing = {name: None for name in ("reward", "val_score", "test_score", "regret", "success", "mean_rank")}
     nan = {name: np.nan for name in ("evaluations", "proposals", "charged_seconds", "evaluations_per_second")}
     lost = standing("dqn", seeds=0, faults={0: "boom"}, **nothing, **nan)
     rows = page(summary(standing(), lost)).table("agent", "mean rank")
@@ -166,8 +175,8 @@ def test_an_agent_without_a_sound_run_is_still_listed(page):
 
 
 def test_published_numbers_stand_beside_ours(page):
-    values = {"ppo": {"test_accuracy": (0.9239, 0.003)}, "bohb": {"test_accuracy": (0.9, 0.005)}}
-    found = page(summary(), published={"cells": Published("Dong & Yang 2020", values)})
+    values = {"ppo": (0.9239, 0.003), "bohb": (0.9, 0.005)}
+    found = page(summary(), published={"cells": PublishedResults("Dong & Yang 2020", test_score=values)})
     ours, theirs_alone = found.table("agent", "ours minus published")
     assert (ours["published, mean ± std"], ours["ours, mean ± std"]) == ("92.39 ± 0.30", "92.00 ± 1.00")
     assert ours["ours minus published"] == "-0.39"
@@ -199,8 +208,8 @@ def test_the_file_needs_nothing_else_and_says_how_it_was_made(page):
 def test_nothing_that_a_user_wrote_becomes_html(page):
     bad = "<script>alert('x')</script> & \"q\""
     pair = Pair(bad, bad, Estimate(0.5, 0.4, 0.6), 1.0, 1.0, False, None)
-    hostile = summary(standing(bad, faults={0: bad}), problem=bad, pairs=[pair], verdicts=[bad])
-    published = {bad: Published(bad, {bad: {"reward": (0.1, 0.1)}})}
+    hostile = summary(standing(bad, faults={0: bad}), problem=bad, pairs=[pair], conclusions=[bad])
+    published = {bad: PublishedResults(bad, {bad: (0.1, 0.1)})}
     description = Description(bad, bad, bad, {bad: bad})
     found = page(
         hostile, replace(hostile, problem="b"), figures={bad: {bad: SVG}}, description=description,

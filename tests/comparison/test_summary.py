@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nasenv.comparison.analysis import summarise
 from nasenv.comparison.curves import curve
-from nasenv.comparison.digest import Digest, digested
-from nasenv.comparison.run import Run
+from nasenv.comparison.run import Run, Trajectory, trajectories
 from nasenv.comparison.statistics import seeds_needed
-from nasenv.comparison.summary import Summary, summarise, write_summary
+from nasenv.comparison.summary import Summary, write_summary
 from nasenv.errors import InputError
 
 
@@ -34,9 +34,9 @@ def make_run(agent: str, seed: int, rewards, **changes) -> Run:
         "proposal": np.arange(1, n + 1),
         "seconds": 10.0 * np.arange(1, n + 1),
         "reward": reward,
-        "val_accuracy": reward,
-        "final_val_accuracy": reward,
-        "test_accuracy": reward - 0.01,
+        "val_score": reward,
+        "final_val_score": reward,
+        "test_score": reward - 0.01,
     }
     return Run(**{**values, **changes})
 
@@ -52,7 +52,7 @@ def spread_out(n: int, around: float, seed: int = 0) -> np.ndarray:
 
 def said(summary: Summary, *parts: str) -> bool:
     """Return whether one of the sentences has all these parts."""
-    return any(all(part in sentence for part in parts) for sentence in summary.verdicts)
+    return any(all(part in sentence for part in parts) for sentence in summary.conclusions)
 
 
 # Figures
@@ -69,7 +69,7 @@ def test_a_standing_by_hand():
     assert (a.agent, a.seeds, a.mean_rank, b.mean_rank) == ("a", 2, 1.75, 1.25)
     assert (a.reward.mean, a.reward.median, a.reward.n) == pytest.approx((0.8, 0.8, 2))
     assert a.reward.std == pytest.approx(0.2 / math.sqrt(2))
-    assert a.test_accuracy.mean == pytest.approx(0.79)
+    assert a.test_score.mean == pytest.approx(0.79)
     assert a.regret.mean == pytest.approx(0.1)
     assert (a.evaluations, a.proposals, a.charged_seconds) == (4.5, 6.5, 45.0)
     assert a.evaluations_per_second == 9.0
@@ -80,29 +80,29 @@ def test_a_standing_by_hand():
 
 
 def test_the_end_is_the_incumbent_by_reward_whatever_the_metric():
-    runs = [make_run("a", 0, [0.9, 0.8], test_accuracy=np.array([0.1, 0.7]))]
-    assert summarise("p", runs, None, "test_accuracy").standings[0].test_accuracy.mean == 0.1
+    runs = [make_run("a", 0, [0.9, 0.8], test_score=np.array([0.1, 0.7]))]
+    assert summarise("p", runs, None, "test_score").standings[0].test_score.mean == 0.1
 
 
 def test_validation_is_that_after_the_final_training_only_where_it_is_known_of_every_run():
-    known = make_run("a", 0, [0.5, 0.6], final_val_accuracy=np.array([np.nan, 0.7]))
-    unknown = make_run("a", 1, [0.5], final_val_accuracy=np.array([np.nan]))
-    last = summarise("p", [known], None, "val_accuracy")
-    mixed = summarise("p", [known, unknown], None, "val_accuracy")
-    assert last.standings[0].val_accuracy.mean == 0.7
+    known = make_run("a", 0, [0.5, 0.6], final_val_score=np.array([np.nan, 0.7]))
+    unknown = make_run("a", 1, [0.5], final_val_score=np.array([np.nan]))
+    last = summarise("p", [known], None, "val_score")
+    mixed = summarise("p", [known, unknown], None, "val_score")
+    assert last.standings[0].val_score.mean == 0.7
     assert said(last, "validation accuracy after the final training")
-    assert mixed.standings[0].val_accuracy.mean == pytest.approx(0.55)
+    assert mixed.standings[0].val_score.mean == pytest.approx(0.55)
     assert said(mixed, "validation accuracy measured in the search")
 
 
-@pytest.mark.parametrize("metric", ["reward", "val_accuracy", "test_accuracy"])
-def test_digests_say_what_their_runs_say(metric):
+@pytest.mark.parametrize("metric", ["reward", "val_score", "test_score"])
+def test_trajectories_say_what_their_runs_say(metric):
     rng = np.random.default_rng(0)
     runs = [make_run(agent, s, rng.random(30)) for agent in "ab" for s in range(6)]
     summary = summarise("p", iter(runs), 1.0, metric, seed=3)
-    assert summary == summarise("p", digested(runs), 1.0, metric, seed=3)
+    assert summary == summarise("p", trajectories(runs), 1.0, metric, seed=3)
     assert summary != summarise("p", runs, 1.0, metric, seed=4)
-    assert all(len(d.reward) < 12 for d in digested(runs))
+    assert all(len(d.reward) < 12 for d in trajectories(runs))
 
 
 @settings(max_examples=20, deadline=None)
@@ -148,8 +148,14 @@ def test_a_clear_winner():
 
 
 def test_the_difference_of_accuracies_is_in_points():
-    summary = summarise("p", ends(a=[0.9] * 9, b=[0.875] * 9), None, "test_accuracy")
+    summary = summarise("p", ends(a=[0.9] * 9, b=[0.875] * 9), None, "test_score")
     assert said(summary, "a is better than b (by 2.5 points)")
+
+
+def test_another_metric_goes_by_its_name_and_in_its_own_numbers():
+    summary = summarise("p", ends(a=[-1.5] * 9, b=[-2.75] * 9), None, "val_score", metric="neg_rmse")
+    assert said(summary, "ranked by the validation neg rmse after the final training")
+    assert said(summary, "a is better than b (by 1.25).")
 
 
 def test_no_difference_to_be_seen():
@@ -261,10 +267,10 @@ def test_a_fault_that_seeds_share_is_said_once():
 
 
 def test_an_agent_whose_metric_is_unknown_is_not_ranked():
-    runs = [*ends(a=[0.9, 0.8], b=[0.1, 0.2]), make_run("a", 2, [0.5], test_accuracy=np.array([np.nan]))]
-    summary = summarise("p", runs, None, "test_accuracy")
+    runs = [*ends(a=[0.9, 0.8], b=[0.1, 0.2]), make_run("a", 2, [0.5], test_score=np.array([np.nan]))]
+    summary = summarise("p", runs, None, "test_score")
     (a,) = (s for s in summary.standings if s.agent == "a")
-    assert (a.test_accuracy, a.mean_rank, a.seeds) == (None, None, 3)
+    assert (a.test_score, a.mean_rank, a.seeds) == (None, None, 3)
     assert a.reward is not None
     assert summary.pairs == ()
     assert said(summary, "a: the test accuracy of a run or more is not known")
@@ -283,7 +289,7 @@ def test_no_seeds_in_common():
         ([], {}, "no runs"),
         ([make_run("a", 0, [0.5], problem="q")], {}, "a run of 'q' too"),
         ([make_run("a", 0, [0.5]), make_run("a", 0, [0.6])], {}, "two runs of a, seed 0"),
-        ([make_run("a", 0, [0.5])], {"metric": "accuracy"}, "metric must be one of reward, val_accuracy"),
+        ([make_run("a", 0, [0.5])], {"rank_by": "accuracy"}, "rank_by must be one of reward, val_score"),
         ([make_run("a", 0, [0.5])], {"random": "r"}, "said to be 'r', but the agents are a"),
     ],
 )
@@ -319,7 +325,7 @@ def test_summary_csv_has_a_row_for_each_problem_and_agent(tmp_path):
 def test_a_curve_is_the_mean_of_the_best_so_far(seed, against):
     rng = np.random.default_rng(seed)
     runs = [make_run("a", s, rng.random(rng.integers(1, 30)).round(2)) for s in range(rng.integers(1, 6))]
-    line = curve(runs, "test_accuracy", against, points=17)
+    line = curve(runs, "test_score", against, points=17)
     for i, spent in enumerate(line.grid):
         x = [run.seconds if against == "seconds" else run.proposal for run in runs]
         rewards = [run.reward[steps <= spent] for run, steps in zip(runs, x, strict=True)]
@@ -346,36 +352,34 @@ def test_a_run_counts_from_its_first_evaluation_on_and_keeps_its_last_incumbent(
     np.testing.assert_allclose(line.mean, [0.2, 0.4, 0.6])
 
 
-def test_failed_evaluations_have_a_reward_and_no_accuracy():
-    failed = make_run(
-        "a", 0, [-1.0, 0.4], val_accuracy=np.array([np.nan, 0.4]), final_val_accuracy=np.array([np.nan, 0.5])
-    )
+def test_failed_evaluations_have_a_reward_and_no_score():
+    failed = make_run("a", 0, [-1.0, 0.4], val_score=np.array([np.nan, 0.4]), final_val_score=np.array([np.nan, 0.5]))
     runs = [failed, make_run("a", 1, [0.6, 0.1])]
     assert curve(runs, "reward", "evaluations").mean.tolist() == pytest.approx([-0.2, 0.5])
-    assert curve(runs, "val_accuracy", "evaluations").runs.tolist() == [1, 2]
-    assert curve(runs, "val_accuracy", "evaluations").mean.tolist() == pytest.approx([0.6, 0.55])
+    assert curve(runs, "val_score", "evaluations").runs.tolist() == [1, 2]
+    assert curve(runs, "val_score", "evaluations").mean.tolist() == pytest.approx([0.6, 0.55])
 
 
 def test_where_an_incumbent_is_unknown_the_curve_is_not_that_of_the_known_ones():
     runs = [  # as a search that trains leaves them: only the last incumbent was tested
-        make_run("a", 0, [0.9, 0.1, 0.1], test_accuracy=np.array([0.88, np.nan, np.nan])),
-        make_run("a", 1, [0.1, 0.2, 0.3], test_accuracy=np.array([np.nan, np.nan, 0.28])),
+        make_run("a", 0, [0.9, 0.1, 0.1], test_score=np.array([0.88, np.nan, np.nan])),
+        make_run("a", 1, [0.1, 0.2, 0.3], test_score=np.array([np.nan, np.nan, 0.28])),
     ]
-    line = curve(runs, "test_accuracy", "evaluations")
+    line = curve(runs, "test_score", "evaluations")
     assert line.runs.tolist() == [0, 0, 2]
     np.testing.assert_allclose(line.mean, [np.nan, np.nan, 0.58])
     assert np.isnan(line.low[:2]).all()
 
 
-@pytest.mark.parametrize("wrong", [{"metric": "accuracy"}, {"against": "time"}, {"points": 1}, {"runs": []}])
+@pytest.mark.parametrize("wrong", [{"quantity": "accuracy"}, {"against": "time"}, {"points": 1}, {"runs": []}])
 def test_a_curve_of_nothing_is_refused(wrong):
     with pytest.raises(InputError, match=r"^a curve (takes|needs)"):
-        curve(**{"runs": [make_run("a", 0, [0.5])], "metric": "reward", "against": "seconds", **wrong})
+        curve(**{"runs": [make_run("a", 0, [0.5])], "quantity": "reward", "against": "seconds", **wrong})
 
 
-def test_a_digest_keeps_the_incumbents():
-    digest = Digest.of(make_run("a", 0, [0.5, 0.5, 0.7, 0.6, 0.9]))
-    assert digest.evaluation.tolist() == [1, 3, 5]
-    assert digest.seconds.tolist() == [10, 30, 50]
-    assert (digest.met(0.7), digest.met(0.9), digest.met(0.95)) == (3, 5, None)
-    assert digest.met(0.9 + 1e-15) == 5
+def test_a_trajectory_keeps_the_incumbents():
+    run = Trajectory.of(make_run("a", 0, [0.5, 0.5, 0.7, 0.6, 0.9]))
+    assert run.evaluation.tolist() == [1, 3, 5]
+    assert run.seconds.tolist() == [10, 30, 50]
+    assert (run.met(0.7), run.met(0.9), run.met(0.95)) == (3, 5, None)
+    assert run.met(0.9 + 1e-15) == 5

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasenv.records.tensorboard import Record
+from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.spaces.chain_cnn import ChainCNN
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -123,7 +123,7 @@ def run_directory(folder, rewards=(0.5, 0.25), steps=(1, 2), weights=b"w", winne
     (folder / "trials.jsonl").write_text("{}\n")
     (folder / "result.json").write_text(json.dumps({"winner": winner, "train_seconds": hash(folder)}))
     (folder / "weights.safetensors").write_bytes(weights)
-    record = Record(folder)
+    record = TensorBoardWriter(folder)
     for step in steps:
         record.scalars({"search/reward": 0.5}, step)
     record.close()

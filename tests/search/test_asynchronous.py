@@ -19,7 +19,7 @@ from nasenv.commands.cli import main
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.records.replay import Course
-from nasenv.records.tensorboard import Record
+from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -39,7 +39,7 @@ AGENTS = {
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
     """Drawing them takes most of the time of searches as short as these."""
-    monkeypatch.setattr(Record, "choice_shares", lambda *_: None)
+    monkeypatch.setattr(TensorBoardWriter, "choice_shares", lambda *_: None)
 
 
 class PowerCut(BaseException):

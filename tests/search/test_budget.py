@@ -335,7 +335,7 @@ def test_the_target_ends_a_search_with_the_proposals_being_answered():
     ],
 )
 def test_bad_values(option, value):
-    with pytest.raises(InputError, match=rf"^budget\.{option} must be .*got|^budget\.{option} must be 1 or more"):
+    with pytest.raises(InputError, match=rf"^budget\.{option} must be .*got"):
         Budget(**{option: value})
 
 

@@ -154,5 +154,5 @@ def test_text_of_another_form_is_refused(text, reason):
 
 @pytest.mark.parametrize("wrong", [{"channels": 0}, {"cells": -1}])
 def test_sizes_must_be_positive(wrong):
-    with pytest.raises(InputError, match="must be 1 or more"):
+    with pytest.raises(InputError, match="must be an integer of 1 or more"):
         NASBench201(**wrong)

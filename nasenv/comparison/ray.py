@@ -1,4 +1,4 @@
-"""Runs of a comparison on a Ray cluster: each is a task on some node, and its files come back from there."""
+"""The runs of a comparison are done on a Ray cluster: each is a task on some node, and its files come back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,7 +16,7 @@ from nasenv.cluster.ray_actor import Packed, pack, unpack
 from nasenv.cluster.ray_cluster import Cluster, Share, imported_ray
 from nasenv.cluster.ray_fleet import reason
 from nasenv.comparison.run import Run
-from nasenv.comparison.runner import Job, Runner, watched
+from nasenv.comparison.runner import RunKey, Runner, watched
 from nasenv.errors import InputError
 from nasenv.files import write_whole
 from nasenv.workers.clock import WakingClock
@@ -32,21 +31,13 @@ Files = Mapping[str, bytes]
 """What a run's folder holds, by name."""
 
 
-class Came(NamedTuple):
-    """What comes of a run on a node; its own, None where it was stopped, or why there is none."""
+class RunResult(NamedTuple):
+    """What a node sends back of a run: None where it was stopped, or why there is none: its fault, or a refusal."""
 
     run: Run | None
     files: Files
     refusal: str | None = None
     fault: str | None = None
-
-
-@dataclass
-class _Begun:
-    """A run that was handed to Ray: which, and when."""
-
-    job: Job
-    since: float
 
 
 class RayRuns:
@@ -68,21 +59,21 @@ class RayRuns:
         self._clock = WakingClock(_LONGEST_LOOK)
         ray = imported_ray()
         self._packed = ray.put(pack(runner.alone()))
-        self._flag = ray.remote(num_cpus=0)(Flag).remote()
+        self._flag = ray.remote(num_cpus=0)(StopFlag).remote()
         self._do = ray.remote(num_cpus=1, max_retries=_RETRIES)(do)
-        self._busy: dict[Any, _Begun] = {}
+        self._busy: dict[Any, tuple[RunKey, float]] = {}  # and since when
 
-    def stream(self, jobs: Iterable[Job], timeout_seconds: float | None) -> Iterator[tuple[Job, Run | None]]:
-        """Yield each job with its run as it is done and written here, None where it was stopped.
+    def stream(self, keys: Iterable[RunKey], timeout_seconds: float | None) -> Iterator[tuple[RunKey, Run | None]]:
+        """Yield each key with its run as it is done and written here, None where it was stopped.
 
         Args:
-            jobs: begun in this order, as many at once as the cluster has room for.
+            keys: begun in this order, as many at once as the cluster has room for.
             timeout_seconds: after which a run is given up; None is no limit.
 
         Raises:
             InputError: of an evaluator, or the cluster is lost.
         """
-        waiting = iter(jobs)
+        waiting = iter(keys)
         while self._begin(waiting):
             done, _ = imported_ray().wait([*self._busy], num_returns=1, timeout=_POLL_SECONDS)
             if self._runner.is_stopped():
@@ -98,45 +89,40 @@ class RayRuns:
             imported_ray().cancel(ref, force=True)
         self._cluster.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _begin(self, waiting: Iterator[Job]) -> bool:
+    def _begin(self, waiting: Iterator[RunKey]) -> bool:
         """Keep the cluster busy; return whether there is anything to wait for."""
         room = max(1, sum(self._cluster.slots_by_node().values()))
-        while len(self._busy) < room and not self._runner.is_stopped() and (job := next(waiting, None)) is not None:
-            files = _read(self._runner.path(job).parent)
-            ref = self._do.remote([self._packed], [self._flag], job, files, sys.path)
-            self._busy[ref] = _Begun(job, self._clock())
+        while len(self._busy) < room and not self._runner.is_stopped() and (key := next(waiting, None)) is not None:
+            files = _read(self._runner.path(key).parent)
+            ref = self._do.remote([self._packed], [self._flag], key, files, sys.path)
+            self._busy[ref] = (key, self._clock())
         return bool(self._busy)
 
-    def _settled(self, ref: Any) -> tuple[Job, Run | None]:
+    def _settled(self, ref: Any) -> tuple[RunKey, Run | None]:
         """Write what came of a run, and return it."""
-        ray, begun = imported_ray(), self._busy.pop(ref)
+        ray, (key, since) = imported_ray(), self._busy.pop(ref)
         try:
-            came: Came = ray.get(ref)
+            result: RunResult = ray.get(ref)
         except ray.exceptions.RayError as error:
-            came = Came(None, {}, fault=reason(error))
-        if came.refusal is not None:
-            raise InputError(came.refusal)
-        if came.fault is not None:
-            return begun.job, self._runner.give_up(begun.job, came.fault, self._clock() - begun.since)
-        _write(self._runner.path(begun.job), came.files)
-        return begun.job, came.run
+            result = RunResult(None, {}, fault=reason(error))
+        if result.refusal is not None:
+            raise InputError(result.refusal)
+        if result.fault is not None:
+            return key, self._runner.give_up(key, result.fault, self._clock() - since)
+        _write(self._runner.path(key), result.files)
+        return key, result.run
 
-    def _overdue(self, seconds: float) -> Iterator[tuple[Job, Run]]:
+    def _overdue(self, seconds: float) -> Iterator[tuple[RunKey, Run]]:
         """End the runs that take too long, and yield what that makes of them."""
         now = self._clock()
-        for ref in [ref for ref, begun in self._busy.items() if now - begun.since > seconds]:
-            begun = self._busy.pop(ref)
-            imported_ray().cancel(ref, force=True)
-            yield begun.job, self._runner.give_up(begun.job, "timeout: the run hung and was ended", now - begun.since)
+        for ref, (key, since) in [*self._busy.items()]:
+            if now - since > seconds:
+                del self._busy[ref]
+                imported_ray().cancel(ref, force=True)
+                yield key, self._runner.give_up(key, "timeout: the run hung and was ended", now - since)
 
 
-class Flag:
+class StopFlag:
     """Says to all nodes whether the comparison is stopped; made an actor by ``ray.remote``."""
 
     def __init__(self) -> None:
@@ -151,13 +137,13 @@ class Flag:
         return self._up
 
 
-def do(packed: Sequence[Any], flag: Sequence[Any], job: Job, files: Files, paths: Sequence[str]) -> Came:
+def do(packed: Sequence[Any], flag: Sequence[Any], key: RunKey, files: Files, paths: Sequence[str]) -> RunResult:
     """Do a run in a folder of this node, and return its files; made a task by ``ray.remote``.
 
     Args:
         packed: where the runner lies, in a list, as Ray would else send it with every run.
         flag: says when to stop.
-        job: the run.
+        key: which run.
         files: what is known of it, where it was begun before.
         paths: folders in which the driver finds modules; those that there are here are looked through last.
     """
@@ -166,18 +152,17 @@ def do(packed: Sequence[Any], flag: Sequence[Any], job: Job, files: Files, paths
     with tempfile.TemporaryDirectory(prefix="nasenv-") as folder:
         try:
             runner = _runner(packed[0]).below(Path(folder))
-            path = runner.path(job)
+            path = runner.path(key)
             _write(path, files)
-            stoppable = (
-                watched(lambda: _is_up(flag[0]), runner.stop, _FLAG_SECONDS) if runner.trains(job) else nullcontext()
+            asked = (
+                watched(lambda: _is_up(flag[0]), runner.stop, _FLAG_SECONDS) if runner.trains(key) else nullcontext()
             )
-            with stoppable:
-                run = runner(job)
+            with asked:
+                return RunResult(runner(key), _read(path.parent))
         except InputError as error:
-            return Came(None, {}, refusal=str(error))
+            return RunResult(None, {}, refusal=str(error))
         except BaseException as error:  # of a user's class
-            return Came(None, {}, fault=described(error))
-        return Came(run, _read(path.parent))
+            return RunResult(None, {}, fault=described(error))
 
 
 @functools.lru_cache(maxsize=1)

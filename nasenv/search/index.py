@@ -1,11 +1,11 @@
-"""What one call of `Search.evaluate` proposes, checked, and which of it the search has seen before."""
+"""Which architectures a search has evaluated at one fidelity, looked up one by one or many at once."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, overload
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,66 +19,20 @@ Check: TypeAlias = Callable[[Any], list[Architecture]]
 _MOST_COMBINATIONS = 1 << 22  # of choices; four bytes each
 
 
-class Proposals(Sequence[Architecture]):
-    """n architectures in the order in which they are proposed, all at one fidelity.
+class LookUp(NamedTuple):
+    """What is known of n architectures.
 
     Args:
         architectures: all of them, tuples or the rows of an integer array (n, T).
-        numbers: (n,), of the evaluation, from 0, that a proposal has had; -1 - j for the j-th that is new.
-        new: those that are new to the search, each once.
+        numbers: (n,), of the evaluation, from 0, that each has had; -1 - j for the j-th that is new.
+        new: those that are new, each once.
         firsts: (len(new),), where each of these stands first, ascending.
-        fidelity: share in (0, 1] of the search's full training.
     """
 
-    def __init__(
-        self,
-        architectures: Architectures,
-        numbers: NDArray[np.int64],
-        new: Sequence[Architecture],
-        firsts: NDArray[np.int64],
-        fidelity: float,
-    ) -> None:
-        self._architectures, self.numbers, self.new, self.firsts = architectures, numbers, new, firsts
-        self.fidelity = fidelity
-
-    @property
-    def repeats(self) -> NDArray[np.bool_]:
-        """(n,), whether each was known, or stands in these proposals before."""
-        repeats = np.ones(len(self), dtype=np.bool_)
-        repeats[self.firsts] = False
-        return repeats
-
-    def numbered(self, known: int) -> NDArray[np.int64]:
-        """Return the number of each one's evaluation, (n,), when those that are new come after so many known."""
-        return np.where(self.numbers < 0, known - 1 - self.numbers, self.numbers)
-
-    def first(self, n: int) -> Proposals:
-        """Return the first n proposals."""
-        if n >= len(self):
-            return self
-        firsts = self.firsts[: int(np.searchsorted(self.firsts, n))]
-        new = self.new[: len(firsts)]
-        return Proposals(self._architectures[:n], self.numbers[:n], new, firsts, self.fidelity)
-
-    def before_new(self, k: int) -> Proposals:
-        """Return the proposals before the first of the k-th new one, from 0; all where there are no more than k."""
-        return self.first(int(self.firsts[k])) if k < len(self.new) else self
-
-    @overload
-    def __getitem__(self, index: int) -> Architecture: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Architecture]: ...
-    def __getitem__(self, index: int | slice) -> Architecture | Sequence[Architecture]:
-        if isinstance(index, slice):
-            return list(map(tuple, self._architectures[index]))
-        return tuple(map(int, self._architectures[index]))
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[Architecture]:
-        rows = self._architectures
-        return map(tuple, rows.tolist() if isinstance(rows, np.ndarray) else rows)
+    architectures: Architectures
+    numbers: NDArray[np.int64]
+    new: Sequence[Architecture]
+    firsts: NDArray[np.int64]
 
 
 class EvaluationIndex:
@@ -102,10 +56,6 @@ class EvaluationIndex:
         self._placed = 0
         self._looked_up: tuple[Sequence[Architecture], NDArray[np.int64]] = (), np.zeros(0, np.int64)  # last, and where
 
-    def __len__(self) -> int:
-        """Return the number of evaluations."""
-        return len(self._architectures)
-
     def add(self, architectures: Sequence[Architecture], first: int) -> None:
         """Take in architectures whose evaluations are numbered from the first on."""
         self._architectures += architectures
@@ -115,22 +65,21 @@ class EvaluationIndex:
         """Return the number of an architecture's evaluation, from 0; None where it has none."""
         return self._tuples().get(architecture)
 
-    def propose(self, architectures: Architectures, check: Check, fidelity: float) -> Proposals:
-        """Return architectures as proposals.
+    def look_up(self, architectures: Architectures, check: Check) -> LookUp:
+        """Return what is known of n architectures.
 
         Args:
             architectures: n of them.
             check: returns architectures as tuples, or raises InputError; it is given those that are new.
-            fidelity: of the proposals.
         """
         if isinstance(architectures, np.ndarray):
-            found = self._propose_rows(architectures, check, fidelity)
+            found = self._look_up_rows(architectures, check)
             if found is not None:
                 return found
             architectures = architectures.tolist()
-        return self._propose_tuples(list(map(tuple, architectures)), check, fidelity)
+        return self._look_up_tuples(list(map(tuple, architectures)), check)
 
-    def _propose_tuples(self, given: Sequence[Architecture], check: Check, fidelity: float) -> Proposals:
+    def _look_up_tuples(self, given: Sequence[Architecture], check: Check) -> LookUp:
         known = self._tuples()
         new = list(dict.fromkeys([architecture for architecture in given if architecture not in known]))
         plain = dict(zip(new, check(new), strict=True)) if new else {}
@@ -138,10 +87,10 @@ class EvaluationIndex:
         numbers = np.array([known.get(a, order.get(a)) for a in given], dtype=np.int64)
         first = {architecture: place for place, architecture in reversed(list(enumerate(given)))}
         firsts = np.array([first[a] for a in plain], dtype=np.int64)
-        return Proposals([plain.get(a, a) for a in given], numbers, list(plain.values()), firsts, fidelity)
+        return LookUp([plain.get(a, a) for a in given], numbers, list(plain.values()), firsts)
 
-    def _propose_rows(self, given: NDArray[np.integer[Any]], check: Check, fidelity: float) -> Proposals | None:
-        """Return n rows, (n, T), as proposals; None where they are no choices, or places are too many."""
+    def _look_up_rows(self, given: NDArray[np.integer[Any]], check: Check) -> LookUp | None:
+        """Return what is known of n rows, (n, T); None where they are no choices, or places are too many."""
         places = self._places()
         if places is None or given.ndim != 2 or not np.issubdtype(given.dtype, np.integer):
             return None
@@ -152,7 +101,7 @@ class EvaluationIndex:
         numbers = places[where].astype(np.int64)
         unknown = np.flatnonzero(numbers < 0)
         if not len(unknown):
-            return Proposals(rows, numbers, (), unknown, fidelity)
+            return LookUp(rows, numbers, (), unknown)
         order, new = np.arange(len(unknown)), where[unknown]
         places[new[::-1]] = order[::-1]  # of equals the first is written last
         first = places[new]  # of each, the first of its equals
@@ -161,7 +110,7 @@ class EvaluationIndex:
         numbers[unknown] = -np.cumsum(is_first)[first]
         firsts = unknown[is_first]
         self._looked_up = check(rows[firsts]), new[is_first]
-        return Proposals(rows, numbers, self._looked_up[0], firsts, fidelity)
+        return LookUp(rows, numbers, self._looked_up[0], firsts)
 
     def _tuples(self) -> dict[Architecture, int]:
         """Return the numbers by architecture; it catches up when it is asked for."""

@@ -1,48 +1,41 @@
-"""What may be concluded from a comparison and what may not, in plain words."""
+"""What may be concluded from a comparison and what may not is said in plain words."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from nasenv.comparison.findings import LEVEL, Metric, Pair, Standing
 from nasenv.comparison.statistics import fewest_seeds
+from nasenv.comparison.summary import LEVEL, Display, Pair, Standing, Summary
 
 _MANY_SEEDS = 100_000  # more are not told apart
 _MANY_FAULTS = 3  # of an agent; more are only counted
 
 
-def verdicts(
-    standings: Sequence[Standing],
-    pairs: Sequence[Pair],
-    optimum: float | None,
-    metric: Metric,
-    final: bool,
-    random: str | None,
-) -> tuple[str, ...]:
+def conclusions(summary: Summary, final: bool, random: str | None) -> tuple[str, ...]:
     """Return the sentences, one thought each.
 
     Args:
-        standings: the agents.
-        pairs: every two of them that were tested.
-        optimum: the best reward of the space, None where not known.
-        metric: what agents are ranked by.
-        final: whether validation accuracies are those after the final training.
+        summary: of the problem, as yet without them.
+        final: whether validation scores are those after the final training.
         random: the name of the agent that is random search, None where there is none.
     """
+    standings, pairs, shown = summary.standings, summary.pairs, summary.display(summary.ranked_by)
+    trained = " after the final training" if final else " measured in the search"
     return (
-        *_method(pairs, metric, final),
-        *_separated(standings, pairs, metric),
-        *_open(pairs, metric),
+        *_method(pairs, shown.words + trained * (summary.ranked_by == "val_score")),
+        *_separated(standings, pairs, shown),
+        *_open(pairs, shown),
         *_against_random(standings, pairs, random),
-        *_success(standings, optimum),
-        *_left_out(standings, pairs, metric),
+        *_success(standings, summary.optimum),
+        *_left_out(standings),
+        *_untested([s for s in standings if getattr(s, summary.ranked_by) is not None], summary, shown),
         "All this holds for this problem, this budget and these settings of the agents, and for no others.",
     )
 
 
-def _method(pairs: Sequence[Pair], metric: Metric, final: bool) -> Iterator[str]:
-    yield f"Agents are ranked by the {_words(metric, final)} of their best design (by reward) at the end of a run."
+def _method(pairs: Sequence[Pair], words: str) -> Iterator[str]:
+    yield f"Agents are ranked by the {words} of their best design (by reward) at the end of a run."
     if not pairs:
         yield "There are no two agents that can be compared."
         return
@@ -55,8 +48,8 @@ def _method(pairs: Sequence[Pair], metric: Metric, final: bool) -> Iterator[str]
     )
 
 
-def _separated(standings: Sequence[Standing], pairs: Sequence[Pair], metric: Metric) -> Iterator[str]:
-    gains = {(p.better, p.worse): _amount(p.difference, metric) for p in _apart(pairs)}
+def _separated(standings: Sequence[Standing], pairs: Sequence[Pair], shown: Display) -> Iterator[str]:
+    gains = {(p.better, p.worse): shown.difference(p.difference) for p in pairs if p.separated}
     for s in standings:
         if worse := [f"{o.agent} (by {gains[s.agent, o.agent]})" for o in standings if (s.agent, o.agent) in gains]:
             yield f"{s.agent} is better than {_list(worse)}."
@@ -64,7 +57,7 @@ def _separated(standings: Sequence[Standing], pairs: Sequence[Pair], metric: Met
         yield "No agent may be called better than another."
 
 
-def _open(pairs: Sequence[Pair], metric: Metric) -> Iterator[str]:
+def _open(pairs: Sequence[Pair], shown: Display) -> Iterator[str]:
     """Yield what is to be said of the pairs that are not separated."""
     left = [p for p in pairs if not p.separated]
     if not left:
@@ -83,14 +76,13 @@ def _open(pairs: Sequence[Pair], metric: Metric) -> Iterator[str]:
             f"{_list(_both(p) for p in torn)}: the mean and the ranks do not speak for the same agent, so neither may "
             "be called better."
         )
-    if unsure := [p for p in left if p.seeds_needed is not None]:
-        pairs_told = [
-            f"{_both(p)} ({_amount(p.difference, metric)} in favour of {p.better}; {_needed(p.seeds_needed)})"
-            for p in unsure
+    if unsure := [(p, p.seeds_needed) for p in left if p.seeds_needed is not None]:
+        told = [
+            f"{_both(p)} ({shown.difference(p.difference)} in favour of {p.better}; {_needed(n)})" for p, n in unsure
         ]
         yield (
             "Not told apart (in brackets: the mean difference, and about how many seeds would show it with a power of "
-            f"80 % if it is the true one): {_list(pairs_told)}."
+            f"80 % if it is the true one): {_list(told)}."
         )
 
 
@@ -99,8 +91,8 @@ def _against_random(standings: Sequence[Standing], pairs: Sequence[Pair], random
         yield "No random search was among the agents: whether any of them beats it cannot be said."
         return
     others = [s.agent for s in standings if s.agent != random]
-    beaten = {p.better for p in _apart(pairs) if p.worse == random}
-    losing = {p.worse for p in _apart(pairs) if p.better == random}
+    beaten = {p.better for p in pairs if p.separated and p.worse == random}
+    losing = {p.worse for p in pairs if p.separated and p.better == random}
     tested = {agent for p in pairs for agent in (p.better, p.worse) if random in (p.better, p.worse)}
     answers = {
         "beat random search": beaten,
@@ -148,29 +140,27 @@ def _by_seed(reasons: Mapping[int, str]) -> str:
     return f"{'; '.join(named)}{more}"
 
 
-def _left_out(standings: Sequence[Standing], pairs: Sequence[Pair], metric: Metric) -> Iterator[str]:
+def _left_out(standings: Sequence[Standing]) -> Iterator[str]:
     for s in standings:
         runs = s.seeds + len(s.faults)
-        if s.faults:
-            named = _by_seed(s.faults)
-            yield f"{s.agent}: {len(s.faults)} of {runs} runs did not come to their end and count nowhere ({named})."
-        if s.early:
-            named = _by_seed(s.early)
-            yield f"{s.agent}: {len(s.early)} of {runs} runs ended before their budget and count as they are ({named})."
-    ranked = [s for s in standings if getattr(s, metric) is not None]
-    for s in standings:
+        for reasons, what in (
+            (s.faults, "did not come to their end and count nowhere"),
+            (s.early, "ended before their budget and count as they are"),
+        ):
+            if reasons:
+                yield f"{s.agent}: {len(reasons)} of {runs} runs {what} ({_by_seed(reasons)})."
+
+
+def _untested(ranked: Sequence[Standing], summary: Summary, shown: Display) -> Iterator[str]:
+    for s in summary.standings:
         if s.seeds and s not in ranked:
-            yield f"{s.agent}: the {_words(metric)} of a run or more is not known, so it is neither ranked nor tested."
-    tested = {frozenset((p.better, p.worse)) for p in pairs}
+            yield f"{s.agent}: the {shown.words} of a run or more is not known, so it is neither ranked nor tested."
+    tested = {frozenset((p.better, p.worse)) for p in summary.pairs}
     for one, other in itertools.combinations(ranked, 2):
         if frozenset((one.agent, other.agent)) not in tested:
             yield f"{one.agent} and {other.agent}: no seeds in common, so they are not tested."
     if ranked and all(s.mean_rank is None for s in ranked):
         yield "No seed is common to all agents: there are no mean ranks."
-
-
-def _apart(pairs: Sequence[Pair]) -> list[Pair]:
-    return [p for p in pairs if p.separated]
 
 
 def _both(pair: Pair) -> str:
@@ -186,15 +176,5 @@ def _seeds(n: int) -> str:
     return f"{n:,} seed{'s' * (n != 1)}"
 
 
-def _needed(n: int | None) -> str:
-    return f"more than {_MANY_SEEDS:,} seeds" if n is None or n > _MANY_SEEDS else _seeds(n)
-
-
-def _words(metric: Metric, final: bool | None = None) -> str:
-    if metric == "val_accuracy" and final is not None:
-        return "validation accuracy " + ("after the final training" if final else "measured in the search")
-    return {"reward": "reward", "val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}[metric]
-
-
-def _amount(difference: float, metric: Metric) -> str:
-    return f"{difference:.3g}" if metric == "reward" else f"{100 * difference:.2g} points"
+def _needed(n: int) -> str:
+    return _seeds(n) if n <= _MANY_SEEDS else f"more than {_MANY_SEEDS:,} seeds"

@@ -13,8 +13,8 @@ from torch import nn
 
 from nasenv.errors import InputError
 from nasenv.plots import draw_diagram
-from nasenv.records.tensorboard import Record, flat_config
-from nasenv.search.history import Finding, History
+from nasenv.records.tensorboard import TensorBoardWriter, flat_config
+from nasenv.search.history import Finding, History, Outcome
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Measurement
 
@@ -39,9 +39,9 @@ def outcome_of(k, val_accuracy, history, cached=False):
 
 def record_search(directory, accuracies, cached=()):
     history = History(Stack().num_choices)
-    record = Record(directory)
+    record = TensorBoardWriter(directory)
     for k, accuracy in enumerate(accuracies, start=1):
-        record.evaluation(history, outcome_of(k, accuracy, history, cached=k in cached))
+        record.evaluation(outcome_of(k, accuracy, history, cached=k in cached), history.scalars())
     return record, history
 
 
@@ -57,7 +57,7 @@ def series(accumulator, tag):
 def test_each_evaluation_is_one_event_with_all_its_scalars(tmp_path):
     record, history = record_search(tmp_path, [0.5, None, 0.75, 0.25], cached=(3,))
     assert outcome_of(1, 0.5, history).repeat
-    record.evaluation(history, outcome_of(5, 0.5, history))
+    record.evaluation(outcome_of(5, 0.5, history), history.scalars())
     (path,) = tmp_path.iterdir()
     events = [e for e in EventFileLoader(str(path)).Load() if e.HasField("summary")]
     assert [e.step for e in events] == [1, 2, 3, 4, 5]
@@ -77,6 +77,34 @@ def test_each_evaluation_is_one_event_with_all_its_scalars(tmp_path):
     assert series(page, "evaluation/params")[5] == 50
 
 
+def test_best_of_a_metric_below_zero(tmp_path):
+    record = TensorBoardWriter(tmp_path, metric="neg_rmse")
+    for k, score in enumerate((None, -3.0, -1.0, -2.0), start=1):
+        measurement = Measurement(score, "diverged" if score is None else None)
+        record.evaluation(Outcome((), measurement, 0.0, k, k), {})
+    page = read(tmp_path)
+    assert series(page, "search/val_neg_rmse") == {2: -3, 3: -1, 4: -2}
+    assert series(page, "search/best_val_neg_rmse") == {2: -3, 3: -1, 4: -1}
+
+
+def test_numbers_are_float32s_whatever_they_were(tmp_path):
+    numbers = {"a": 1e300, "whole": 3, "of numpy": np.float32(0.1), "no axes": np.array(0.5), "nan": float("nan")}
+    TensorBoardWriter(tmp_path).scalars(numbers, 1 << 40)
+    page = read(tmp_path)
+    found = [page.Scalars(tag)[0].value for tag in numbers]
+    assert found == pytest.approx([float("inf"), 3.0, np.float32(0.1), 0.5, float("nan")], nan_ok=True)
+    assert page.Scalars("whole")[0].step == 1 << 40
+
+
+def test_events_wait_where_nobody_watches(tmp_path):
+    record = TensorBoardWriter(tmp_path, live=False)
+    record.text("config", "text")
+    (path,) = tmp_path.iterdir()
+    assert not path.read_bytes()
+    record.close()
+    assert "config" in read(tmp_path).Tags()["tensors"]
+
+
 def test_a_resumed_search_leaves_one_file_with_unbroken_steps(tmp_path):
     record_search(tmp_path, [0.5] * 7)
     record_search(tmp_path, [0.5] * 9)
@@ -89,7 +117,7 @@ def test_text_pictures_curves_and_an_agents_scalars_are_on_the_page(tmp_path):
     space = Stack()
     record.text("config", "**bold** é")
     record.figure("architecture", draw_diagram(space.diagram((0, 1))))
-    record.choice_shares(space, history)
+    record.choice_shares(space, history.architectures)
     record.curve("winner/train_loss", [3.0, 2.0])
     record.scalars({"train/loss": np.float32(0.5), "rollout/ep_rew_mean": 1}, 2)
     page = read(tmp_path)
@@ -103,14 +131,14 @@ def test_text_pictures_curves_and_an_agents_scalars_are_on_the_page(tmp_path):
 
 
 def test_no_picture_of_choice_shares_before_the_first_evaluation(tmp_path):
-    Record(tmp_path).choice_shares(Stack(), History(Stack().num_choices))
+    TensorBoardWriter(tmp_path).choice_shares(Stack(), [])
     assert read(tmp_path).Tags()["images"] == []
 
 
 def test_graph_shows_modules_and_their_order(tmp_path):
     model = Stack().build((0, 0))
     model(torch.zeros(2, 1, 8, 8))
-    Record(tmp_path).graph(model, (1, 8, 8))
+    TensorBoardWriter(tmp_path).graph(model, (1, 8, 8))
     graph = GraphDef.FromString(read(tmp_path).Graph().SerializeToString())
     nodes = {node.name: node for node in graph.node}
     assert all(source in nodes for node in graph.node for source in node.input)
@@ -125,12 +153,12 @@ class Untraceable(nn.Module):
 
 
 def test_network_that_cannot_be_traced_says_so_on_the_page(tmp_path):
-    Record(tmp_path).graph(Untraceable(), (1, 8, 8))
+    TensorBoardWriter(tmp_path).graph(Untraceable(), (1, 8, 8))
     assert b"cannot be traced" in read(tmp_path).Tensors("graph")[0].tensor_proto.string_val[0]
 
 
 def test_hparams_hold_configuration_and_end_of_the_run(tmp_path):
-    record = Record(tmp_path)
+    record = TensorBoardWriter(tmp_path)
     record.start_hparams({"agent": {"class_path": "a.b.PPO", "init_args": {"lr": 0.1, "net": [8]}}, "seed": 3})
     record.finish_hparams({"best/test_accuracy": 0.5})
     page = read(tmp_path)
@@ -165,15 +193,15 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, place):
     else:
         (directory / "events.out.tfevents.1").mkdir(parents=True)
     with pytest.raises(InputError, match=r"cannot be written.*give another one") as caught:
-        Record(directory)
+        TensorBoardWriter(directory)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_full_disk_is_one_line(tmp_path):
-    record = Record(tmp_path)
+    record = TensorBoardWriter(tmp_path)
     with open("/dev/full", "wb", buffering=0) as full:
-        os.dup2(full.fileno(), record._file._file.fileno())
+        os.dup2(full.fileno(), record._file.fileno())
     with pytest.raises(InputError, match="No space left"):
         record.scalars({"a": 1.0}, 1)
 
@@ -184,7 +212,7 @@ def test_costs_of_an_evaluation_do_not_grow(tmp_path):
     for k in range(2, 1002):
         outcome = outcome_of(k, 0.5, history)
         start = time.perf_counter()
-        record.evaluation(history, outcome)
+        record.evaluation(outcome, history.scalars())
         seconds.append(time.perf_counter() - start)
     early, late = np.median(seconds[:200]), np.median(seconds[-200:])
     assert late < 2 * early  # medians: other processes disturb single calls

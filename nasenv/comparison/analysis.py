@@ -1,0 +1,164 @@
+"""The runs of one problem are summed up: spreads over the seeds, ranks, every two agents against each other."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias, get_args
+
+import numpy as np
+
+from nasenv.comparison import statistics
+from nasenv.comparison.conclusions import conclusions
+from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
+from nasenv.comparison.summary import LEVEL, Estimate, Pair, Spread, Standing, Success, Summary
+from nasenv.errors import InputError
+
+_Ends: TypeAlias = Mapping[str, Mapping[int, float]]  # agent -> seed -> what agents are ranked by, at the end
+
+
+def summarise(
+    problem: str,
+    runs: Iterable[Run],
+    optimum: float | None,
+    rank_by: Quantity = "reward",
+    seed: int = 0,
+    random: str | None = None,
+    metric: str = "accuracy",
+) -> Summary:
+    """Return what the runs of one problem say.
+
+    Args:
+        problem: its name.
+        runs: its runs, or their trajectories; a stream is read once, and little of each run is kept.
+        optimum: the best reward of the space, None where not known.
+        rank_by: what of the incumbents agents are ranked by.
+        seed: the bootstrap's.
+        random: the name of the agent that is random search, None where there is none.
+        metric: of the scores.
+
+    Raises:
+        InputError: no runs, a run of another problem, two runs of one agent and seed, an unknown quantity, no agent of
+            the name ``random``.
+    """
+    agents = _by_agent(problem, trajectories(runs))
+    if rank_by not in get_args(Quantity):
+        raise InputError(f"rank_by must be one of {', '.join(get_args(Quantity))}, got {rank_by!r}")
+    if random is not None and random not in agents:
+        raise InputError(f"random search is said to be {random!r}, but the agents are {', '.join(agents)}")
+    sound = {agent: [run for run in all_runs if run.fault is None] for agent, all_runs in agents.items()}
+    final = final_known(itertools.chain(*sound.values()), slice(-1, None))
+    ends = {a: {run.seed: float(run.values(rank_by, final)[-1]) for run in of} for a, of in sound.items()}
+    ranked = {a: values for a, values in ends.items() if values and all(map(math.isfinite, values.values()))}
+    ranks = _ranks(ranked)
+    standings = [_standing(agent, agents[agent], optimum, final, ranks.get(agent), seed) for agent in agents]
+    standings.sort(key=lambda s: math.inf if s.mean_rank is None else s.mean_rank)
+    found = Summary(problem, rank_by, optimum, tuple(standings), _pairs(ranked, seed), (), metric)
+    return replace(found, conclusions=conclusions(found, final, random))
+
+
+def _by_agent(problem: str, runs: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
+    agents: dict[str, dict[int, Trajectory]] = {}
+    for run in runs:
+        if run.problem != problem:
+            raise InputError(f"problem {problem}: got a run of {run.problem!r} too; summarise one problem at a time")
+        if agents.setdefault(run.agent, {}).setdefault(run.seed, run) is not run:
+            raise InputError(f"problem {problem}: two runs of {run.agent}, seed {run.seed}; give each run once")
+    if not agents:
+        raise InputError(f"problem {problem}: no runs to summarise")
+    return {agent: list(by_seed.values()) for agent, by_seed in agents.items()}
+
+
+def _ranks(ranked: _Ends) -> dict[str, float]:
+    """Return each agent's mean rank over the seeds that all of them have; none where there are no such seeds."""
+    seeds = sorted(set[int].intersection(*(set(values) for values in ranked.values()))) if ranked else []
+    if not seeds:
+        return {}
+    table = np.array([[values[s] for values in ranked.values()] for s in seeds])
+    return dict(zip(ranked, statistics.mean_ranks(table).tolist(), strict=True))
+
+
+def _standing(
+    agent: str, runs: Sequence[Trajectory], optimum: float | None, final: bool, rank: float | None, seed: int
+) -> Standing:
+    sound = [run for run in runs if run.fault is None]
+    ends = {quantity: [float(run.values(quantity, final)[-1]) for run in sound] for quantity in get_args(Quantity)}
+    ends["regret"] = [math.nan if optimum is None else optimum - reward for reward in ends["reward"]]
+    spreads = _spreads(ends, seed)
+    evaluations, wall = (sum(getattr(run, name) for run in sound) for name in ("evaluations", "wall_seconds"))
+    return Standing(
+        agent=agent,
+        seeds=len(sound),
+        faults={run.seed: run.fault for run in runs if run.fault is not None},
+        reward=spreads["reward"],
+        val_score=spreads["val_score"],
+        test_score=spreads["test_score"],
+        regret=spreads["regret"],
+        success=_success(sound, optimum, seed) if optimum is not None and sound else None,
+        mean_rank=rank,
+        evaluations=evaluations / len(sound) if sound else math.nan,
+        proposals=sum(run.proposals for run in sound) / len(sound) if sound else math.nan,
+        charged_seconds=sum(run.charged_seconds for run in sound) / len(sound) if sound else math.nan,
+        evaluations_per_second=evaluations / wall if wall > 0 else math.nan,
+        early={run.seed: run.ended for run in sound if run.early},
+    )
+
+
+def _spreads(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, Spread | None]:
+    """Return the spread of each column of values; None where one of them is not known, or there are none."""
+    spreads: dict[str, Spread | None] = dict.fromkeys(columns)
+    known = {name: np.array(values) for name, values in columns.items() if values and all(map(math.isfinite, values))}
+    if known:
+        table = np.column_stack(list(known.values()))
+        iqms = zip(statistics.interquartile_mean(table), *statistics.interquartile_interval(table, seed), strict=True)
+        for (name, values), iqm in zip(known.items(), iqms, strict=True):
+            mean = float(values[0] + (values - values[0]).mean())  # equal values have exactly their own mean
+            std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+            spreads[name] = Spread(mean, std, float(np.median(values)), Estimate(*map(float, iqm)), len(values))
+    return spreads
+
+
+def _success(sound: Sequence[Trajectory], optimum: float, seed: int) -> Success:
+    hits = [run.met(optimum) for run in sound]
+    met = np.array([hit is not None for hit in hits])
+    times = np.array([hit or run.evaluations for run, hit in zip(sound, hits, strict=True)], dtype=float)
+    return Success(
+        rate=Estimate(float(met.mean()), *map(float, statistics.wilson(float(met.mean()), len(met)))),
+        mean_evaluations=Estimate(*statistics.mean_time(times, met, seed)),
+        median_evaluations=statistics.median_time(times, met),
+        limit=max(run.evaluations for run in sound),
+    )
+
+
+def _pairs(ends: _Ends, seed: int) -> tuple[Pair, ...]:
+    """Return the pairs of agents that have seeds in common, the lowest p-values first."""
+    samples = []
+    for one, other in itertools.combinations(ends, 2):
+        seeds = [s for s in ends[one] if s in ends[other]]
+        x, y = (np.array([ends[agent][s] for s in seeds]) for agent in (one, other))
+        if seeds:
+            samples.append((one, x, other, y) if (x - y).sum() >= 0 else (other, y, one, x))
+    tests = [statistics.signed_rank(x - y) for _, x, _, y in samples]
+    corrected = statistics.holm(np.array([p for _, p in tests]))
+    gains = [float((x - y).mean()) for _, x, _, y in samples]
+    agree = [share > 0.5 and gain > 0 for (share, _), gain in zip(tests, gains, strict=True)]
+    separated = [both and bool(p < LEVEL) for both, p in zip(agree, corrected, strict=True)]
+    alpha = LEVEL / max(1, len(tests) - sum(separated))
+    pairs = [
+        Pair(
+            better=better,
+            worse=worse,
+            improvement=Estimate(*statistics.improvement(x, y, seed)),
+            p_value=tests[i][1],
+            p_holm=float(corrected[i]),
+            separated=separated[i],
+            seeds_needed=statistics.seeds_needed(x - y, alpha) if agree[i] and not separated[i] else None,
+            seeds=len(x),
+            equal=int((x == y).sum()),
+            difference=gains[i],
+        )
+        for i, (better, x, worse, y) in enumerate(samples)
+    ]
+    return tuple(sorted(pairs, key=lambda pair: pair.p_value))

@@ -1,0 +1,289 @@
+"""What the data ask of a network: kind of input and its shape, number of outputs, loss, metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nasenv.errors import InputError
+
+Kind: TypeAlias = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network reads: (n, *shape) float32, of which the first axis of the shape is normalised.
+
+    Args:
+        shape: of one input, positive integers.
+
+    Raises:
+        InputError: another number of sizes, or one that is not positive.
+    """
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sizes = tuple(self.shape) if isinstance(self.shape, Sequence) else ()
+        if len(sizes) != len(self.axes()) or not all(isinstance(s, int | np.integer) and s >= 1 for s in sizes):
+            raise InputError(f"the shape of {self.name()} is ({', '.join(self.axes())}), got {self.shape!r}")
+        object.__setattr__(self, "shape", tuple(int(size) for size in sizes))
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the kind of input in a word."""
+        return cls.__name__.lower()
+
+    @classmethod
+    def axes(cls) -> tuple[str, ...]:
+        """Return what the axes of the shape are called."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Images(Inputs):
+    """Pictures: shape is (channels, height, width).
+
+    >>> Images((1, 28, 28)).shape
+    (1, 28, 28)
+    """
+
+    @classmethod
+    def axes(cls) -> tuple[str, ...]:
+        """Return what the axes of the shape are called."""
+        return ("channels", "height", "width")
+
+
+@dataclass(frozen=True)
+class Table(Inputs):
+    """Rows of numbers: shape is (columns,)."""
+
+    @classmethod
+    def axes(cls) -> tuple[str, ...]:
+        """Return what the axes of the shape are called."""
+        return ("columns",)
+
+
+_INPUTS = {kind.name(): kind for kind in (Images, Table)}
+
+
+class Metric(NamedTuple):
+    """How a network is scored; higher is better.
+
+    Args:
+        of: outputs (n, k) and targets, both in the user's units -> score.
+        kind: of the tasks that it is for.
+        lowest: its lowest value; None where it has none.
+        highest: its highest value.
+        is_share: whether it is shown in per cent.
+    """
+
+    of: Callable[[Tensor, Tensor], float]
+    kind: Kind
+    lowest: float | None
+    highest: float
+    is_share: bool
+
+
+def _accuracy(outputs: Tensor, classes: Tensor) -> float:
+    return int((outputs.argmax(1) == classes).sum()) / len(classes)
+
+
+def _r2(outputs: Tensor, targets: Tensor) -> float:
+    """Return the coefficient of determination, of several targets the mean; of a constant target 0."""
+    residual = ((outputs - targets).double() ** 2).sum(0)
+    total = ((targets - targets.mean(0)).double() ** 2).sum(0)
+    return float(torch.where(total > 0, 1 - residual / total.clamp(min=1e-300), torch.zeros_like(total)).mean())
+
+
+def _negative_rmse(outputs: Tensor, targets: Tensor) -> float:
+    return -math.sqrt(float(((outputs - targets).double() ** 2).mean()))
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(_accuracy, "classification", 0.0, 1.0, True),
+    "r2": Metric(_r2, "regression", None, 1.0, False),
+    "neg_rmse": Metric(_negative_rmse, "regression", None, 0.0, False),
+}
+"""The metrics that a trained network can be scored by, by name."""
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a metric is in [0, 1] and shown in per cent."""
+    return metric in METRICS and METRICS[metric].is_share
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the data ask of a network.
+
+    Args:
+        inputs: `Images` or `Table` with their shape; None where nothing is built, as on a published table of
+            architectures that nasenv does not train.
+        outputs: number of classes, two or more, or of targets of a regression, one or more.
+        kind: classification or regression.
+        metric: accuracy, r2 or neg_rmse; where nothing is trained it may have any name. Higher is better.
+
+    Raises:
+        InputError: a number of outputs or a kind that there is not.
+
+    >>> task = Task(Images((1, 8, 8)), outputs=10)
+    >>> task.kind, task.metric, task.shown(0.985)
+    ('classification', 'accuracy', '98.50 %')
+    """
+
+    inputs: Inputs | None
+    outputs: int
+    kind: Kind = "classification"
+    metric: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("classification", "regression"):
+            raise InputError(f"a task's kind must be classification or regression, got {self.kind!r}")
+        least = 2 if self.kind == "classification" else 1
+        if not isinstance(self.outputs, int | np.integer) or self.outputs < least:
+            what = "classes" if self.kind == "classification" else "targets"
+            raise InputError(f"a {self.kind} needs {least} or more {what}, an integer, got {self.outputs!r}")
+        object.__setattr__(self, "outputs", int(self.outputs))
+        if not self.metric:
+            object.__setattr__(self, "metric", "accuracy" if self.kind == "classification" else "r2")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input; raise InputError where there is none."""
+        if self.inputs is None:
+            raise InputError("this task has no inputs: its architectures are not built")
+        return self.inputs.shape
+
+    @property
+    def lowest_score(self) -> float | None:
+        """The metric's lowest value; None where it has none, or is not known here."""
+        return METRICS[self.metric].lowest if self.metric in METRICS else None
+
+    def shown(self, score: float) -> str:
+        """Return a score as it is shown to people: a share in per cent, else to four digits."""
+        return f"{100 * score:.2f} %" if is_share(self.metric) else f"{score:.4g}"
+
+    def check_trainable(self) -> None:
+        """Raise InputError where a network cannot be trained and scored for this task."""
+        known = [name for name, metric in METRICS.items() if metric.kind == self.kind]
+        if self.metric not in known:
+            raise InputError(f"metric {self.metric!r}: a {self.kind} is scored by {', '.join(known)}")
+
+    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the mean loss: cross-entropy of logits (n, classes), or squared error of (n, targets)."""
+        if self.kind == "classification":
+            return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+        return F.mse_loss(outputs, targets)
+
+    def score(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the metric of outputs (n, outputs) and targets, both in the user's units."""
+        return METRICS[self.metric].of(outputs, targets)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        inputs = None if self.inputs is None else {"kind": self.inputs.name(), "shape": list(self.inputs.shape)}
+        return {"inputs": inputs, "outputs": self.outputs, "kind": self.kind, "metric": self.metric}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return what ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is no task."""
+        inputs = values["inputs"]
+        made = None if inputs is None else _INPUTS[inputs["kind"]](tuple(inputs["shape"]))
+        return cls(made, values["outputs"], values["kind"], values["metric"])
+
+
+CIFAR10 = Task(Images((3, 32, 32)), outputs=10)
+"""The task that NAS-Bench-201, NAS-Bench-Macro and many others are measured on."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a user's inputs become a network's, and its outputs what the user wants to know; from the training split.
+
+    Args:
+        mean: of the inputs, one number for each entry of their first axis (channel, column), in the user's units.
+        std: the same; 1 where the entry is constant.
+        class_names: of a classification: class i is called the i-th.
+        target_mean: of a regression, one number a target, in the user's units.
+        target_std: the same; 1 where a target is constant.
+
+    Raises:
+        InputError: numbers that are not finite, a deviation that is not positive, names that are no texts.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for means, stds in ((self.mean, self.std), (self.target_mean, self.target_std)):
+            if len(means) != len(stds) or not all(
+                math.isfinite(m) and 0 < s < math.inf for m, s in zip(means, stds, strict=True)
+            ):
+                raise InputError(f"expected finite means and as many positive deviations, got {means} and {stds}")
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise InputError(f"expected class names that are texts, got {self.class_names}")
+
+    def check_fits(self, task: Task) -> None:
+        """Raise InputError where it is of another task."""
+        outputs = len(self.class_names) if task.kind == "classification" else len(self.target_mean)
+        if (len(self.mean), outputs) != (task.shape[0], task.outputs):
+            raise InputError(
+                f"the encoding is of {len(self.mean)} input channels and {outputs} outputs, the task has "
+                f"{task.shape[0]} and {task.outputs}"
+            )
+
+    def inputs(self, raw: Tensor) -> Tensor:
+        """Return inputs, (n, *shape) in the user's units, as networks take them: normalised, contiguous float32."""
+        return _standardised(raw.float(), self.mean, self.std).contiguous()
+
+    def targets(self, raw: Tensor) -> Tensor:
+        """Return targets of a regression, (n, targets) in the user's units, as networks are trained on them."""
+        return _standardised(raw.float(), self.target_mean, self.target_std)
+
+    def outputs(self, outputs: Tensor) -> Tensor:
+        """Return a network's outputs in the user's units: values of a regression, logits as they are."""
+        if not self.target_mean:
+            return outputs
+        mean, std = (torch.tensor(v, device=outputs.device) for v in (self.target_mean, self.target_std))
+        return outputs.float() * std + mean
+
+    def predictions(self, outputs: Tensor) -> NDArray[np.float32]:
+        """Return what a user wants to know: the probability of each class, (n, classes), or values, (n, targets)."""
+        found = self.outputs(outputs).float()
+        predicted: NDArray[np.float32] = (found if self.target_mean else found.softmax(dim=1)).numpy()
+        return predicted
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {name: list(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return what ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is no encoding."""
+        return cls(**{name: tuple(values[name]) for name in cls.__dataclass_fields__})
+
+
+def statistics_of(values: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each entry of the second axis, (n, k, ...); 1 for a constant one's."""
+    others = (0, *range(2, values.ndim))
+    std, mean = torch.std_mean(values.double(), dim=others, correction=0)
+    return tuple(mean.tolist()), tuple(s if s > 0 else 1.0 for s in std.tolist())
+
+
+def _standardised(values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return values, (n, k, ...), each entry of the second axis less its mean and by its standard deviation."""
+    shape = (1, -1, *[1] * (values.ndim - 2))
+    shift, scale = (torch.tensor(v, device=values.device).view(shape) for v in (mean, std))
+    return (values - shift) / scale
