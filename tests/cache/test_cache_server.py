@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import psycopg
 import pytest
+from tests.cheap_evaluators import Hashed
 
 from nasenv.cache import database
 from nasenv.cache.cache import Cache
@@ -18,7 +19,7 @@ from nasenv.errors import InputError
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 PROBLEM = Problem("space", "evaluator")
 ONE, TWO, THREE = (Trial((k,)) for k in (1, 2, 3))

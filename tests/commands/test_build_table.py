@@ -21,7 +21,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.tables.card import figures
 from nasenv.tables.table import read_table
 from nasenv.trial import Measurement
-from tests.cheap_evaluators import Formula
+from tests.fakes import Formula
 
 SPACE = ChainCNN(max_layers=2, widths=(8,))  # 160 designs or so, some of them equivalent
 SMALL = ChainCNN(max_layers=1, widths=(8,))  # 10 designs

@@ -10,7 +10,7 @@ from nasenv.comparison.problem import Problem
 from nasenv.errors import InputError
 from nasenv.search.budget import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
 

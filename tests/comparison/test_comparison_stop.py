@@ -19,8 +19,7 @@ from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import TestResult
 from nasenv.search.budget import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed
-from tests.signals import hearing
+from tests.fakes import Hashed, hearing
 
 ROOT = Path(__file__).parents[2]
 SPACE = ChainCNN(max_layers=2)

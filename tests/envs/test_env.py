@@ -13,6 +13,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from torch import nn
 
 import nasenv
+from nasenv.cache.cache import Problem
 from nasenv.envs.env import ArchitectureEnv
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.objectives import ScoreWithinCost
@@ -20,7 +21,7 @@ from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 IDS = {"nasenv/ChainCNN-v0": ChainCNN, "nasenv/NASBench201-v0": NASBench201}
 
@@ -131,8 +132,9 @@ def test_keyword_arguments_replace_the_parts():
         *_, info = env.step(1)
     paid = search.history[0].measurement
     assert search.history[0].reward == objective.reward(paid)
-    found = cache.find(space.fingerprint(), Hashed(space).fingerprint(), 1.0, [space.canonical(info["architecture"])])
-    assert list(found.values()) == [paid]
+    problem = Problem(space.fingerprint(), Hashed(space).fingerprint())
+    trial = nasenv.Trial(space.canonical(info["architecture"]))
+    assert cache.find(problem, [trial]) == {trial: paid}
 
 
 def test_data_set_and_space_options_are_passed_on(tmp_path):
@@ -204,10 +206,9 @@ def test_episode_against_a_derivation_in_plain_python(actions):
         assert terminated or (reward == 0.0 and "architecture" not in info)
     assert observation.tolist() == observation_of_pairs(prefix)
     assert env.action_masks().all()
-    (measurement,) = Hashed(space).evaluate([prefix])
-    assert reward == (measurement.score or 0.0)
-    accuracy = info["val_accuracy"]
-    assert math.isnan(accuracy) if measurement.error else accuracy == measurement.score
+    measurement = Hashed(space).figure(prefix)
+    assert reward == (-1.0 if measurement.error else measurement.score)
+    assert math.isnan(info["score"]) if measurement.error else info["score"] == measurement.score
     said = {k: info[k] for k in ("architecture", "error", "evaluation", "repeat")}
     assert said == {
         "architecture": prefix,

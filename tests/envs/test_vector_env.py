@@ -11,7 +11,7 @@ from nasenv.errors import BudgetExhausted, InputError
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.nas_bench_201 import NASBench201
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(input_shape=(1, 8, 8), num_classes=10, max_layers=2)
 N = 3

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nasenv.training.batches import Batches, channels_last
+from nasenv.training.optimizer import BETAS, FlatOptimizer
 from torch import nn
 
 from nasenv.data.dataset import Split, load_dataset
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 from nasenv.training import Diverged, Recipe, accuracy, fit, one_cycle, one_thread, seeded
-from nasenv.training.batches import Batches, channels_last
-from nasenv.training.optimizer import BETAS, FlatOptimizer
 from nasenv.training.repeating import repeated
 
 CPU = torch.device("cpu")

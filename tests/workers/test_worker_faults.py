@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.signals import hearing
 
 from nasenv.errors import InputError
 from nasenv.workers.pool import WorkerPool
 from scripts.soak.jobs import FAULTS, failed, is_as_expected, work
-from tests.signals import hearing
+from tests.fakes import hearing
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 0.5  # of a job
@@ -195,7 +196,7 @@ SCRIPT = """
 import sys, time
 from scripts.soak.jobs import failed, work
 from nasenv.workers.pool import WorkerPool
-from tests.signals import hearing
+from tests.fakes import hearing
 if __name__ == "__main__":
     print("begun", flush=True)
     try:
