@@ -19,9 +19,11 @@ from nasenv.agents.random_search import RandomSearch
 from nasenv.configuration import digest
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
+from nasenv.task import Images, Task
 from nasenv.trial import Measurement
 
 ODD_SEED = 1
+TASK = Task(Images((1, 8, 8)), outputs=10)  # of the digits
 
 
 class Formula(Evaluator):

@@ -34,7 +34,7 @@ def test_the_best_is_the_best_of_all_and_the_worst_guesses(space, order):
         values = accuracies(evaluator, designs)
         assert designs[int(values.argmax())] == evaluator.best
         assert (values.max(), (values == 1.0).sum()) == (1.0, 1)
-        assert values.min() == pytest.approx(1 / space.num_classes)
+        assert values.min() == pytest.approx(1 / space.task.outputs)
 
 
 def test_scores_are_these_on_every_machine():

@@ -18,6 +18,7 @@ from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.tables.table import read_table, shipped, write_table
 from nasenv.trial import Measurement, Trial
+from tests.fakes import TASK
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = Path(os.environ.get("NASENV_BENCHMARKS", ROOT.parent / "shared/benchmarks"))
@@ -34,7 +35,7 @@ class Pairs(SearchSpace):
     """Nine designs; the order of the two choices makes no difference, so six networks. Commas in its texts."""
 
     def __init__(self):
-        super().__init__([Decision("left, or 1st", ("a", "b", "c")), Decision("right", ("a", "b", "c"))], (1, 8, 8), 10)
+        super().__init__([Decision("left, or 1st", ("a", "b", "c")), Decision("right", ("a", "b", "c"))], TASK)
 
     def canonical(self, architecture):
         return tuple(sorted(architecture))

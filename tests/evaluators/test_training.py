@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 
 from nasenv.agents import RandomSearch
 from nasenv.cache.cache import Cache
-from nasenv.data.dataset import Split, load_dataset
+from nasenv.data.dataset import load_dataset
+from nasenv.data.split import Split
 from nasenv.errors import InputError
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.training import accuracy, trainer
+from nasenv.task import Images, Task
+from nasenv.training import score, trainer
 from nasenv.training.trainer import count
 from nasenv.trial import Trial
 
@@ -31,6 +33,7 @@ import os, sys, time
 import torch
 from torch import nn
 from nasenv.spaces.space import Decision, SearchSpace
+from nasenv.task import Images, Task
 
 KINDS = ("linear", "raises", "nan", "slow", "exits", "shapeless", "memory", "dropout", "dies", "hangs")
 
@@ -43,7 +46,7 @@ class Sleepy(nn.Module):
 
 class Moody(SearchSpace):
     def __init__(self):
-        super().__init__([Decision("kind", KINDS)], (1, 8, 8), 10)
+        super().__init__([Decision("kind", KINDS)], Task(Images((1, 8, 8)), outputs=10))
 
     def build(self, architecture):
         kind = KINDS[architecture[0]]
@@ -193,6 +196,13 @@ def weights(path):
     return {name: tensor.tolist() for name, tensor in load_file(path).items()}
 
 
+def score_of(path, design, split):
+    """Return about the score of a network whose weights were kept."""
+    model = SPACE.build(design)
+    model.load_state_dict(load_file(path))
+    return pytest.approx(score(model, SPACE.task, DIGITS.encoding, split), abs=1.5 / len(split))
+
+
 def completed(evaluator, trial, **files):
     evaluator.submit(trial, **files)
     ((same, measurement),) = evaluator.completed()
@@ -205,9 +215,7 @@ def test_weights_are_kept_and_a_training_begins_with_them(in_process, pooled, tm
     for evaluator, name in ((in_process, "here"), (pooled, "worker")):
         first = completed(evaluator, trial, keep=tmp_path / name)
         assert timeless([first]) == timeless(searched(in_process, DESIGNS[:1])), "keeping changes no measurement"
-        model = SPACE.build(DESIGNS[0])
-        model.load_state_dict(load_file(tmp_path / name))
-        assert accuracy(model, DIGITS.validation) == pytest.approx(first.score, abs=1.5 / len(DIGITS.validation))
+        assert first.score == score_of(tmp_path / name, DESIGNS[0], DIGITS.validation)
         again = completed(evaluator, trial, start=tmp_path / name, keep=tmp_path / f"{name} again")
         assert again.curve[0] < first.curve[0], "it goes on where the other ended"
         assert weights(tmp_path / f"{name} again") != weights(tmp_path / name)
@@ -272,10 +280,8 @@ def test_test_keeps_the_network_whose_accuracy_it_says(in_process, pooled, tmp_p
             evaluator.submit(trial, keep=folder / str(i))
         measured = dict(evaluator.completed())
         for i, trial in enumerate(trials):
-            model = SPACE.build(trial.architecture)
-            model.load_state_dict(load_file(folder / str(i)))
             assert measured[trial].error is None
-            assert accuracy(model, DIGITS.test) == pytest.approx(measured[trial].score, abs=1.5 / len(DIGITS.test))
+            assert measured[trial].score == score_of(folder / str(i), trial.architecture, DIGITS.test)
             assert measured[trial].metrics.keys() == {"params", "flops"}
         assert measured[trials[0]].curve != measured[trials[1]].curve
 
@@ -286,8 +292,8 @@ def test_which_data_are_used_for_what():
 
     def spoilt(name):
         split = getattr(DIGITS, name)
-        labels = split.labels[torch.randperm(len(split), generator=rng)]
-        return replace(DIGITS, **{name: Split(split.images, labels)})
+        targets = split.targets[torch.randperm(len(split), generator=rng)]
+        return replace(DIGITS, **{name: Split(split.inputs, targets)})
 
     def measured(data):
         evaluator = TrainingEvaluator(SPACE, data, epochs=1, final_epochs=1, concurrency=0, devices="cpu")
@@ -369,18 +375,18 @@ def test_a_space_that_workers_cannot_get_is_refused_in_one_line():
 
 def test_what_changes_a_measurement_changes_the_fingerprint():
     def fingerprint(**changes):
-        return TrainingEvaluator(SPACE, **{"dataset": DIGITS, "epochs": 1, "devices": "cpu", **changes}).fingerprint()
+        return TrainingEvaluator(SPACE, **{"data": DIGITS, "epochs": 1, "devices": "cpu", **changes}).fingerprint()
 
     other_data = replace(DIGITS, fingerprint="other")
     matter = [
         {"epochs": 2}, {"batch_size": 32}, {"optimizer": "sgd"}, {"learning_rate": 0.02}, {"weight_decay": 0.1},
-        {"label_smoothing": 0.1}, {"augment": "crop"}, {"augment": "crop_flip"}, {"seed": 1}, {"dataset": other_data},
+        {"label_smoothing": 0.1}, {"augment": "crop"}, {"augment": "crop_flip"}, {"seed": 1}, {"data": other_data},
         {"precision": "bfloat16"},
-        {"dataset": "digits", "split_seed": 1},
+        {"data": load_dataset("digits", split_seed=1)},
     ]  # fmt: skip
     assert len({fingerprint(), *(fingerprint(**change) for change in matter)}) == len(matter) + 1
     for change in ({"concurrency": 0}, {"concurrency": 3}, {"timeout_seconds": 1}, {"final_epochs": 9},
-                   {"compile_final": True}, {"dataset": "digits"},
+                   {"compile_final": True}, {"data": "digits"},
                    {"epochs": np.int64(1)}, {"learning_rate": np.float64(0.01)}):  # fmt: skip
         assert fingerprint(**change) == fingerprint()
 
@@ -412,13 +418,13 @@ def test_a_subclass_that_measures_otherwise_has_another_fingerprint(in_process):
         ({"devices": "cuda:x"}, "devices must be"), ({"devices": "cuda:99"}, "CUDA devices here"),
         ({"devices": ""}, "devices must be"), ({"devices": None}, "devices must be"),
         ({"devices": "cpu:1"}, "devices must be"),
-        ({"dataset": "digit"}, "digits"), ({"seed": "x"}, "seed"), ({"seed": 1.5}, "seed"),
+        ({"data": "digit"}, "digits"), ({"seed": "x"}, "seed"), ({"seed": 1.5}, "seed"),
     ],
     ids=str,
 )  # fmt: skip
 def test_bad_settings(bad, said):
     with pytest.raises(InputError, match=said) as refusal:
-        TrainingEvaluator(SPACE, **{"dataset": DIGITS, "devices": "cpu", **bad})
+        TrainingEvaluator(SPACE, **{"data": DIGITS, "devices": "cpu", **bad})
     assert "\n" not in str(refusal.value)
 
 
@@ -430,10 +436,10 @@ def test_cuda_that_is_not_there():
 
 
 @pytest.mark.parametrize(
-    "options", [{"input_shape": (3, 8, 8)}, {"input_shape": (1, 9, 8)}, {"num_classes": 3}], ids=str
+    "task", [Task(Images((3, 8, 8)), 10), Task(Images((1, 9, 8)), 10), Task(Images((1, 8, 8)), 3)], ids=str
 )
 def test_data_that_do_not_fit_the_space(options):
-    with pytest.raises(InputError, match=r"make the space with input_shape=\(1, 8, 8\), num_classes=10"):
+    with pytest.raises(InputError, match=r"data set digits has .* make the space with task=data\.task"):
         TrainingEvaluator(ChainCNN(**options), DIGITS, devices="cpu")
 
 

@@ -17,11 +17,12 @@ from nasenv.records.tensorboard import TensorBoardWriter, flat_config
 from nasenv.search.history import Finding, History, Outcome
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Measurement
+from tests.fakes import TASK
 
 
 class Stack(SearchSpace):
     def __init__(self) -> None:
-        super().__init__([Decision("depth", (1, 2)), Decision("width", (4, 8, 16))], (1, 8, 8), 10)
+        super().__init__([Decision("depth", (1, 2)), Decision("width", (4, 8, 16))], TASK)
 
     def build(self, architecture):
         width = (4, 8, 16)[architecture[1]]

@@ -215,7 +215,7 @@ def contender(role, values):
 
 
 def test_a_result_is_read_back_as_it_was_written(tmp_path):
-    result = Result(contender("winner", (0.1, 1 / 3)), (contender("other", ()),), 0.1, "budget", 3, 4, 5.5)
+    result = Result(contender("winner", (0.1, 1 / 3)), (contender("other", ()),), 0.1, "accuracy", "budget", 3, 4, 5.5)
     result.write(tmp_path / RESULT)
     assert Result.read(tmp_path / RESULT) == result
     assert [path.name for path in tmp_path.iterdir()] == [RESULT]
@@ -229,9 +229,9 @@ def test_a_damaged_result_is_one_line(tmp_path, text):
 
 
 def test_the_table_has_means_and_sample_deviations_in_percent():
-    result = Result(contender("winner", (0.90, 0.94)), (contender("failed one", ()),), 0.9, "", 1, 0, 0.0)
+    result = Result(contender("winner", (0.90, 0.94)), (contender("failed one", ()),), 0.9, "accuracy", "", 1, 0, 0.0)
     heads, rows = table(result)
-    assert heads == ["", "validation %", "test %", "parameters"]
+    assert heads == ["", "validation accuracy %", "test accuracy %", "parameters"]
     spread = f"92.00 ± {100 * math.sqrt(2 * 0.02**2):.2f}"
     assert rows == [["winner", spread, spread, "90"], ["failed one", "failed", "failed", "90"]]
 
@@ -275,7 +275,7 @@ def test_the_exported_network_has_the_test_accuracy_that_is_said(run):
     exported, data = load_model(folder / "model"), load_dataset("digits")
     assert exported.architecture == result.winner.architecture
     with torch.inference_mode():
-        found = (exported.model(data.test.images).argmax(1) == data.test.labels).float().mean()
+        found = (exported.model(data.test.inputs).argmax(1) == data.test.targets).float().mean()
     assert found == pytest.approx(result.test_score, abs=1.5 / len(data.test))
 
 
@@ -294,7 +294,7 @@ def test_nasenv_predict_equals_the_model(run, tmp_path, capsys):
     said = [line.split(",")[1] for line in (tmp_path / "said.csv").read_text().splitlines()[1:]]
     exported = load_model(folder / "model")
     with torch.inference_mode():
-        classes = exported.model(load_dataset("digits").normalise(images[:50])).argmax(1).tolist()
+        classes = exported.model(load_dataset("digits").encoding.inputs(images[:50])).argmax(1).tolist()
     assert said == [exported.class_names[c] for c in classes]
     right = np.mean(np.array(said) == np.array(labels[:50]))
     assert float(re.search(r"label: ([\d.]+)", capsys.readouterr().err)[1]) == pytest.approx(right, abs=1e-4)

@@ -18,14 +18,14 @@ from nasenv.search.search import Search
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.tables.table import write_table
 from nasenv.trial import Trial
-from tests.fakes import Hashed
+from tests.fakes import TASK, Hashed
 
 
 class Bags(SearchSpace):
     """Three digits of 0 to 2; designs of the same digits in another order are equivalent."""
 
     def __init__(self):
-        super().__init__([Decision(f"digit{i}", (0, 1, 2)) for i in range(3)], (1, 8, 8), 10)
+        super().__init__([Decision(f"digit{i}", (0, 1, 2)) for i in range(3)], TASK)
 
     def canonical(self, architecture):
         return tuple(sorted(architecture))

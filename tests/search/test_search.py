@@ -548,7 +548,7 @@ def test_measurements_are_taken_from_the_journal_and_not_made_again(tmp_path):
 # nasenv train, run again
 
 OPTIONS = (
-    "--agent RandomSearch --space.max_layers 2 --space.widths [4] --evaluator.dataset digits --evaluator.epochs 1 "
+    "--agent RandomSearch --space.max_layers 2 --space.widths [4] --data digits --evaluator.epochs 1 "
     "--evaluator.final_epochs 1 --evaluator.concurrency 0 --evaluator.devices cpu --budget.evaluations 4 "
     "--budget.finalists 1 --budget.final_seeds 1 --cache none --run_dir run"
 )
