@@ -24,7 +24,7 @@ class Faulty(Hashed):
     def fingerprint(self):
         return digest("faulty")
 
-    def measure(self, architecture):
+    def measure(self, trials):
         time.sleep(self.seconds)
         for order in self.folder.glob("*"):
             if order.name.startswith("always-"):
@@ -35,7 +35,7 @@ class Faulty(Hashed):
                 except FileNotFoundError:  # by another
                     continue
                 self.obey(order.name)
-        return super().measure(architecture)
+        return super().measure(trials)
 
     def obey(self, fault):
         FAULTS[fault]()
