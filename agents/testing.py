@@ -16,7 +16,7 @@ from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.records.replay import Course
 from nasenv.search.budget import Budget
 from nasenv.search.history import Answers
-from nasenv.search.proposals import Architectures
+from nasenv.search.index import Architectures
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasenv.errors import InputError
-from nasenv.objectives import Score, ScoreWithinCost, Objective
+from nasenv.objectives import Objective, Rewards, Score, ScoreWithinCost
 from nasenv.trial import Measurement
 
 accuracies = st.floats(0, 1)
@@ -16,7 +16,7 @@ costs = st.floats(1e-3, 1e9)
 
 
 @given(accuracies)
-def test_accuracy_is_the_validation_accuracy(accuracy):
+def test_a_score_is_paid_as_it_is(accuracy):
     assert Score().reward(Measurement(accuracy)) == accuracy
 
 
@@ -40,7 +40,7 @@ def test_a_costlier_design_is_never_paid_more(accuracy, one, other):
 
 @pytest.mark.parametrize("objective", [Score(-2.5), ScoreWithinCost("params", 1.0, failure_reward=-2.5)])
 def test_failure_is_paid_the_failure_reward(objective):
-    assert objective.reward(Measurement(None, error="diverged")) == -2.5
+    assert Rewards(objective, lowest_score=0.0).pay(Measurement(None, error="diverged")) == -2.5
 
 
 def test_an_unknown_metric_names_the_known_ones():
@@ -56,11 +56,11 @@ NO_SCORES = [None, "high", np.ones(2), torch.ones(2), torch.ones(0), 1j, 10**400
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, *NO_SCORES], ids=repr)
 def test_a_score_that_is_not_finite_or_no_number_is_refused(score):
     class Mine(Objective):
-        def score(self, measurement):
+        def value(self, measurement):
             return score
 
     got = re.escape(" ".join(repr(score)[:20].split()))
-    with pytest.raises(InputError, match=f"objective Mine: expected a finite score, a number, got {got}"):
+    with pytest.raises(InputError, match=f"objective Mine: expected a finite reward, a number, got {got}"):
         Mine().reward(Measurement(0.5))
 
 

@@ -161,7 +161,7 @@ def concluded(search: Search, console: Terminal) -> Result:
     """Run a search to its end and return its result, saying how it goes; raise SearchStopped where it is stopped."""
     console.print(coverage(search.space, search.budget), soft_wrap=True)
     search.on_wait = lambda text: console.print(text, soft_wrap=True)
-    for notice in search.notices:
+    for notice in search.files.notices if search.files is not None else ():
         console.print(f"note: {notice}", soft_wrap=True)
     try:
         with stopping(search.stop):

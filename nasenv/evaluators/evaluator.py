@@ -101,15 +101,17 @@ class Evaluator(Configurable, ABC):
     def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
         """Yield the submitted trials with their measurements, as each ends; more may be submitted in between.
 
-        It ends when nothing that was submitted is left. What is left where it is closed is given up.
+        It ends when nothing that was submitted is left. What is left where it is closed is given up. Here all that
+        were submitted by then are measured together.
 
         Args:
             stopped: no further trial is begun once it returns True; those in flight are still yielded.
         """
         try:
             while self._submitted and not stopped():
-                trial = self._submitted.popleft()
-                yield trial, self.measure([trial])[0]
+                trials = list(self._submitted)
+                self._submitted.clear()
+                yield from zip(trials, self.measure(trials), strict=True)
         finally:
             self._submitted.clear()
 

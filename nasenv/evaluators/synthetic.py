@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.configuration import digest, is_positive_integer
+from nasenv.configuration import digest, integer, weight
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.landscape import Draws, Landscape
@@ -60,18 +60,12 @@ class SyntheticEvaluator(Evaluator):
                 f"SyntheticEvaluator scores spaces in which every choice is always valid, and {type(space).__name__} "
                 "has constraints; give --space SyntheticSpace"
             )
-        if not is_positive_integer(order) or not is_positive_integer(seed + 1):
-            raise InputError(
-                f"order must be an integer of 1 or more and seed one of 0 or more, got {order!r}, {seed!r}"
-            )
-        if not 0.0 <= noise < math.inf:
-            raise InputError(f"noise must be a number of 0 or more, got {noise!r}")
-        self.noise, self.seed = float(noise), int(seed)
+        self.noise, self.seed, order = weight("noise", noise), integer("seed", seed, least=0), integer("order", order)
         ordered = [_is_sizes(decision) for decision in space.decisions]
-        self._landscape = Landscape(space.num_choices.tolist(), ordered, int(order), self.seed)
+        self._landscape = Landscape(space.num_choices.tolist(), ordered, order, self.seed)
         shares = zip(space.decisions, ordered, strict=True)
         self._milliseconds = [_milliseconds(d) if is_sizes else [0] * len(d.choices) for d, is_sizes in shares]
-        self._key = [_VERSION, self.seed, int(order), self.noise]
+        self._key = [_VERSION, self.seed, order, self.noise]
 
     @property
     def best(self) -> Architecture:

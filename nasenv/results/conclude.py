@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from nasenv.deployment.export import built, save_model
 from nasenv.errors import InputError, SearchStopped
 from nasenv.files import write_whole
+from nasenv.objectives import Rewards
 from nasenv.records.trials import measured
 from nasenv.results.result import RESULT, Contender, Result, mean, table
 from nasenv.search.search import Search
@@ -42,7 +43,8 @@ def conclude(search: Search) -> Result:
     trained = [a for a in finalists if any(m.error is None for m in confirmed[a])]
     if not trained:
         raise InputError(f"every final training failed, the best design's with: {confirmed[finalists[0]][0].error}")
-    winner = max(trained, key=lambda a: _mean_reward(search, confirmed[a]))
+    rewards = _mean_rewards(search, {a: confirmed[a] for a in finalists})
+    winner = max(trained, key=rewards.__getitem__)
     roles = {"winner": winner, **rivals}
     tested = _tested(search, list(dict.fromkeys(roles.values())), winner)
     networks = [(seed, t.score) for seed, t in enumerate(tested[winner]) if t.score is not None]
@@ -142,8 +144,14 @@ def _rivals(search: Search) -> dict[str, Architecture]:
     return {role: search.evaluator.representative(design) for role, design in rivals.items()}
 
 
-def _mean_reward(search: Search, measurements: Sequence[Measurement]) -> float:
-    return statistics.fmean(search.objective.reward(m) for m in measurements)
+def _mean_rewards(
+    search: Search, confirmed: Mapping[Architecture, Sequence[Measurement]]
+) -> dict[Architecture, float]:
+    """Return the mean reward of each finalist's final trainings; one that failed is paid less than all that did not."""
+    rewards = Rewards(search.objective, search.space.task.lowest_score)
+    for measurement in (m for row in confirmed.values() for m in row if m.error is None):
+        rewards.pay(measurement)
+    return {a: statistics.fmean(rewards.pay(m) for m in row) for a, row in confirmed.items()}
 
 
 def _params(tested: Sequence[Measurement]) -> int | None:
@@ -151,9 +159,10 @@ def _params(tested: Sequence[Measurement]) -> int | None:
 
 
 def _write(search: Search, result: Result, network: nn.Module | None, confirmed: Sequence[Measurement]) -> None:
-    record, run_dir, space = search.record, search.run_dir, search.space
-    if record is None or run_dir is None:
+    files, space = search.files, search.space
+    if files is None:
         return
+    record, run_dir = files.record, files.path
     from nasenv.plots import draw_diagram, to_png  # matplotlib takes half a second to import
 
     figure = draw_diagram(
@@ -180,7 +189,7 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
             f"best/mean_test_{space.task.metric}": mean(result.winner.test_scores),
         }
     )
-    search.restore()
+    files.restore()
     result.write(run_dir / RESULT)
     clear(run_dir)
 

@@ -7,8 +7,10 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
 
+from nasenv.errors import AgentError
 from nasenv.records.replay import Course, Replay
-from nasenv.search.history import History
+from nasenv.search.history import History, Proposals
+from nasenv.search.index import Architectures
 from nasenv.search.pending import PendingTrials
 from nasenv.trial import Architecture, Finding, Trial
 
@@ -84,6 +86,31 @@ class InFlight:
         self._new.append(number)
         if repeat:
             heappush(self._repeats, number)
+
+    def fill(
+        self,
+        ask: Callable[[], Architectures],
+        propose: Callable[[Architectures], Proposals],
+        is_payable: Callable[[InFlight], bool],
+    ) -> None:
+        """Ask for proposals as long as there is room for another and the budget reaches for it.
+
+        Args:
+            ask: returns one architecture; none where the agent waits for an answer first.
+            propose: checks it.
+            is_payable: returns whether the budget reaches for another beside those in flight.
+
+        Raises:
+            AgentError: something else than one architecture was proposed, or none while nothing is in flight.
+        """
+        while self.has_room and is_payable(self):
+            proposed = ask()
+            if not len(proposed) and len(self):
+                return
+            proposals = propose(proposed)
+            if len(proposals) > 1:
+                raise AgentError(f"proposed {len(proposals)} designs, was asked for one")
+            self.add(proposals[0], repeat=not proposals.new)
 
     def remove(self, architecture: Architecture) -> None:
         """Let go of the oldest proposal of an architecture: it is answered, so that the others are repeats."""

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nasenv.configuration import flag, integer, number, positive
-from nasenv.search.history import History
-from nasenv.search.proposals import Proposals
+from nasenv.search.history import History, Proposals
 from nasenv.trial import Architecture, Finding
 
 _ROUNDING = 1e-9  # of sums of fidelities
@@ -81,7 +80,8 @@ class Budget:
     def payable(self, proposals: Proposals, history: History) -> Proposals:
         """Return the proposals before the first for which there is no evaluation left."""
         left = self.remaining(history)
-        if left is None:
+        most = proposals.n if self.charge_repeats else len(proposals.new)
+        if left is None or left >= most * proposals.fidelity:
             return proposals
         n = int(left / proposals.fidelity + _ROUNDING)
         return proposals.first(n) if self.charge_repeats else proposals.before_new(n)
@@ -144,10 +144,10 @@ class Budget:
         """Return why a search that has come so far is over, None where it is not: a limit, or an agent collapsed."""
         limit = self.reached(history)
         if limit is None and history.repeats >= self.repeats_per_evaluation * (
-            self.evaluations or max(1, len(history))
+            self.evaluations or max(1, history.evaluations)
         ):
             return (
                 f"the agent proposes what it proposed before: {history.repeats} repeats beside "
-                f"{len(history)} distinct evaluations; its policy has collapsed"
+                f"{history.evaluations} distinct evaluations; its policy has collapsed"
             )
         return limit

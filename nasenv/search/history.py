@@ -10,8 +10,73 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.search.proposals import Architectures, EvaluationIndex, Proposals
+from nasenv.search.index import Architectures, EvaluationIndex
 from nasenv.trial import Architecture, Finding, Measurement, Outcome
+
+
+class Proposals(Sequence[Architecture]):
+    """n architectures in the order in which they are proposed, all at one fidelity.
+
+    Args:
+        architectures: all of them, tuples or the rows of an integer array (n, T).
+        numbers: (n,), of the evaluation, from 0, that a proposal has had; -1 - j for the j-th that is new.
+        new: those that are new to the search, each once.
+        firsts: (len(new),), where each of these stands first, ascending.
+        fidelity: share in (0, 1] of the search's full training.
+
+    Attributes:
+        n: number of proposals.
+    """
+
+    def __init__(
+        self,
+        architectures: Architectures,
+        numbers: NDArray[np.int64],
+        new: Sequence[Architecture],
+        firsts: NDArray[np.int64],
+        fidelity: float,
+    ) -> None:
+        self._architectures, self.numbers, self.new, self.firsts = architectures, numbers, new, firsts
+        self.fidelity, self.n = fidelity, len(numbers)
+
+    @property
+    def repeats(self) -> NDArray[np.bool_]:
+        """(n,), whether each was known, or stands in these proposals before."""
+        repeats = np.ones(self.n, dtype=np.bool_)
+        repeats[self.firsts] = False
+        return repeats
+
+    def numbered(self, known: int) -> NDArray[np.int64]:
+        """Return the number of each one's evaluation, (n,), when those that are new come after so many known."""
+        return np.where(self.numbers < 0, known - 1 - self.numbers, self.numbers)
+
+    def first(self, n: int) -> Proposals:
+        """Return the first n proposals."""
+        if n >= self.n:
+            return self
+        firsts = self.firsts[: int(np.searchsorted(self.firsts, n))]
+        new = self.new[: len(firsts)]
+        return Proposals(self._architectures[:n], self.numbers[:n], new, firsts, self.fidelity)
+
+    def before_new(self, k: int) -> Proposals:
+        """Return the proposals before the first of the k-th new one, from 0; all where there are no more than k."""
+        return self.first(int(self.firsts[k])) if k < len(self.new) else self
+
+    @overload
+    def __getitem__(self, index: int) -> Architecture: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Architecture]: ...
+    def __getitem__(self, index: int | slice) -> Architecture | Sequence[Architecture]:
+        if isinstance(index, slice):
+            return list(map(tuple, self._architectures[index]))
+        return tuple(map(int, self._architectures[index]))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Architecture]:
+        rows = self._architectures
+        return map(tuple, rows.tolist() if isinstance(rows, np.ndarray) else rows)
 
 
 class History(Sequence[Outcome]):
@@ -24,7 +89,11 @@ class History(Sequence[Outcome]):
         num_choices: (T,), of each decision.
 
     Attributes:
+        evaluations: number of distinct evaluations; `len` is the same.
+        full_evaluations: number of those at the full fidelity.
         proposals: number of all proposals that were answered, repeats among them.
+        repeats: number of proposals that had been proposed before.
+        best_reward: the reward of the incumbent, see `best`; None before the first success.
         spent: what the budget of evaluations counts, in full trainings; repeats where they are charged.
         train_seconds: paid by this search: cached measurements cost nothing.
         charged_seconds: what the budget of seconds counts: cached measurements too, repeats where they are charged.
@@ -32,7 +101,8 @@ class History(Sequence[Outcome]):
     """
 
     def __init__(self, num_choices: NDArray[np.int64]) -> None:
-        self.proposals, self.cached = 0, 0
+        self.evaluations, self.full_evaluations, self.proposals, self.repeats, self.cached = 0, 0, 0, 0, 0
+        self.best_reward: float | None = None
         self.spent, self.train_seconds, self.charged_seconds = 0.0, 0.0, 0.0
         self._num_choices = num_choices
         self._indices: dict[float, EvaluationIndex] = {}  # by fidelity
@@ -53,7 +123,7 @@ class History(Sequence[Outcome]):
             check: returns architectures as tuples, or raises InputError; it is given those that are new.
             fidelity: share in (0, 1] of the search's full training.
         """
-        return self._index(fidelity).propose(architectures, check, fidelity)
+        return Proposals(*self._index(fidelity).look_up(architectures, check), fidelity)
 
     def take(
         self,
@@ -105,6 +175,7 @@ class History(Sequence[Outcome]):
         if new:
             self._add(new, found[part][: len(new)], firsts, proposals.fidelity)
         self.proposals += len(numbers)
+        self.repeats = self.proposals - self.evaluations
         for number in numbers if charge_repeats else range(known, len(self)):
             self.charged_seconds += self._measurements[number].train_seconds
             self.spent += self._fidelities[number]
@@ -125,6 +196,8 @@ class History(Sequence[Outcome]):
         self._rewards.extend(rewards)
         self._scores.extend([math.nan if m.score is None else m.score for m in measurements])
         self._fidelities.extend([fidelity] * len(new))
+        self.evaluations += len(new)
+        self.full_evaluations += len(new) if fidelity == 1.0 else 0
         self.cached += sum(cached)
         self.train_seconds = sum([m.train_seconds for m, _, free in findings if not free], self.train_seconds)
         self._find_best(first, fidelity, rewards)
@@ -138,6 +211,7 @@ class History(Sequence[Outcome]):
                 measured.insert(0, self._best)
             if measured:
                 self._best = max(measured, key=lambda i: self._rewards[i])  # the first among equals
+                self.best_reward = self._rewards[self._best]
 
     def _index(self, fidelity: float) -> EvaluationIndex:
         index = self._indices.get(fidelity)
@@ -174,10 +248,6 @@ class History(Sequence[Outcome]):
         """Return how many distinct ones of the architectures have not been proposed at a fidelity."""
         return sum(not self.has(architecture, fidelity) for architecture in dict.fromkeys(architectures))
 
-    def is_complete(self, size: int) -> bool:
-        """Return whether so many architectures, all of a space, are evaluated at the full fidelity."""
-        return len(self) >= size and len(self._index(1.0)) >= size
-
     @property
     def architectures(self) -> Sequence[Architecture]:
         """The architecture of each evaluation, in order; not to be changed."""
@@ -204,19 +274,9 @@ class History(Sequence[Outcome]):
         return Answers(self, np.arange(len(self)), 1, np.zeros(len(self), dtype=np.bool_))
 
     @property
-    def repeats(self) -> int:
-        """Number of proposals that had been proposed before."""
-        return self.proposals - len(self)
-
-    @property
     def best(self) -> Outcome | None:
         """The incumbent: of the highest fidelity, the highest reward, the earliest among equals; None before one."""
         return None if self._best is None else self.outcome(self._best)
-
-    @property
-    def best_reward(self) -> float | None:
-        """The reward of the incumbent; None before the first success."""
-        return None if self._best is None else self._rewards[self._best]
 
     def top(self, k: int) -> list[Outcome]:
         """Return the k successful outcomes with the highest rewards, best first, the earlier among equals.
@@ -255,7 +315,7 @@ class History(Sequence[Outcome]):
         return self.outcome(numbers) if isinstance(numbers, int) else [self.outcome(i) for i in numbers]
 
     def __len__(self) -> int:
-        return len(self._measurements)
+        return self.evaluations
 
     def __iter__(self) -> Iterator[Outcome]:
         return (self.outcome(i) for i in range(len(self)))

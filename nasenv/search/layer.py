@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 from nasenv.search.budget import Budget
 from nasenv.search.history import Answers, History
-from nasenv.search.proposals import Architectures
+from nasenv.search.index import Architectures
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture
 
@@ -54,6 +54,19 @@ class SearchLike(Protocol):
 
     def log(self, scalars: Mapping[str, float]) -> None:
         """Write an agent's own scalars to TensorBoard."""
+
+
+class Runs(Protocol):
+    """What a search asks of an agent."""
+
+    def run(self, search: SearchLike) -> None:
+        """Propose architectures to ``search.evaluate`` until it raises `BudgetExhausted`."""
+
+    def config(self) -> dict[str, Any]:
+        """Return how the agent was made."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of this changes its proposals."""
 
 
 class Layer:
@@ -130,3 +143,10 @@ class Layer:
     def log(self, scalars: Mapping[str, float]) -> None:
         """Write an agent's own scalars to TensorBoard."""
         self.search.log(scalars)
+
+
+def on_layers(search: SearchLike, layers: Iterable[Callable[[SearchLike], SearchLike]]) -> SearchLike:
+    """Return what an agent is given: the last of the layers, of which the first stands on the search."""
+    for layer in layers:
+        search = layer(search)
+    return search

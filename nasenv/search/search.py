@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 
 from nasenv.cache.cache import Cache
-from nasenv.configuration import import_path, integer
+from nasenv.configuration import integer
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective, Rewards, Score
 from nasenv.records.replay import Course, Replay
 from nasenv.search.asynchronous import InFlight, NextAnswer
 from nasenv.search.budget import Budget
-from nasenv.search.history import Answers, History
-from nasenv.search.layer import SearchLike
+from nasenv.search.history import Answers, History, Proposals
+from nasenv.search.identity import SearchParts
+from nasenv.search.index import Architectures
+from nasenv.search.layer import Runs, SearchLike, on_layers
 from nasenv.search.pending import PendingTrials
-from nasenv.search.proposals import Architectures, Proposals
 from nasenv.search.stopping import Stopping
 from nasenv.search.timing import EVALUATION, Timing, where_it_went
 from nasenv.spaces.space import SearchSpace
@@ -38,19 +38,6 @@ Callback: TypeAlias = Callable[["Search", Outcome], None]
 _PICTURES = 4  # of the choices over time, in the course of a search
 
 
-class Runs(Protocol):
-    """What a search asks of an agent."""
-
-    def run(self, search: SearchLike) -> None:
-        """Propose architectures to ``search.evaluate`` until it raises `BudgetExhausted`."""
-
-    def config(self) -> dict[str, Any]:
-        """Return how the agent was made."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what of this changes its proposals."""
-
-
 class Search:
     """One run of one agent on one problem.
 
@@ -58,9 +45,8 @@ class Search:
     With a run directory, every evaluation is in its journal before the agent sees the reward, and a search made again
     on the same directory answers from the journal until that is used up.
 
-    Without an agent, and with a budget that sets no limit, a search is never over: repeats are answered for ever, also
-    of a space whose architectures are all evaluated. Any other is over by its budget, where it is only asked for
-    repeats, and once all architectures are evaluated.
+    It is over by its budget, where it is only asked for repeats, and once all architectures are evaluated; without an
+    agent, and with a budget that sets no limit, never.
 
     Args:
         space: what is searched.
@@ -83,6 +69,7 @@ class Search:
             and returns one; the first stands on this search, the agent is given the last.
 
     Attributes:
+        files: the run directory; None without one.
         timing: wall time of this start by part: controller, bookkeeping, evaluation, cache, logging.
         on_wait: called with a text when it waits for other searches on its cache; None is silence.
 
@@ -112,22 +99,30 @@ class Search:
         self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
         self.budget, self.objective = budget or Budget(), objective or Score()
         self.history, self.timing = History(space.num_choices), Timing()
+        parts = ("bookkeeping", EVALUATION, "logging")
+        self._bookkeeping, self._evaluation, self._logging = map(self.timing.part, parts)
         self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
+        self._parts = SearchParts(
+            space, evaluator, agent, self.objective, self.budget, self.seed, self.start, self.layers
+        )
         self._evaluator, self._course, self._is_concluding = evaluator, course or Course(), resume == "conclude"
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
         self._stopping = Stopping(self.budget, self.history, self._size, type(agent).__name__, endless)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
-        self._files = self._open(self.run_dir, resume) if self.run_dir is not None else None
+        self.files = self._open(self.run_dir, resume) if self.run_dir is not None else None
         rewards = Rewards(self.objective, space.task.lowest_score)
-        if self._files is not None:
-            self._replay = Replay(self._files.journal, space, rewards.pay)
-        known = {} if self._files is None else self._files.set_aside
-        parts = (self.trials, known, self.timing, self._waits, self.is_stopped)
-        self._trials = PendingTrials(evaluator, rewards, cache, *parts)
+        if self.files is not None:
+            self._replay = Replay(self.files.journal, space, rewards.pay)
+        known = {} if self.files is None else self.files.set_aside
+        self._trials = PendingTrials(
+            *(evaluator, rewards, cache, self.trials, known, self.timing),
+            on_wait=lambda text: self.on_wait(text) if self.on_wait is not None else None,
+            stopped=self.is_stopped,
+        )
 
     def _open(self, run_dir: Path, resume: Resume) -> RunDirectory:
         from nasenv.records.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
@@ -138,22 +133,11 @@ class Search:
 
     def config(self) -> dict[str, Any]:
         """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
-        config: dict[str, Any] = {"space": self.space.config(), "evaluator": self._evaluator.config()}
-        config |= {"agent": self.agent.config()} if self.agent is not None else {}
-        config |= {"objective": self.objective.config(), "budget": asdict(self.budget), "seed": self.seed}
-        data = self._evaluator.dataset
-        config |= {"data": asdict(data.source)} if data is not None and data.source is not None else {}
-        config |= {"start_from": [self.space.to_text(a) for a in self.start]} if self.start else {}
-        return config | ({"layers": [import_path(layer) for layer in self.layers]} if self.layers else {})
+        return self._parts.config()
 
     def identity(self) -> dict[str, Any]:
         """Return what a journal belongs to: the configuration, without what changes no outcome, and fingerprints."""
-        space, evaluator = self.space, self._evaluator
-        data = {"data": evaluator.dataset.fingerprint} if evaluator.dataset is not None else {}
-        prints = {"space": space.fingerprint(), "evaluator": evaluator.fingerprint(), **data}
-        parts = {"space": space.identity(), "evaluator": evaluator.identity(), "budget": self.budget.identity()}
-        agent = {"agent": self.agent.identity()} if self.agent is not None else {}
-        return {**self.config(), **parts, **agent, "fingerprint": prints}
+        return self._parts.identity()
 
     # What an agent may use
 
@@ -174,15 +158,12 @@ class Search:
             SearchStopped: it was stopped, and is not over.
             AgentError: something that is not an architecture of the space was proposed, or another thread is served.
         """
-        with self._stopping.one_thread(), self.timing.part("bookkeeping"):
+        with self._stopping.serving(), self._bookkeeping:
             proposals = self._propose(architectures, fidelity)
-            with self._stopping.noting_faults():
-                self._begin()
-                payable = self.budget.payable(proposals, self.history)
-                findings, replayed = self._find_out(payable, by)
-                answers = self._record(payable.before_new(len(findings)), findings, replayed, by)
-                self._check_answered(len(answers), len(proposals))
-                return answers
+            self._begin()
+            payable = self.budget.payable(proposals, self.history)
+            findings, replayed = self._find_out(payable, by)
+            return self._record(proposals, payable, findings, replayed, by)
 
     def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
         """Yield the answers to architectures, one by one, in the order in which their trials end.
@@ -203,6 +184,7 @@ class Search:
             AgentError: something else than one architecture was proposed, or none while nothing is in flight.
         """
         in_flight = InFlight(self.slots, lambda architecture: self._trials.trial(architecture, 1.0))
+        is_payable = partial(self.budget.pays_for_another, history=self.history, size=self._size)
         parts = (in_flight, self.history, self._trials, self._replay, self._course)
         answer = NextAnswer(*parts, lambda: self._evaluator.slots, self.is_stopped)
         if self._evaluator.trains and self.slots > 1:
@@ -211,8 +193,8 @@ class Search:
             while True:
                 with self._stopping.noting_faults():
                     self._begin()
-                self._fill(in_flight, ask)
-                with self.timing.part(EVALUATION), self._stopping.noting_faults():
+                in_flight.fill(ask, lambda found: self._propose(found, 1.0), is_payable)
+                with self._evaluation, self._stopping.noting_faults():
                     found = answer.find()
                     if found is None:
                         continue  # it was stopped
@@ -220,7 +202,7 @@ class Search:
                     in_flight.slots = found.slots or in_flight.slots
                     proposals = self._propose([found.architecture], 1.0)
                     replayed = len(found.findings) if found.replayed else 0
-                    answers = self._record(proposals, found.findings, replayed, "agent", found.slots)
+                    answers = self._record(proposals, proposals, found.findings, replayed, "agent", found.slots)
                 yield answers
         except BudgetExhausted:
             with self._stopping.noting_faults():
@@ -245,7 +227,7 @@ class Search:
         As many as its journal says, so that it goes on as it began whatever the workers are now; else as many as the
         evaluator works on.
         """
-        told = None if self._files is None else self._files.journal.slots
+        told = None if self.files is None else self.files.journal.slots
         return told or self._course.slots or self._evaluator.slots
 
     @property
@@ -256,7 +238,7 @@ class Search:
     @property
     def is_logged(self) -> bool:
         """Whether `log` writes to TensorBoard."""
-        return self._files is not None
+        return self.files is not None
 
     @property
     def ended(self) -> str | None:
@@ -279,22 +261,19 @@ class Search:
         """
         if self.agent is None:
             raise InputError("this search has no agent to run; give it one, or call evaluate")
-        top: SearchLike = self
-        for layer in self.layers:
-            top = layer(top)
         with self._stopping.running():
             if self._is_concluding:
                 self._conclude_journal()
             if self.start:
                 self.evaluate(self.start, by="start")
             with self.timing.part("controller"):
-                self.agent.run(top)
+                self.agent.run(on_layers(self, self.layers))
         if self.stopped is None and self._replay is not None:
             self._replay.check_used_up(len(self.history))
         if self.ended is None and self.stopped is None:
             self.ended = f"agent {type(self.agent).__name__} stopped by itself"
-        if self._files is not None:
-            self._files.leave_times(self.where_time_went(), self._evaluator.slots)
+        if self.files is not None:
+            self.files.leave_times(self.where_time_went(), self._evaluator.slots)
 
     def stop(self, reason: str) -> None:
         """Ask the search to end early: trainings in flight are waited for and kept, then ``evaluate`` raises.
@@ -328,19 +307,14 @@ class Search:
         return 0 if self._replay is None else len(self._replay)
 
     @property
-    def notices(self) -> list[str]:
-        """What a user is to know of the run directory, a line each."""
-        return [] if self._files is None else self._files.notices
-
-    @property
     def record(self) -> TensorBoardWriter | None:
         """The search's TensorBoard; None without a run directory."""
-        return None if self._files is None else self._files.record
+        return None if self.files is None else self.files.record
 
     @property
     def trials(self) -> TrialLog | None:
         """Every training made so far; None without a run directory, or where measurements cost none."""
-        return None if self._files is None else self._files.trials
+        return None if self.files is None else self.files.trials
 
     @property
     def seconds(self) -> float:
@@ -356,17 +330,12 @@ class Search:
         """Return the seconds of this start by part, the largest first; what workers did counts by their number."""
         return where_it_went(self.timing.seconds, self._evaluator.worked, self._evaluator.slots)
 
-    def restore(self) -> None:
-        """Write again what somebody deleted of the run directory in the course of the search."""
-        if self._files is not None:
-            self._files.restore()
-
     def close(self) -> None:
         """Let go of the run directory and of the evaluator's workers."""
         self._stopping.close()
         self._evaluator.close()
-        if self._files is not None:
-            self._files.close()
+        if self.files is not None:
+            self.files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -393,55 +362,74 @@ class Search:
         self._stopping.check()
         if self._since is None and not self.replayed:
             self._since = time.monotonic()
-        self._stopping.watch_the_clock()
+        if self.budget.wall_seconds is not None:
+            self._stopping.watch_the_clock()
 
     def _find_out(self, proposals: Proposals, by: str) -> tuple[list[Finding], int]:
         """Return findings of the first new proposals, as far as seconds and a stop let, and how many were replayed."""
         new, fidelity = proposals.new, proposals.fidelity
         findings: list[Finding] = []
-        if self._replay is not None:
+        if self._replay is not None and new:
             for architecture in new[: self.replayed]:
                 finding = self._replay.answer(architecture, fidelity, by)
                 findings.append(self._trials.learn(architecture, fidelity, finding))
         replayed = len(findings)
-        if len(new) > replayed and self.budget.within_seconds(proposals, findings, self.history) is None:
-            with self.timing.part(EVALUATION):
+        if len(new) > replayed and self._within_seconds(proposals, findings) is None:
+            with self._evaluation:
                 findings += self._trials.find_out(new[replayed:], fidelity)
         return findings, replayed
 
     def _record(
-        self, proposals: Proposals, findings: Sequence[Finding], replayed: int, by: str, slots: int | None = None
+        self,
+        proposals: Proposals,
+        payable: Proposals,
+        findings: Sequence[Finding],
+        replayed: int,
+        by: str,
+        slots: int | None = None,
     ) -> Answers:
-        """Take proposals into the history, and the new ones into journal and TensorBoard; return the answers.
+        """Take what was found into history, journal and TensorBoard; return the answers, or raise after the last one.
 
-        An agent sees an evaluation when it is in the journal, not before.
-
-        Args:
-            proposals: in order; those behind the one that uses the charged seconds up are left out.
-            findings: what was found of those that are new, in order.
-            replayed: how many of these, from the first, are in the journal already.
-            by: who asked.
-            slots: how many trials are in flight from now on; None for as many as before.
+        An agent sees an evaluation when it is in the journal, not before. Of the findings, so many were replayed; they
+        are in the journal already. Proposals behind the one that uses the charged seconds up are left out.
         """
-        files, history = self._files, self.history
-        spent, journaled = history.train_seconds, len(history) + replayed
-        within = self.budget.within_seconds(proposals, findings, history)
+        known = payable if len(findings) == len(payable.new) else payable.before_new(len(findings))
+        taken = self._within_seconds(known, findings) or known
+        if self.callbacks or (self.files is not None and findings):
+            with self._logging:
+                answers = self._logged(taken, findings, self.history.evaluations + replayed, by, slots)
+        else:
+            answers = self.history.take(taken, findings, self.budget.charge_repeats)
+        if taken is not proposals:
+            self._stopping.check()
+            self.ended = self.budget.used_up()  # what is left does not pay for the next
+            self._stopping.check()
+        return answers
+
+    def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
+        """Return the proposals up to the one that uses the charged seconds up; None where none does."""
+        if self.budget.charged_seconds is None:
+            return None
+        return self.budget.within_seconds(proposals, findings, self.history)
+
+    def _logged(
+        self, taken: Proposals, findings: Sequence[Finding], journaled: int, by: str, slots: int | None
+    ) -> Answers:
+        """Take proposals into the history, journal and draw those after so many, and call the callbacks."""
+        files, history, spent = self.files, self.history, self.history.train_seconds
 
         def on_outcome(outcome: Outcome) -> None:
             if files is not None and not outcome.repeat:
                 if outcome.evaluation > journaled:
-                    text = self.space.to_text(outcome.architecture)
-                    files.journal.add(outcome, text, self.seconds, by, slots)
+                    files.journal.add(outcome, self.space.to_text(outcome.architecture), self.seconds, by, slots)
                 self._draw(files.record, outcome)
             for callback in self.callbacks:
                 callback(self, outcome)
 
-        with self.timing.part("logging"):
-            told = on_outcome if files is not None or self.callbacks else None
-            answers = history.take(within or proposals, findings, self.budget.charge_repeats, told)
-            paid = len(history) > journaled and history.train_seconds > spent
-            if files is not None and self._evaluator.trains and paid:
-                files.journal.sync()
+        answers = history.take(taken, findings, self.budget.charge_repeats, on_outcome)
+        paid = history.evaluations > journaled and history.train_seconds > spent
+        if files is not None and self._evaluator.trains and paid:
+            files.journal.sync()
         return answers
 
     def _draw(self, record: TensorBoardWriter, outcome: Outcome) -> None:
@@ -450,31 +438,9 @@ class Search:
         if every and outcome.evaluation % every == 0:
             record.choice_shares(self.space, self.history.architectures)
 
-    def _check_answered(self, answered: int, proposed: int) -> None:
-        """Raise BudgetExhausted, or SearchStopped, where not all proposals were answered."""
-        if answered < proposed:
-            self._stopping.check()
-            self.ended = self.budget.used_up()  # what is left does not pay for the next
-            self._stopping.check()
-
-    def _fill(self, in_flight: InFlight, ask: Callable[[], Architectures]) -> None:
-        """Ask for architectures as long as there is room for another and the budget reaches for it."""
-        while in_flight.has_room and self.budget.pays_for_another(in_flight, self.history, self._size):
-            proposed = ask()
-            if not len(proposed) and len(in_flight):
-                return
-            proposals = self._propose(proposed, 1.0)
-            if len(proposals) > 1:
-                raise AgentError(f"proposed {len(proposals)} designs, was asked for one")
-            in_flight.add(proposals[0], repeat=not proposals.new)
-
     def _conclude_journal(self) -> None:
         """Take in what the journal holds, whatever the agent would do now, and end the search."""
         for architecture, fidelity, by in self._replay.proposals() if self._replay is not None else ():
             self.evaluate([architecture], fidelity, by=by)
         self.ended = self.ended or f"concluded as asked for, after {len(self.history)} evaluations"
         raise BudgetExhausted(self.ended)
-
-    def _waits(self, text: str) -> None:
-        if self.on_wait is not None:
-            self.on_wait(text)

@@ -94,13 +94,15 @@ class Stopping:
     def _over(self) -> str | None:
         """Return why it is over, None where it is not."""
         exhausted = self._budget.exhausted(self._history)
-        if exhausted is None and self._size is not None and self._history.is_complete(self._size):
+        if exhausted is None and self._history.full_evaluations == self._size:
             return f"all {self._size} designs of the space are evaluated"
         return exhausted
 
     @contextmanager
-    def one_thread(self) -> Iterator[None]:
-        """Keep other threads from what is done inside, as history and journal take in one proposal after the other.
+    def serving(self) -> Iterator[None]:
+        """Keep other threads from what is done inside, and note what goes wrong there, see `noting_faults`.
+
+        History and journal take in one proposal after the other.
 
         Raises:
             AgentError: another thread is inside.
@@ -111,6 +113,11 @@ class Stopping:
             raise AgentError("evaluate is called from one thread at a time; give it several designs at once instead")
         try:
             yield
+        except (BudgetExhausted, AgentError):
+            raise
+        except (Exception, SystemExit) as error:
+            self.fault = self.fault or error
+            raise
         finally:
             if holder is mine:  # else this thread is inside still, further out
                 self._inside.clear()

@@ -178,6 +178,25 @@ class ChainCNN(SearchSpace):
         valid[prefixes[:, 0] < layer] = self._skip_masks[0]  # beyond the depth
         return valid
 
+    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which choices were valid at each decision of n designs, (n, T) -> (n, T, C), all at once."""
+        layers = rows[:, 1:].reshape(len(rows), self.max_layers, 4)
+        operations, skips = layers[..., 0], layers[..., 3]
+        pools = np.minimum(_IS_POOL[operations].cumsum(axis=1) - _IS_POOL[operations], len(self._operation_masks) - 1)
+        has_skip = np.zeros_like(pools)  # whether a skip means anything
+        has_skip[:, 1:] = (operations[:, :-1] != _IDENTITY[0]) | (skips[:, :-1] == 1)
+        parts = (self._operation_masks[pools], self._kernel_masks[pools, operations], self._width_masks[operations])
+        masks = np.stack([*parts, self._skip_masks[has_skip]], axis=2)  # (n, layers, 4, C)
+        masks[rows[:, :1] < np.arange(self.max_layers)] = self._skip_masks[0]  # beyond the depth
+        depth = np.broadcast_to(np.arange(self.max_choices) < self.max_layers, (len(rows), 1, self.max_choices))
+        return np.concatenate([depth, masks.reshape(len(rows), -1, self.max_choices)], axis=1)
+
+    def _are_valid(self, rows: NDArray[np.int64]) -> bool:
+        """Return whether all rows, (n, T) int64, are valid designs."""
+        if not ((rows >= 0) & (rows < self.num_choices)).all():
+            return False
+        return bool(np.take_along_axis(self.masks(rows), rows[..., None], axis=2).all())
+
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the design without the identities that have no skip; a single identity where nothing is left.
 

@@ -252,7 +252,7 @@ class SearchSpace(Configurable, ABC):
             ) from None
         if len(row) != self.num_decisions:
             raise InputError(f"a design of {type(self).__name__} has {self.num_decisions} decisions, got {len(row)}")
-        if self.is_product and all(map(operator.contains, self._ranges, row)):
+        if all(map(operator.contains, self._ranges, row)) and self._are_valid(np.array([row])):
             return row
         for t, valid in enumerate(self._masks_along(row)):
             if not (0 <= row[t] < self.max_choices and valid[row[t]]):
@@ -338,7 +338,7 @@ class SearchSpace(Configurable, ABC):
         return [[c for c in np.flatnonzero(valid).tolist() if c != taken] for valid, taken in pairs]
 
     def _are_valid(self, rows: NDArray[np.int64]) -> bool:
-        """Return whether all rows, (n, T), are valid designs."""
+        """Return whether all rows, (n, T) int64, are valid designs."""
         if not ((rows >= 0) & (rows < self.num_choices)).all():
             return False
         steps = range(0 if self.is_product else self.num_decisions)

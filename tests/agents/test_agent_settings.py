@@ -30,7 +30,7 @@ from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Outcome
-from tests.cheap_evaluators import HiddenDesign
+from tests.fakes import HiddenDesign
 
 SPACE = ChainCNN(max_layers=2)
 HIDDEN = SPACE.from_text("conv5x32|sep_conv5x16+skip")

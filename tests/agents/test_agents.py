@@ -30,7 +30,7 @@ from nasenv.errors import AgentError
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed, HiddenDesign
+from tests.fakes import Hashed, HiddenDesign
 
 SPACE = ChainCNN(max_layers=2)
 LEARNERS = {

@@ -14,7 +14,7 @@ from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.surrogates.gaussian_process import Surrogate
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=3)
 PRODUCT = NASBench201()  # every choice is valid, so what is drawn is what is made

@@ -15,7 +15,7 @@ from nasenv.agents.sb3_policy import LeanMaskablePolicy, LeanPolicy, policy_of
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
 STANDARD = {"LeanPolicy": ActorCriticPolicy, "LeanMaskablePolicy": MaskableActorCriticPolicy}

@@ -27,8 +27,7 @@ from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Trial
-from tests.faulty_evaluator import Faulty
-from tests.signals import hearing
+from tests.fakes import Faulty, hearing
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
 

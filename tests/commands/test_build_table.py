@@ -14,38 +14,37 @@ from scipy.stats import spearmanr
 from nasenv.commands.build_table import build_table
 from nasenv.configuration import digest
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import TestResult
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.tables.card import figures
 from nasenv.tables.table import read_table
-from nasenv.trial import Measurement
-from tests.cheap_evaluators import Formula
+from nasenv.trial import Measurement, Trial
+from tests.fakes import Formula
 
 SPACE = ChainCNN(max_layers=2, widths=(8,))  # 160 designs or so, some of them equivalent
 SMALL = ChainCNN(max_layers=1, widths=(8,))  # 10 designs
-TRAINING = {"dataset": "digits", "epochs": 1, "final_epochs": 1, "concurrency": 0}
+TRAINING = {"data": "digits", "epochs": 1, "final_epochs": 1, "concurrency": 0}
 
 
 class Seeded(Formula):
     """Each design has a figure for each seed and use; one seed of one in twenty fails."""
 
-    def measure(self, architecture):
-        raise AssertionError("a table is made of final trainings")
+    def measure(self, trials):
+        self.calls.append(list(dict.fromkeys(t.architecture for t in trials if t.purpose == "confirm")))
+        return [self.final(trial.purpose, trial.architecture, trial.seed) for trial in trials]
 
-    def confirm(self, architectures, seeds):
-        self.calls.append(list(architectures))
-        return [[self._measure(a, s) for s in seeds] for a in architectures]
-
-    def _measure(self, architecture, seed):
+    def final(self, purpose, architecture, seed):
+        assert purpose in ("confirm", "test"), "a table is made of final trainings"
+        if purpose == "test":
+            return Measurement(share(architecture, seed, "test"))
         value = share(architecture, seed)
         if value < 0.05:
             return Measurement(None, "diverged", train_seconds=9.0)
         return Measurement(value, train_seconds=float(seed), metrics={"params": 10.0 * sum(architecture)})
 
-    def test(self, architectures, seeds):
-        return [[TestResult(share(a, s, "test")) for s in seeds] for a in architectures]
+    def figure(self, architecture):
+        raise NotImplementedError
 
 
 def share(*what):
@@ -82,7 +81,7 @@ def test_a_search_can_be_answered_from_it(tmp_path):
     build_table(SMALL, Seeded(SMALL), str(tmp_path / "t.csv.gz"), seeds=1)
     evaluator = TableEvaluator(SMALL, str(tmp_path / "t.csv.gz"))
     design = tuple(SMALL.designs()[3].tolist())
-    assert evaluator.evaluate([design])[0].val_accuracy == pytest.approx(share(SMALL.canonical(design), 0))
+    assert evaluator.measure([Trial(design)])[0].score == pytest.approx(share(SMALL.canonical(design), 0))
 
 
 def test_real_trainings_killed_and_started_again_end_as_if_they_had_not_been(tmp_path):
@@ -114,7 +113,7 @@ def test_real_trainings_killed_and_started_again_end_as_if_they_had_not_been(tmp
     lines = log.read_text().splitlines(keepends=True)
     assert 3 <= len(kept) < len(lines)
     assert lines[: len(kept)] == kept
-    trials = [(tuple(e["architecture"]), e["kind"], e["seed"]) for e in map(json.loads, lines[1:])]
+    trials = [(tuple(e["architecture"]), e["purpose"], e["seed"]) for e in map(json.loads, lines[1:])]
     assert len(set(trials)) == len(trials) == len(SMALL.designs()) * 2 * 2
     assert without_seconds(out) == without_seconds(tmp_path / "whole.csv")
 
@@ -165,7 +164,7 @@ def test_what_cannot_be_built(tmp_path, monkeypatch, space, options, said):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("change", [{"val_accuracy": 2}, {"kind": "test"}, {"kind": "x"}, {"architecture": 3}])
+@pytest.mark.parametrize("change", [{"score": "2"}, {"seed": None}, {"purpose": "x"}, {"architecture": 3}])
 def test_a_damaged_line_is_named(tmp_path, change):
     build_table(SMALL, Seeded(SMALL), str(tmp_path / "t.csv"))
     log = tmp_path / "t.csv.jsonl"

@@ -18,7 +18,7 @@ from nasenv.commands.cli import main
 from nasenv.configuration import without_derived
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.objectives import Score, Objective
+from nasenv.objectives import Objective, Score
 from nasenv.search.search import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import SearchSpace

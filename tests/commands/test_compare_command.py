@@ -216,7 +216,7 @@ def test_what_is_to_be_typed_is_quoted(folder, capsys):
 
 
 def test_an_agent_that_is_wrong_is_named_and_the_report_is_there(folder, capsys):
-    given = config(agents={"odd": "tests.odd_agents.Raises", "random": "RandomSearch"}, seeds=3)
+    given = config(agents={"odd": "tests.fakes.Raises", "random": "RandomSearch"}, seeds=3)
     assert main(["compare", *given, "--workers", "0", "--budget.evaluations", "8", "--output", "out"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "odd: 1 of 3 runs did not come to their end and count nowhere (seed 1: agent Raises raised KeyError" in said

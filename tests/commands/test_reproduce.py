@@ -70,7 +70,7 @@ def test_trainings_too_whatever_the_cache_and_the_workers(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("number", "values", "said"),
     [
-        (7, {"val_accuracy": 0.5}, r"- 1 of 30 evaluations, the first of them 7: val_accuracy was 0.5, now 0."),
+        (7, {"score": 0.5}, r"- 1 of 30 evaluations, the first of them 7: score was 0.5, now 0."),
         (3, {"text": "conv3x8"}, r"- 1 of 30 evaluations, the first of them 3: text was conv3x8, now "),
     ],
 )
@@ -128,13 +128,13 @@ def test_a_run_that_was_concluded_is_concluded_again(early, capsys):
     result = json.loads((early / "result.json").read_text())
     assert result["evaluations"] == 12
     assert json.loads((early.with_name("run-again") / "result.json").read_text()) == result
-    said = f"12 evaluations, the winner {result['winner']['text']} and its test accuracy {result['test_accuracy']:.4f}"
+    said = f"12 evaluations, the winner {result['winner']['text']} and its test accuracy {result['test_score']:.4f}"
     assert said in capsys.readouterr().out
 
 
 def test_the_winner_of_a_run_that_was_concluded_is_compared(early, capsys):
     result = json.loads((early / "result.json").read_text())
-    (early / "result.json").write_text(json.dumps({**result, "test_accuracy": 0.5}))
+    (early / "result.json").write_text(json.dumps({**result, "test_score": 0.5}))
     assert main(["reproduce", str(early)]) == 1
     assert "- the winner's accuracies: on test data it was 0.5, now 0." in capsys.readouterr().out
 

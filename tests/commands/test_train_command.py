@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nasenv.agents import PPO, Agent, RandomSearch
-from nasenv.cache.cache import Cache
+from nasenv.cache.cache import Cache, Problem
 from nasenv.commands.train import coverage, run_name, train
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.training import TrainingEvaluator
@@ -16,7 +16,8 @@ from nasenv.objectives import Score
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import Decision, SearchSpace
-from tests.cheap_evaluators import Hashed
+from nasenv.trial import Trial
+from tests.fakes import TASK, Hashed
 
 SPACE = ChainCNN(max_layers=2)
 
@@ -27,7 +28,7 @@ class Bits(SearchSpace):
     said = 0
 
     def __init__(self, n):
-        super().__init__([Decision(f"bit{i}", (0, 1)) for i in range(n)], (1, 8, 8), 10)
+        super().__init__([Decision(f"bit{i}", (0, 1)) for i in range(n)], TASK)
 
     @property
     def size(self):
@@ -40,10 +41,10 @@ class Bits(SearchSpace):
 class Interrupted(Hashed):
     """Ctrl-C arrives in its third call."""
 
-    def evaluate(self, architectures, fidelity=1.0):
+    def measure(self, trials):
         if len(self.calls) == 2:
             raise KeyboardInterrupt
-        return super().evaluate(architectures, fidelity)
+        return super().measure(trials)
 
     def config(self):
         return Hashed(self.space).config()
@@ -62,7 +63,7 @@ def run(folder=None, evaluator=None, agent=None, budget=None, cache="none", seed
     budget = budget or Budget(evaluations=20, final_seeds=1)
     agent = agent or RandomSearch(batch_size=4)
     run_dir = None if folder is None else str(folder)
-    train(SPACE, evaluator, agent, Score(), budget, seed, run_dir, cache, **options)
+    train(SPACE, evaluator, agent, Score(), budget, seed=seed, run_dir=run_dir, cache=cache, **options)
     return evaluator
 
 
@@ -75,9 +76,10 @@ def test_what_a_finished_run_has_trained_enters_a_cache_that_lacks_it(tmp_path):
     evaluator = run(tmp_path / "run")
     run(tmp_path / "run", cache=str(tmp_path / "cache.db"))
     trained = {design for call in evaluator.calls for design in call}
-    repeatable = {design for design in trained if evaluator.measure(design).repeatable}
+    repeatable = {Trial(design) for design in trained if evaluator.figure(design).repeatable}
     with Cache(tmp_path / "cache.db") as cache:
-        assert cache.find(SPACE.fingerprint(), evaluator.fingerprint(), 1.0, trained).keys() == repeatable
+        found = cache.find(Problem(SPACE.fingerprint(), evaluator.fingerprint()), map(Trial, trained))
+        assert found.keys() == repeatable
 
 
 # Its name
@@ -86,7 +88,7 @@ def test_what_a_finished_run_has_trained_enters_a_cache_that_lacks_it(tmp_path):
 def name_of(dataset="digits", agent=None, seed=0, space=SPACE, **options):
     evaluator = TrainingEvaluator(space, "digits", concurrency=0, **options)
     config = Search(space, evaluator, agent or PPO(), Budget(), None, None, seed).config()
-    config["evaluator"]["init_args"]["dataset"] = dataset
+    config["data"]["source"] = dataset
     return run_name(config)
 
 

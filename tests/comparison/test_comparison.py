@@ -33,8 +33,8 @@ from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests import odd_agents
-from tests.cheap_evaluators import Hashed
+from tests import fakes
+from tests.fakes import Hashed
 
 ROOT = Path(__file__).parents[2]
 SPACE = ChainCNN(max_layers=2)
@@ -224,29 +224,29 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
 
 def slow(folder, workers=2):
     """Run a comparison of 12 runs that take a third of a second each."""
-    agents = {"slow": odd_agents.Slow(batch_size=1), "slower": odd_agents.Slow(batch_size=2)}
+    agents = {"slow": fakes.Slow(batch_size=1), "slower": fakes.Slow(batch_size=2)}
     return compare(folder, agents, {"p": problem(10)}, range(6), workers)
 
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (odd_agents.Raises, r"agent Raises raised KeyError: .*odd_agents\.py, line \d+\) after 1 evaluations"),
-        (odd_agents.Quits, r"agent Quits raised SystemExit: 0 \(.*odd_agents\.py, line \d+\) after 0 evaluations"),
-        (odd_agents.Refuses, "agent Refuses: this space is not for me; after 0 evaluations"),
-        (odd_agents.Nonsense, "agent Nonsense: proposed a design that is not one of the space: .* after 0 evaluations"),
-        (odd_agents.Silent, "it ended without an evaluation"),
+        (fakes.Raises, r"agent Raises raised KeyError: .*fakes\.py, line \d+\) after 1 evaluations"),
+        (fakes.Quits, r"agent Quits raised SystemExit: 0 \(.*fakes\.py, line \d+\) after 0 evaluations"),
+        (fakes.Refuses, "agent Refuses: this space is not for me; after 0 evaluations"),
+        (fakes.Nonsense, "agent Nonsense: proposed a design that is not one of the space: .* after 0 evaluations"),
+        (fakes.Silent, "it ended without an evaluation"),
     ],
 )
 def test_an_agent_that_goes_wrong_is_named_and_the_others_go_on(kind, reason, tmp_path):
     comparison, done = compare(tmp_path, {"odd": kind(), "random": RANDOM})
     assert len(done) == 6
     digests = trajectories(comparison.runs("p"))
-    assert [(d.agent, d.seed) for d in digests if d.fault] == [("odd", odd_agents.ODD_SEED)]
+    assert [(d.agent, d.seed) for d in digests if d.fault] == [("odd", fakes.ODD_SEED)]
     found = summarise("p", digests, None)
     odd = next(s for s in found.standings if s.agent == "odd")
-    assert (odd.seeds, list(odd.faults)) == (2, [odd_agents.ODD_SEED])
-    assert re.fullmatch(reason, odd.faults[odd_agents.ODD_SEED])
+    assert (odd.seeds, list(odd.faults)) == (2, [fakes.ODD_SEED])
+    assert re.fullmatch(reason, odd.faults[fakes.ODD_SEED])
     assert any(
         v.startswith("odd: 1 of 3 runs did not come to their end") and "seed 1: " in v for v in found.conclusions
     )
@@ -256,16 +256,16 @@ def test_an_agent_that_goes_wrong_is_named_and_the_others_go_on(kind, reason, tm
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (odd_agents.Stuck, "the agent proposes what it proposed before: "),
-        (odd_agents.Leaves, "agent Leaves stopped by"),
+        (fakes.Stuck, "the agent proposes what it proposed before: "),
+        (fakes.Leaves, "agent Leaves stopped by"),
     ],
 )
 def test_an_agent_that_ends_before_its_budget_is_named_and_counts(kind, reason, tmp_path):
     comparison, _ = compare(tmp_path, {"odd": kind(), "random": RANDOM})
     found = summarise("p", comparison.runs("p"), None)
     odd, random = sorted(found.standings, key=lambda s: s.agent)
-    assert (odd.seeds, odd.faults, list(odd.early), random.early) == (3, {}, [odd_agents.ODD_SEED], {})
-    assert odd.early[odd_agents.ODD_SEED].startswith(reason)
+    assert (odd.seeds, odd.faults, list(odd.early), random.early) == (3, {}, [fakes.ODD_SEED], {})
+    assert odd.early[fakes.ODD_SEED].startswith(reason)
     assert any(
         v.startswith(f"odd: 1 of 3 runs ended before their budget and count as they are (seed 1: {reason}")
         for v in found.conclusions
@@ -297,7 +297,7 @@ class Priced(Table):
 
 def test_a_worker_that_dies_or_hangs_costs_its_one_run(tmp_path, monkeypatch):
     monkeypatch.setattr(nasenv.workers.pool, "_GRACE_SECONDS", 0.0)
-    agents = {"exits": odd_agents.Exits(), "hangs": odd_agents.Hangs(), "random": RANDOM}
+    agents = {"exits": fakes.Exits(), "hangs": fakes.Hangs(), "random": RANDOM}
     comparison, done = compare(
         tmp_path, agents, seeds=range(2, -1, -1), workers=2, timeout_seconds=10.0
     )  # the first run imports for seconds
@@ -313,13 +313,13 @@ def test_a_worker_that_dies_or_hangs_costs_its_one_run(tmp_path, monkeypatch):
 
 def test_what_an_agent_remembers_ends_with_its_run(tmp_path):
     for workers in (0, 1):
-        _, done = compare(tmp_path / str(workers), {"mine": odd_agents.Remembers()}, workers=workers)
+        _, done = compare(tmp_path / str(workers), {"mine": fakes.Remembers()}, workers=workers)
         assert [run.error for run in done] == [None] * 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_agent_that_draws_globally_differs_between_seeds_and_comes_out_the_same_again(workers, tmp_path):
-    agents = {of: odd_agents.DrawsGlobally(of) for of in ("python", "numpy", "torch")}
+    agents = {of: fakes.DrawsGlobally(of) for of in ("python", "numpy", "torch")}
     compare(tmp_path / "one", agents, seeds=range(3), workers=workers)
     compare(tmp_path / "again", agents, seeds=range(3), workers=0)
     runs = {}
@@ -334,7 +334,7 @@ def test_a_comparison_in_this_process_leaves_the_global_generators_as_they_were(
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
-    compare(tmp_path, {of: odd_agents.DrawsGlobally(of) for of in ("python", "numpy", "torch")})
+    compare(tmp_path, {of: fakes.DrawsGlobally(of) for of in ("python", "numpy", "torch")})
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
     assert after == before
 

@@ -14,8 +14,8 @@ from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.search.budget import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed
 from tests.comparison.test_comparison_stop import comparison, outcomes, trials
+from tests.fakes import Hashed
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
 

@@ -19,8 +19,7 @@ from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.evaluator import TestResult
 from nasenv.search.budget import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed
-from tests.signals import hearing
+from tests.fakes import Hashed, hearing
 
 ROOT = Path(__file__).parents[2]
 SPACE = ChainCNN(max_layers=2)
@@ -106,7 +105,8 @@ def test_a_stop_keeps_every_training(workers, until, undisturbed, tmp_path):
 
 
 def test_kill_9_too(undisturbed, tmp_path):
-    code = f"from pathlib import Path; from tests.comparison.test_comparison_stop import run; run(Path({str(tmp_path)!r}), 2)"
+    code = "from pathlib import Path; from tests.comparison.test_comparison_stop import run; "
+    code += f"run(Path({str(tmp_path)!r}), 2)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     deadline = time.monotonic() + 60
     while len(trials(tmp_path)) < 20:

@@ -13,6 +13,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from torch import nn
 
 import nasenv
+from nasenv.cache.cache import Problem
 from nasenv.envs.env import ArchitectureEnv
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.objectives import ScoreWithinCost
@@ -20,13 +21,14 @@ from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
-from tests.cheap_evaluators import Hashed
+from nasenv.task import Images, Task
+from tests.fakes import TASK, Hashed
 
 IDS = {"nasenv/ChainCNN-v0": ChainCNN, "nasenv/NASBench201-v0": NASBench201}
 
 
-def build_nothing(input_shape, num_classes, **choices):
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
+def build_nothing(task, **choices):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.shape), task.outputs))
 
 
 def pairs():
@@ -35,8 +37,7 @@ def pairs():
         {"a": (1, 2, 3), "b": (1, 2, 3, 4), "c": (1, 2)},
         build=build_nothing,
         constraints=[lambda a, b: b >= a, lambda b, c: b != 3 or c == 2],
-        input_shape=(1, 4, 4),
-        num_classes=2,
+        task=Task(Images((1, 4, 4)), outputs=2),
     )
 
 
@@ -71,7 +72,7 @@ def make():
     """gymnasium.make without training anything."""
 
     def made(name, **options):
-        space = IDS[name](input_shape=(1, 8, 8), num_classes=10)
+        space = IDS[name](task=TASK)
         return gymnasium.make(name, evaluator=Hashed(space), **options)
 
     return made
@@ -118,7 +119,7 @@ def test_text_says_what_was_chosen(make):
 
 
 def test_keyword_arguments_replace_the_parts():
-    space = ChainCNN(input_shape=(1, 8, 8), num_classes=10, max_layers=2)
+    space = ChainCNN(task=TASK, max_layers=2)
     cache = nasenv.Cache(":memory:")
     objective = ScoreWithinCost("params", target=1.0)
     env = gymnasium.make(
@@ -131,22 +132,24 @@ def test_keyword_arguments_replace_the_parts():
         *_, info = env.step(1)
     paid = search.history[0].measurement
     assert search.history[0].reward == objective.reward(paid)
-    found = cache.find(space.fingerprint(), Hashed(space).fingerprint(), 1.0, [space.canonical(info["architecture"])])
-    assert list(found.values()) == [paid]
+    problem = Problem(space.fingerprint(), Hashed(space).fingerprint())
+    trial = nasenv.Trial(space.canonical(info["architecture"]))
+    assert cache.find(problem, [trial]) == {trial: paid}
 
 
 def test_data_set_and_space_options_are_passed_on(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", x=rng.integers(0, 255, (90, 6, 6, 3), dtype=np.uint8), y=np.arange(90) % 3)
-    env = gymnasium.make("nasenv/ChainCNN-v0", dataset=f"npz:{tmp_path / 'd.npz'}", max_layers=2)
+    env = gymnasium.make("nasenv/ChainCNN-v0", data=f"npz:{tmp_path / 'd.npz'}", max_layers=2)
     space = env.unwrapped.search.space
-    assert (space.input_shape, space.num_classes) == ((3, 6, 6), 3)
-    assert space.num_decisions == ChainCNN(input_shape=(3, 6, 6), num_classes=3, max_layers=2).num_decisions
+    task = Task(Images((3, 6, 6)), outputs=3)
+    assert space.task == task
+    assert space.num_decisions == ChainCNN(task=task, max_layers=2).num_decisions
 
 
 def test_space_made_already_and_data_in_memory_replace_the_defaults():
-    space = NASBench201(channels=4, cells=1, input_shape=(1, 8, 8), num_classes=10)
-    env = gymnasium.make("nasenv/NASBench201-v0", space=space, dataset=nasenv.load_dataset("digits"))
+    space = NASBench201(channels=4, cells=1, task=TASK)
+    env = gymnasium.make("nasenv/NASBench201-v0", space=space, data=nasenv.load_dataset("digits"))
     assert env.unwrapped.search.space is space
     env.close()
 
@@ -156,12 +159,12 @@ def test_space_made_already_and_data_in_memory_replace_the_defaults():
     [
         ({"max_layer": 2}, "no option 'max_layer'; the nearest: max_layers"),
         ({"evaluater": 2}, "no option 'evaluater'; the nearest: evaluator"),
-        ({"dataset": "digit"}, "did you mean digits"),
-        ({"dataset": 3}, "dataset must be a name"),
+        ({"data": "digit"}, "did you mean digits"),
+        ({"data": 3}, "data must be a source"),
         ({"budget": 200}, "budget must be a nasenv.Budget, got 200"),
         ({"evaluator": Hashed}, "evaluator must be a nasenv.Evaluator"),
         ({"evaluator": Hashed(ChainCNN()), "max_layers": 2}, "leave out max_layers"),
-        ({"evaluator": Hashed(ChainCNN()), "dataset": "digits"}, "leave out dataset"),
+        ({"evaluator": Hashed(ChainCNN()), "data": "digits"}, "leave out data"),
         ({"evaluator": Hashed(NASBench201())}, "made for NASBench201, not for ChainCNN"),
         ({"space": ChainCNN(max_layers=2), "evaluator": Hashed(ChainCNN())}, "made for another space"),
         ({"space": ChainCNN(), "max_layers": 2}, "leave out max_layers"),
@@ -204,10 +207,9 @@ def test_episode_against_a_derivation_in_plain_python(actions):
         assert terminated or (reward == 0.0 and "architecture" not in info)
     assert observation.tolist() == observation_of_pairs(prefix)
     assert env.action_masks().all()
-    (measurement,) = Hashed(space).evaluate([prefix])
-    assert reward == (measurement.score or 0.0)
-    accuracy = info["val_accuracy"]
-    assert math.isnan(accuracy) if measurement.error else accuracy == measurement.score
+    measurement = Hashed(space).figure(prefix)
+    assert reward == (-1.0 if measurement.error else measurement.score)
+    assert math.isnan(info["score"]) if measurement.error else info["score"] == measurement.score
     said = {k: info[k] for k in ("architecture", "error", "evaluation", "repeat")}
     assert said == {
         "architecture": prefix,
@@ -286,7 +288,7 @@ def test_repeats_are_said_to_be_repeats():
 
 
 def one_decision(k):
-    return ChoiceSpace({"a": tuple(range(1, k + 1))}, build=build_nothing, input_shape=(1, 4, 4), num_classes=2)
+    return ChoiceSpace({"a": tuple(range(1, k + 1))}, build=build_nothing, task=Task(Images((1, 4, 4)), outputs=2))
 
 
 @pytest.mark.parametrize("k", [1, 2])

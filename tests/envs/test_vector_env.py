@@ -11,9 +11,9 @@ from nasenv.errors import BudgetExhausted, InputError
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.nas_bench_201 import NASBench201
-from tests.cheap_evaluators import Hashed
+from tests.fakes import TASK, Hashed
 
-SPACE = ChainCNN(input_shape=(1, 8, 8), num_classes=10, max_layers=2)
+SPACE = ChainCNN(task=TASK, max_layers=2)
 N = 3
 
 
@@ -40,7 +40,7 @@ def assert_same(one, other):
         assert one == other
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([SPACE, NASBench201(input_shape=(1, 8, 8), num_classes=10)]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([SPACE, NASBench201(task=TASK)]))
 @settings(max_examples=15, deadline=None)
 def test_steps_as_a_sync_vector_env_does(seed, space):
     shared = search(space)  # one for all copies, as in the vector environment

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from nasenv.agents.random_search import RandomSearch
-from nasenv.cluster.ray import RayEvaluator
 from nasenv.comparison.problem import Problem
 from nasenv.errors import InputError
 from nasenv.evaluators.synthetic import SyntheticEvaluator
@@ -15,6 +14,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.space import to_architectures
 from nasenv.spaces.synthetic import SyntheticSpace
+from nasenv.trial import Trial
 
 SMALL = SyntheticSpace(layers=3, operations=("a", "b", "c"), widths=(1, 2, 4, 9))
 SCORES = [0.5428762864810759, 0.7284735184114375, 0.520838448627059]
@@ -22,7 +22,7 @@ NOISY = [0.5794493168467927, 0.7355577926673172, 0.4954650998932609]
 
 
 def accuracies(evaluator, designs):
-    return np.array([m.score for m in evaluator.evaluate(designs)])
+    return np.array([m.score for m in evaluator.measure(list(map(Trial, designs)))])
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5, 6, 9])
@@ -34,7 +34,7 @@ def test_the_best_is_the_best_of_all_and_the_worst_guesses(space, order):
         values = accuracies(evaluator, designs)
         assert designs[int(values.argmax())] == evaluator.best
         assert (values.max(), (values == 1.0).sum()) == (1.0, 1)
-        assert values.min() == pytest.approx(1 / space.num_classes)
+        assert values.min() == pytest.approx(1 / space.task.outputs)
 
 
 def test_scores_are_these_on_every_machine():
@@ -108,16 +108,15 @@ def test_noise_is_of_the_search_alone_and_a_designs_own():
     assert errors.std() == pytest.approx(0.05, rel=0.15)
     assert abs(errors.mean()) < 0.01
     assert accuracies(noisy, designs[::-1]).tolist() == accuracies(noisy, designs)[::-1].tolist()
-    assert [row[0] for row in noisy.confirm(designs, [0])] == [
-        row[0] for row in exact.confirm(designs, [1])
-    ]  # whatever the seed
-    assert noisy.test(designs[:1], [0, 1])[0][1].test_accuracy == accuracies(exact, designs[:1])[0]
+    confirmed = noisy.measure([Trial(d, purpose="confirm") for d in designs])
+    assert confirmed == exact.measure([Trial(d, purpose="confirm", seed=1) for d in designs])  # whatever the seed
+    (tested,) = noisy.measure([Trial(designs[0], purpose="test", seed=1)])
+    assert tested.score == accuracies(exact, designs[:1])[0]
 
 
 def test_a_comparison_knows_its_optimum():
     evaluator = SyntheticEvaluator(SMALL)
     assert Problem(SMALL, evaluator).optimum == 1.0
-    assert Problem(SMALL, RayEvaluator(SMALL, evaluator)).optimum == 1.0
     assert Problem(SMALL, SyntheticEvaluator(SMALL, noise=0.1)).optimum is None
     assert Problem(SMALL, evaluator, ScoreWithinCost("params", 1000)).optimum is None
 
@@ -141,10 +140,13 @@ def test_what_it_cannot_score_is_refused():
         SyntheticEvaluator(ChainCNN())
     with pytest.raises(InputError, match="no networks"):
         SMALL.build((0,) * 6)
-    with pytest.raises(InputError, match="fidelity"):
-        SyntheticEvaluator(SMALL).evaluate([(0,) * 6], 0.5)
     with pytest.raises(InputError, match="decisions"):
-        SyntheticEvaluator(SMALL).evaluate([(0,) * 5])
+        SyntheticEvaluator(SMALL).measure([Trial((0,) * 5)])
+
+
+def test_it_has_the_full_training_alone():
+    evaluator = SyntheticEvaluator(SMALL)
+    assert [evaluator.fidelity(wanted) for wanted in (0.01, 0.5, 1.0)] == [1.0] * 3
 
 
 @pytest.mark.parametrize(

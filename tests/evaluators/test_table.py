@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from nasenv.agents import RandomSearch
-from nasenv.errors import InputError
+from nasenv.errors import BudgetExhausted, InputError
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.tables.table import read_table, shipped, write_table
-from nasenv.trial import Measurement
+from nasenv.trial import Measurement, Trial
+from tests.fakes import TASK
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = Path(os.environ.get("NASENV_BENCHMARKS", ROOT.parent / "shared/benchmarks"))
@@ -34,7 +35,7 @@ class Pairs(SearchSpace):
     """Nine designs; the order of the two choices makes no difference, so six networks. Commas in its texts."""
 
     def __init__(self):
-        super().__init__([Decision("left, or 1st", ("a", "b", "c")), Decision("right", ("a", "b", "c"))], (1, 8, 8), 10)
+        super().__init__([Decision("left, or 1st", ("a", "b", "c")), Decision("right", ("a", "b", "c"))], TASK)
 
     def canonical(self, architecture):
         return tuple(sorted(architecture))
@@ -194,16 +195,24 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
 # The evaluator
 
 
+def searched(evaluator, *designs, fidelity=1.0):
+    return evaluator.measure([Trial(design, fidelity) for design in designs])
+
+
+def final(evaluator, purpose, design, seed=0):
+    (measurement,) = evaluator.measure([Trial(design, purpose=purpose, seed=seed)])
+    return measurement
+
+
 def test_a_design_is_worth_what_its_row_says(path):
     evaluator = TableEvaluator(SPACE, path)
-    assert evaluator.evaluate([(2, 1), (0, 0), (2, 1)]) == [
+    assert searched(evaluator, (2, 1), (0, 0), (2, 1)) == [
         Measurement(0.7, train_seconds=2.5),
         Measurement(0.0, train_seconds=2.5),
         Measurement(0.7, train_seconds=2.5),
     ]
-    confirmed, tested = evaluator.confirm([(2, 1)], (0, 5)), evaluator.test([(2, 1)], (0, 5))
-    assert [[m.score for m in row] for row in confirmed] == [[0.7, 0.7]]
-    assert [[t.test_accuracy for t in row] for row in tested] == [[0.75, 0.75]]
+    assert [final(evaluator, "confirm", (2, 1), seed).score for seed in (0, 5)] == [0.7, 0.7]
+    assert [final(evaluator, "test", (2, 1), seed).score for seed in (0, 5)] == [0.75, 0.75]
     assert [m.score for m in evaluator.all_measurements()] == [k / 10 for k in range(9)]
     assert not evaluator.trains
 
@@ -214,41 +223,39 @@ def test_rows_may_be_in_any_order_and_texts_in_another_form(tmp_path):
     values = np.linspace(0, 1, len(designs))
     write_table(tmp_path / "t.csv", [f" {space.to_text(a)} " for a in designs[::-1]], {"val_accuracy": values})
     evaluator = TableEvaluator(space, str(tmp_path / "t.csv"), test_column=None)
-    assert [m.score for m in evaluator.evaluate(designs)] == values[::-1].tolist()
+    assert [m.score for m in searched(evaluator, *designs)] == values[::-1].tolist()
 
 
 def test_search_and_report_can_have_columns_of_their_own(tmp_path):
     path = table(tmp_path / "t.csv", late_percent=[90 - k for k in range(9)], hours=[0.5] * 9, val_accuracy=[0.5] * 9)
     evaluator = TableEvaluator(SPACE, path, final_val_column="late_percent", seconds_column="hours")
-    assert evaluator.evaluate([(0, 1)]) == [Measurement(0.5, train_seconds=0.5)]
-    assert evaluator.confirm([(0, 1)], (0,)) == [[Measurement(0.89)]]
+    assert searched(evaluator, (0, 1)) == [Measurement(0.5, train_seconds=0.5)]
+    assert final(evaluator, "confirm", (0, 1)) == Measurement(0.89)
 
 
 def test_an_empty_cell_is_an_evaluation_that_failed(tmp_path):
     path = table(tmp_path / "t.csv", val_accuracy=[None] + [0.5] * 8, test_accuracy=[None] + [0.5] * 8)
     evaluator = TableEvaluator(SPACE, path)
-    (measurement,) = evaluator.evaluate([(0, 0)])
-    ((confirmed,),) = evaluator.confirm([(0, 0)], (0,))
-    ((tested,),) = evaluator.test([(0, 0)], (0,))
+    (measurement,) = searched(evaluator, (0, 0))
+    confirmed, tested = final(evaluator, "confirm", (0, 0)), final(evaluator, "test", (0, 0))
     assert "val_accuracy is empty" in measurement.error
     assert "empty" in confirmed.error
-    assert "the table has no test_accuracy of this design" in tested.error
+    assert "the table has no test_accuracy of this architecture" in tested.error
 
 
 def test_a_benchmark_without_test_data_says_so(tmp_path):
     path = table(tmp_path / "t.csv", test_accuracy=None)
     with pytest.raises(InputError, match="has no column 'test_accuracy'"):
         TableEvaluator(SPACE, path)
-    ((tested,),) = TableEvaluator(SPACE, path, test_column=None).test([(0, 0)], (0,))
-    assert (tested.test_accuracy, tested.error) == (None, "the table has no test accuracy of this design")
+    tested = final(TableEvaluator(SPACE, path, test_column=None), "test", (0, 0))
+    assert (tested.score, tested.error) == (None, "the table has no test score of this architecture")
 
 
 def test_seconds_are_zero_where_the_table_has_none(tmp_path):
     path = table(tmp_path / "t.csv", train_seconds=None)
-    assert TableEvaluator(SPACE, path).evaluate([(0, 0)])[0].train_seconds == 0
-    assert (
-        TableEvaluator(SPACE, table(tmp_path / "u.csv"), seconds_column=None).evaluate([(0, 0)])[0].train_seconds == 0
-    )
+    without = TableEvaluator(SPACE, table(tmp_path / "u.csv"), seconds_column=None)
+    for evaluator in (TableEvaluator(SPACE, path), without):
+        assert searched(evaluator, (0, 0))[0].train_seconds == 0
     with pytest.raises(InputError, match="has no column 'seconds'"):
         TableEvaluator(SPACE, path, seconds_column="seconds")
 
@@ -256,9 +263,9 @@ def test_seconds_are_zero_where_the_table_has_none(tmp_path):
 def test_an_agent_is_not_told_what_it_must_not_know(tmp_path):
     """Of the columns, params, flops and latency_ms alone are metrics, or those that the user names."""
     path = table(tmp_path / "t.csv", params=range(9), best_epoch_test_accuracy=[0.5] * 9, energy=[3.5] + [4.5] * 8)
-    assert TableEvaluator(SPACE, path).evaluate([(0, 2)])[0].metrics == {"params": 2}
-    assert TableEvaluator(SPACE, path, metric_columns=["energy"]).evaluate([(0, 0)])[0].metrics == {"energy": 3.5}
-    assert TableEvaluator(SPACE, path, metric_columns=[]).evaluate([(0, 0)])[0].metrics == {}
+    assert searched(TableEvaluator(SPACE, path), (0, 2))[0].metrics == {"params": 2}
+    assert searched(TableEvaluator(SPACE, path, metric_columns=["energy"]), (0, 0))[0].metrics == {"energy": 3.5}
+    assert searched(TableEvaluator(SPACE, path, metric_columns=[]), (0, 0))[0].metrics == {}
     with pytest.raises(InputError, match="has no column 'enrgy'; it has energy"):
         TableEvaluator(SPACE, path, metric_columns=["enrgy"])
 
@@ -284,30 +291,69 @@ def test_a_row_that_is_wrong_is_named(path, line, text, said):
 
 def test_a_design_that_the_table_lacks(tmp_path):
     evaluator = TableEvaluator(SPACE, table(tmp_path / "t.csv", [TEXTS[1], TEXTS[3]]))
-    assert evaluator.evaluate([(0, 1)])[0].val_accuracy == 0
-    for ask in (evaluator.evaluate, lambda a: evaluator.confirm(a, (0,)), lambda a: evaluator.test(a, (0,))):
+    assert searched(evaluator, (0, 1))[0].score == 0
+    for purpose in ("search", "confirm", "test"):
         with pytest.raises(InputError, match=r"t\.csv has no row of the design left, or 1st=c,right=c$"):
-            ask([(0, 1), (2, 2)])
+            evaluator.measure([Trial(design, purpose=purpose) for design in ((0, 1), (2, 2))])
     with pytest.raises(InputError, match="a design of Pairs has 2 decisions"):
-        evaluator.evaluate([(0, 1, 2)])
+        searched(evaluator, (0, 1, 2))
 
 
-def test_only_the_full_training_is_known(path):
-    with pytest.raises(InputError, match=r"fidelity 1; got 0\.5"):
-        TableEvaluator(SPACE, path).evaluate([(0, 0)], fidelity=0.5)
+def test_only_the_full_training_is_known_unless_columns_are_named(path):
+    evaluator = TableEvaluator(SPACE, path)
+    assert [evaluator.fidelity(wanted) for wanted in (0.01, 0.5, 1.0)] == [1.0] * 3
+
+
+def test_a_fidelity_has_a_column_of_its_own(tmp_path):
+    columns = {"val_accuracy_12_epochs": [(8 - k) / 10 for k in range(9)], "val_50_accuracy": [None] + [0.55] * 8}
+    path = table(tmp_path / "t.csv", params=range(9), **columns)
+    evaluator = TableEvaluator(SPACE, path, fidelities={0.06: "val_accuracy_12_epochs", 0.25: "val_50_accuracy"})
+    assert [evaluator.fidelity(wanted) for wanted in (0.001, 0.06, 0.15, 0.16, 0.6, 0.7, 1.0)] == [
+        *(0.06, 0.06, 0.06, 0.25, 0.25, 1.0, 1.0)
+    ]
+    expected = Measurement(0.1, train_seconds=0.06 * 2.5, metrics={"params": 7})
+    assert searched(evaluator, (2, 1), fidelity=0.06) == [expected]
+    assert searched(evaluator, (2, 1)) == [Measurement(0.7, train_seconds=2.5, metrics={"params": 7})]
+    assert "val_50_accuracy is empty" in searched(evaluator, (0, 0), fidelity=0.25)[0].error
+    assert final(evaluator, "confirm", (2, 1)).score == 0.7
+    with Search(SPACE, evaluator, budget=Budget(1)) as search:
+        (early,) = search.evaluate([(2, 1)], 0.05)
+        assert (early.fidelity, early.cost, early.measurement, early.repeat) == (0.06, 0.06, expected, False)
+        with pytest.raises(BudgetExhausted):  # 0.94 of a full training is left
+            search.evaluate([(2, 1)])
+    assert evaluator.fingerprint() != TableEvaluator(SPACE, path).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("fidelities", "said"),
+    [
+        ({1.0: "test_accuracy"}, "between 0 and 1"),
+        ({0: "test_accuracy"}, "between 0 and 1"),
+        ({0.5: "vall"}, "has no column 'vall'"),
+    ],
+)
+def test_fidelities_that_are_none(path, fidelities, said):
+    with pytest.raises(InputError, match=said):
+        TableEvaluator(SPACE, path, fidelities=fidelities)
+
+
+def test_costs_are_the_metrics_of_the_table(tmp_path):
+    evaluator = TableEvaluator(SPACE, table(tmp_path / "t.csv", params=range(9)))
+    assert evaluator.costs((0, 2)) == searched(evaluator, (0, 2))[0].metrics == {"params": 2}
 
 
 def test_a_design_is_looked_up_by_its_own_row_unless_canonical(path, tmp_path):
     """(1, 0) stands on a row of its own, of 0.3; its canonical design (0, 1) on one of 0.1."""
     own, canonical = TableEvaluator(SPACE, path), TableEvaluator(SPACE, path, canonical=True)
     assert (own.representative((1, 0)), canonical.representative((1, 0))) == ((1, 0), (0, 1))
-    assert [e.evaluate([(1, 0)])[0].val_accuracy for e in (own, canonical)] == [0.3, 0.1]
+    assert [searched(e, (1, 0))[0].score for e in (own, canonical)] == [0.3, 0.1]
     assert (len(own.all_measurements()), len(canonical.all_measurements())) == (9, 6)
     classes = [text for text in TEXTS if SPACE.canonical(SPACE.from_text(text)) == SPACE.from_text(text)]
     small = table(tmp_path / "small.csv", classes)
-    assert TableEvaluator(SPACE, small, canonical=True).test([(1, 0)], (0,))[0][0].test_accuracy == pytest.approx(0.15)
+    tested = final(TableEvaluator(SPACE, small, canonical=True), "test", (1, 0))
+    assert tested.score == pytest.approx(0.15)
     with pytest.raises(InputError, match="its canonical design has one: give canonical=true"):
-        TableEvaluator(SPACE, small).evaluate([(1, 0)])
+        searched(TableEvaluator(SPACE, small), (1, 0))
 
 
 def test_its_fingerprint_is_that_of_text_and_columns(path, tmp_path):
@@ -345,12 +391,12 @@ def test_nas_bench_201_by_its_columns(nas_bench_201):
     """The published maxima: 91.607 / 94.373, and row 1 of the file."""
     space = nas_bench_201.space
     designs = [tuple(row) for row in space.designs().tolist()]
-    assert max(m.score for (m,) in nas_bench_201.confirm(designs, (0,))) == pytest.approx(0.91607, abs=5e-6)
-    assert max(t.test_accuracy for (t,) in nas_bench_201.test(designs, (0,))) == pytest.approx(0.94373, abs=5e-6)
+    assert max(final(nas_bench_201, "confirm", design).score for design in designs) == pytest.approx(0.91607, abs=5e-6)
+    assert max(final(nas_bench_201, "test", design).score for design in designs) == pytest.approx(0.94373, abs=5e-6)
     row = space.from_text(
         "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
     )
-    (measurement,) = nas_bench_201.evaluate([row])
+    (measurement,) = searched(nas_bench_201, row)
     assert (measurement.score, measurement.train_seconds) == (pytest.approx(0.82834), 130.17848)
     assert len(TableEvaluator(space, str(NAS_BENCH_201), canonical=True, **OF_201).all_measurements()) == 6466
 
@@ -361,7 +407,7 @@ def test_a_lookup_is_quick(nas_bench_201):
     times = []
     for _ in range(20):
         started = time.perf_counter()
-        nas_bench_201.evaluate(designs)
+        searched(nas_bench_201, *designs)
         times.append(time.perf_counter() - started)
     assert min(times) < 1e-3
 

@@ -9,16 +9,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nasenv.agents import RandomSearch
 from nasenv.cache.cache import Cache
-from nasenv.data.dataset import Split, load_dataset
+from nasenv.data.dataset import load_dataset
+from nasenv.data.split import Split
 from nasenv.errors import InputError
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.training import accuracy
+from nasenv.task import Images, Task
+from nasenv.training import score, trainer
 from nasenv.training.trainer import count
+from nasenv.trial import Trial
 
 DIGITS = load_dataset("digits")
 SPACE = ChainCNN(max_layers=2, widths=(8,))
@@ -29,6 +33,7 @@ import os, sys, time
 import torch
 from torch import nn
 from nasenv.spaces.space import Decision, SearchSpace
+from nasenv.task import Images, Task
 
 KINDS = ("linear", "raises", "nan", "slow", "exits", "shapeless", "memory", "dropout", "dies", "hangs")
 
@@ -41,7 +46,7 @@ class Sleepy(nn.Module):
 
 class Moody(SearchSpace):
     def __init__(self):
-        super().__init__([Decision("kind", KINDS)], (1, 8, 8), 10)
+        super().__init__([Decision("kind", KINDS)], Task(Images((1, 8, 8)), outputs=10))
 
     def build(self, architecture):
         kind = KINDS[architecture[0]]
@@ -98,6 +103,17 @@ def pooled():
     evaluator.close()
 
 
+def searched(evaluator, designs, fidelity=1.0):
+    return evaluator.measure([Trial(design, fidelity) for design in designs])
+
+
+def final(evaluator, purpose, designs, seeds):
+    """Return a row of measurements for each design, one a seed."""
+    trials = [Trial(design, purpose=purpose, seed=seed) for design in designs for seed in seeds]
+    measured = evaluator.measure(trials)
+    return [measured[i : i + len(seeds)] for i in range(0, len(measured), len(seeds))]
+
+
 def timeless(measurements):
     return [replace(m, train_seconds=0.0) for m in measurements]
 
@@ -106,16 +122,17 @@ def timeless(measurements):
 
 
 def test_measurements_repeat_and_depend_neither_on_order_nor_on_process(in_process, pooled):
-    first = in_process.evaluate(DESIGNS)
+    first = searched(in_process, DESIGNS)
     assert all(m.error is None and m.train_seconds > 0 and len(m.curve) == 1 for m in first)
-    assert timeless(in_process.evaluate(DESIGNS[::-1])[::-1]) == timeless(first)
-    assert timeless(pooled.evaluate(DESIGNS)) == timeless(first)
-    assert timeless(in_process.evaluate(DESIGNS[1:2])) == timeless(first[1:2])
+    assert timeless(searched(in_process, DESIGNS[::-1])[::-1]) == timeless(first)
+    assert timeless(searched(pooled, DESIGNS)) == timeless(first)
+    assert timeless(searched(in_process, DESIGNS[1:2])) == timeless(first[1:2])
 
 
 def test_it_learns(in_process):
-    (measurement,) = TrainingEvaluator(SPACE, DIGITS, epochs=5, concurrency=0, devices="cpu").evaluate(
-        [SPACE.from_text("conv3x8|max_pool3")]
+    (measurement,) = searched(
+        TrainingEvaluator(SPACE, DIGITS, epochs=5, concurrency=0, devices="cpu"),
+        [SPACE.from_text("conv3x8|max_pool3")],
     )
     assert measurement.score > 0.2  # guessing is 0.1, with a standard error of 0.018
     assert measurement.curve[-1] < measurement.curve[0]
@@ -124,7 +141,7 @@ def test_it_learns(in_process):
 def test_parameters_and_flops_by_hand():
     space = ChainCNN(max_layers=1, widths=(8,))
     evaluator = TrainingEvaluator(space, DIGITS, epochs=1, concurrency=0, devices="cpu")
-    (measurement,) = evaluator.evaluate([space.from_text("conv3x8")])
+    (measurement,) = searched(evaluator, [space.from_text("conv3x8")])
     model = space.build(space.from_text("conv3x8"))
     bias = 0 if next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).bias is None else 8
     assert measurement.metrics["params"] == 9 * 8 + bias + 2 * 8 + 8 * 10 + 10
@@ -138,11 +155,87 @@ def test_count_of_a_linear_network():
 
 def test_seed_and_fidelity_change_it(in_process):
     other = TrainingEvaluator(SPACE, DIGITS, epochs=1, concurrency=0, devices="cpu", seed=1)
-    assert timeless(other.evaluate(DESIGNS)) != timeless(in_process.evaluate(DESIGNS))
+    assert timeless(searched(other, DESIGNS)) != timeless(searched(in_process, DESIGNS))
     four = TrainingEvaluator(SPACE, DIGITS, epochs=4, concurrency=0, devices="cpu")
     for fidelity, epochs in ((0.5, 2), (0.01, 1), (1.0, 4)):
-        (measurement,) = four.evaluate(DESIGNS[:1], fidelity)
-        assert (len(measurement.curve), measurement.fidelity) == (epochs, fidelity)
+        (measurement,) = searched(four, DESIGNS[:1], fidelity)
+        assert len(measurement.curve) == epochs
+
+
+def test_a_fidelity_is_a_whole_number_of_steps(in_process):
+    evaluator = TrainingEvaluator(SPACE, DIGITS, epochs=4, batch_size=64, concurrency=0, devices="cpu")
+    steps = 4 * (len(DIGITS.train) // 64)
+    rounded = [evaluator.fidelity(wanted) for wanted in (1e-6, 0.3, 0.3001, 1 / 3, 1.0)]
+    assert [fidelity * steps for fidelity in rounded] == pytest.approx(
+        [1, round(0.3 * steps), round(0.3 * steps), round(steps / 3), steps]
+    )
+    assert [evaluator.fidelity(fidelity) for fidelity in rounded] == rounded, "so it can be a key"
+
+
+def test_a_share_of_the_training_is_so_many_of_its_steps(monkeypatch):
+    trained = []
+    fit = trainer.fit
+    monkeypatch.setattr(trainer, "fit", lambda *args: trained.append(args[-1]) or fit(*args))
+    evaluator = TrainingEvaluator(SPACE, DIGITS, epochs=2, final_epochs=3, batch_size=64, concurrency=0, devices="cpu")
+    each = len(DIGITS.train) // 64
+    shares = [evaluator.fidelity(wanted) for wanted in (1e-6, 0.5, 0.75, 1.0)]
+    for share in shares:
+        searched(evaluator, DESIGNS[:1], share)
+    final(evaluator, "confirm", DESIGNS[:1], [0])
+    assert trained == [1, each, round(0.75 * 2 * each), 2 * each, 3 * each]
+
+
+def test_costs_are_known_without_a_training(in_process):
+    measured = searched(in_process, DESIGNS)
+    before = torch.get_rng_state()
+    assert [in_process.costs(design) for design in DESIGNS] == [m.metrics for m in measured]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def weights(path):
+    return {name: tensor.tolist() for name, tensor in load_file(path).items()}
+
+
+def score_of(path, design, split):
+    """Return about the score of a network whose weights were kept."""
+    model = SPACE.build(design)
+    model.load_state_dict(load_file(path))
+    return pytest.approx(score(model, SPACE.task, DIGITS.encoding, split), abs=1.5 / len(split))
+
+
+def completed(evaluator, trial, **files):
+    evaluator.submit(trial, **files)
+    ((same, measurement),) = evaluator.completed()
+    assert same == trial
+    return measurement
+
+
+def test_weights_are_kept_and_a_training_begins_with_them(in_process, pooled, tmp_path):
+    trial = Trial(DESIGNS[0])
+    for evaluator, name in ((in_process, "here"), (pooled, "worker")):
+        first = completed(evaluator, trial, keep=tmp_path / name)
+        assert timeless([first]) == timeless(searched(in_process, DESIGNS[:1])), "keeping changes no measurement"
+        assert first.score == score_of(tmp_path / name, DESIGNS[0], DIGITS.validation)
+        again = completed(evaluator, trial, start=tmp_path / name, keep=tmp_path / f"{name} again")
+        assert again.curve[0] < first.curve[0], "it goes on where the other ended"
+        assert weights(tmp_path / f"{name} again") != weights(tmp_path / name)
+    assert weights(tmp_path / "here") == weights(tmp_path / "worker")
+    assert weights(tmp_path / "here again") == weights(tmp_path / "worker again")
+
+
+def test_a_training_that_fails_keeps_no_weights(moody, tmp_path):
+    evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, concurrency=0, devices="cpu")
+    (design,) = batch(moody, ["nan"])
+    assert completed(evaluator, Trial(design), keep=tmp_path / "kept").error.startswith("diverged")
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("wrong", ["missing", "damaged"])
+def test_weights_that_cannot_be_read_are_one_line(in_process, wrong, tmp_path):
+    (tmp_path / "damaged").write_bytes(b"no weights")
+    with pytest.raises(InputError, match=rf"weights .*{wrong} cannot be read") as refusal:
+        completed(in_process, Trial(DESIGNS[0]), start=tmp_path / wrong)
+    assert "\n" not in str(refusal.value)
 
 
 def test_nothing_global_is_changed(in_process):
@@ -152,42 +245,45 @@ def test_nothing_global_is_changed(in_process):
     np.random.seed(11)  # noqa: NPY002, the global state is what is looked at
     before = torch.get_rng_state(), copy.deepcopy(np.random.get_state()[1])  # noqa: NPY002
     try:
-        in_process.evaluate(DESIGNS[:1])
-        in_process.confirm(DESIGNS[:1], [0])
-        in_process.test(DESIGNS[:1], [0])
+        searched(in_process, DESIGNS[:1])
+        final(in_process, "confirm", DESIGNS[:1], [0])
+        final(in_process, "test", DESIGNS[:1], [0])
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     torch.manual_seed(12)
-    assert timeless(in_process.evaluate(DESIGNS[:1])) == timeless(in_process.evaluate(DESIGNS[:1]))
+    assert timeless(searched(in_process, DESIGNS[:1])) == timeless(searched(in_process, DESIGNS[:1]))
 
 
 # The end of a search
 
 
 def test_confirm_answers_each_design_and_seed(in_process, pooled):
-    measured = in_process.confirm(DESIGNS[:2], [0, 5])
+    measured = final(in_process, "confirm", DESIGNS[:2], [0, 5])
     assert [len(row) for row in measured] == [2, 2]
     assert all(len(m.curve) == 2 for row in measured for m in row)
     assert measured[0][0].curve != measured[0][1].curve
-    assert [timeless(row) for row in pooled.confirm(DESIGNS[:2], [0, 5])] == [timeless(row) for row in measured]
-    assert timeless(in_process.confirm(DESIGNS[1:2], [5])[0]) == timeless(measured[1][1:])
-    assert in_process.confirm([], [0]) == []
+    assert [timeless(row) for row in final(pooled, "confirm", DESIGNS[:2], [0, 5])] == [
+        timeless(row) for row in measured
+    ]
+    assert timeless(final(in_process, "confirm", DESIGNS[1:2], [5])[0]) == timeless(measured[1][1:])
+    assert final(in_process, "confirm", [], [0]) == []
 
 
-def test_test_gives_the_network_whose_accuracy_it_says(in_process, pooled):
-    for evaluator in (in_process, pooled):
-        ((first, second), (third, _)) = evaluator.test(DESIGNS[:2], [0, 1])
-        for result in (first, second, third):
-            assert result.error is None
-            assert accuracy(result.model, DIGITS.test) == pytest.approx(
-                result.test_accuracy, abs=1.5 / len(DIGITS.test)
-            )
-            assert not result.model.training
-            assert result.metrics.keys() == {"params", "flops"}
-        assert first.curve != second.curve
+def test_test_keeps_the_network_whose_accuracy_it_says(in_process, pooled, tmp_path):
+    for evaluator, folder in ((in_process, tmp_path / "here"), (pooled, tmp_path / "worker")):
+        folder.mkdir()
+        trials = [Trial(design, purpose="test", seed=seed) for design in DESIGNS[:2] for seed in (0, 1)]
+        for i, trial in enumerate(trials):
+            evaluator.submit(trial, keep=folder / str(i))
+        measured = dict(evaluator.completed())
+        for i, trial in enumerate(trials):
+            assert measured[trial].error is None
+            assert measured[trial].score == score_of(folder / str(i), trial.architecture, DIGITS.test)
+            assert measured[trial].metrics.keys() == {"params", "flops"}
+        assert measured[trials[0]].curve != measured[trials[1]].curve
 
 
 def test_which_data_are_used_for_what():
@@ -196,19 +292,17 @@ def test_which_data_are_used_for_what():
 
     def spoilt(name):
         split = getattr(DIGITS, name)
-        labels = split.labels[torch.randperm(len(split), generator=rng)]
-        return replace(DIGITS, **{name: Split(split.images, labels)})
+        targets = split.targets[torch.randperm(len(split), generator=rng)]
+        return replace(DIGITS, **{name: Split(split.inputs, targets)})
 
     def measured(data):
         evaluator = TrainingEvaluator(SPACE, data, epochs=1, final_epochs=1, concurrency=0, devices="cpu")
-        design = DESIGNS[:1]
-        searched, confirmed = evaluator.evaluate(design)[0], evaluator.confirm(design, [0])[0][0]
-        tested = evaluator.test(design, [0])[0][0]
+        trained = evaluator.measure([Trial(DESIGNS[0], purpose=purpose) for purpose in ("search", "confirm", "test")])
         return {
-            "search training": searched.curve, "search score": searched.val_accuracy,
-            "confirm training": confirmed.curve, "confirm score": confirmed.val_accuracy,
-            "test training": tested.curve, "test score": tested.test_accuracy,
-        }  # fmt: skip
+            f"{purpose} {what}": value
+            for purpose, measurement in zip(("search", "confirm", "test"), trained, strict=True)
+            for what, value in (("training", measurement.curve), ("score", measurement.score))
+        }
 
     plain = measured(DIGITS)
     changed = {
@@ -241,26 +335,25 @@ def check_failures(kinds, measurements):
 def test_failures_are_measurements_in_this_process(moody):
     evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, concurrency=0, devices="cpu", timeout_seconds=2)
     kinds = ["linear", "raises", "nan", "slow", "exits", "shapeless", "memory", "dropout"]
-    check_failures(kinds, evaluator.evaluate(batch(moody, kinds)))
-    (tested,) = evaluator.test(batch(moody, ["raises"]), [0, 1])
+    check_failures(kinds, searched(evaluator, batch(moody, kinds)))
+    (tested,) = final(evaluator, "test", batch(moody, ["raises"]), [0, 1])
     assert [t.error[:8] for t in tested] == ["KeyError", "KeyError"]
-    assert [t.model for t in tested] == [None, None]
 
 
 def test_a_worker_that_dies_or_hangs_costs_its_own_job_only(moody):
     evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, concurrency=2, devices="cpu", timeout_seconds=30)
     kinds = ["linear", "dies", "dropout", "raises", "exits", "linear"]
     try:
-        measurements = evaluator.evaluate(batch(moody, kinds))
+        measurements = searched(evaluator, batch(moody, kinds))
         check_failures(kinds, measurements)
         pool = evaluator._pool
         patience, pool._timeout = pool._timeout, 2
-        check_failures(["hangs"], evaluator.evaluate(batch(moody, ["hangs"])))
+        check_failures(["hangs"], searched(evaluator, batch(moody, ["hangs"])))
         pool._timeout = patience
-        evaluator.evaluate(batch(moody, ["dropout"]))
+        searched(evaluator, batch(moody, ["dropout"]))
         os.kill(min(pool.pids), signal.SIGKILL)  # one that is idle
         time.sleep(0.5)
-        after = evaluator.evaluate(batch(moody, ["dropout", "linear"]))
+        after = searched(evaluator, batch(moody, ["dropout", "linear"]))
     finally:
         evaluator.close()
         evaluator.close()
@@ -282,26 +375,26 @@ def test_a_space_that_workers_cannot_get_is_refused_in_one_line():
 
 def test_what_changes_a_measurement_changes_the_fingerprint():
     def fingerprint(**changes):
-        return TrainingEvaluator(SPACE, **{"dataset": DIGITS, "epochs": 1, "devices": "cpu", **changes}).fingerprint()
+        return TrainingEvaluator(SPACE, **{"data": DIGITS, "epochs": 1, "devices": "cpu", **changes}).fingerprint()
 
     other_data = replace(DIGITS, fingerprint="other")
     matter = [
         {"epochs": 2}, {"batch_size": 32}, {"optimizer": "sgd"}, {"learning_rate": 0.02}, {"weight_decay": 0.1},
-        {"label_smoothing": 0.1}, {"augment": "crop"}, {"augment": "crop_flip"}, {"seed": 1}, {"dataset": other_data},
+        {"label_smoothing": 0.1}, {"augment": "crop"}, {"augment": "crop_flip"}, {"seed": 1}, {"data": other_data},
         {"precision": "bfloat16"},
-        {"dataset": "digits", "split_seed": 1},
+        {"data": load_dataset("digits", split_seed=1)},
     ]  # fmt: skip
     assert len({fingerprint(), *(fingerprint(**change) for change in matter)}) == len(matter) + 1
     for change in ({"concurrency": 0}, {"concurrency": 3}, {"timeout_seconds": 1}, {"final_epochs": 9},
-                   {"compile_final": True}, {"dataset": "digits"},
+                   {"compile_final": True}, {"data": "digits"},
                    {"epochs": np.int64(1)}, {"learning_rate": np.float64(0.01)}):  # fmt: skip
         assert fingerprint(**change) == fingerprint()
 
 
 def test_a_subclass_that_measures_otherwise_has_another_fingerprint(in_process):
     class Halved(TrainingEvaluator):
-        def evaluate(self, architectures, fidelity=1.0):
-            return super().evaluate(architectures, fidelity / 2)
+        def measure(self, trials):
+            return super().measure([replace(trial, fidelity=trial.fidelity / 2) for trial in trials])
 
     assert Halved(SPACE, DIGITS, epochs=1, concurrency=0, devices="cpu").fingerprint() != in_process.fingerprint()
 
@@ -325,13 +418,13 @@ def test_a_subclass_that_measures_otherwise_has_another_fingerprint(in_process):
         ({"devices": "cuda:x"}, "devices must be"), ({"devices": "cuda:99"}, "CUDA devices here"),
         ({"devices": ""}, "devices must be"), ({"devices": None}, "devices must be"),
         ({"devices": "cpu:1"}, "devices must be"),
-        ({"dataset": "digit"}, "digits"), ({"seed": "x"}, "seed"), ({"seed": 1.5}, "seed"),
+        ({"data": "digit"}, "digits"), ({"seed": "x"}, "seed"), ({"seed": 1.5}, "seed"),
     ],
     ids=str,
 )  # fmt: skip
 def test_bad_settings(bad, said):
     with pytest.raises(InputError, match=said) as refusal:
-        TrainingEvaluator(SPACE, **{"dataset": DIGITS, "devices": "cpu", **bad})
+        TrainingEvaluator(SPACE, **{"data": DIGITS, "devices": "cpu", **bad})
     assert "\n" not in str(refusal.value)
 
 
@@ -343,10 +436,10 @@ def test_cuda_that_is_not_there():
 
 
 @pytest.mark.parametrize(
-    "options", [{"input_shape": (3, 8, 8)}, {"input_shape": (1, 9, 8)}, {"num_classes": 3}], ids=str
+    "task", [Task(Images((3, 8, 8)), 10), Task(Images((1, 9, 8)), 10), Task(Images((1, 8, 8)), 3)], ids=str
 )
 def test_data_that_do_not_fit_the_space(options):
-    with pytest.raises(InputError, match=r"make the space with input_shape=\(1, 8, 8\), num_classes=10"):
+    with pytest.raises(InputError, match=r"data set digits has .* make the space with task=data\.task"):
         TrainingEvaluator(ChainCNN(**options), DIGITS, devices="cpu")
 
 
@@ -383,7 +476,7 @@ def test_training_on_a_gpu_is_as_accurate_as_on_the_cpu():
     means = []
     for device in ("cpu", "cuda"):
         made = [TrainingEvaluator(space, DIGITS, devices=device, concurrency=0, seed=s) for s in range(4)]
-        means.append(np.mean([e.evaluate([space.reference()])[0].val_accuracy for e in made]))
+        means.append(np.mean([searched(e, [space.reference()])[0].score for e in made]))
     assert abs(means[0] - means[1]) < 0.02
 
 
@@ -393,5 +486,5 @@ def test_a_deterministic_gpu_gives_the_same_numbers_each_time():
     space = ChainCNN()
     design = [space.reference()]
     options = {"devices": "cuda", "concurrency": 0, "deterministic": True}
-    first, second = (TrainingEvaluator(space, DIGITS, **options).evaluate(design)[0] for _ in range(2))
-    assert (first.val_accuracy, first.curve) == (second.val_accuracy, second.curve)
+    first, second = (searched(TrainingEvaluator(space, DIGITS, **options), design)[0] for _ in range(2))
+    assert (first.score, first.curve) == (second.score, second.curve)

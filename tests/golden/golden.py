@@ -145,8 +145,9 @@ class Formula(nasenv.Evaluator):
         return measurement(0.7 * each + 0.3 * hashed("whole", architecture), seconds, metrics)
 
     def measure(self, trials):
-        """Return the measurement of each trial."""
-        return [self.figure(trial.architecture) for trial in trials]
+        """Return the measurement of each trial; that of a test has no metrics."""
+        found = [(trial, self.figure(trial.architecture)) for trial in trials]
+        return [measurement(m.score, m.train_seconds, {}) if t.purpose == "test" else m for t, m in found]
 
     def completed(self, stopped=lambda: False):
         """Yield each trial with its measurement; of those at work the one with the lowest hash is done first."""
@@ -162,7 +163,7 @@ class Formula(nasenv.Evaluator):
                 self._left = None if self._left is None else self._left - 1
                 trial = min(at_work, key=lambda t: hashed("order", [t.architecture, t.purpose, t.seed]))
                 at_work.remove(trial)
-                yield trial, self.figure(trial.architecture)
+                yield trial, self.measure([trial])[0]
         finally:
             self._submitted.clear()
 
@@ -592,7 +593,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {  # what every agent is run on
 }
 QUICK = ("random", "evolution", "evolution_small", "local_search", "local_search_best", "reinforce", "ppo")
 SHORT = {  # agents that the short form runs on a problem
-    "table": (*QUICK, "lstm_reinforce", "q_learning", "tpe", "a2c", "dqn"),
+    "table": (*QUICK, "q_learning", "tpe", "a2c"),
     "choices": (*QUICK, "lstm_reinforce", "q_learning", "tpe", "maskable_ppo", "model_assisted_ppo"),
     "failing": ("evolution", "q_learning", "maskable_ppo"),
 }
@@ -626,7 +627,7 @@ def cases() -> dict[str, Case]:
         "charge_repeats": {"evaluations": 60, "charge_repeats": True},
         "charged_seconds": {"evaluations": None, "charged_seconds": 25.0},
         "charged_repeats": {"evaluations": None, "charged_seconds": 25.0, "charge_repeats": True},
-        "target_reward": {**FEW_REPEATS, "evaluations": 100, "target_reward": 0.985},
+        "target_reward": {**FEW_REPEATS, "evaluations": 100, "target_reward": 0.94},
     }
     for agent in EACH_KIND:
         costly = {**TABLE, "objective": within, "budget": {"evaluations": 60}}
@@ -656,7 +657,7 @@ def cases() -> dict[str, Case]:
         add(f"cut/{agent}", cut, agent == "evolution", {"after": 13}, agent=agent, **paid)
     for agent in ("random", "maskable_ppo"):
         add(f"filed/{agent}", filed, agent == "random", agent=agent, budget=SMALL, **TABLE)
-    add("killed/start", killed, True, {"keeps": (14, 3)}, agent="evolution", start=6, **paid)
+    add("killed/start", killed, False, {"keeps": (14, 3)}, agent="evolution", start=6, **paid)
     add("cut/end", cut, True, {"after": 34}, agent="random", **paid)  # in the final trainings
 
     # Asynchronous searches

@@ -1,9 +1,11 @@
 import json
+import math
 
 import pytest
 
 from nasenv.errors import InputError
-from nasenv.records.journal import Journal, read_measurement
+from nasenv.records.journal import Journal
+from nasenv.records.trials import TrialLog
 from nasenv.trial import Measurement, Outcome
 
 CONFIG = {"seed": 0, "space": {"class_path": "Mine", "init_args": {"widths": [8, 16]}}}
@@ -13,7 +15,7 @@ def outcome(evaluation):
     if evaluation % 3 == 0:
         measurement = Measurement(None, error="out of memory: ünï\u2028code", train_seconds=0.1)
     else:
-        measurement = Measurement(1 / evaluation, None, 0.25, 1.0, {"params": 12.0}, (0.1 + 0.2, 1e-300))
+        measurement = Measurement(1 / evaluation, None, 0.25, {"params": 12.0}, (0.1 + 0.2, 1e-300))
     return Outcome((evaluation, 0), measurement, 0.1 * evaluation, evaluation, evaluation + 1, cached=evaluation == 2)
 
 
@@ -36,7 +38,7 @@ def reopened(path, config=CONFIG):
 
 def test_what_is_written_is_read_back_exactly(path):
     entries = reopened(path)
-    assert [read_measurement(e) for e in entries] == [outcome(k).measurement for k in range(1, 6)]
+    assert [Measurement.from_json(e) for e in entries] == [outcome(k).measurement for k in range(1, 6)]
     assert [e["reward"] for e in entries] == [outcome(k).reward for k in range(1, 6)]
     assert [e["cached"] for e in entries] == [False, True, False, False, False]
     assert len(path.read_text(encoding="utf-8").split("\n")) == 7
@@ -86,7 +88,7 @@ def test_a_damaged_line_is_named(path, line, damage):
     lines[line - 1] = damage(lines[line - 1])
     path.write_text("\n".join([*lines, ""]), encoding="utf-8", errors="surrogateescape")
     before = path.read_bytes()
-    with pytest.raises(InputError, match=rf"line {line} is damaged|not a journal") as refusal:
+    with pytest.raises(InputError, match=rf"line {line} is damaged|is no file of a search") as refusal:
         reopened(path)
     assert "\n" not in str(refusal.value)
     assert path.read_bytes() == before
@@ -96,9 +98,17 @@ def test_a_damaged_line_is_named(path, line, damage):
     "change",
     [
         {"evaluation": 7},
-        {"val_accuracy": None},
-        {"val_accuracy": 1.5},
-        {"val_accuracy": "0.5"},
+        {"score": None},
+        {"score": math.inf},
+        {"score": "0.5"},
+        {"fidelity": 0},
+        {"fidelity": 1.5},
+        {"fidelity": "1"},
+        {"purpose": "confirm"},
+        {"seed": None},
+        {"by": None},
+        {"cost": -0.5},
+        {"cost": math.nan},
         {"curve": None},
         {"curve": 3},
         {"architecture": None},
@@ -152,11 +162,11 @@ def test_one_at_a_time(path):
     assert len(reopened(path)) == 5
 
 
-@pytest.mark.parametrize("text", ["hello\n", "{}\n", '{"journal":2,"config":{}}\n', '{"journal":1}\n'])
+@pytest.mark.parametrize("text", ["hello\n", "{}\n", '{"journal":3,"config":{}}\n', '{"journal":2}\n'])
 def test_a_file_that_is_no_journal(tmp_path, text):
     path = tmp_path / "journal.jsonl"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"not a journal of format 1|line 1 is damaged"):
+    with pytest.raises(InputError, match=r"is no file of a search in format 2|line 1 is damaged"):
         reopened(path)
     assert path.read_text() == text
 
@@ -164,3 +174,14 @@ def test_a_file_that_is_no_journal(tmp_path, text):
 def test_a_folder_in_its_place(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         Journal(tmp_path, CONFIG)
+
+
+def test_a_file_of_an_earlier_version_is_refused_in_one_line_that_says_so(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    text = '{"journal":1,"config":{"seed":0}}\n{"evaluation":1,"architecture":[0],"val_accuracy":0.5}\n'
+    path.write_text(text)
+    for use in (lambda: Journal(path, CONFIG), lambda: Journal.read(path), lambda: TrialLog(path, CONFIG)):
+        with pytest.raises(InputError, match=r"of an earlier version of nasenv, .*; give another run_dir") as refusal:
+            use()
+        assert "\n" not in str(refusal.value)
+    assert path.read_text() == text

@@ -14,13 +14,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nasenv.agents import PPO, Agent, RandomSearch
 from nasenv.cache.cache import Cache
 from nasenv.errors import AgentError, InputError, SearchStopped
-from nasenv.evaluators.evaluator import TestResult
 from nasenv.records.trials import TrialLog
 from nasenv.results.conclude import conclude
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
 CANONICAL = [tuple(d) for d in SPACE.designs().tolist() if SPACE.canonical(tuple(d)) == tuple(d)]
@@ -44,19 +43,19 @@ class OneByOne(Hashed):
     def config(self):
         return {"class_path": "OneByOne", "init_args": {}}
 
-    def stream(self, trials, stopped=lambda: False):
-        for trial in reversed(trials):  # not in the order in which they were asked for
-            if stopped():
-                return
-            if self._left == 0:
-                self._then()
-                if stopped():
-                    return
-            self._left -= 1
-            self.made.append(trial)
-            measurement = self.measure(trial.architecture)
-            result = TestResult(measurement.score, measurement.error)
-            yield trial, result if trial.kind == "test" else measurement
+    def completed(self, stopped=lambda: False):
+        try:
+            while self._submitted and not stopped():
+                if self._left == 0:
+                    self._then()
+                    if stopped():
+                        return
+                self._left -= 1
+                trial = self._submitted.pop()  # not in the order in which they were asked for
+                self.made.append(trial)
+                yield trial, self.figure(trial.architecture)
+        finally:
+            self._submitted.clear()
 
 
 def cut():
@@ -199,7 +198,7 @@ def test_conclude_makes_the_most_of_what_there_is(tmp_path):
         result = conclude(search)
     assert 0 < result.evaluations == len(lines(tmp_path / "journal.jsonl")) < 24
     assert result.ended == f"concluded as asked for, after {result.evaluations} evaluations"
-    assert {trial.kind for trial in evaluator.made} == {"confirm", "test"}
+    assert {trial.purpose for trial in evaluator.made} == {"confirm", "test"}
 
 
 def test_conclude_asks_the_journal_and_not_an_agent_that_does_not_repeat_itself(tmp_path):
@@ -366,22 +365,18 @@ def test_a_damaged_line_is_refused_with_how_to_salvage_and_that_works(tmp_path):
     ]
 
 
-def test_trials_of_one_batch_are_answered_by_an_evaluator_that_knows_no_stream():
+def test_trials_of_every_purpose_are_completed_by_an_evaluator_that_writes_measure_alone():
     evaluator, designs = Hashed(SPACE), SPACE.sample(3, np.random.default_rng(0))
     trials = [
         *(Trial(d) for d in designs),
-        *(Trial(d, kind, s) for kind in ("confirm", "test") for d in designs for s in (0, 4)),
-        Trial(designs[0], "confirm", 7),
+        *(Trial(d, purpose=purpose, seed=s) for purpose in ("confirm", "test") for d in designs for s in (0, 4)),
+        Trial(designs[0], purpose="confirm", seed=7),
     ]
-    answers = dict(evaluator.stream(trials))
-    assert list(answers) != []
-    assert set(answers) == set(trials)
-    for trial, answer in answers.items():
-        measurement = evaluator.measure(trial.architecture)
-        expected = measurement if trial.kind != "test" else TestResult(measurement.score)
-        assert answer == expected
-        assert isinstance(answer, TestResult if trial.kind == "test" else Measurement)
-    assert list(evaluator.stream(trials, lambda: True)) == []
+    completed = list(evaluator.results(trials))
+    assert completed == [(trial, evaluator.figure(trial.architecture)) for trial in trials]
+    assert evaluator.calls == [[trial.architecture for trial in trials]], "what waits is measured together"
+    assert list(evaluator.results(trials, lambda: True)) == []
+    assert list(evaluator.completed()) == [], "what was given up is forgotten"
 
 
 def record_lengths(path):
@@ -407,28 +402,28 @@ def test_a_tensorboard_that_is_watching_finds_its_place_again(tmp_path):
 
 
 class Wrong(Hashed):
-    """Answers what it was not asked for, or not all."""
+    """Completes what it was not asked for, or not all."""
 
-    def __init__(self, space, answers):
+    def __init__(self, space, completes):
         super().__init__(space)
-        self.answers = answers
+        self.completes = completes
 
-    def stream(self, trials, stopped=lambda: False):
-        yield from self.answers(self, trials)
+    def completed(self, stopped=lambda: False):
+        yield from self.completes(self, list(self._submitted))
 
 
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("completes", "said"),
     [
-        (lambda e, trials: [], "answered 0 of 8 trials, expected all"),
-        (lambda e, trials: [(trials[0], e.measure(trials[0].architecture))], "answered 1 of 8 trials, expected all"),
+        (lambda e, trials: [], "completed 0 of 8 trials, expected all"),
+        (lambda e, trials: [(trials[0], e.figure(trials[0].architecture))], "completed 1 of 8 trials, expected all"),
         (lambda e, trials: [(Trial((9, 9)), Measurement(0.5))], "which it was not asked for"),
         (lambda e, trials: [(trials[0], Measurement(0.5))] * 2, "which it was not asked for"),
-        (lambda e, trials: [(trials[0], TestResult(0.5))], "not with a Measurement"),
+        (lambda e, trials: [(trials[0], 0.5)], "not with a Measurement"),
     ],
 )
-def test_an_evaluator_that_breaks_its_contract_is_named(answers, said, cached, tmp_path):
-    evaluator, cache = Wrong(SPACE, answers), Cache(tmp_path / "cache.db") if cached else None
-    with Search(SPACE, evaluator, cache=cache) as search, pytest.raises(InputError, match=f"evaluator Wrong: .*{said}"):
+def test_an_evaluator_that_breaks_its_contract_is_named(completes, said, cached, tmp_path):
+    evaluator, cache = Wrong(SPACE, completes), Cache(tmp_path / "cache.db") if cached else None
+    with Search(SPACE, evaluator, cache=cache) as search, pytest.raises(InputError, match=f"evaluator Wrong .*{said}"):
         search.evaluate(CANONICAL[:8])

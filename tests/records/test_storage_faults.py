@@ -13,11 +13,10 @@ from nasenv.agents import RandomSearch
 from nasenv.data.dataset import load_dataset
 from nasenv.deployment.export import save_model
 from nasenv.errors import AgentError, InputError
-from nasenv.evaluators.evaluator import TestResult
 from nasenv.results.conclude import conclude
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
 
@@ -32,15 +31,15 @@ class OneByOne(Hashed):
     def config(self):
         return {"class_path": "OneByOne", "init_args": {}}
 
-    def stream(self, trials, stopped=lambda: False):
-        for trial in trials:
-            self.made += 1
-            measurement = self.measure(trial.architecture)
-            yield (
-                trial,
-                TestResult(measurement.score, measurement.error) if trial.kind == "test" else measurement,
-            )
-            self._then(self.made)
+    def completed(self, stopped=lambda: False):
+        try:
+            while self._submitted:
+                trial = self._submitted.popleft()
+                self.made += 1
+                yield trial, self.figure(trial.architecture)
+                self._then(self.made)
+        finally:
+            self._submitted.clear()
 
 
 def outcome(folder, then=lambda made: None):

@@ -1,7 +1,6 @@
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,11 +17,12 @@ from nasenv.records.tensorboard import TensorBoardWriter, flat_config
 from nasenv.search.history import Finding, History, Outcome
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Measurement
+from tests.fakes import TASK
 
 
 class Stack(SearchSpace):
     def __init__(self) -> None:
-        super().__init__([Decision("depth", (1, 2)), Decision("width", (4, 8, 16))], (1, 8, 8), 10)
+        super().__init__([Decision("depth", (1, 2)), Decision("width", (4, 8, 16))], TASK)
 
     def build(self, architecture):
         width = (4, 8, 16)[architecture[1]]
@@ -34,11 +34,12 @@ def outcome_of(k, val_accuracy, history, cached=False):
     error = "out of memory" if val_accuracy is None else None
     measurement = Measurement(val_accuracy, error, train_seconds=2.0, metrics={"params": 10.0 * k})
     design = (k % 2, k % 3, k)  # the space has two decisions; the last tells designs apart
-    return history.take([design], [Finding(measurement, val_accuracy or -1.0, cached)])[0]
+    proposals = history.propose([design], list, fidelity=1.0)
+    return history.take(proposals, [Finding(measurement, val_accuracy or -1.0, cached)])[0]
 
 
 def record_search(directory, accuracies, cached=()):
-    history = History()
+    history = History(Stack().num_choices)
     record = TensorBoardWriter(directory)
     for k, accuracy in enumerate(accuracies, start=1):
         record.evaluation(outcome_of(k, accuracy, history, cached=k in cached), history.scalars())
@@ -80,7 +81,7 @@ def test_each_evaluation_is_one_event_with_all_its_scalars(tmp_path):
 def test_best_of_a_metric_below_zero(tmp_path):
     record = TensorBoardWriter(tmp_path, metric="neg_rmse")
     for k, score in enumerate((None, -3.0, -1.0, -2.0), start=1):
-        measurement = SimpleNamespace(val_accuracy=score, error=None, train_seconds=0.0, metrics={})
+        measurement = Measurement(score, "diverged" if score is None else None)
         record.evaluation(Outcome((), measurement, 0.0, k, k), {})
     page = read(tmp_path)
     assert series(page, "search/val_neg_rmse") == {2: -3, 3: -1, 4: -2}

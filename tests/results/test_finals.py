@@ -16,15 +16,14 @@ from nasenv.commands.predict import _in_colour
 from nasenv.data.dataset import load_dataset, load_images
 from nasenv.deployment.export import load_model
 from nasenv.errors import InputError
-from nasenv.evaluators.evaluator import TestResult
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.objectives import Score, ScoreWithinCost, Objective
+from nasenv.objectives import Objective, Score, ScoreWithinCost
 from nasenv.results.conclude import conclude
 from nasenv.results.result import RESULT, Contender, Result, table
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.trial import Measurement
-from tests.cheap_evaluators import Formula
+from nasenv.trial import Measurement, Trial
+from tests.fakes import Formula
 
 SPACE = ChainCNN(max_layers=2)
 A, B, C, D = (SPACE.from_text(text) for text in ("conv3x8", "conv3x16", "conv3x32", "conv1x8"))
@@ -33,27 +32,23 @@ REFERENCE = SPACE.reference()
 
 
 class Told(Formula):
-    """Says what it is told: accuracies of the search, of each seed of the confirmation, and of each of the test."""
+    """Says what it is told: scores of the search, of each seed of the confirmation, and of each of the test."""
 
     def __init__(self, search, confirmed=None, tested=None):
         super().__init__(SPACE)
-        self.search, self.confirmed, self.tested = search, confirmed or {}, tested or {}
+        self.search, self.final = search, {"confirm": confirmed or {}, "test": tested or {}}
         self.asked = []
 
-    def measure(self, architecture):
+    def measure(self, trials):
+        (purpose,) = {trial.purpose for trial in trials}
+        if purpose == "search":
+            return super().measure(trials)
+        columns = ([trial.architecture for trial in trials], [trial.seed for trial in trials])
+        self.asked.append((purpose, *(list(dict.fromkeys(column)) for column in columns)))
+        return [measured(self.final[purpose].get(t.architecture, (0.5,) * (t.seed + 1))[t.seed]) for t in trials]
+
+    def figure(self, architecture):
         return measured(self.search[architecture])
-
-    def confirm(self, architectures, seeds):
-        self.asked.append(("confirm", list(architectures), list(seeds)))
-        return [[measured(a) for a in self._row(self.confirmed, design, seeds)] for design in architectures]
-
-    def test(self, architectures, seeds):
-        self.asked.append(("test", list(architectures), list(seeds)))
-        rows = [self._row(self.tested, design, seeds) for design in architectures]
-        return [[TestResult(a, None if a is not None else "out of memory") for a in row] for row in rows]
-
-    def _row(self, told, design, seeds):
-        return told.get(design, (0.5,) * len(seeds))
 
 
 def measured(accuracy):
@@ -89,7 +84,7 @@ def test_the_best_mean_after_the_final_training_wins_whatever_the_search_thought
     evaluator = Told({A: 0.9, B: 0.8, C: 0.7}, {A: (0.6, 0.8), B: (0.9, 0.6), C: (0.99, 0.0)})
     result = conclude(ended(evaluator))
     assert result.winner.architecture == B
-    assert result.winner.val_accuracies == (0.9, 0.6)
+    assert result.winner.validation_scores == (0.9, 0.6)
     assert result.winner.text == "conv3x16"
 
 
@@ -100,8 +95,8 @@ def test_test_data_choose_nothing():
         evaluator = Told(*told, tested)
         result = conclude(ended(evaluator))
         assert result.winner.architecture == A
-        assert result.test_accuracy == tested[A][0]
-        assert result.winner.test_accuracies == tested[A]
+        assert result.test_score == tested[A][0]
+        assert result.winner.test_scores == tested[A]
         assert [call[0] for call in evaluator.asked] == ["confirm", "test"]
 
 
@@ -141,24 +136,30 @@ def test_a_seed_that_fails_is_paid_the_failure_reward():
     evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, None), B: (0.5, 0.5)})
     result = conclude(ended(evaluator))
     assert result.winner.architecture == B
-    assert conclude(ended(evaluator, objective=Score(failure_reward=0.3))).winner.val_accuracies == (0.9,)
+    assert conclude(ended(evaluator, objective=Score(failure_reward=0.3))).winner.validation_scores == (0.9,)
 
 
 class Cheapness(Objective):
-    """All its scores are below what a failure is paid."""
+    """All it pays is below what a failure is paid, where that is said."""
 
-    def score(self, measurement):
+    def value(self, measurement):
         return -measurement.metrics["params"]
 
 
 def test_a_design_that_cannot_be_trained_does_not_win_though_failure_is_paid_better():
-    evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, 0.9), B: (None, None)})
-    assert conclude(ended(evaluator, objective=Cheapness())).winner.architecture == A
+    for objective in (Cheapness(failure_reward=0.0), Cheapness()):
+        evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, 0.9), B: (None, None)})
+        assert conclude(ended(evaluator, objective=objective)).winner.architecture == A
+
+
+def test_a_seed_that_fails_is_paid_less_than_all_that_did_not_where_nothing_is_the_lowest():
+    evaluator = Told({A: 0.9, B: 0.8}, {A: (0.1, None, None), B: (0.5, 0.5, 0.5)})  # -100, then twice -900; -500
+    assert conclude(ended(evaluator, seeds=3, objective=Cheapness())).winner.architecture == B
 
 
 def test_the_network_that_is_exported_is_the_one_whose_accuracy_is_said():
     result = conclude(ended(Told({A: 0.9}, tested={A: (None, 0.7)})))
-    assert (result.test_accuracy, result.winner.test_accuracies) == (0.7, (0.7,))
+    assert (result.test_score, result.winner.test_scores) == (0.7, (0.7,))
 
 
 # What the winner is held against
@@ -173,7 +174,7 @@ def test_rivals_are_the_reference_and_the_best_of_the_first():
     roles = {c.role: c.architecture for c in (result.winner, *result.others)}
     assert roles == {"winner": A, "hand-made reference": REFERENCE, "best of the first 16": designs[15]}
     assert set(evaluator.asked[1][1]) == {A, REFERENCE, designs[15]}
-    assert all(len(c.val_accuracies) == len(c.test_accuracies) == 2 for c in result.others)
+    assert all(len(c.validation_scores) == len(c.test_scores) == 2 for c in result.others)
 
 
 def test_a_rival_cannot_win_unless_it_is_a_finalist():
@@ -197,7 +198,7 @@ def test_a_winner_that_is_its_own_rival_is_trained_once():
         (Told({}), "no design could be evaluated: agent Once stopped by itself"),
         (Told({A: None, B: None}), "no design could be evaluated; the first failed with: timeout: it took long"),
         (Told({A: 0.9, B: 0.8}, {A: (None,) * 2, B: (None,) * 2}), "every final training failed, .* timeout: it took"),
-        (Told({A: 0.9}, tested={A: (None, None)}), "the winner's final training failed: out of memory"),
+        (Told({A: 0.9}, tested={A: (None, None)}), "the winner's final training failed: timeout: it took"),
     ],
 )
 def test_nothing_to_conclude_is_one_line(evaluator, said):
@@ -214,7 +215,7 @@ def contender(role, values):
 
 
 def test_a_result_is_read_back_as_it_was_written(tmp_path):
-    result = Result(contender("winner", (0.1, 1 / 3)), (contender("other", ()),), 0.1, "budget", 3, 4, 5.5)
+    result = Result(contender("winner", (0.1, 1 / 3)), (contender("other", ()),), 0.1, "accuracy", "budget", 3, 4, 5.5)
     result.write(tmp_path / RESULT)
     assert Result.read(tmp_path / RESULT) == result
     assert [path.name for path in tmp_path.iterdir()] == [RESULT]
@@ -228,9 +229,9 @@ def test_a_damaged_result_is_one_line(tmp_path, text):
 
 
 def test_the_table_has_means_and_sample_deviations_in_percent():
-    result = Result(contender("winner", (0.90, 0.94)), (contender("failed one", ()),), 0.9, "", 1, 0, 0.0)
+    result = Result(contender("winner", (0.90, 0.94)), (contender("failed one", ()),), 0.9, "accuracy", "", 1, 0, 0.0)
     heads, rows = table(result)
-    assert heads == ["", "validation %", "test %", "parameters"]
+    assert heads == ["", "validation accuracy %", "test accuracy %", "parameters"]
     spread = f"92.00 ± {100 * math.sqrt(2 * 0.02**2):.2f}"
     assert rows == [["winner", spread, spread, "90"], ["failed one", "failed", "failed", "90"]]
 
@@ -265,7 +266,7 @@ def test_everything_is_in_the_run_directory(run):
     }
     assert {"architecture.json", "weights.safetensors"} <= {path.name for path in (folder / "model").iterdir()}
     assert (folder / "architecture.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / RESULT).read_text())["test_accuracy"] == result.test_accuracy
+    assert json.loads((folder / RESULT).read_text())["test_score"] == result.test_score
     assert Result.read(folder / RESULT) == result
 
 
@@ -274,15 +275,15 @@ def test_the_exported_network_has_the_test_accuracy_that_is_said(run):
     exported, data = load_model(folder / "model"), load_dataset("digits")
     assert exported.architecture == result.winner.architecture
     with torch.inference_mode():
-        found = (exported.model(data.test.images).argmax(1) == data.test.labels).float().mean()
-    assert found == pytest.approx(result.test_accuracy, abs=1.5 / len(data.test))
+        found = (exported.model(data.test.inputs).argmax(1) == data.test.targets).float().mean()
+    assert found == pytest.approx(result.test_score, abs=1.5 / len(data.test))
 
 
 def test_what_is_said_of_the_winner_can_be_had_again(run):
     _, result = run
     evaluator = TrainingEvaluator(SPACE, "digits", epochs=1, final_epochs=2, concurrency=0, devices="cpu")
-    (tested,) = evaluator.test([result.winner.architecture], [0, 1])
-    assert tuple(t.test_accuracy for t in tested) == result.winner.test_accuracies
+    tested = evaluator.measure([Trial(result.winner.architecture, purpose="test", seed=seed) for seed in (0, 1)])
+    assert tuple(t.score for t in tested) == result.winner.test_scores
 
 
 def test_nasenv_predict_equals_the_model(run, tmp_path, capsys):
@@ -293,7 +294,7 @@ def test_nasenv_predict_equals_the_model(run, tmp_path, capsys):
     said = [line.split(",")[1] for line in (tmp_path / "said.csv").read_text().splitlines()[1:]]
     exported = load_model(folder / "model")
     with torch.inference_mode():
-        classes = exported.model(load_dataset("digits").normalise(images[:50])).argmax(1).tolist()
+        classes = exported.model(load_dataset("digits").encoding.inputs(images[:50])).argmax(1).tolist()
     assert said == [exported.class_names[c] for c in classes]
     right = np.mean(np.array(said) == np.array(labels[:50]))
     assert float(re.search(r"label: ([\d.]+)", capsys.readouterr().err)[1]) == pytest.approx(right, abs=1e-4)
@@ -335,7 +336,7 @@ def test_the_page_shows_the_end(run):
     assert {"architecture", "choice_shares"} <= set(page.Tags()["images"])
     (text,) = page.Tensors("result")
     assert b"| winner |" in text.tensor_proto.string_val[0]
-    assert page.Scalars("best/test_accuracy")[0].value == pytest.approx(result.test_accuracy)
+    assert page.Scalars("best/test_accuracy")[0].value == pytest.approx(result.test_score)
     for seed in range(2):
         assert [e.step for e in page.Scalars(f"winner/train_loss_seed_{seed}")] == [1, 2]
     assert page.Graph().node

@@ -14,7 +14,7 @@ from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.testing import AgentContract, AnyOrder
 from nasenv.agents.tpe import TPE
-from nasenv.cache.cache import Cache
+from nasenv.cache.cache import Cache, Problem
 from nasenv.commands.cli import main
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.table import TableEvaluator
@@ -23,7 +23,7 @@ from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.trial import Measurement
+from nasenv.trial import Measurement, Trial
 
 SPACE = ChainCNN(max_layers=3, widths=(8, 16))
 SMALL = ChainCNN(max_layers=1, widths=(8, 16, 32))  # 20 designs
@@ -56,17 +56,17 @@ class Slots(AnyOrder):
         self._cut_after = cut_after
         self.began, self.at_once = [], []
 
-    def evaluate(self, architectures, fidelity=1.0):
-        return [replace(m, train_seconds=1.0) for m in super().evaluate(architectures)]
+    def measure(self, trials):
+        return [replace(m, train_seconds=1.0) for m in super().measure(trials)]
 
-    def stream(self, trials, stopped=lambda: False):
-        for trial, answer in super().stream(trials, stopped):
+    def completed(self, stopped=lambda: False):
+        for trial, measurement in super().completed(stopped):
             at_work = [t.architecture for t in (trial, *self.at_work)]
             self.began += [a for a in at_work if a not in self.began]
             self.at_once.append(len(at_work))
             if self._cut_after is not None and len(self.began) >= self._cut_after:
                 raise PowerCut
-            yield trial, answer
+            yield trial, measurement
 
 
 class Listed(Agent):
@@ -175,10 +175,10 @@ def test_the_same_course_is_the_same_search(tmp_path, agent):
 def test_a_stop_keeps_what_is_in_flight(tmp_path):
     evaluator = Slots(SPACE)
     with search(tmp_path, RandomSearch(asynchronous=True), evaluator) as made:
-        made.listeners.append(lambda s, outcome: s.stop("enough") if outcome.evaluation == 10 else None)
+        made.callbacks.append(lambda s, outcome: s.stop("enough") if outcome.evaluation == 10 else None)
         made.run()
         assert made.stopped == "enough"
-        assert len(made.trials.answers) == len(evaluator.began)
+        assert len(made.trials.measurements) == len(evaluator.began)
     second = Slots(SPACE, order=3)
     assert len(run(tmp_path, RandomSearch(asynchronous=True), second)) == 40
     assert not set(evaluator.began) & set(second.began)
@@ -235,14 +235,15 @@ def test_what_a_cache_knows_is_not_trained(tmp_path):
 def elsewhere(tmp_path):
     """Return a design that another search is training; a cache; and what ends that training, with or without result."""
     cache, other = (Cache(tmp_path / "cache.db") for _ in range(2))
-    design, problem = some_networks(1)[0], (SPACE.fingerprint(), Slots(SPACE).fingerprint(), 1.0)
-    assert other.claim(*problem, [design]) == {design}
+    design, problem = some_networks(1)[0], Problem(SPACE.fingerprint(), Slots(SPACE).fingerprint())
+    trial = Trial(design)
+    assert other.claim(problem, [trial]) == {trial}
 
     def end(measured):
         if measured:
-            other.add(*problem, {design: Measurement(0.5)})
+            other.add(problem, {trial: Measurement(0.5)})
         else:
-            other.release(*problem, [design])
+            other.release(problem, [trial])
 
     return design, cache, end
 
@@ -252,7 +253,7 @@ def test_a_design_that_another_search_is_training_holds_up_its_own_slot_alone(tm
     design, cache, end = elsewhere
     evaluator = Slots(SPACE)
     with search(tmp_path / "run", Listed(some_networks(12)), evaluator, Budget(12), cache=cache) as made:
-        made.listeners.append(lambda s, outcome: end(measured) if outcome.evaluation == 6 else None)
+        made.callbacks.append(lambda s, outcome: end(measured) if outcome.evaluation == 6 else None)
         made.run()
     entries = journal(tmp_path / "run")
     number = next(i for i, entry in enumerate(entries, 1) if tuple(entry["architecture"]) == design)
@@ -266,16 +267,16 @@ def test_a_search_that_has_nothing_else_to_do_waits_for_another_in_words(tmp_pat
     design, cache, end = elsewhere
     with search(tmp_path / "run", Listed([design]), Slots(SPACE), Budget(1), cache=cache) as made:
         said = []
-        made.say = lambda text: (said.append(text), end(True))
+        made.on_wait = lambda text: (said.append(text), end(True))
         made.run()
     assert said == ["waiting for 1 designs that another search on the same cache is training"]
-    assert journal(tmp_path / "run")[0]["val_accuracy"] == 0.5
+    assert journal(tmp_path / "run")[0]["score"] == 0.5
 
 
 def test_a_stop_ends_the_waiting_for_another(tmp_path, elsewhere):
     design, cache, _ = elsewhere
     with search(tmp_path / "run", Listed([design]), Slots(SPACE), Budget(1), cache=cache) as made:
-        made.say = lambda _: made.stop("enough")
+        made.on_wait = lambda _: made.stop("enough")
         made.run()
         assert made.stopped == "enough"
     assert journal(tmp_path / "run") == []

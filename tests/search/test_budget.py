@@ -10,21 +10,22 @@ import pytest
 
 from nasenv.agents.agent import Agent
 from nasenv.agents.random_search import RandomSearch
-from nasenv.cache.cache import Cache
+from nasenv.cache.cache import Cache, Problem
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.tables.table import write_table
-from tests.cheap_evaluators import Hashed
+from nasenv.trial import Trial
+from tests.fakes import TASK, Hashed
 
 
 class Bags(SearchSpace):
     """Three digits of 0 to 2; designs of the same digits in another order are equivalent."""
 
     def __init__(self):
-        super().__init__([Decision(f"digit{i}", (0, 1, 2)) for i in range(3)], (1, 8, 8), 10)
+        super().__init__([Decision(f"digit{i}", (0, 1, 2)) for i in range(3)], TASK)
 
     def canonical(self, architecture):
         return tuple(sorted(architecture))
@@ -36,8 +37,8 @@ class Bags(SearchSpace):
 class Priced(Hashed):
     """A training takes 1 s and one more for each digit's worth; see `price`."""
 
-    def measure(self, architecture):
-        return dataclasses.replace(super().measure(architecture), train_seconds=price(architecture))
+    def figure(self, architecture):
+        return dataclasses.replace(super().figure(architecture), train_seconds=price(architecture))
 
     @property
     def trained(self):
@@ -153,7 +154,7 @@ def test_columns_say_what_the_outcomes_say():
                 assert columns.repeats.tolist() == [o.repeat for o in outcomes]
                 assert columns.errors.tolist() == [o.measurement.error for o in outcomes]
                 accuracies = [math.nan if (v := o.measurement.score) is None else v for o in outcomes]
-                assert np.array_equal(columns.val_accuracies, accuracies, equal_nan=True)
+                assert np.array_equal(columns.scores, accuracies, equal_nan=True)
             assert [o.proposal for o in answers] == list(
                 range(search.history.proposals - 4, search.history.proposals + 1)
             )
@@ -174,7 +175,7 @@ def problem(kind, folder):
     """Return an evaluator that trains, or one that looks up the same in a table; seconds there are tenths."""
     if kind == "trained":
         return Priced(SPACE)
-    accuracies = [Priced(SPACE).measure(design).val_accuracy for design in DESIGNS]
+    accuracies = [Priced(SPACE).figure(design).score for design in DESIGNS]
     columns = {"val_accuracy": accuracies, "train_seconds": [price(design) / 10 for design in DESIGNS]}
     write_table(folder / "t.csv", [SPACE.to_text(design) for design in DESIGNS], columns)
     return TableEvaluator(SPACE, str(folder / "t.csv"), test_column=None, canonical=kind == "canonical table")
@@ -219,8 +220,8 @@ def test_the_evaluation_that_reaches_the_limit_is_the_last_inside_a_batch_too(tm
         assert [tuple(entry["architecture"]) for entry in journal(tmp_path)] == batch[:3]
         assert (search.history.charged_seconds, search.history.proposals) == (6.0, 3)
         assert evaluator.trained == batch  # all at once, since what they cost is known afterwards
-        key = (SPACE.fingerprint(), evaluator.fingerprint(), 1.0)
-        assert set(cache.find(*key, batch)) == set(batch)  # so none of it is lost
+        problem, trials = Problem(SPACE.fingerprint(), evaluator.fingerprint()), list(map(Trial, batch))
+        assert set(cache.find(problem, trials)) == set(trials)  # so none of it is lost
         with pytest.raises(BudgetExhausted):
             search.evaluate(batch[:1])
 

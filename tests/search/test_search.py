@@ -15,8 +15,8 @@ from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.objectives import Score, ScoreWithinCost
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.trial import Measurement
-from tests.cheap_evaluators import Hashed
+from nasenv.trial import Measurement, Trial
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
 RNG_DESIGNS = list(dict.fromkeys(SPACE.sample(200, np.random.default_rng(0))))
@@ -72,9 +72,9 @@ def test_outcomes_come_in_order_and_repeats_are_free_and_counted(tmp_path):
     assert (len(search.history), search.history.repeats, search.remaining) == (3, 2, 97)
     assert [tuple(e["architecture"]) for e in journal(tmp_path)] == [b, a, c]
     for outcome in [*first, *second]:
-        measurement = Hashed(SPACE).measure(outcome.architecture)
+        measurement = Hashed(SPACE).figure(outcome.architecture)
         assert outcome.measurement == measurement
-        assert outcome.reward == (measurement.score or 0.0)
+        assert outcome.reward == (-1.0 if measurement.error else measurement.score)
 
 
 def test_budget_reached_in_mid_batch(tmp_path):
@@ -123,7 +123,7 @@ def test_a_second_search_on_the_same_cache_trains_nothing(tmp_path):
         searches = [make(evaluator=e, cache=cache) for e in evaluators[:2]]
         answers = [s.evaluate(DESIGNS) for s in searches]
     plain = make(evaluator=evaluators[2]).evaluate(DESIGNS)
-    succeeded = [a for a in DESIGNS if Hashed(SPACE).measure(a).error is None]
+    succeeded = [a for a in DESIGNS if Hashed(SPACE).figure(a).error is None]
     assert set(succeeded) < set(DESIGNS)
     assert trained(evaluators[0]) == DESIGNS
     assert trained(evaluators[1]) == []
@@ -152,7 +152,7 @@ def test_numpy_and_lists_are_designs():
 
 
 def test_failures_get_their_reward_and_the_search_goes_on(tmp_path):
-    failing = next(a for a in RNG_DESIGNS if Hashed(SPACE).measure(SPACE.canonical(a)).error)
+    failing = next(a for a in RNG_DESIGNS if Hashed(SPACE).figure(SPACE.canonical(a)).error)
     with make(objective=Score(failure_reward=-1.0), run_dir=tmp_path) as search:
         outcomes = search.evaluate([failing, DESIGNS[1]])
     assert outcomes[0].reward == -1.0
@@ -162,7 +162,7 @@ def test_failures_get_their_reward_and_the_search_goes_on(tmp_path):
     assert [e["error"] for e in journal(tmp_path)] == ["diverged", None]
 
 
-def test_listeners_hear_every_answer_in_order():
+def test_callbacks_hear_every_answer_in_order():
     heard = []
     search = make(callbacks=[lambda s, o: heard.append((len(s.history), o))])
     answers = search.evaluate([DESIGNS[0], DESIGNS[0], DESIGNS[1]])
@@ -240,7 +240,7 @@ def test_the_evaluator_is_out_of_reach_until_the_end():
 
     class Cheat(Scripted):
         def run(self, search):
-            reached.append(search.evaluator.test(DESIGNS[:1], [0]))
+            reached.append(search.evaluator.measure([Trial(DESIGNS[0], purpose="test")]))
 
     search = make(Cheat([]))
     with pytest.raises(AgentError, match="agent Cheat: the evaluator is not to be used"):
@@ -334,10 +334,10 @@ def test_no_agent_to_run():
 
 def test_a_fault_of_the_evaluator_passes_through_as_it_is(tmp_path):
     class Faulty(Hashed):
-        def evaluate(self, architectures, fidelity=1.0):
+        def measure(self, trials):
             if self.calls:
                 raise OSError("the cable is out")
-            return super().evaluate(architectures, fidelity)
+            return super().measure(trials)
 
     with (
         make(Scripted([DESIGNS[:2], DESIGNS[2:4]]), evaluator=Faulty(SPACE), run_dir=tmp_path) as search,
@@ -349,7 +349,7 @@ def test_a_fault_of_the_evaluator_passes_through_as_it_is(tmp_path):
 
 def test_a_fault_that_the_agent_wraps_is_still_ours():
     class Faulty(Hashed):
-        def evaluate(self, architectures, fidelity=1.0):
+        def measure(self, trials):
             raise OSError("the cable is out")
 
     class Wraps(Scripted):
@@ -373,8 +373,8 @@ def test_an_unknown_metric_is_the_objectives_fault():
 @pytest.mark.parametrize("kept", [0, 1])
 def test_an_evaluator_of_the_wrong_length_is_not_taken(kept):
     class Short(Hashed):
-        def evaluate(self, architectures, fidelity=1.0):
-            return super().evaluate(architectures, fidelity)[:kept]
+        def measure(self, trials):
+            return super().measure(trials)[:kept]
 
     with pytest.raises(ValueError, match="zip"):
         make(Scripted([DESIGNS[:2]]), evaluator=Short(SPACE)).run()
@@ -459,7 +459,7 @@ def test_replay_of_another_proposal_is_one_clear_error(tmp_path):
 def test_replay_under_an_objective_that_pays_otherwise_is_refused(tmp_path, monkeypatch):
     with make(Scripted([DESIGNS[:4]]), run_dir=tmp_path) as search:
         search.run()
-    monkeypatch.setattr(Score, "score", lambda self, measurement: measurement.score / 2)
+    monkeypatch.setattr(Score, "value", lambda self, measurement: measurement.score / 2)
     with (
         make(Scripted([DESIGNS[:4]]), run_dir=tmp_path) as search,
         pytest.raises(InputError, match=r"objective .*give another run_dir"),
@@ -481,7 +481,7 @@ def test_budget_spent_in_the_journal_is_spent(tmp_path):
     [
         ({"seed": 1}, "seed is 0 there, 1 here"),
         ({"evaluations": 9}, "budget.evaluations is 100 there, 9 here"),
-        ({"objective": Score(-1.0)}, "failure_reward is 0.0 there, -1.0 here"),
+        ({"objective": Score(-1.0)}, "failure_reward is None there, -1.0 here"),
         ({"agent": RandomSearch()}, "agent.class_path"),
     ],
     ids=["seed", "budget", "objective", "agent"],
@@ -533,7 +533,7 @@ def test_measurements_are_taken_from_the_journal_and_not_made_again(tmp_path):
         def config(self):
             return Hashed(SPACE).config()
 
-        def measure(self, architecture):
+        def figure(self, architecture):
             return Measurement(1.0)
 
     evaluator = Other(SPACE)
@@ -542,13 +542,13 @@ def test_measurements_are_taken_from_the_journal_and_not_made_again(tmp_path):
         assert search.replayed == 2
         search.run()
     assert trained(evaluator) == [DESIGNS[2]]
-    assert [o.measurement for o in agent.answers[0]] == [Hashed(SPACE).measure(d) for d in (a, b)]
+    assert [o.measurement for o in agent.answers[0]] == [Hashed(SPACE).figure(d) for d in (a, b)]
 
 
 # nasenv train, run again
 
 OPTIONS = (
-    "--agent RandomSearch --space.max_layers 2 --space.widths [4] --evaluator.dataset digits --evaluator.epochs 1 "
+    "--agent RandomSearch --space.max_layers 2 --space.widths [4] --data digits --evaluator.epochs 1 "
     "--evaluator.final_epochs 1 --evaluator.concurrency 0 --evaluator.devices cpu --budget.evaluations 4 "
     "--budget.finalists 1 --budget.final_seeds 1 --cache none --run_dir run"
 )
@@ -575,7 +575,7 @@ def test_a_finished_run_shows_its_result_without_working(finished, monkeypatch, 
     assert main(["train", *OPTIONS.split()]) == 0
     out = capsys.readouterr().out
     assert "run is finished; this is its result" in out
-    assert f"{json.loads((finished / 'result.json').read_text())['test_accuracy']:.4f}" in out
+    assert f"{json.loads((finished / 'result.json').read_text())['test_score']:.4f}" in out
     assert contents(finished) == before
 
 
@@ -613,7 +613,7 @@ def test_an_agent_that_exits_is_named_and_does_not_end_the_program():
 @pytest.mark.parametrize("swallows", [True, False])
 def test_an_evaluator_that_exits_is_said_and_does_not_end_the_program(swallows):
     class Quits(Hashed):
-        def evaluate(self, architectures, fidelity=1.0):
+        def measure(self, trials):
             raise SystemExit(3)
 
     class Deaf(Scripted):
@@ -629,10 +629,10 @@ def test_a_second_thread_is_refused_and_leaves_budget_and_journal_whole(tmp_path
     inside, refused = threading.Event(), threading.Event()
 
     class Waits(Hashed):
-        def evaluate(self, architectures, fidelity=1.0):
+        def measure(self, trials):
             inside.set()
             assert refused.wait(10)
-            return super().evaluate(architectures, fidelity)
+            return super().measure(trials)
 
     class Threaded(Agent):
         def run(self, search):
@@ -652,12 +652,12 @@ def test_a_second_thread_is_refused_and_leaves_budget_and_journal_whole(tmp_path
         assert len(search.history) == len(journal(tmp_path)) == 2
 
 
-def test_a_listener_may_evaluate_and_threads_may_take_turns():
-    def listener(search, outcome):
+def test_a_callback_may_evaluate_and_threads_may_take_turns():
+    def callback(search, outcome):
         if len(search.history) == 1 and not outcome.repeat:
             search.evaluate([DESIGNS[0]])
 
-    search = make(callbacks=[listener])
+    search = make(callbacks=[callback])
     with ThreadPoolExecutor(1) as pool:
         pool.submit(search.evaluate, DESIGNS[:1]).result()
     search.evaluate(DESIGNS[1:2])

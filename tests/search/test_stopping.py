@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.signals import hearing
+from tests.fakes import hearing
 
 TRAIN = [
     *(sys.executable, "scripts/train_controller.py", "--agent", "RandomSearch", "--agent.batch_size", "8"),
@@ -50,9 +50,9 @@ def result(folder):
     return {k: v for k, v in json.loads((folder / "result.json").read_text()).items() if k not in TIMES}
 
 
-def trained(folder, kind, count):
-    """Return whether so many trials of a kind are done."""
-    return sum(entry["kind"] == kind for entry in lines(folder / "trials.jsonl")) >= count
+def trained(folder, purpose, count):
+    """Return whether so many trials of a purpose are done."""
+    return sum(entry["purpose"] == purpose for entry in lines(folder / "trials.jsonl")) >= count
 
 
 def when(happens, process):
@@ -109,14 +109,14 @@ def goes_on(folder, undisturbed):
 
 
 @pytest.mark.parametrize(
-    ("number", "to_all", "kind", "count"),
+    ("number", "to_all", "purpose", "count"),
     [(signal.SIGINT, True, "search", 11), (signal.SIGHUP, True, "search", 3), (signal.SIGTERM, True, "confirm", 1)],
     ids=["Ctrl-C", "SIGHUP", "SIGTERM-in-the-final-training"],
 )
-def test_the_first_signal_lets_what_is_in_flight_finish(number, to_all, kind, count, undisturbed, tmp_path):
+def test_the_first_signal_lets_what_is_in_flight_finish(number, to_all, purpose, count, undisturbed, tmp_path):
     folder = tmp_path / "run"
     process = train(folder)
-    when(lambda: trained(folder, kind, count), process)
+    when(lambda: trained(folder, purpose, count), process)
     done = len(lines(folder / "trials.jsonl"))
     (os.killpg if to_all else os.kill)(process.pid, number)
     said, errors = process.communicate(timeout=60)
@@ -149,11 +149,11 @@ def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
     goes_on(folder, undisturbed)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("search", 0), ("search", 7), ("confirm", 1), ("test", 1)])
-def test_kill_9_leaves_no_process_and_loses_what_was_in_flight_alone(kind, count, undisturbed, tmp_path):
+@pytest.mark.parametrize(("purpose", "count"), [("search", 0), ("search", 7), ("confirm", 1), ("test", 1)])
+def test_kill_9_leaves_no_process_and_loses_what_was_in_flight_alone(purpose, count, undisturbed, tmp_path):
     folder = tmp_path / "run"
     process = train(folder)
-    when(lambda: (folder / "journal.jsonl").exists() and trained(folder, kind, count), process)
+    when(lambda: (folder / "journal.jsonl").exists() and trained(folder, purpose, count), process)
     process.kill()
     process.communicate()
     assert_nobody_left(process)

@@ -6,32 +6,32 @@ import pytest
 from nasenv.agents.random_search import RandomSearch
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
-from nasenv.search.times import Times, where_it_went
+from nasenv.search.timing import Timing, where_it_went
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 
 def test_each_moment_belongs_to_the_part_that_was_entered_last(monkeypatch):
     now = iter(range(100))
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(now)))  # a second from turn to turn
-    times = Times()
-    with times.part("outer"):
-        with times.part("inner"):
+    timing = Timing()
+    with timing.part("outer"):
+        with timing.part("inner"):
             pass
-        with times.part("inner"):
+        with timing.part("inner"):
             pass
-    with times.part("outer"):
+    with timing.part("outer"):
         pass
-    assert times.seconds == {"outer": 4.0, "inner": 2.0}
+    assert timing.seconds == {"outer": 4.0, "inner": 2.0}
 
 
 def test_a_part_ends_with_what_is_raised_in_it():
-    times = Times()
-    with pytest.raises(KeyError), times.part("a"):
+    timing = Timing()
+    with pytest.raises(KeyError), timing.part("a"):
         raise KeyError
-    with times.part("b"):
+    with timing.part("b"):
         time.sleep(0.02)
-    assert times.seconds["a"] < 0.01 <= times.seconds["b"]
+    assert timing.seconds["a"] < 0.01 <= timing.seconds["b"]
 
 
 def test_parts_add_up_to_the_wall_time_and_idle_workers_are_one():

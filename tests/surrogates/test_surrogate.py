@@ -12,7 +12,7 @@ from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.surrogates.gaussian_process import Kernel, Surrogate
-from tests.cheap_evaluators import Hashed
+from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=3)
 NOISE = 0.05

@@ -9,15 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nasenv.data.dataset import Split, load_dataset
+from nasenv import training
+from nasenv.data.dataset import load_dataset
+from nasenv.data.split import Split
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
-from nasenv.training import Diverged, Recipe, accuracy, fit, one_cycle, one_thread, seeded
-from nasenv.training.batches import Batches, channels_last
-from nasenv.training.optimizer import BETAS, FlatOptimizer
+from nasenv.task import Encoding, Images, Task
+from nasenv.training import Diverged, Recipe, one_cycle, one_thread, seeded
+from nasenv.training.fit import BETAS, Batches, FlatOptimizer, channels_last
 from nasenv.training.repeating import repeated
 
 CPU = torch.device("cpu")
+TASK = Task(Images((2, 5, 6)), outputs=3)
 
 
 def random_split(n=100, shape=(2, 5, 6), classes=3, seed=0):
@@ -28,6 +31,14 @@ def random_split(n=100, shape=(2, 5, 6), classes=3, seed=0):
 def linear(shape=(2, 5, 6), classes=3, seed=0):
     with seeded(seed, CPU):
         return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 8), nn.Tanh(), nn.Linear(8, classes))
+
+
+def fit(model, data, *options, **more):
+    return training.fit(model, TASK, data, *options, **more)
+
+
+def accuracy(model, data):
+    return training.score(model, TASK, Encoding((0.0, 0.0), (1.0, 1.0), ("a", "b", "c")), data)
 
 
 def generator(seed=1):
@@ -70,8 +81,8 @@ def test_fit_is_the_plain_loop(optimizer):
         for step in range(6):  # the last four examples of each order are left out
             rows = order[16 * step : 16 * step + 16]
             rule.param_groups[0]["lr"] = rates[6 * epoch + step]
-            log_likely = F.log_softmax(plain(data.images[rows]), dim=1)
-            target = 0.8 * F.one_hot(data.labels[rows], 3) + 0.2 / 3
+            log_likely = F.log_softmax(plain(data.inputs[rows]), dim=1)
+            target = 0.8 * F.one_hot(data.targets[rows], 3) + 0.2 / 3
             loss = -(target * log_likely).sum(1).mean()
             rule.zero_grad()
             loss.backward()
@@ -97,10 +108,10 @@ def test_data_smaller_than_a_batch_are_one_batch():
 
 def test_data_are_left_as_they_are():
     data = random_split()
-    images, labels = data.images.clone(), data.labels.clone()
+    inputs, targets = data.inputs.clone(), data.targets.clone()
     fit(linear(), data, Recipe(1, 16, augment="crop"), generator())
-    assert torch.equal(images, data.images)
-    assert torch.equal(labels, data.labels)
+    assert torch.equal(inputs, data.inputs)
+    assert torch.equal(targets, data.targets)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -128,7 +139,7 @@ def test_statistics_of_batch_normalisation_are_those_of_the_final_weights():
     orders = generator()
     order = [torch.randperm(90, generator=orders) for _ in range(3)][-1].numpy()
     weight, bias = (p.detach().double().numpy() for p in model[1].parameters())
-    hidden = data.images.double().numpy().reshape(90, 60) @ weight.T + bias
+    hidden = data.inputs.double().numpy().reshape(90, 60) @ weight.T + bias
     batches = hidden[order[:64]].reshape(4, 16, 7)
     np.testing.assert_allclose(model[2].running_mean, batches.mean(axis=(0, 1)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(model[2].running_var, batches.var(axis=1, ddof=1).mean(0), rtol=1e-4)
@@ -157,9 +168,9 @@ def test_refreshing_them_changes_no_weight_and_draws_no_dropout():
 def test_accuracy_by_plain_computation(n, seed):
     data, model = random_split(n=n, seed=seed), linear(seed=seed)
     weights = [p.detach().double().numpy() for p in model.parameters()]
-    hidden = np.tanh(data.images.double().numpy().reshape(n, -1) @ weights[0].T + weights[1])
+    hidden = np.tanh(data.inputs.double().numpy().reshape(n, -1) @ weights[0].T + weights[1])
     predicted = (hidden @ weights[2].T + weights[3]).argmax(1)
-    assert accuracy(model, data) == np.mean(predicted == data.labels.numpy())
+    assert accuracy(model, data) == np.mean(predicted == data.targets.numpy())
 
 
 def test_accuracy_is_measured_without_dropout():
@@ -196,7 +207,7 @@ def batches_of(data, augment, seed, size=128):
 def test_augmented_images_are_shifts_and_mirrors(n, height, width, augment, seed):
     data = place_coded(n, height, width)
     pad = max(1, min(height, width) // 8) if augment != "none" else 0
-    padded = np.pad(data.images.numpy(), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    padded = np.pad(data.inputs.numpy(), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     ((images, labels),) = batches_of(data, augment, seed)
     assert sorted(labels) == list(range(n))
     for image, label in zip(images, labels, strict=True):

@@ -1,0 +1,132 @@
+"""Which architectures a search has evaluated at one fidelity, looked up one by one or many at once."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasenv.trial import Architecture
+
+Architectures: TypeAlias = Sequence[Architecture] | NDArray[np.integer[Any]]
+"""n architectures: a sequence of tuples, or an integer array (n, T)."""
+
+Check: TypeAlias = Callable[[Any], list[Architecture]]
+_MOST_COMBINATIONS = 1 << 22  # of choices; four bytes each
+
+
+class LookUp(NamedTuple):
+    """What is known of n architectures.
+
+    Args:
+        architectures: all of them, tuples or the rows of an integer array (n, T).
+        numbers: (n,), of the evaluation, from 0, that each has had; -1 - j for the j-th that is new.
+        new: those that are new, each once.
+        firsts: (len(new),), where each of these stands first, ascending.
+    """
+
+    architectures: Architectures
+    numbers: NDArray[np.int64]
+    new: Sequence[Architecture]
+    firsts: NDArray[np.int64]
+
+
+class EvaluationIndex:
+    """The numbers of the evaluations of architectures at one fidelity.
+
+    Where a space has few combinations of choices, there is a place for each, and many are looked up at once; that is
+    what agents on a table live on.
+
+    Args:
+        num_choices: (T,), of each decision.
+    """
+
+    def __init__(self, num_choices: NDArray[np.int64]) -> None:
+        self._num_choices = num_choices
+        self._architectures: list[Architecture] = []
+        self._evaluations = array("q")
+        self._by_tuple: dict[Architecture, int] = {}
+        self._combinations = math.prod(num_choices.tolist())
+        self._weights = np.array([math.prod(num_choices[t + 1 :].tolist()) for t in range(len(num_choices))])
+        self._by_place: NDArray[np.int32] | None = None
+        self._placed = 0
+        self._looked_up: tuple[Sequence[Architecture], NDArray[np.int64]] = (), np.zeros(0, np.int64)  # last, and where
+
+    def add(self, architectures: Sequence[Architecture], first: int) -> None:
+        """Take in architectures whose evaluations are numbered from the first on."""
+        self._architectures += architectures
+        self._evaluations.extend(range(first, first + len(architectures)))
+
+    def find(self, architecture: Architecture) -> int | None:
+        """Return the number of an architecture's evaluation, from 0; None where it has none."""
+        return self._tuples().get(architecture)
+
+    def look_up(self, architectures: Architectures, check: Check) -> LookUp:
+        """Return what is known of n architectures.
+
+        Args:
+            architectures: n of them.
+            check: returns architectures as tuples, or raises InputError; it is given those that are new.
+        """
+        if isinstance(architectures, np.ndarray):
+            found = self._look_up_rows(architectures, check)
+            if found is not None:
+                return found
+            architectures = architectures.tolist()
+        return self._look_up_tuples(list(map(tuple, architectures)), check)
+
+    def _look_up_tuples(self, given: Sequence[Architecture], check: Check) -> LookUp:
+        known = self._tuples()
+        new = list(dict.fromkeys([architecture for architecture in given if architecture not in known]))
+        plain = dict(zip(new, check(new), strict=True)) if new else {}
+        order = {architecture: -1 - j for j, architecture in enumerate(plain)}
+        numbers = np.array([known.get(a, order.get(a)) for a in given], dtype=np.int64)
+        first = {architecture: place for place, architecture in reversed(list(enumerate(given)))}
+        firsts = np.array([first[a] for a in plain], dtype=np.int64)
+        return LookUp([plain.get(a, a) for a in given], numbers, list(plain.values()), firsts)
+
+    def _look_up_rows(self, given: NDArray[np.integer[Any]], check: Check) -> LookUp | None:
+        """Return what is known of n rows, (n, T); None where they are no choices, or places are too many."""
+        places = self._places()
+        if places is None or given.ndim != 2 or not np.issubdtype(given.dtype, np.integer):
+            return None
+        rows = given.astype(np.int64)
+        if rows.shape[1:] != self._num_choices.shape or not ((rows >= 0) & (rows < self._num_choices)).all():
+            return None
+        where = rows @ self._weights
+        numbers = places[where].astype(np.int64)
+        unknown = np.flatnonzero(numbers < 0)
+        if not len(unknown):
+            return LookUp(rows, numbers, (), unknown)
+        order, new = np.arange(len(unknown)), where[unknown]
+        places[new[::-1]] = order[::-1]  # of equals the first is written last
+        first = places[new]  # of each, the first of its equals
+        places[new] = -1
+        is_first = first == order
+        numbers[unknown] = -np.cumsum(is_first)[first]
+        firsts = unknown[is_first]
+        self._looked_up = check(rows[firsts]), new[is_first]
+        return LookUp(rows, numbers, self._looked_up[0], firsts)
+
+    def _tuples(self) -> dict[Architecture, int]:
+        """Return the numbers by architecture; it catches up when it is asked for."""
+        taken = len(self._by_tuple)
+        if taken < len(self._architectures):
+            self._by_tuple.update(zip(self._architectures[taken:], self._evaluations[taken:], strict=True))
+        return self._by_tuple
+
+    def _places(self) -> NDArray[np.int32] | None:
+        """Return the numbers by combination of choices, None where there are too many; it catches up when asked for."""
+        if self._by_place is None and self._combinations <= _MOST_COMBINATIONS:
+            self._by_place = np.full(self._combinations, -1, dtype=np.int32)
+        if self._by_place is not None and self._placed < len(self._architectures):
+            new, (looked_up, places) = self._architectures[self._placed :], self._looked_up
+            if new != looked_up:
+                places = np.array(new, dtype=np.int64) @ self._weights
+            self._by_place[places] = self._evaluations[self._placed :]
+            self._placed = len(self._architectures)
+        return self._by_place
