@@ -85,8 +85,8 @@ def read_table(
         metric: what the scores are; they are checked against its range, where that is known.
 
     Raises:
-        InputError: no such table or column; not a table; a design given twice; a score outside the metric's range, a cell that
-            should be a number and is none. The message names the line.
+        InputError: no such table or column; not a table; a design given twice; a score outside the metric's range, a
+            cell that should be a number and is none. The message names the line.
     """
     path = _find(table)
     text = _text(path)
