@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.signals import hearing
 
 from nasenv.errors import InputError
 from nasenv.workers.pool import WorkerPool
