@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -178,11 +179,11 @@ class Task:
         if self.metric not in known:
             raise InputError(f"metric {self.metric!r}: a {self.kind} is scored by {', '.join(known)}")
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean loss: cross-entropy of logits (n, classes), or squared error of (n, targets)."""
+    def loss(self, label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the mean loss, (outputs, targets) -> scalar: cross-entropy of logits, or squared error of values."""
         if self.kind == "classification":
-            return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
-        return F.mse_loss(outputs, targets)
+            return partial(F.cross_entropy, label_smoothing=label_smoothing)
+        return F.mse_loss
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
         """Return the metric of outputs (n, outputs) and targets, both in the user's units."""

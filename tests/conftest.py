@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from scripts.postgresql_server import programs, server
+from scripts.benchmarks.postgresql_server import programs, server
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,7 @@ BASES = {  # what the other files of a folder may import of it
         *("workers", "serving", "worker", "team", "dispatch", "landscape"),
         *("streamed", "ray_cluster", "ray_actor", "ray_fleet", "ray_dispatch"),
     },
-    "cache": {"database", "patience", "server_url", "pipeline", "postgresql", "sqlite", "leases"},
+    "cache": {"database", "postgresql", "leases"},
     "records": {"journal", "trials", "events", "record", "run_directory"},
     "agents": {
         *("agent", "novelty", "sb3_env", "sb3_policy", "sb3_guidance", "sb3"),
@@ -73,8 +73,9 @@ BASES = {  # what the other files of a folder may import of it
 }
 ONLY_IN = {
     "stable_baselines3": {
-        *(f"agents/{name}.py" for name in ("sb3", "sb3_env", "sb3_policy", "sb3_guidance")),
-        "scripts/bench_ppo.py",  # which holds it against ours
+        *(f"agents/{name}.py" for name in ("stable_baselines", "sb3", "sb3_env", "sb3_policy", "sb3_start")),
+        *("agents/sb3_episodes.py", "agents/sb3_guidance.py", "agents/sb3_networks.py"),
+        "scripts/benchmarks/bench_ppo.py",  # which holds it against ours
     },
     "sb3_contrib": {"agents/sb3.py", "agents/sb3_policy.py", "agents/sb3_guidance.py"},
     "optuna": {"agents/tpe.py"},
@@ -82,12 +83,13 @@ ONLY_IN = {
         "nasenv/plots.py",
         *(f"nasenv/comparison/{name}.py" for name in ("figures", "drawing", "panels", "boxes", "matrix")),
     },
-    "tensorboard": {"nasenv/records/record.py", "scripts/soak_kills.py"},
-    "ray": {"nasenv/evaluators/ray_cluster.py", "scripts/bench_ray.py"},
+    "tensorboard": {"nasenv/records/record.py", "scripts/soak/kills.py"},
+    "ray": {"nasenv/evaluators/ray_cluster.py", "scripts/benchmarks/bench_ray.py"},
     "psycopg": {
         *(f"nasenv/cache/{name}.py" for name in ("pipeline", "postgresql", "server_url")),
-        "scripts/postgresql_server.py",
+        "scripts/benchmarks/postgresql_server.py",
     },
+    "sqlalchemy": {f"nasenv/cache/{name}.py" for name in ("cache", "database", "leases", "postgresql")},
     "nats_bench": {"nasenv/benchmarks/nas_bench_201.py"},
     "nas_bench_graph": {"nasenv/benchmarks/nas_bench_graph.py"},
 }

@@ -1,24 +1,30 @@
-"""A cache's database on a PostgreSQL server: connected to, again where it went away, and its faults in words."""
+"""A cache's database on a PostgreSQL server: connected to, waited for where it went away, and its faults in words."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+import sqlalchemy as sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql
 
-from nasenv.cache.database import Away, Connection, refused_as_newer
-from nasenv.cache.patience import Patience
-from nasenv.cache.pipeline import Pipeline, Session, array
-from nasenv.cache.server_url import parsed, without_password
+from nasenv.cache.database import Database
+from nasenv.cache.problem import Away
 from nasenv.errors import InputError
 
-SCHEMA = "nasenv"  # of the server, a folder of tables: another program's cannot be in the way
+_FOLDER = "nasenv"  # a schema, as PostgreSQL says: another program's tables cannot be in the way
 _LOCK = 0x6E6173656E76  # "nasenv": held by who makes the tables
+_REST_SECONDS = 30.0  # between two tries of a server that was waited for in vain
+_EXPECTED = (
+    "expected postgresql://user:password@host:port/database, in user and password %40 for @, %2F for / and so on"
+)
 _DEFAULTS = {  # what the URL does not say
     "application_name": "nasenv",
     "connect_timeout": "5",
@@ -28,11 +34,10 @@ _DEFAULTS = {  # what the URL does not say
     "tcp_user_timeout": "30000",  # milliseconds
 }
 _SETTINGS = (
-    f"SET search_path TO {SCHEMA}; SET plan_cache_mode TO force_generic_plan;"  # all is found by its key
-    " SET default_transaction_isolation TO 'read committed';"  # of what needs no BEGIN
+    f"SET search_path TO {_FOLDER}; SET plan_cache_mode TO force_generic_plan;"  # all is found by its key
+    " SET default_transaction_isolation TO 'read committed';"  # a statement sees what others committed before it
     " SET idle_in_transaction_session_timeout TO '10s'"  # of a suspended process, whose locks others wait for
 )
-_TYPES = {"TEXT": 'TEXT COLLATE "C"', "REAL": "DOUBLE PRECISION", " WITHOUT ROWID": ""}  # SQLite's and ours
 _PASSING = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -41,151 +46,112 @@ _PASSING = (
 )
 _OTHERS = "give another database with --cache, or none with --cache none"
 _T = TypeVar("_T")
-logging.getLogger("psycopg").addHandler(logging.NullHandler())  # it would print each lost connection, which we tell of
+_log = logging.getLogger("nasenv")
+for _name in ("psycopg", "sqlalchemy.pool"):  # they would print each lost connection, which we tell of
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
-class PostgreSQL:
-    """One connection to a PostgreSQL server, made when it is needed: a `Database`.
+class PostgreSQL(Database):
+    """A PostgreSQL server, connected to when it is needed; all that is written is on its disk on return.
 
-    A statement sees what others have committed when it begins (READ COMMITTED). All that is written is on the
-    server's disk on return.
+    A server that goes away is tried for a minute. Where that was in vain it is taken to be away for long: whoever asks
+    is told so at once, but for one try each half minute, until it answers again.
 
     Args:
         url: as libpq reads it, with several hosts and options too; what it leaves out comes from the environment
             (PGPASSWORD, PGPASSFILE, ...) or ~/.pgpass.
-        relaxed: what is written last may be lost with the server.
 
     Raises:
         InputError: it is not a URL. No message holds the password.
     """
 
-    values = "unnest(?::text[]) AS value"
-    shared = True
+    begin = (("BEGIN",), ("BEGIN",))
+    insert = staticmethod(postgresql.insert)
+    listed = (
+        sql.func.unnest(sql.bindparam("architectures", type_=postgresql.ARRAY(sql.Text)))
+        .table_valued("value")
+        .render_derived()
+    )
+    shell = f'psql {{}} -c "SET search_path TO {_FOLDER}; {{}}"'
 
-    def __init__(self, url: str, relaxed: bool = False) -> None:
-        given = parsed(url)
-        self.name = without_password(given)
-        self._url, self._conninfo = url, make_conninfo(**{**_DEFAULTS, **given})
-        self._settings = _SETTINGS + ("; SET synchronous_commit TO off" if relaxed else "")
-        self._pipeline: Pipeline | None = None
-        self._patience = Patience(self.name)
+    def __init__(self, url: str) -> None:
+        parts = _parsed(url)
+        self._conninfo = make_conninfo(**{**_DEFAULTS, **parts})
+        self._rests_until: float | None = None  # given up until then
+        engine = sql.create_engine("postgresql+psycopg://", creator=self._connect, use_native_hstore=False)
+        super().__init__(_without_password(parts), engine)
 
-    def prepare(self, schema: int, migrations: Mapping[int, Sequence[str]], patience: float | None = 0.0) -> None:
-        """Make the tables of a schema, or bring older ones to it; see `Database`."""
+    def _connect(self) -> psycopg.Connection[Any]:
+        connection: psycopg.Connection[Any] = psycopg.connect(self._conninfo, autocommit=True)
+        connection.execute(_SETTINGS.encode())
+        return connection
 
-        def make(connection: Connection) -> None:
-            connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
-            version = self._version(connection, schema)
-            if version is None and _first(connection, "SELECT to_regnamespace(?) IS NULL", SCHEMA):
-                connection.execute(f"CREATE SCHEMA {SCHEMA}")
-            if version is None:
-                connection.execute("CREATE TABLE version (version INTEGER NOT NULL)")
-            for statement in migrations.get(version or 0, ()):
-                connection.execute(_translated(statement))
-            connection.execute("DELETE FROM version")  # always: where nothing may be written is refused here
-            connection.execute("INSERT INTO version VALUES (?)", (schema,))
-
+    def prepare(self, patience: float | None) -> None:
+        """Make the tables where there are none; see `Database.prepare`."""
         try:
-            self.write(make, patience=patience)
+            super().prepare(patience)
         except Away as away:
             raise Away(f"{away}: see to its server; or {_OTHERS}") from away
 
-    def _version(self, connection: Connection, known: int) -> int | None:
-        """Return the schema of the tables, None where there are none; refuse what is not ours."""
-        columns = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(?) AND attnum > 0"
-        found = {name for (name,) in connection.execute(columns, (f"{SCHEMA}.measurements",))}
-        versioned = _first(connection, "SELECT to_regclass(?) IS NOT NULL", f"{SCHEMA}.version")
-        if not found and not versioned:
-            return None
-        version = int(_first(connection, "SELECT max(version) FROM version") or 0) if versioned else 0
-        if version > known:
-            raise refused_as_newer(self.name, version, known)
-        if not found >= {"space", "evaluator", "fidelity", "architecture", "measurement"} or not version:
-            raise InputError(
-                f"cache {self.name}: its schema {SCHEMA} is of another program; give another database with --cache"
-            )
-        return version
+    def _make(self, connection: Connection) -> None:
+        """Make the tables as a part of a transaction, one process after the other."""
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
+        if not sql.inspect(connection).has_schema(_FOLDER):
+            connection.execute(sql.schema.CreateSchema(_FOLDER))
+        connection.execute(sql.select(sql.func.to_regclass(f"{_FOLDER}.version")))  # refused where it may not be used
+        super()._make(connection)
 
-    def read(self, act: Callable[[Connection], _T], patience: float | None = None) -> _T:
-        """Return act(connection).
+    def _refusal(self, error: BaseException | None) -> InputError:
+        """Return what is wrong by a driver's error, in words, and what to do; what went wrong is connected anew."""
+        self._engine.dispose()
+        if isinstance(error, _PASSING):
+            return Away(f"cache {self.name} does not answer ({error})")
+        return InputError(f"cache {self.name} cannot be used ({error}): {_OTHERS}")
 
-        Args:
-            act: may be called several times.
-            patience: None has a server that went away tried again, with `Patience`; any other, once alone.
-
-        Raises:
-            Away: the server does not answer.
-            InputError: it refuses.
-        """
-        return self._done(act, patience, whole=False)
-
-    def write(self, act: Callable[[Connection], _T], durable: bool = False, patience: float | None = None) -> _T:
-        """Return act(connection), all of it done in one transaction or nothing; see `read`.
-
-        Where the connection is lost before the server says that it is done, it is done again: twice must be as once.
-        """
-        return self._done(act, patience, whole=True)
-
-    def _done(self, act: Callable[[Session], _T], patience: float | None, whole: bool) -> _T:
-        if patience is None:
-            return self._patience.tried(lambda: self._once(act, whole))
-        return self._once(act, whole)
-
-    def _once(self, act: Callable[[Session], _T], whole: bool) -> _T:
+    def _tried(self, act: Callable[[], _T], patience: float | None) -> _T:
+        """Return act(), tried again for some seconds; with a patience of None, as the class says."""
+        if patience is not None:
+            return super()._tried(act, patience)
+        given_up = self._rests_until is not None
+        if self._rests_until is not None and time.monotonic() < self._rests_until:
+            raise Away(f"cache {self.name} does not answer")
         try:
-            with self._closed_by_errors():
-                session = Session(self._connected(), whole)
-                result = act(session)
-                session.finish()
-                return result
-        except _PASSING as error:
-            raise Away(f"cache {self.name} does not answer ({error})") from error
-        except psycopg.Error as error:
-            raise InputError(f"cache {self.name} cannot be used ({error}): {_OTHERS}") from error
-
-    @contextlib.contextmanager
-    def _closed_by_errors(self) -> Iterator[None]:
-        """Let go of the server where something goes wrong: it then takes back what was not committed."""
-        try:
-            yield
-        except BaseException:
-            self.close()
+            result = super()._tried(act, 0.0 if given_up else None)
+        except Away as away:
+            if not given_up:
+                _log.warning("%s; the search goes on without it, and what it measures waits to enter it", away)
+            self._rests_until = time.monotonic() + _REST_SECONDS
             raise
-
-    def _connected(self) -> Pipeline:
-        if self._pipeline is None:
-            connection: psycopg.Connection[Any] = psycopg.connect(self._conninfo, autocommit=True)
-            connection.execute(self._settings.encode())
-            self._pipeline = Pipeline(connection)
-        return self._pipeline
-
-    def listed(self, values: Sequence[str]) -> str:
-        """Return the parameter of ``values``."""
-        return array(values)
-
-    def command(self, sql: str) -> str:
-        """Return what to type in a shell to execute a statement."""
-        return f'psql {self.name} -c "SET search_path TO {SCHEMA}; {sql}"'
-
-    def beside(self) -> PostgreSQL:
-        """Return a second connection, whose last seconds may be lost with the server."""
-        return PostgreSQL(self._url, relaxed=True)
-
-    def close(self) -> None:
-        """Let go of the server."""
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
+        if given_up:
+            _log.warning("cache %s answers again", self.name)
+            self._rests_until = None
+        return result
 
 
-def _translated(statement: str) -> str:
-    """Return a statement that makes a table in the server's words.
+def _parsed(url: str) -> dict[str, Any]:
+    """Return the parts of a URL; of one that cannot be read, the message holds nothing: it may be the password.
 
-    >>> _translated("CREATE TABLE a (b TEXT, c REAL) WITHOUT ROWID")
-    'CREATE TABLE a (b TEXT COLLATE "C", c DOUBLE PRECISION)'
+    What would be read in another way than it was meant, as a part of a password stands where a host or port does, is
+    refused.
     """
-    return functools.reduce(lambda text, word: text.replace(word, _TYPES[word]), _TYPES, statement)
+    _, slashes, rest = url.partition("://")
+    if slashes and rest.count("@") <= 1 and "@" not in rest.partition("/")[2]:
+        with contextlib.suppress(psycopg.ProgrammingError):
+            parts: dict[str, Any] = {**conninfo_to_dict(url)}
+            if all(port.isdecimal() for port in parts.get("port", "0").split(",") if port):
+                return parts
+    raise InputError(f"--cache begins as the URL of a PostgreSQL server, but cannot be read as one: {_EXPECTED}")
 
 
-def _first(connection: Connection, sql: str, *parameters: object) -> Any:
-    return connection.execute(sql, parameters).fetchone()[0]
+def _without_password(parts: Mapping[str, Any]) -> str:
+    """Return the URL of a server's parts, for those who read.
+
+    >>> _without_password({"user": "u", "password": "secret", "host": "h", "port": "1", "dbname": "d"})
+    'postgresql://u@h:1/d'
+    """
+    user = f"{quote(parts['user'], '')}@" if "user" in parts else ""
+    hosts, ports = parts.get("host", "").split(","), parts.get("port", "").split(",")
+    ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
+    hosts = [f"[{host}]" if ":" in host else quote(host, "") for host in hosts]
+    where = ",".join(host + (port and f":{port}") for host, port in zip(hosts, ports, strict=True))
+    return f"postgresql://{user}{where}/{quote(parts.get('dbname', ''))}"

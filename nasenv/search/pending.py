@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from nasenv.cache.cache import Cache, Problem
+from nasenv.cache.cache import Cache
+from nasenv.cache.problem import Problem
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Rewards

@@ -369,7 +369,7 @@ class Search:
         """Return findings of the first new proposals, as far as seconds and a stop let, and how many were replayed."""
         new, fidelity = proposals.new, proposals.fidelity
         findings: list[Finding] = []
-        if self._replay is not None:
+        if self._replay is not None and new:
             for architecture in new[: self.replayed]:
                 finding = self._replay.answer(architecture, fidelity, by)
                 findings.append(self._trials.learn(architecture, fidelity, finding))

@@ -1,8 +1,8 @@
 """Training one network as fast as the machine can: the recipe, the batches, the step, and what it runs under."""
 
-from nasenv.training.fit import TIMEOUT, Diverged, Fitted, fit, score
+from nasenv.training.fit import TIMEOUT, Diverged, Fitted, fit, mixed, score
 from nasenv.training.recipe import Recipe, one_cycle
-from nasenv.training.setting import mixed, one_thread, same_each_time, seeded
+from nasenv.training.setting import one_thread, same_each_time, seeded
 
 __all__ = [
     "TIMEOUT",

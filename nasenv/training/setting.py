@@ -52,13 +52,3 @@ def same_each_time(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.deterministic = before[1]
-
-
-def mixed(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:
-    """Return the context in which convolutions and products are computed in a precision; weights stay float32.
-
-    Casts are not cached: a captured step would find those of the step in which it was captured.
-    """
-    if precision == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, precision, cache_enabled=False)

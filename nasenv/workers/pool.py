@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Generic, TypeVar
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
+from typing import Generic, NamedTuple, TypeVar
 
-from nasenv.workers.dispatch import Dispatch
-from nasenv.workers.team import Team
+from nasenv.errors import InputError
+from nasenv.workers.clock import WakingClock
+from nasenv.workers.worker import Worker
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
 _GRACE_SECONDS = 10.0  # in which a job that sees to its own timeout ends by itself
+_STARTING_SECONDS = 300.0  # in which a worker is ready; it imports what the jobs need
+_STARTS = 3  # of workers for one job that end before they are ready
+_LOOK_SECONDS = 0.1  # between two looks at the workers, and at whether to stop
+_LONGEST_LOOK = 1.0  # more is a suspension
+_END_FIRST = 100  # at exit; multiprocessing would send SIGTERM, which workers survive, and wait for them
+_NOT_READY = (
+    "the worker processes ended before they were ready ({}): in a script, start the work under `if __name__ == "
+    "'__main__':`; classes of a notebook or shell cannot reach them: put those into a module, or give concurrency=0; a "
+    "file in the current folder hides a module of the same name (random.py, torch.py): rename it"
+)
 
 
 class WorkerPool(Generic[Job, Answer]):
-    """Runs ``work(job)`` in worker processes that live as long as the pool.
+    """Runs ``work(job)`` in worker processes that live as long as the pool, and are ready when it is made.
 
     A worker that dies, hangs or raises costs its one job, which is tried again in a worker that has done nothing yet.
     Workers end with this process, however it ends; Ctrl-C and SIGTERM do not end them.
@@ -28,6 +44,9 @@ class WorkerPool(Generic[Job, Answer]):
         grace_seconds: by default ten.
         environments: variables that workers have beside this process's, the first worker those of the first, and so on
             in turn: how each gets its GPU.
+
+    Attributes:
+        size: number of jobs at work at once; setting it holds from the next job on.
 
     Raises:
         InputError: ``work`` cannot be pickled, or the processes end before they are ready.
@@ -43,23 +62,48 @@ class WorkerPool(Generic[Job, Answer]):
         environments: Sequence[Mapping[str, str]] = ({},),
     ) -> None:
         grace = _GRACE_SECONDS if grace_seconds is None else grace_seconds
-        self._timeout = None if timeout_seconds is None else timeout_seconds + grace
-        self._retry = retry
-        self._team = Team(work, workers, environments)
-
-    @property
-    def size(self) -> int:
-        """Number of jobs at work at once; setting it holds from the next job on."""
-        return self._team.size
-
-    @size.setter
-    def size(self, workers: int) -> None:
-        self._team.size = workers
+        self._timeout = float("inf") if timeout_seconds is None else timeout_seconds + grace
+        self._work, self.size, self._retry, self._environments = work, workers, retry, environments
+        self._workers: list[Worker] = []
+        self._clock = WakingClock(_LONGEST_LOOK)
+        self._gate = threading.RLock()  # held by who begins jobs, or wants that none begins
+        self._end = Finalize(self, _end, (self._workers,), exitpriority=_END_FIRST)
+        self.ready()
 
     @property
     def pids(self) -> set[int]:
         """The worker processes that there are now."""
-        return self._team.pids
+        return {worker.pid for worker in self._workers if worker.pid}
+
+    def ready(self) -> int:
+        """Wait until there are ``size`` workers that have imported and unpacked their work; return how many are idle.
+
+        To be called where ``size`` has grown, or workers may have died, and no job is to wait for a process to start.
+
+        Raises:
+            InputError: a process cannot be started, or ends before it is ready.
+        """
+        with self._gate:
+            idle = self._idle()
+            return len(idle) + len(self._started(self.size - len(self._workers)))
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Wait for the jobs at work, and let none begin until the context ends, so that the machine can be measured.
+
+        Streams in other threads wait meanwhile, as does one in this thread while the caller has an answer of it; what
+        this thread streams inside has the machine for itself. Jobs keep their timeout, and no answer is lost.
+
+        >>> for job, answer in pool.stream(jobs, failed):  # doctest: +SKIP
+        ...     with pool.pause():
+        ...         latency_ms = measured(answer)
+        """
+        with self._gate:
+            at_work = [worker for worker in self._workers if worker.busy]
+            while at_work:
+                heard = self._heard(at_work)
+                at_work = [worker for worker in at_work if worker not in heard]
+            yield
 
     def stream(
         self,
@@ -79,8 +123,135 @@ class WorkerPool(Generic[Job, Answer]):
         Raises:
             InputError: of ``work``; or processes can no longer be started.
         """
-        return Dispatch(self._team, self._timeout, self._retry, failed, stopped).run(jobs)
+        stream = _Stream(iter(jobs), failed, stopped)
+        try:
+            while self._begin(stream):
+                for worker in self._heard(stream.busy):
+                    answered = self._settle(stream, worker)
+                    try:
+                        self._begin(stream)  # before the caller takes its time
+                    except InputError:
+                        yield from answered  # which are worth something also where no more can be had
+                        raise
+                    yield from answered
+        finally:
+            with self._gate:
+                self._drop(*stream.busy)  # nobody wants their answers
 
     def close(self) -> None:
         """End the workers, busy or not."""
-        self._team.end()
+        self._end()
+
+    def _begin(self, stream: _Stream[Job, Answer]) -> bool:
+        """Keep the workers busy; return whether any is."""
+        with self._gate:
+            while len(stream.busy) < self.size and (task := stream.next()) is not None:
+                idle = self._idle() if task.fault is None else []
+                worker = idle[0] if idle else self._fresh()
+                worker.give(task.job, self._clock(), self._timeout)
+                stream.busy[worker] = task
+            if (surplus := len(self._workers) - self.size) > 0:
+                self._drop(*self._idle()[:surplus])
+        return bool(stream.busy)
+
+    def _settle(self, stream: _Stream[Job, Answer], worker: Worker) -> list[tuple[Job, Answer]]:
+        """Do what follows from what a worker says; return its job with the answer, where that is final."""
+        with self._gate:
+            task, message = stream.busy.pop(worker), worker.hear()
+            if message.kind == "answer" and (task.fault is not None or not self._retry(message.content)):
+                worker.busy = False
+                return [(task.job, message.content)]
+            self._drop(worker)
+        if message.kind == "refusal":
+            raise InputError(message.content)
+        fault = message.content if message.kind == "fault" else "its answer was an error"
+        return stream.faulty(task, fault, self._clock() - worker.began)
+
+    def _idle(self) -> list[Worker]:
+        """Return the workers that wait for a job; those that died meanwhile are let go of."""
+        idle = [worker for worker in self._workers if not worker.busy]
+        self._drop(*(worker for worker in idle if worker.connection.poll()))
+        return [worker for worker in idle if worker in self._workers]
+
+    def _fresh(self) -> Worker:
+        """Return a new worker, tried a few times."""
+        for _ in range(_STARTS - 1):
+            with suppress(InputError):  # it may have been in want of memory
+                return self._started(1)[0]
+        return self._started(1)[0]
+
+    def _started(self, number: int) -> list[Worker]:
+        """Return so many new workers, when they are ready."""
+        new: list[Worker] = []
+        try:
+            for _ in range(number):
+                place = min({*range(len(self._workers) + 1)} - {worker.place for worker in self._workers})
+                new.append(Worker(self._work, place, self._environments[place % len(self._environments)]))
+                self._workers.append(new[-1])
+            for worker in new:
+                if not worker.connection.poll(_STARTING_SECONDS):
+                    worker.kill(overdue=True)
+                if (message := worker.hear()).kind != "ready":
+                    raise InputError(_NOT_READY.format(message.content))
+        except BaseException:
+            self._drop(*new)
+            raise
+        return new
+
+    def _heard(self, workers: Collection[Worker]) -> list[Worker]:
+        """Wait a moment for workers to say something; return those that do, and those that had their time and ended."""
+        speaking = wait([worker.connection for worker in workers], _LOOK_SECONDS)
+        now = self._clock()
+        for worker in workers:
+            if worker.deadline < now and worker.connection not in speaking:
+                worker.kill(overdue=True)
+        return [worker for worker in workers if worker.overdue or worker.connection in speaking]
+
+    def _drop(self, *workers: Worker) -> None:
+        self._workers[:] = [worker for worker in self._workers if worker not in workers]
+        _end([*workers])
+
+
+class _Task(NamedTuple, Generic[Job]):
+    """A job; where it is tried again, what went wrong the first time, and the seconds that that took."""
+
+    job: Job
+    fault: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class _Stream(Generic[Job, Answer]):
+    """What `WorkerPool.stream` is given, what of it is to be tried again, and what is at work."""
+
+    jobs: Iterator[Job | None]
+    failed: Callable[[Job, str, float], Answer]
+    stopped: Callable[[], bool]
+    again: list[_Task[Job]] = field(default_factory=list)
+    busy: dict[Worker, _Task[Job]] = field(default_factory=dict)
+
+    def next(self) -> _Task[Job] | None:
+        """Return what is to be begun next, if anything is."""
+        if self.stopped():
+            return None
+        if self.again:
+            return self.again.pop()
+        job = next(self.jobs, None)
+        return None if job is None else _Task(job)
+
+    def faulty(self, task: _Task[Job], fault: str, seconds: float) -> list[tuple[Job, Answer]]:
+        """Have a job tried again, or return it with what stands in for its answer."""
+        seconds += task.seconds
+        if task.fault is None:
+            self.again.append(_Task(task.job, fault, seconds))
+            return []
+        reason = f"{fault}, twice" if fault == task.fault else f"{fault}; the first time: {task.fault}"
+        return [(task.job, self.failed(task.job, reason, seconds))]
+
+
+def _end(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.release()
+    workers.clear()

@@ -1,4 +1,4 @@
-"""What runs in a worker process: it is tied to its parent, unpacks its work, and answers jobs until nobody asks."""
+"""What runs in a worker process: it ends with its parent, opens its work, and answers jobs until nobody asks."""
 
 from __future__ import annotations
 
@@ -10,34 +10,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.multiprocessing  # tensors are sent as shared memory
 
 from nasenv.errors import InputError
 
-SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-)  # reach the whole terminal or job; the parent decides what comes of them
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # reach a whole terminal or job; the parent decides on them
 _LONGEST_REASON = 300
 
 
-@dataclass(frozen=True)
-class Message:
-    """What a worker says.
+class Message(NamedTuple):
+    """What a worker says: that it is ready, an answer, or why there is none (a refusal is an `InputError`)."""
 
-    Args:
-        kind: ready; unready, it cannot begin; answer; fault, the job has no answer; refusal, an `InputError`.
-        content: the answer, or the reason in one line.
-    """
-
-    kind: Literal["ready", "unready", "answer", "fault", "refusal"]
+    kind: Literal["ready", "answer", "fault", "refusal"]
     content: Any = None
 
 
@@ -50,49 +38,38 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:_LONGEST_REASON] or 'no message'}"
 
 
-class Packed:
-    """The work, pickled, as an array of bytes in shared memory."""
-
-    def __init__(self, pickled: torch.Tensor) -> None:
-        self._pickled = pickled
-
-    def open(self) -> Callable[[Any], Any]:
-        """Return the work; whatever its classes raise is raised."""
-        work: Callable[[Any], Any] = pickle.loads(self._pickled.numpy().tobytes())  # of our own parent
-        return work
+def opened(pickled: torch.Tensor) -> Callable[[Any], Any]:
+    """Return the work from its pickled bytes, (n,) of uint8; whatever its classes raise is raised."""
+    work: Callable[[Any], Any] = pickle.loads(pickled.numpy().tobytes())  # of our own parent
+    return work
 
 
-def serve(connection: Connection, packed: Packed) -> None:
+def serve(connection: Connection, opening: Callable[[], Callable[[Any], Any]]) -> None:
     """Answer jobs until the connection closes.
 
     Args:
         connection: from which come the environment, and then one job after the other; all answers are `Message`.
-        packed: the work.
+        opening: returns the work.
     """
     try:
         environment = connection.recv()  # the server has that of its start
         _tie_to_parent()
         for number in SIGNALS:
-            signal.signal(number, _nothing)  # unlike SIG_IGN not inherited by programs that a job starts
+            signal.signal(number, lambda *_: None)  # unlike SIG_IGN not inherited by programs that a job starts
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.environ.clear()
         os.environ.update(environment)
         torch.set_num_threads(1)
-        work = _opened(connection, packed)
-        while work is not None:
+        try:
+            work = opening()
+        except BaseException as error:  # of a user's module
+            connection.send(Message("fault", described(error)))
+            return
+        connection.send(Message("ready"))
+        while True:
             connection.send_bytes(_reply(work, connection.recv_bytes()))
     except BaseException:  # the parent is gone or there is no memory to say so; a traceback would tell nobody more
         os._exit(1)
-
-
-def _opened(connection: Connection, packed: Packed) -> Callable[[Any], Any] | None:
-    try:
-        work = packed.open()
-    except BaseException as error:  # of a user's module
-        connection.send(Message("unready", described(error)))
-        return None
-    connection.send(Message("ready"))
-    return work
 
 
 def _reply(work: Callable[[Any], Any], job: bytes) -> memoryview:
@@ -103,10 +80,6 @@ def _reply(work: Callable[[Any], Any], job: bytes) -> memoryview:
         return ForkingPickler.dumps(Message("refusal", str(error)))
     except BaseException as error:
         return ForkingPickler.dumps(Message("fault", described(error)))
-
-
-def _nothing(*_: Any) -> None:
-    pass
 
 
 def _tie_to_parent() -> None:
@@ -124,11 +97,6 @@ def _tie_to_parent() -> None:
         fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
     else:
-        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=lambda: wait([parent.sentinel]) and os._exit(1), daemon=True).start()
     if not parent.is_alive():  # gone before the call
         os._exit(1)
-
-
-def _follow(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)

@@ -7,30 +7,27 @@ import os
 import pickle
 import re
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.multiprocessing  # tensors are sent as shared memory
 
 from nasenv.errors import InputError
-from nasenv.workers.serving import SIGNALS, Message, Packed, described, serve
+from nasenv.workers.serving import SIGNALS, Message, described, opened, serve
 
 _IMPORTED = ["torch._dynamo", "nasenv.evaluators.training"]  # once, by the process that all workers are forked from
 _NAME = "nasenv-worker"
 _GONE = (BrokenPipeError, ConnectionResetError)  # what a write to a process that has ended raises
-_READING_SECONDS = 60.0  # in which an answer that begins to arrive has arrived
 _ENDING_SECONDS = 5.0  # in which the kernel lets go of a process that is killed
 _SHARED = Path("/dev/shm")
 _SEGMENT = re.compile(r"</(torch_\w+)>")  # of shared memory that cannot be had, in torch's words
 _WITHOUT = "give concurrency=0 (for trainings) or workers=0 (for a comparison)"
-_HIDING = "a file in the current folder may hide a module of the same name (random.py, torch.py): rename it"
 
 
 class Worker:
@@ -42,17 +39,18 @@ class Worker:
 
     Args:
         work: the function, or bound method, that answers a job.
-        place: which of the team's places it has, from 0.
+        place: which of the pool's places it has, from 0.
         environment: variables that it has beside this process's.
+
+    Attributes:
+        busy: whether it has a job, since ``began`` and until ``deadline`` at most, seconds on the pool's clock.
 
     Raises:
         InputError: ``work`` cannot be pickled, there is no shared memory for it, or no process can be started.
     """
 
-    def __init__(
-        self, work: Callable[[Any], Any], place: int = 0, environment: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
-        self.place = place
+    def __init__(self, work: Callable[[Any], Any], place: int, environment: Mapping[str, str]) -> None:
+        self.place, self.busy, self.began, self.deadline, self.overdue = place, False, 0.0, float("inf"), False
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)
         self.connection, theirs = context.Pipe()
@@ -60,47 +58,26 @@ class Worker:
         try:
             with closing(theirs), _signals_blocked():
                 self._process.start()
-        except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"the space, data, evaluator or agent cannot be sent to worker processes ({error}); define functions "
-                f"and classes at the top of a module, or {_WITHOUT}"
-            ) from error
-        except RuntimeError as error:
-            if segment := _SEGMENT.search(str(error)):
-                (_SHARED / segment[1]).unlink(missing_ok=True)  # torch leaves it
-                reason = f"no shared memory for worker processes ({error}); make room in {_SHARED}, or {_WITHOUT}"
-                raise InputError(reason) from None
-            if multiprocessing.current_process().name != _NAME:
-                raise
-            raise SystemExit(1) from None  # imports a script that lacks its guard; the process that runs it says so
-        except EOFError:  # of the server
-            raise InputError(f"worker processes cannot import PyTorch; {_HIDING}, or {_WITHOUT}") from None
-        except OSError as error:
-            raise InputError(f"no worker process can be started ({error}); ask for fewer, or {_WITHOUT}") from error
+        except Exception as error:
+            raise _reason(error) from error
         self.pid = self._process.pid
         with suppress(*_GONE):  # heard when it is listened to
             self.connection.send({**os.environ, **environment})
 
-    def give(self, job: Any) -> bool:
-        """Send a job; return False where the worker died while it had none."""
-        if self.connection.poll():
-            return False
-        with suppress(*_GONE):  # ends as it is sent the job: heard as the job's fault
+    def give(self, job: Any, now: float, seconds: float) -> None:
+        """Send a job that may take so long; that the process has ended is heard as the job's fault."""
+        self.busy, self.began, self.deadline = True, now, now + seconds
+        with suppress(*_GONE):
             self.connection.send(job)
-        return True
 
     def hear(self) -> Message:
-        """Return what the worker says, or that it has ended; waits for that."""
-        limit = threading.Timer(_READING_SECONDS, self._process.kill)  # stuck halfway
-        limit.start()
+        """Return what the worker says, or why it says nothing; waits for that."""
+        if self.overdue:
+            return Message("fault", "timeout: the worker hung and was ended")
         try:
-            pickled = self.connection.recv_bytes()
+            message: Message = pickle.loads(self.connection.recv_bytes())  # of our own child
         except (EOFError, *_GONE):
             return Message("fault", self._ending())
-        finally:
-            limit.cancel()
-        try:
-            message: Message = pickle.loads(pickled)  # of our own child
         except Exception as error:  # a user's class may raise anything
             return Message("fault", f"the answer cannot be read ({described(error)})")
         return message
@@ -115,8 +92,9 @@ class Worker:
         hint = ": memory ran out, or someone ended it" if -code == signal.SIGKILL else ""
         return f"the worker process was killed by signal {-code} ({signal.strsignal(-code)}{hint})"
 
-    def kill(self) -> None:
-        """End the process, whatever it does; `release` is to follow."""
+    def kill(self, overdue: bool = False) -> None:
+        """End the process, whatever it does; `release` is to follow. Where it is overdue, `hear` says so."""
+        self.overdue = self.overdue or overdue
         with suppress(ValueError):  # released before
             if self._process.is_alive():
                 self._process.kill()
@@ -127,6 +105,29 @@ class Worker:
         with suppress(ValueError):  # released before, or the kernel does not let go of it
             self._process.join(_ENDING_SECONDS)
             self._process.close()
+
+
+def _reason(error: Exception) -> BaseException:
+    """Return what to raise where a process cannot be started."""
+    match error:
+        case pickle.PicklingError() | AttributeError() | TypeError() | ValueError():
+            return InputError(
+                f"the space, data, evaluator or agent cannot be sent to worker processes ({error}); define functions "
+                f"and classes at the top of a module, or {_WITHOUT}"
+            )
+        case RuntimeError() if segment := _SEGMENT.search(str(error)):
+            (_SHARED / segment[1]).unlink(missing_ok=True)  # torch leaves it
+            return InputError(f"no shared memory for worker processes ({error}); make room in {_SHARED}, or {_WITHOUT}")
+        case RuntimeError() if multiprocessing.current_process().name == _NAME:
+            return SystemExit(1)  # imports a script that lacks its guard; the process that runs it says so
+        case EOFError():  # of the server
+            return InputError(
+                "worker processes cannot import PyTorch; a file in the current folder may hide a module of the same "
+                f"name (random.py, torch.py): rename it, or {_WITHOUT}"
+            )
+        case OSError():
+            return InputError(f"no worker process can be started ({error}); ask for fewer, or {_WITHOUT}")
+    return error
 
 
 @contextmanager
@@ -141,7 +142,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 class _Parcel:
-    """What a worker is to do, sent through shared memory.
+    """What a worker is to do, sent through shared memory; it arrives as a function that returns it.
 
     In a pipe, more than its 64 KiB would keep the parent waiting for ever for a worker that dies while it starts. It is
     unpacked by the worker itself, which can then say what went wrong.
@@ -150,7 +151,7 @@ class _Parcel:
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self._work = work
 
-    def __reduce__(self) -> tuple[type[Packed], tuple[torch.Tensor]]:
+    def __reduce__(self) -> tuple[type[partial[Any]], tuple[Any, ...]]:
         pickled = torch.frombuffer(bytearray(ForkingPickler.dumps(self._work)), dtype=torch.uint8)
-        self._sent = pickled.share_memory_()  # type: ignore[no-untyped-call]  # kept until the worker opens it
-        return Packed, (self._sent,)
+        self._sent = pickled.share_memory_()  # type: ignore[no-untyped-call]  # kept until it is sent
+        return partial, (opened, self._sent)

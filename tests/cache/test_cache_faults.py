@@ -7,33 +7,26 @@ import subprocess
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from nasenv.cache import sqlite
+from nasenv.cache import database
 from nasenv.cache.cache import Cache
+from nasenv.cache.problem import Problem
 from nasenv.errors import InputError
-from nasenv.trial import Measurement
+from nasenv.trial import Measurement, Trial
 
-PROBLEM = ("space", "evaluator", 1.0)
-MANY = {(k,): Measurement(0.5, metrics={"params": float(k)}) for k in range(400)}
+PROBLEM = Problem("space", "evaluator")
+MANY = {Trial((k,)): Measurement(0.5, metrics={"params": float(k)}) for k in range(400)}
 NOBODY = 65534
-SCHEMA_1 = """
-CREATE TABLE measurements (space TEXT, evaluator TEXT, fidelity REAL, architecture TEXT, measurement TEXT NOT NULL,
-    PRIMARY KEY (space, evaluator, fidelity, architecture)) WITHOUT ROWID;
-INSERT INTO measurements VALUES ('space', 'evaluator', 1.0, '1,2', '{"val_accuracy": 0.5, "error": null,
- "train_seconds": 0.0, "fidelity": 1.0, "metrics": {}, "curve": []}');
-PRAGMA user_version=1;
-"""
 
 
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "cache.db"
     with Cache(path) as cache:
-        cache.add(*PROBLEM, MANY)
+        cache.add(PROBLEM, MANY)
     return path
 
 
@@ -49,9 +42,9 @@ def refused(path, *words):
 
 def use(path):
     with Cache(path) as cache:
-        assert cache.find(*PROBLEM, MANY) == MANY
-        cache.claim(*PROBLEM, [(1000,)])
-        cache.add(*PROBLEM, {(1000,): Measurement(0.1)})
+        assert cache.find(PROBLEM, MANY) == MANY
+        cache.claim(PROBLEM, [Trial((1000,))])
+        cache.add(PROBLEM, {Trial((1000,)): Measurement(0.1)})
 
 
 @contextlib.contextmanager
@@ -79,14 +72,14 @@ def test_a_damaged_beginning(path, start, end):
 
 
 def test_a_damaged_page_in_the_middle(path):
-    middle = path.read_bytes().index(b'{"val_accuracy"', path.stat().st_size // 2) // 4096 * 4096
+    middle = path.read_bytes().index(b'{"score"', path.stat().st_size // 2) // 4096 * 4096
     flip(path, middle, middle + 4096)
     with refused(path, "damaged", "give another file with --cache"):
         use(path)
 
 
 def test_damaged_bytes_of_a_measurement(path):
-    start = path.read_bytes().index(b'{"val_accuracy"', path.stat().st_size // 2)
+    start = path.read_bytes().index(b'{"score"', path.stat().st_size // 2)
     flip(path, start, start + 10)
     with refused(path, "give another file with --cache"):
         use(path)
@@ -103,25 +96,11 @@ def test_a_damaged_measurement_is_removed_as_the_message_says(path):
     with other_program(path) as connection:
         connection.execute("UPDATE measurements SET measurement='[[[' WHERE architecture='7'")
     with refused(path, "DELETE"), Cache(path) as cache:
-        cache.find(*PROBLEM, MANY)
+        cache.find(PROBLEM, MANY)
     with Cache(path) as cache, pytest.raises(InputError) as refusal:
-        cache.find(*PROBLEM, MANY)
+        cache.find(PROBLEM, MANY)
     with other_program(path, str(refusal.value).split('"')[1]), Cache(path) as cache:
-        assert cache.find(*PROBLEM, MANY) == {a: m for a, m in MANY.items() if a != (7,)}
-
-
-def test_a_cache_of_schema_1_is_taken_over_by_many_at_once(tmp_path):
-    path = tmp_path / "cache.db"
-    with other_program(path) as connection:
-        connection.executescript(SCHEMA_1)
-
-    def read(_):
-        with Cache(path) as cache:
-            return cache.find(*PROBLEM, [(1, 2)]), cache.claim(*PROBLEM, [(1, 2)])
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(read, range(8)))
-    assert answers == [({(1, 2): Measurement(0.5)}, set())] * 8
+        assert cache.find(PROBLEM, MANY) == {t: m for t, m in MANY.items() if t != Trial((7,))}
 
 
 def test_the_file_of_another_program_is_left_as_it_is(tmp_path):
@@ -136,7 +115,7 @@ def test_the_file_of_another_program_is_left_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("mode", ["NORMAL", "EXCLUSIVE"])
 def test_another_program_that_locks_the_file_for_a_moment_is_waited_for(path, mode, monkeypatch):
-    monkeypatch.setattr(sqlite, "_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(database, "_WAIT_SECONDS", 0.02)
     with other_program(path, f"PRAGMA locking_mode={mode}", "BEGIN EXCLUSIVE") as connection:
         end = threading.Timer(0.3, connection.close)
         end.start()
@@ -148,7 +127,7 @@ def test_another_program_that_locks_the_file_for_a_moment_is_waited_for(path, mo
 
 @pytest.mark.parametrize("mode", ["NORMAL", "EXCLUSIVE"])
 def test_another_program_that_locks_the_file_for_long_is_named(path, mode, monkeypatch):
-    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "_PATIENCE_SECONDS", 0.2)
     locked = other_program(path, f"PRAGMA locking_mode={mode}", "BEGIN EXCLUSIVE")
     with locked, refused(path, "is locked by another program, which has held it for 0.2 s"):
         Cache(path)
@@ -156,31 +135,31 @@ def test_another_program_that_locks_the_file_for_long_is_named(path, mode, monke
 
 
 def test_a_lock_while_a_search_goes_on(path, monkeypatch):
-    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "_PATIENCE_SECONDS", 0.2)
     with Cache(path) as cache:
-        cache.claim(*PROBLEM, [(1000,)])
+        cache.claim(PROBLEM, [Trial((1000,))])
         with other_program(path, "BEGIN EXCLUSIVE"):
-            assert cache.find(*PROBLEM, MANY) == MANY
+            assert cache.find(PROBLEM, MANY) == MANY
             for act in (cache.claim, cache.release):
                 with refused(path, "is locked by another program"):
-                    act(*PROBLEM, [(1000,)])
+                    act(PROBLEM, [Trial((1000,))])
             with refused(path, "is locked by another program"):
-                cache.add(*PROBLEM, {(1000,): Measurement(0.1)})
-        cache.add(*PROBLEM, {(1000,): Measurement(0.1)})
+                cache.add(PROBLEM, {Trial((1000,)): Measurement(0.1)})
+        cache.add(PROBLEM, {Trial((1000,)): Measurement(0.1)})
     with Cache(path) as cache:
-        assert cache.find(*PROBLEM, [(1000,)]) == {(1000,): Measurement(0.1)}
+        assert cache.find(PROBLEM, [Trial((1000,))]) == {Trial((1000,)): Measurement(0.1)}
 
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_that_is_deleted_while_in_use(path, replaced):
     with Cache(path) as cache:
-        cache.claim(*PROBLEM, [(1000,)])
+        cache.claim(PROBLEM, [Trial((1000,))])
         for file in path.parent.iterdir():
             file.unlink()
         if replaced:
             Cache(path).close()
         with refused(path, "deleted", "start the same command again"):
-            cache.add(*PROBLEM, {(1000,): Measurement(0.1)})
+            cache.add(PROBLEM, {Trial((1000,)): Measurement(0.1)})
     assert path.exists() == replaced
     with Cache(path) as cache:
         assert len(cache) == 0
@@ -188,13 +167,13 @@ def test_a_file_that_is_deleted_while_in_use(path, replaced):
 
 def test_what_cost_a_training_is_synced_and_what_was_looked_up_is_not(path):
     def level(cache):
-        return cache._database.read(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0])
+        return cache._database.read(lambda connection: connection.exec_driver_sql("PRAGMA synchronous").scalar())
 
     with Cache(path) as cache:
-        cache.claim(*PROBLEM, [(1000,)])
-        cache.add(*PROBLEM, {(1000,): Measurement(0.1)})
+        cache.claim(PROBLEM, [Trial((1000,))])
+        cache.add(PROBLEM, {Trial((1000,)): Measurement(0.1)})
         assert level(cache) == 2  # FULL: the write-ahead log is synced with each transaction
-        cache.add(*PROBLEM, {(1001,): Measurement(0.1)})
+        cache.add(PROBLEM, {Trial((1001,)): Measurement(0.1)})
         assert level(cache) == 1
 
 
@@ -236,7 +215,7 @@ def test_a_folder_that_may_not_be_entered_any_more(as_a_user):
     with Cache(path) as cache:
         as_a_user.chmod(0o000)
         with refused(path):
-            cache.add(*PROBLEM, {(1,): Measurement(0.1)})
+            cache.add(PROBLEM, {Trial((1,)): Measurement(0.1)})
 
 
 @pytest.fixture
@@ -257,16 +236,16 @@ def test_a_full_disk_loses_nothing_that_was_kept_and_goes_on_when_there_is_room(
         (small_disk / "ballast").write_bytes(bytes(200_000))
         with refused(path, "the disk is full", "free some space"):
             for k in range(1000):
-                cache.claim(*PROBLEM, [(k,)])
-                measured = {(k,): Measurement(0.5, metrics={"a" * 1000: float(k)})}
-                cache.add(*PROBLEM, measured)
+                cache.claim(PROBLEM, [Trial((k,))])
+                measured = {Trial((k,)): Measurement(0.5, metrics={"a" * 1000: float(k)})}
+                cache.add(PROBLEM, measured)
                 kept |= measured
-        assert cache.find(*PROBLEM, [(k,) for k in range(1000)]) == kept
+        assert cache.find(PROBLEM, [Trial((k,)) for k in range(1000)]) == kept
         assert 0 < len(kept) < 1000
         (small_disk / "ballast").unlink()
-        cache.add(*PROBLEM, measured)
+        cache.add(PROBLEM, measured)
     with Cache(path) as cache:
-        assert cache.find(*PROBLEM, [(k,) for k in range(1000)]) == kept | measured
+        assert cache.find(PROBLEM, [Trial((k,)) for k in range(1000)]) == kept | measured
 
 
 @pytest.mark.parametrize("there", [False, True])

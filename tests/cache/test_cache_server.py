@@ -9,17 +9,20 @@ from collections import Counter
 import numpy as np
 import psycopg
 import pytest
+from tests.cheap_evaluators import Hashed
 
-from nasenv.cache import patience
+from nasenv.cache import database
 from nasenv.cache.cache import Cache
+from nasenv.cache.problem import Problem
 from nasenv.commands.cli import main
 from nasenv.errors import InputError
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.trial import Measurement
+from nasenv.trial import Measurement, Trial
 from tests.fakes import Hashed
 
-PROBLEM = ("space", "evaluator", 1.0)
+PROBLEM = Problem("space", "evaluator")
+ONE, TWO, THREE = (Trial((k,)) for k in (1, 2, 3))
 SECRETS = ("p@ss", "p%40ss", "w:rd", "w%3Ard", "hunter2")
 SPACE = ChainCNN(max_layers=2)
 SCHEMA_1 = """
@@ -28,25 +31,24 @@ CREATE TABLE nasenv.version (version INTEGER NOT NULL);
 INSERT INTO nasenv.version VALUES (1);
 CREATE TABLE nasenv.measurements (space TEXT, evaluator TEXT, fidelity DOUBLE PRECISION, architecture TEXT,
     measurement TEXT NOT NULL, PRIMARY KEY (space, evaluator, fidelity, architecture));
-INSERT INTO nasenv.measurements VALUES ('space', 'evaluator', 1.0, '1,2', '{"val_accuracy": 0.5, "error": null,
-    "train_seconds": 0.0, "fidelity": 1.0, "metrics": {}, "curve": []}');
 """
 WRITERS = """
 import os, sys
 from nasenv.cache.cache import Cache
-from nasenv.trial import Measurement
+from nasenv.cache.problem import Problem
+from nasenv.trial import Measurement, Trial
 
 def write(writer, stop):
-    problem = ("space", "evaluator", 1.0)
+    problem = Problem("space", "evaluator")
     with Cache(sys.argv[1]) as cache, open(f"{sys.argv[2]}-{writer}", "w", buffering=1) as log:
         k = 0
         while not os.path.exists(sys.argv[2]):
-            claimed = cache.claim(*problem, [(writer, k), (9, k)])
-            assert (writer, k) in claimed
-            for design in claimed:
-                cache.add(*problem, {design: Measurement(writer / 10)})
-                log.write(f"{design[0]} {design[1]}\\n")
-            assert cache.find(*problem, [(writer, k)]) == {(writer, k): Measurement(writer / 10)}
+            claimed = cache.claim(problem, [Trial((writer, k)), Trial((9, k))])
+            assert Trial((writer, k)) in claimed
+            for trial in claimed:
+                cache.add(problem, {trial: Measurement(writer / 10)})
+                log.write("{} {}\\n".format(*trial.architecture))
+            assert cache.find(problem, [Trial((writer, k))]) == {Trial((writer, k)): Measurement(writer / 10)}
             k += 1
 
 for writer in range(4):
@@ -67,8 +69,9 @@ def server(postgresql):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    for name, seconds in {"_PATIENCE_SECONDS": 0.2, "_QUIET_SECONDS": 0.05, "_REST_SECONDS": 0.0}.items():
-        monkeypatch.setattr(patience, name, seconds)
+    monkeypatch.setattr(database, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(database, "_QUIET_SECONDS", 0.05)
+    monkeypatch.setattr("nasenv.cache.postgresql._REST_SECONDS", 0.0)
     monkeypatch.setattr("nasenv.cache.cache._LAST_SECONDS", 0.0)
 
 
@@ -117,7 +120,8 @@ def test_without_the_driver(monkeypatch):
     [
         ("CREATE SCHEMA nasenv; CREATE TABLE nasenv.measurements (customer TEXT)", "of another program"),
         (SCHEMA_1 + "ALTER TABLE nasenv.measurements DROP COLUMN fidelity", "of another program"),
-        (SCHEMA_1 + "UPDATE nasenv.version SET version=3", "newer nasenv"),
+        (SCHEMA_1 + "UPDATE nasenv.version SET version=4", "a newer version of nasenv"),
+        (SCHEMA_1, "an earlier version of nasenv"),
     ],
 )
 def test_tables_that_are_not_ours_are_left_as_they_are(server, sql, said):
@@ -135,33 +139,26 @@ def test_a_user_who_may_not_write(server):
     assert "permission denied" in refusal(guest)
 
 
-def test_tables_of_schema_1_are_taken_over(server):
-    server.execute(SCHEMA_1)
-    with Cache(server.url) as cache:
-        assert cache.find(*PROBLEM, [(1, 2)]) == {(1, 2): Measurement(0.5)}
-        assert cache.claim(*PROBLEM, [(1, 2), (3,)]) == {(3,)}
-
-
 def test_a_damaged_measurement_is_removed_as_the_message_says(server):
     with Cache(server.url) as cache:
-        cache.add(*PROBLEM, {(7,): Measurement(0.5), (8,): Measurement(0.5)})
+        cache.add(PROBLEM, {Trial((7,)): Measurement(0.5), Trial((8,)): Measurement(0.5)})
         server.execute("UPDATE nasenv.measurements SET measurement='[[[' WHERE architecture='7'")
         with pytest.raises(InputError, match=r"`psql postgresql://nasenv@.*` removes it") as damaged:
-            cache.find(*PROBLEM, [(7,), (8,)])
+            cache.find(PROBLEM, [Trial((7,)), Trial((8,))])
         server.execute(str(damaged.value).split('"')[1])
-        assert cache.find(*PROBLEM, [(7,), (8,)]) == {(8,): Measurement(0.5)}
+        assert cache.find(PROBLEM, [Trial((7,)), Trial((8,))]) == {Trial((8,)): Measurement(0.5)}
 
 
 def test_what_is_measured_while_a_claim_waits_is_not_trained_again(server):
     """At READ COMMITTED a statement does not see what others commit while it waits."""
     with Cache(server.url) as holder, Cache(server.url) as waiter, psycopg.connect(server.url) as transaction:
-        assert holder.claim(*PROBLEM, [(1,)]) == {(1,)}
+        assert holder.claim(PROBLEM, [ONE]) == {ONE}
         transaction.execute("DELETE FROM nasenv.leases")
         transaction.execute(
-            "INSERT INTO nasenv.measurements VALUES ('space', 'evaluator', 1, '1', '{\"val_accuracy\": 0.5}')"
+            "INSERT INTO nasenv.measurements VALUES ('space', 'evaluator', '1', 1, 'search', 0, '{\"score\": 0.5}')"
         )
         claimed = []
-        claim = threading.Thread(target=lambda: claimed.append(waiter.claim(*PROBLEM, [(1,)])))
+        claim = threading.Thread(target=lambda: claimed.append(waiter.claim(PROBLEM, [ONE])))
         claim.start()
         time.sleep(0.3)
         assert claim.is_alive()
@@ -180,12 +177,12 @@ def test_a_server_that_is_killed_and_started_again_under_load_loses_nothing(serv
             server.start()
         stop.touch()
         assert (writers.wait(), writers.stderr.read()) == (0, b"")
-    designs = written(tmp_path)
-    assert set(Counter(designs).values()) == {1}, "a design was trained twice"
+    trials = [Trial(architecture) for architecture in written(tmp_path)]
+    assert set(Counter(trials).values()) == {1}, "a trial was trained twice"
     with Cache(server.url) as cache:
-        found = cache.find(*PROBLEM, designs)
-        assert len(cache) == len(found) == len(designs) >= 60
-    assert all(found[design].val_accuracy == design[0] / 10 for design in designs if design[0] != 9)
+        found = cache.find(PROBLEM, trials)
+        assert len(cache) == len(found) == len(trials) >= 60
+    assert all(m.score == t.architecture[0] / 10 for t, m in found.items() if t.architecture[0] != 9)
 
 
 def await_progress(folder, writers):
@@ -206,42 +203,43 @@ def written(folder):
 
 def test_what_is_measured_while_the_server_is_away_enters_it_later(server, impatient, caplog):
     with Cache(server.url) as cache, Cache(server.url) as other:
-        assert cache.claim(*PROBLEM, [(1,), (2,)]) == {(1,), (2,)}
+        assert cache.claim(PROBLEM, [ONE, TWO]) == {ONE, TWO}
         server.kill()
-        cache.add(*PROBLEM, {(1,): Measurement(0.1)})
-        cache.release(*PROBLEM, [(2,)])
-        assert cache.find(*PROBLEM, [(1,), (2,)]) == {(1,): Measurement(0.1)}
-        assert cache.claim(*PROBLEM, [(1,), (2,), (3,)]) == {(2,), (3,)}
-        cache.add(*PROBLEM, {(1,): Measurement(0.9), (3,): Measurement(0.3)})
+        cache.add(PROBLEM, {ONE: Measurement(0.1)})
+        cache.release(PROBLEM, [TWO])
+        assert cache.find(PROBLEM, [ONE, TWO]) == {ONE: Measurement(0.1)}
+        assert cache.claim(PROBLEM, [ONE, TWO, THREE]) == {TWO, THREE}
+        cache.add(PROBLEM, {ONE: Measurement(0.9), THREE: Measurement(0.3)})
         said = [record.getMessage() for record in caplog.records if record.name == "nasenv"]
         assert [("trying again" in line, "goes on without it" in line) for line in said] == [
             (True, False),
             (False, True),
         ]
         server.start()
-        assert cache.find(*PROBLEM, [(1,), (3,)]) == {(1,): Measurement(0.1), (3,): Measurement(0.3)}
+        assert cache.find(PROBLEM, [ONE, THREE]) == {ONE: Measurement(0.1), THREE: Measurement(0.3)}
         assert "answers again" in caplog.messages[-1]
-        assert other.find(*PROBLEM, [(1,), (3,)]) == {(1,): Measurement(0.1), (3,): Measurement(0.3)}
-        assert other.claim(*PROBLEM, [(1,), (2,), (3,)]) == {(2,)}
+        assert other.find(PROBLEM, [ONE, THREE]) == {ONE: Measurement(0.1), THREE: Measurement(0.3)}
+        assert other.claim(PROBLEM, [ONE, TWO, THREE]) == {TWO}
 
 
 def test_a_search_outlives_its_server_and_its_next_start_brings_what_it_measured(server, impatient, tmp_path, caplog):
-    evaluator, designs = Hashed(SPACE), [SPACE.canonical(a) for a in SPACE.sample(20, np.random.default_rng(0))]
+    evaluator, architectures = Hashed(SPACE), [SPACE.canonical(a) for a in SPACE.sample(20, np.random.default_rng(0))]
     with Cache(server.url) as cache, Search(SPACE, evaluator, cache=cache, run_dir=tmp_path) as search:
-        search.evaluate(designs[:10])
+        search.evaluate(architectures[:10])
         kept = len(cache)
         server.kill()
-        search.evaluate(designs[10:])
+        search.evaluate(architectures[10:])
     assert "did not reach it" in caplog.messages[-1]
     server.start()
-    measured = {design: evaluator.measure(design) for design in designs}
-    problem = (SPACE.fingerprint(), evaluator.fingerprint(), 1.0)
+    trials = [*map(Trial, architectures)]
+    measured = dict(zip(trials, evaluator.measure(trials), strict=True))
+    problem = Problem(SPACE.fingerprint(), evaluator.fingerprint())
     with Cache(server.url) as cache:
         assert len(cache) == kept > 0
         evaluator.calls.clear()
         with Search(SPACE, evaluator, cache=cache, run_dir=tmp_path) as again:
-            assert cache.find(*problem, designs) == {a: m for a, m in measured.items() if m.repeatable}
-            again.evaluate(designs)
+            assert cache.find(problem, trials) == {t: m for t, m in measured.items() if m.repeatable}
+            again.evaluate(architectures)
         assert evaluator.calls == []
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or not [secret for secret in SECRETS if secret.encode() in file.read_bytes()]

@@ -3,7 +3,7 @@
 import pytest
 
 from nasenv.agents.random_search import RandomSearch
-from nasenv.cache import patience
+from nasenv.cache import database
 from nasenv.cache.cache import Cache
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.problem import Problem
@@ -17,8 +17,9 @@ SPACE = ChainCNN(max_layers=2)
 
 @pytest.fixture
 def server(postgresql, monkeypatch):
-    for name, seconds in {"_PATIENCE_SECONDS": 0.2, "_QUIET_SECONDS": 0.05, "_REST_SECONDS": 0.0}.items():
-        monkeypatch.setattr(patience, name, seconds)
+    monkeypatch.setattr(database, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(database, "_QUIET_SECONDS", 0.05)
+    monkeypatch.setattr("nasenv.cache.postgresql._REST_SECONDS", 0.0)
     monkeypatch.setattr("nasenv.cache.cache._LAST_SECONDS", 0.0)
     postgresql.empty()
     yield postgresql

@@ -12,24 +12,20 @@ import pytest
 
 from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.spaces.chain_cnn import ChainCNN
+from scripts.soak import kills
+from scripts.soak.cases import cases
+from scripts.soak.spaces import soak_case
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Return the module of a script of the soak, by its name."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return __import__
+SOAK = Path(__file__).parents[2] / "scripts" / "soak" / "soak.py"
 
 
 def test_the_short_form_loses_nothing(tmp_path):
     file = tmp_path / "soak.json"
     options = ["--short", "--parts", "spaces,long,kills,faults", "--json", file]
-    done = subprocess.run([sys.executable, SCRIPTS / "soak.py", *options], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, SOAK, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(file.read_text())["figures"]
-    assert figures["spaces"]["sequences"] == 15_000
+    assert figures["spaces"]["sequences"] == 18_000
     assert figures["spaces"]["built"] == 36
     assert figures["long"]["searches"]["EachOnce"]["replay"]["replayed"] == 3_999
     assert figures["kills"]["agents"]["PPO"]["kills"] >= 2
@@ -40,7 +36,7 @@ def test_the_short_form_loses_nothing(tmp_path):
 
 def test_a_part_that_there_is_not_is_refused():
     options = ["--parts", "spaces,naps"]
-    done = subprocess.run([sys.executable, SCRIPTS / "soak.py", *options], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, SOAK, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "got naps" in done.stderr
 
@@ -106,9 +102,8 @@ class Merging(ChainCNN):
         (Merging, "RuntimeError"),
     ],
 )
-def test_a_broken_space_is_seen(script, broken, said):
-    case = next(c for c in script("soak_cases").cases() if c.name == "ChainCNN, 2 layers, 4x4")
-    soak_case = script("soak_spaces").soak_case
+def test_a_broken_space_is_seen(broken, said):
+    case = next(c for c in cases() if c.name == "ChainCNN, 2 layers, 4x4")
     assert soak_case(case, 2_000, 12)["failed"] == 0
     space = broken(2, (4, 8), (1, 4, 4), 3)
     figures = soak_case(replace(case, space=space), 2_000, 12)
@@ -141,9 +136,9 @@ def run_directory(folder, rewards=(0.5, 0.25), steps=(1, 2), weights=b"w", winne
         ({"steps": (1, 2, 2)}, "the curve has the steps [1, 2, 2]"),
     ],
 )
-def test_a_resumed_run_that_is_not_as_the_peaceful_one_is_seen(script, tmp_path, other, said):
+def test_a_resumed_run_that_is_not_as_the_peaceful_one_is_seen(tmp_path, other, said):
     peaceful, resumed = run_directory(tmp_path / "peaceful"), run_directory(tmp_path / "resumed", **other)
-    found = list(script("soak_kills").differences(peaceful, resumed))
+    found = list(kills.differences(peaceful, resumed))
     assert found == [] if said is None else any(reason.startswith(said) for reason in found)
 
 
@@ -155,16 +150,15 @@ def test_a_resumed_run_that_is_not_as_the_peaceful_one_is_seen(script, tmp_path,
         (2, (0.6, 0.25), ["the journal does not begin with what it held when the search was killed"]),
     ],
 )
-def test_a_journal_that_is_not_what_it_was_at_the_kill_is_seen(script, tmp_path, evaluations, rewards, said):
-    kills, folder = script("soak_kills"), run_directory(tmp_path / "run", rewards=(0.5,))
+def test_a_journal_that_is_not_what_it_was_at_the_kill_is_seen(tmp_path, evaluations, rewards, said):
+    folder = run_directory(tmp_path / "run", rewards=(0.5,))
     kept = kills._lines(folder / "journal.jsonl")
     shutil.rmtree(folder)
     run_directory(folder, rewards=rewards)
     assert list(kills._faults_of_journal(folder, [kept], evaluations)) == said
 
 
-def test_a_process_that_goes_on_is_counted(script):
-    kills = script("soak_kills")
+def test_a_process_that_goes_on_is_counted():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         assert kills._left([process.pid], 0.1) == 1
         process.kill()

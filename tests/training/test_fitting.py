@@ -16,8 +16,7 @@ from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 from nasenv.task import Encoding, Images, Task
 from nasenv.training import Diverged, Recipe, one_cycle, one_thread, seeded
-from nasenv.training.batches import Batches, channels_last
-from nasenv.training.optimizer import BETAS, FlatOptimizer
+from nasenv.training.fit import BETAS, Batches, FlatOptimizer, channels_last
 from nasenv.training.repeating import repeated
 
 CPU = torch.device("cpu")

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import importlib
 import os
 import resource
 import signal
@@ -15,15 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.signals import hearing
 
 from nasenv.errors import InputError
 from nasenv.workers.pool import WorkerPool
+from scripts.soak.jobs import FAULTS, failed, is_as_expected, work
 from tests.fakes import hearing
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "scripts"))
-soak_jobs = importlib.import_module("soak_jobs")
-work, failed, FAULTS = soak_jobs.work, soak_jobs.failed, soak_jobs.FAULTS
+ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 0.5  # of a job
 HEALTHY = [("square", i) for i in range(6)]
 
@@ -49,7 +47,7 @@ def answers(pool, jobs, **stopped):
 def test_a_fault_costs_its_own_job_after_a_second_try(pool, kind, capfd):
     found = answers(pool, [*HEALTHY[:3], (kind, 0), *HEALTHY[3:]])
     assert len(found) == 7
-    assert [job for job, answer in found.items() if not soak_jobs.is_as_expected(job, answer)] == [], found
+    assert [job for job, answer in found.items() if not is_as_expected(job, answer)] == [], found
     assert capfd.readouterr().err == ""
 
 
@@ -196,7 +194,7 @@ def is_running(pid):
 
 SCRIPT = """
 import sys, time
-from soak_jobs import failed, work
+from scripts.soak.jobs import failed, work
 from nasenv.workers.pool import WorkerPool
 from tests.fakes import hearing
 if __name__ == "__main__":
@@ -219,7 +217,7 @@ def script(tmp_path):
     """A function that starts the script in a session of its own and waits until it says a word."""
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     started = []
 
     def start(word, then="wait"):
