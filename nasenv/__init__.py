@@ -5,6 +5,7 @@ from importlib.metadata import version
 import gymnasium
 
 from nasenv.cache.cache import Cache
+from nasenv.cluster.ray_evaluator import RayEvaluator
 from nasenv.data.dataset import Data, Dataset, load_dataset
 from nasenv.data.split import Split
 from nasenv.deployment.export import Exported, load_model, predict
@@ -60,6 +61,7 @@ __all__ = [
     "NASBenchMacro",
     "Objective",
     "Outcome",
+    "RayEvaluator",
     "Result",
     "Score",
     "ScoreWithinCost",

@@ -1,1 +1,1 @@
-"""Evaluators on the machines of a Ray cluster."""
+"""Evaluations and whole searches on the machines of a Ray cluster."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from jsonargparse import Namespace
 
 import nasenv.agents
+import nasenv.cluster
 import nasenv.evaluators
 import nasenv.objectives
 import nasenv.spaces
@@ -80,7 +81,7 @@ def _defaults(function: Callable[..., Any]) -> dict[str, str]:
 
 def _parser(function: Callable[..., Any], prog: str) -> Parser:
     """Return the parser of a function's arguments."""
-    for package in (nasenv.spaces, nasenv.evaluators, nasenv.agents):
+    for package in (nasenv.spaces, nasenv.evaluators, nasenv.cluster, nasenv.agents):
         for module in pkgutil.iter_modules(package.__path__):
             if module.name != "testing":  # what it holds is no choice
                 import_module(f"{package.__name__}.{module.name}")  # a class is known by its short name once imported

@@ -96,7 +96,7 @@ class Comparison:
 
         Args:
             done: told of each run when it is written here.
-            address: of the cluster, as with `nasenv.cluster.ray.RayEvaluator`; None starts Ray on this machine.
+            address: of the cluster, as with `nasenv.RayEvaluator`; None starts Ray on this machine.
             timeout_seconds: wall time after which a search is taken to have stalled; None is no limit.
 
         Raises:
@@ -113,8 +113,8 @@ class Comparison:
         if self.pending:
             from nasenv.comparison.ray import RayRuns  # Ray is an extra
 
-            with closing(RayRuns(self._runner, address)) as runs:
-                self._collect(runs.stream(self.pending, timeout_seconds), done)
+            with closing(RayRuns(self._runner, address, timeout_seconds)) as runs:
+                self._collect(runs.stream(self.pending), done)
 
     def _fill_cache(self) -> None:
         pending = set(self.pending)

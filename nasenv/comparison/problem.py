@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from nasenv.cluster.measuring import alone, settings_on
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
@@ -65,7 +66,7 @@ class Problem:
         Raises:
             InputError: it would not be measured there as it is here.
         """
-        evaluator = self.evaluator.single(self.evaluator.settled(gpu=False))
+        evaluator = alone(self.evaluator, settings_on(self.evaluator, gpu=False))
         if evaluator.fingerprint() != self.evaluator.fingerprint():
             raise InputError(
                 f"problem {name} would be measured on processors there, and otherwise than on this machine's GPU; give "

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from nasenv.training.optimizer import FlatOptimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nasenv import Architecture, Split, TrainingEvaluator
 from nasenv.spaces.layers import GlobalAveragePool
+from nasenv.training.fit import FlatOptimizer
 from nasenv.training.recipe import Recipe, one_cycle
 from scripts.benchmarks.bench_problems import Problem
 

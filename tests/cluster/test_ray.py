@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import nasenv.cluster.ray as on_ray
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.sb3 import PPO
 from nasenv.agents.tpe import TPE
-from nasenv.cluster.ray import RayEvaluator
-from nasenv.cluster.ray_cluster import Share
+from nasenv.cluster import actors
+from nasenv.cluster.connection import Share
+from nasenv.cluster.ray_evaluator import RayEvaluator
 from nasenv.errors import InputError
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.records.replay import Course
@@ -34,6 +34,7 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]
 ROOT = Path(__file__).parents[2]
 SPACE = ChainCNN(max_layers=3, widths=(8, 16))
 DESIGNS = SPACE.sample(24, np.random.default_rng(0))
+TRIALS = [Trial(design) for design in DESIGNS]
 SYNCHRONOUS = {
     "PPO": lambda: PPO(num_envs=8),
     "RegularizedEvolution": lambda: RegularizedEvolution(8, 3, batch_size=8),
@@ -55,9 +56,9 @@ class Kept(RayEvaluator):
 
     def let_go(self):
         """End the workers, and stay connected."""
-        if self._fleet is not None:
-            self._fleet.close()
-            self._fleet = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
     def end(self):
         super().close()
@@ -133,7 +134,7 @@ def search(run_dir, agent, evaluator, **options):
 def run(run_dir, agent, evaluator, stop_at=None, **options):
     with search(run_dir, agent, evaluator, **options) as made:
         if stop_at is not None:
-            made.listeners.append(lambda s, outcome: s.stop("enough") if outcome.evaluation == stop_at else None)
+            made.callbacks.append(lambda s, outcome: s.stop("enough") if outcome.evaluation == stop_at else None)
         made.run()
     return journal(run_dir)
 
@@ -158,7 +159,7 @@ def test_an_address_where_there_is_nothing(address, said, tmp_path, capfd):  # b
 
 
 def test_an_address_where_something_else_listens(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("nasenv.cluster.ray_cluster._REACHING_SECONDS", 1.0)
+    monkeypatch.setattr("nasenv.cluster.connection._REACHING_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(InputError, match=f"no Ray cluster answers at address {address}"):
@@ -206,19 +207,19 @@ def test_an_asynchronous_search_loses_a_node_and_repeats_itself(agent, evaluator
 
 
 def test_a_killed_worker_is_replaced(evaluator, folder):
-    before = evaluator._fleet.pids
+    before = evaluator._pool.pids
     (folder / "worker").touch()
-    assert evaluator.evaluate(DESIGNS) == evaluator.inner.evaluate(DESIGNS)
+    assert evaluator.measure(TRIALS) == evaluator.inner.measure(TRIALS)
     evaluator.start(2)
-    assert len({*before, *evaluator._fleet.pids}) == 3
+    assert len({*before, *evaluator._pool.pids}) == 3
 
 
 def test_what_kills_every_worker_is_a_failed_measurement_with_its_reason(evaluator, folder, monkeypatch):
-    monkeypatch.setattr(evaluator, "retries", 1)
+    monkeypatch.setattr(evaluator._pool, "retries", 1)
     (folder / "always-worker").touch()
-    (trial,) = trials = [Trial(DESIGNS[0], "test", 3)]
-    ((answered, result),) = evaluator.stream(trials)
-    assert answered == trial
+    trial = Trial(DESIGNS[0], 1.0, "test", 3)
+    ((measured, result),) = evaluator.results([trial])
+    assert measured == trial
     assert result.error.startswith("the worker process died (")
     assert result.error.endswith("), tried 2 times")
     assert " on node " in result.error
@@ -226,67 +227,91 @@ def test_what_kills_every_worker_is_a_failed_measurement_with_its_reason(evaluat
 
 
 def test_what_hangs_is_ended(evaluator, folder, monkeypatch):
-    monkeypatch.setattr(on_ray, "_GRACE_SECONDS", -2.0)
+    assert evaluator._pool.limit == evaluator.inner.timeout_seconds + 10.0
+    monkeypatch.setattr(evaluator._pool, "limit", 1.0)
     (folder / "hang").touch()
-    assert evaluator.evaluate(DESIGNS) == evaluator.inner.evaluate(DESIGNS)
-    monkeypatch.setattr(evaluator, "retries", 0)
+    assert evaluator.measure(TRIALS) == evaluator.inner.measure(TRIALS)
+    monkeypatch.setattr(evaluator._pool, "retries", 0)
     (folder / "hang").touch()
-    (measurement,) = evaluator.evaluate(DESIGNS[:1])
+    (measurement,) = evaluator.measure(TRIALS[:1])
     assert measurement.error.startswith("timeout: the worker hung on node ")
     assert measurement.train_seconds > 0.9
 
 
 def test_what_the_inner_evaluator_raises(evaluator, folder):
     (folder / "always-fail").touch()
-    assert [m.error for m in evaluator.evaluate(DESIGNS[:2])] == ["RuntimeError: a fault of the user's own"] * 2
+    assert [m.error for m in evaluator.measure(TRIALS[:2])] == ["RuntimeError: a fault of the user's own"] * 2
     (folder / "always-fail").unlink()
     (folder / "refuse").touch()
     with pytest.raises(InputError, match="the data are bad"):
-        evaluator.evaluate(DESIGNS)
-    assert evaluator.evaluate(DESIGNS) == evaluator.inner.evaluate(DESIGNS)
+        evaluator.measure(TRIALS)
+    assert evaluator.measure(TRIALS) == evaluator.inner.measure(TRIALS)
 
 
 def test_a_stop_waits_for_what_is_in_flight(evaluator):
-    answered = []
-    for trial, _ in evaluator.stream([Trial(design) for design in dict.fromkeys(DESIGNS)], lambda: len(answered) >= 5):
-        answered.append(trial)
-    assert 5 <= len(answered) <= 8  # two at work, one heard and not yet told
+    measured = []
+    for trial, _ in evaluator.results(dict.fromkeys(TRIALS), lambda: len(measured) >= 5):
+        measured.append(trial)
+    assert 5 <= len(measured) <= 8  # two at work, one heard and not yet told
 
 
 def test_nodes_that_join_are_used(evaluator, nodes):
     workers = set()
-    stream = evaluator.stream([Trial(d, "test", s) for d in DESIGNS for s in range(100)], lambda: len(workers) == 3)
-    for number, _ in enumerate(stream):
+    trials = [Trial(design, 1.0, "test", seed) for design in DESIGNS for seed in range(100)]
+    for number, _ in enumerate(evaluator.results(trials, lambda: len(workers) == 3)):
         if number == 10:
             nodes.have(3)
-        workers = {*workers, *evaluator._fleet.pids}
+        workers = {*workers, *evaluator._pool.pids}
     assert evaluator.slots == 3
     assert number < 2000
 
 
 def test_training_is_the_same(elsewhere):
-    designs = DESIGNS[:3]
+    trials = [*TRIALS[:3], Trial(DESIGNS[0], 0.5), Trial(DESIGNS[0], 1.0, "test")]
     with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu"), elsewhere) as evaluator:
         alone = TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu", concurrency=0)
         assert evaluator.fingerprint() == alone.fingerprint()
-        measured, expected = evaluator.evaluate(designs), alone.evaluate(designs)
-        assert [(m.score, m.curve, m.metrics) for m in measured] == [(m.score, m.curve, m.metrics) for m in expected]
-        ((tested,),), ((again,),) = evaluator.test(designs[:1], [0]), alone.test(designs[:1], [0])
-        assert tested.test_accuracy == again.test_accuracy
-        for name, weights in again.model.state_dict().items():
-            assert (tested.model.state_dict()[name] == weights).all()
+        assert evaluator.fidelity(0.3) == alone.fidelity(0.3)
+        assert evaluator.costs(DESIGNS[0]) == alone.costs(DESIGNS[0])
+        assert figures(evaluator.measure(trials)) == figures(alone.measure(trials))
         assert set(evaluator.worked) == {"data", "building", "training", "scoring"}
     evaluator.let_go()
 
 
+def test_weights_are_files_of_the_driver(elsewhere, tmp_path):
+    with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, devices="cpu"), elsewhere) as evaluator:
+        places = {"ray": evaluator, "here": TrainingEvaluator(SPACE, epochs=1, devices="cpu", concurrency=0)}
+        measured = {name: trained_twice(place, tmp_path / name) for name, place in places.items()}
+        assert measured["ray"] == measured["here"]
+        for name in ("first", "second"):
+            assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+        with pytest.raises(InputError, match=f"weights {tmp_path}/none cannot be read"):
+            evaluator.submit(TRIALS[0], start=tmp_path / "none")
+    evaluator.let_go()
+
+
+def trained_twice(evaluator, folder):
+    """Return what comes of a training, and of one that goes on from its weights."""
+    folder.mkdir()
+    evaluator.submit(TRIALS[0], keep=folder / "first")
+    ((_, first),) = evaluator.completed()
+    evaluator.submit(TRIALS[0], start=folder / "first", keep=folder / "second")
+    ((_, second),) = evaluator.completed()
+    return figures([first, second])
+
+
+def figures(measurements):
+    return [(m.score, m.error, m.curve, m.metrics) for m in measurements]
+
+
 def test_nodes_with_other_versions_or_other_arithmetic_are_refused(elsewhere, kept, monkeypatch):
     other = Kept(SPACE, kept.inner, elsewhere)
-    monkeypatch.setattr(on_ray, "versions", lambda: {"torch": "1.0", "numpy": np.__version__, "optuna": "9"})
+    monkeypatch.setattr(actors, "versions", lambda: {"torch": "1.0", "numpy": np.__version__, "optuna": "9"})
     with pytest.raises(InputError, match=r"node \S+ \(.*\) has torch \S+ \(here 1.0\), optuna"):
         other.start()
     monkeypatch.undo()
     other.let_go()
-    other._settled = {"precision": "bfloat16"}
+    other._settings = {"precision": "bfloat16"}
     with pytest.raises(InputError, match=r"precision is None on node .*, and bfloat16 elsewhere"):
         other.start()
     other.let_go()
@@ -306,7 +331,7 @@ def test_gpus_are_shared_and_a_pytorch_that_sees_none_is_told(elsewhere, nodes, 
     asked = Kept(SPACE, kept.inner, elsewhere, **share)
     assert asked.fingerprint() == kept.inner.fingerprint()  # a worker was asked
     asked.start(2)
-    assert asked.slots == len(asked._fleet.pids) == 2
+    assert asked.slots == len(asked._pool.pids) == 2
     asked.let_go()
     training = Kept(SPACE, TrainingEvaluator(SPACE), elsewhere, **share)
     with pytest.raises(InputError, match=r"cannot work on node .*: InputError: PyTorch sees no GPU, where trainings"):
@@ -317,8 +342,8 @@ def test_gpus_are_shared_and_a_pytorch_that_sees_none_is_told(elsewhere, nodes, 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"retries": -1}, "retries must be a whole number of 0 or more, got -1"),
-        ({"scale_to": 0}, "scale_to must be a whole number of 1 or more, got 0"),
+        ({"retries": -1}, "retries must be an integer of 0 or more, got -1"),
+        ({"scale_to": 0}, "scale_to must be an integer of 1 or more, got 0"),
         ({"cpus_per_evaluation": "many"}, "cpus_per_evaluation must be a number of 0 or more, got 'many'"),
         ({"gpus_per_evaluation": 1.5}, "gpus_per_evaluation must be a share of 1, or a whole number, got 1.5"),
         ({"cpus_per_evaluation": 0}, "are both 0"),
@@ -413,8 +438,8 @@ def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray
 
 
 def test_a_lost_head_is_told(evaluator, nodes, monkeypatch):  # the last one
-    monkeypatch.setattr("nasenv.cluster.ray_cluster._LOST_SECONDS", 1.0)
-    stream = evaluator.stream([Trial(design, "test", s) for design in DESIGNS for s in range(100)])
+    monkeypatch.setattr("nasenv.cluster.connection._LOST_SECONDS", 1.0)
+    stream = evaluator.results([Trial(design, 1.0, "test", s) for design in DESIGNS for s in range(100)])
     next(stream)
     nodes.cluster.head_node.kill_gcs_server()
     said = r"the head of the Ray cluster, .*, has not answered for 1 s; what is done .* goes on"

@@ -1,0 +1,106 @@
+"""An evaluator in a worker on a cluster: it measures one trial after the other on the device that it was given."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from copy import copy
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from nasenv.cluster.worker import Reply, Worker
+from nasenv.errors import InputError
+from nasenv.evaluators.estimate import Estimate
+from nasenv.evaluators.evaluator import Evaluator
+from nasenv.evaluators.training import TrainingEvaluator, may_be_mended
+from nasenv.training.trainer import resolve_precision
+from nasenv.trial import Measurement, Trial
+from nasenv.workers.concurrency import Concurrency
+
+
+class Asked(NamedTuple):
+    """A trial as it is sent: with the weights to begin with, as safetensors, and whether the trained ones are kept."""
+
+    trial: Trial
+    start: bytes | None
+    keeps: bool
+
+
+class Measured(NamedTuple):
+    """What comes back: weights as safetensors, wall seconds by part, trainings that were no CUDA graph by reason."""
+
+    measurement: Measurement
+    weights: bytes | None
+    worked: Mapping[str, float]
+    eager: Mapping[str, int]
+
+
+class Measuring(Worker):
+    """Measures trials with an evaluator that the driver put, and beside it whether trials have a GPU, or a part."""
+
+    def open(self, evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
+        """Start the evaluator as it is to be here; return the settings that it left to the machine."""
+        settings = settings_on(evaluator, gpu)
+        self._evaluator = alone(evaluator, settings)
+        self._evaluator.start()
+        return settings
+
+    def do(self, asked: Asked) -> Reply:
+        """Measure a trial."""
+        evaluator = self._evaluator
+        worked, eager = dict(evaluator.worked), dict(evaluator.eager)
+        measurement, weights = self._measured(asked)
+        measured = Measured(
+            measurement,
+            weights,
+            {part: seconds - worked.get(part, 0.0) for part, seconds in evaluator.worked.items()},
+            {why: count - eager.get(why, 0) for why, count in evaluator.eager.items()},
+        )
+        return Reply(measured, again=isinstance(evaluator, TrainingEvaluator) and may_be_mended(measurement))
+
+    def _measured(self, asked: Asked) -> tuple[Measurement, bytes | None]:
+        """Return the measurement, and the weights where they are kept."""
+        trial, start, keeps = asked
+        if start is None and not keeps:
+            return self._evaluator.measure([trial])[0], None
+        with tempfile.TemporaryDirectory(prefix="nasenv-") as folder:
+            before, after = Path(folder, "start"), Path(folder, "keep")
+            before.write_bytes(start or b"")
+            self._evaluator.submit(trial, start=None if start is None else before, keep=after if keeps else None)
+            ((_, measurement),) = self._evaluator.completed()
+            return measurement, after.read_bytes() if after.exists() else None
+
+
+def settings_on(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
+    """Return what an evaluator leaves to the machine, as it comes out here: of one that trains, device and precision.
+
+    Raises:
+        InputError: it asks for another device than it is given, or there is no such.
+    """
+    if isinstance(evaluator, Estimate):
+        return settings_on(evaluator.inner, gpu)
+    if not isinstance(evaluator, TrainingEvaluator):
+        return {}
+    asked, kind = evaluator.config()["init_args"], "cuda" if gpu else "cpu"
+    devices = asked.get("devices", "auto")
+    if devices != "auto" and not devices.startswith(kind):
+        raise InputError(f"devices is {devices}, where trainings are given {'a GPU' if gpu else 'no GPU'}; give auto")
+    if gpu and not torch.cuda.is_available():
+        raise InputError("PyTorch sees no GPU, where trainings are given one; install a build of it with CUDA")
+    return {"devices": kind, "precision": resolve_precision(asked.get("precision", "auto"), kind)}
+
+
+def alone(evaluator: Evaluator, settings: Mapping[str, str]) -> Evaluator:
+    """Return the evaluator as it measures with these settings, in its own process, on a processor or the first GPU."""
+    other = copy(evaluator)
+    if isinstance(other, Estimate):
+        other.inner = alone(other.inner, settings)
+    if isinstance(other, TrainingEvaluator):
+        other.devices = ("cuda:0" if settings["devices"] == "cuda" else "cpu",)
+        other.precision, other.concurrency = settings["precision"], 0
+        other._concurrency, other._pool = Concurrency(0, 0), None
+        other._trainer = other._trainer.on(other.devices[0])
+        other._trainer.precision = other.precision
+    return other
