@@ -93,8 +93,8 @@ def compare(
         objective: measurement -> reward; the validation score by default.
         budget: when a search is over.
         data: what the evaluator trains on, where there is one problem: digits, npz:FILE, folder:DIR, hub:NAME.
-        problems: name -> space, evaluator and, where they differ, objective, budget and data; for several problems, in a
-            --config file. By default a table of small networks on digits that comes with nasenv.
+        problems: name -> space, evaluator and, where they differ, objective, budget and data; for several problems, in
+            a --config file. By default a table of small networks on digits that comes with nasenv.
         seeds: number of searches of each agent on each problem.
         first_seed: seed of the first of them; the others follow.
         rank_by: what agents are ranked by, of the incumbent at the end of the budget: its reward or a score.

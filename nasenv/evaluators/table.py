@@ -44,7 +44,8 @@ class TableEvaluator(Evaluator):
 
     Raises:
         InputError: no such table or column; a fidelity outside (0, 1); or, with the number of the line, an architecture
-            of another space or given twice, an accuracy outside [0, 1], negative seconds, a cell that is no number.
+            of another space or given twice, a score outside the metric's range, negative seconds, a cell that is no
+            number.
     """
 
     trains = False
@@ -66,7 +67,8 @@ class TableEvaluator(Evaluator):
         self._final, self._test = final_val_column or val_column, test_column
         scores = [val_column, self._final, test_column, *self._fidelities.values()]
         numbers = [*(metric_columns or ()), *({seconds_column} - {_SECONDS, None})]
-        found = read_table(table, [name for name in scores if name is not None], [str(name) for name in numbers])
+        wanted = [name for name in scores if name is not None]
+        found = read_table(table, wanted, [str(name) for name in numbers], space.task.metric)
         self._path, self._columns = found.path, found.columns
         self._rows = self._by_architecture(_architectures(space, found))
         self._keys: dict[Architecture, Architecture] = {}  # of the others, that which is looked up for each
@@ -96,7 +98,12 @@ class TableEvaluator(Evaluator):
         Raises:
             InputError: an architecture that the table does not have.
         """
-        return [self._look_up(trial) for trial in trials]
+        known = self._measurements
+        try:  # in a search, nearly always
+            found = [known[t.architecture] for t in trials if t.purpose == "search" and t.fidelity == 1.0]
+        except KeyError:
+            found = []
+        return found if len(found) == len(trials) else [self._look_up(trial) for trial in trials]
 
     def _look_up(self, trial: Trial) -> Measurement:
         if trial.purpose == "confirm":

@@ -87,8 +87,8 @@ class TensorBoardWriter:
     def evaluation(self, outcome: Outcome, scalars: Mapping[str, float]) -> None:
         """Write the scalars of a distinct evaluation, in one event.
 
-        ``search/best_val_<metric>`` is the highest score at the highest fidelity so far, whatever the objective; it begins, as
-        ``search/val_<metric>`` does, at the first evaluation that did not fail.
+        ``search/best_val_<metric>`` is the highest score at the highest fidelity so far, whatever the objective; it
+        begins, as ``search/val_<metric>`` does, at the first evaluation that did not fail.
 
         Args:
             outcome: the first answer that it gave.

@@ -144,9 +144,7 @@ def _rivals(search: Search) -> dict[str, Architecture]:
     return {role: search.evaluator.representative(design) for role, design in rivals.items()}
 
 
-def _mean_rewards(
-    search: Search, confirmed: Mapping[Architecture, Sequence[Measurement]]
-) -> dict[Architecture, float]:
+def _mean_rewards(search: Search, confirmed: Mapping[Architecture, Sequence[Measurement]]) -> dict[Architecture, float]:
     """Return the mean reward of each finalist's final trainings; one that failed is paid less than all that did not."""
     rewards = Rewards(search.objective, search.space.task.lowest_score)
     for measurement in (m for row in confirmed.values() for m in row if m.error is None):

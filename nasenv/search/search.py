@@ -23,6 +23,7 @@ from nasenv.search.identity import SearchParts
 from nasenv.search.index import Architectures
 from nasenv.search.layer import Runs, SearchLike, on_layers
 from nasenv.search.pending import PendingTrials
+from nasenv.search.recorder import Recorder
 from nasenv.search.stopping import Stopping
 from nasenv.search.timing import EVALUATION, Timing, where_it_went
 from nasenv.spaces.space import SearchSpace
@@ -35,17 +36,14 @@ if TYPE_CHECKING:  # TensorBoard and matplotlib take a second to import
 
 Resume: TypeAlias = Literal["replay", "continue", "conclude"]
 Callback: TypeAlias = Callable[["Search", Outcome], None]
-_PICTURES = 4  # of the choices over time, in the course of a search
 
 
 class Search:
     """One run of one agent on one problem.
 
-    An agent sees what `nasenv.search.layer.SearchLike` lists; neither the evaluator nor test data are within its reach.
-    With a run directory, every evaluation is in its journal before the agent sees the reward, and a search made again
-    on the same directory answers from the journal until that is used up.
-
-    It is over by its budget, where it is only asked for repeats, and once all architectures are evaluated; without an
+    An agent sees what `nasenv.search.layer.SearchLike` lists. With a run directory, every evaluation is in its journal
+    before the agent sees the reward, and a search made again there answers from the journal until that is used up. It
+    is over by its budget, where it is only asked for repeats, and once all architectures are evaluated; without an
     agent, and with a budget that sets no limit, never.
 
     Args:
@@ -117,6 +115,7 @@ class Search:
         rewards = Rewards(self.objective, space.task.lowest_score)
         if self.files is not None:
             self._replay = Replay(self.files.journal, space, rewards.pay)
+        self._recorder = Recorder(self, self.files, evaluator.trains)
         known = {} if self.files is None else self.files.set_aside
         self._trials = PendingTrials(
             *(evaluator, rewards, cache, self.trials, known, self.timing),
@@ -139,14 +138,11 @@ class Search:
         """Return what a journal belongs to: the configuration, without what changes no outcome, and fingerprints."""
         return self._parts.identity()
 
-    # What an agent may use
-
     def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
         """Measure, reward and record architectures, and return the outcomes in their order.
 
-        An architecture that this search has seen before at this fidelity is a repeat, free unless the budget says
-        otherwise. Where the budget does not reach for all, those before the first that does not fit are still measured
-        and recorded.
+        One that this search has seen before at this fidelity is a repeat, free unless the budget says otherwise. Where
+        the budget does not reach for all, those before the first that does not fit are still measured and recorded.
 
         Args:
             architectures: n valid ones of the space: a sequence of tuples, or an integer array (n, T).
@@ -168,12 +164,9 @@ class Search:
     def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
         """Yield the answers to architectures, one by one, in the order in which their trials end.
 
-        Another architecture is asked for whenever there is room for one: while fewer trials are in flight than there
-        are slots, and the budget reaches for it. Slots are as many as the evaluator works on at once, looked up at
-        every evaluation that is answered. So what is proposed when follows from the numbers of slots and the order of
-        the answers, which are journaled, and a search that is started again has the same proposals in flight.
-
-        Where the search ends, trainings in flight are waited for and kept, but not answered.
+        Another is asked for while fewer trials are in flight than the evaluator has slots, and the budget reaches for
+        it. Numbers of slots and order of the answers are journaled, so a search that is started again has the same
+        proposals in flight. Where it ends, trainings in flight are waited for and kept, but not answered.
 
         Args:
             ask: returns one architecture; none where the agent waits for an answer first.
@@ -194,6 +187,8 @@ class Search:
                 with self._stopping.noting_faults():
                     self._begin()
                 in_flight.fill(ask, lambda found: self._propose(found, 1.0), is_payable)
+                if not in_flight:
+                    self._end_short_of_budget()
                 with self._evaluation, self._stopping.noting_faults():
                     found = answer.find()
                     if found is None:
@@ -222,11 +217,7 @@ class Search:
 
     @cached_property
     def slots(self) -> int:
-        """How many trials an asynchronous search begins with in flight at once.
-
-        As many as its journal says, so that it goes on as it began whatever the workers are now; else as many as the
-        evaluator works on.
-        """
+        """How many trials an asynchronous search begins with in flight: as its journal says, else as the evaluator."""
         told = None if self.files is None else self.files.journal.slots
         return told or self._course.slots or self._evaluator.slots
 
@@ -249,12 +240,8 @@ class Search:
     def ended(self, why: str) -> None:
         self._stopping.ended = why
 
-    # What whoever made it may use
-
     def run(self) -> None:
-        """Let the agent search until the budget is used up.
-
-        It returns too where it is stopped before: ``stopped`` tells.
+        """Let the agent search until the budget is used up, or it is stopped: ``stopped`` tells.
 
         Raises:
             AgentError: the agent raised, or broke its contract; the journal holds every evaluation made.
@@ -276,12 +263,9 @@ class Search:
             self.files.leave_times(self.where_time_went(), self._evaluator.slots)
 
     def stop(self, reason: str) -> None:
-        """Ask the search to end early: trainings in flight are waited for and kept, then ``evaluate`` raises.
+        """Ask the search to end early, for a reason: trainings in flight are kept, then ``evaluate`` raises.
 
         It may be called from a signal handler or another thread. The same search, started again, goes on.
-
-        Args:
-            reason: why, for ``stopped``.
         """
         self._stopping.stop(reason)
 
@@ -343,8 +327,6 @@ class Search:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # The parts of evaluate and stream
-
     def _propose(self, architectures: Architectures, fidelity: float) -> Proposals:
         """Return architectures as proposals; raise AgentError where they are not of the space, or there are none."""
         if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
@@ -390,53 +372,30 @@ class Search:
     ) -> Answers:
         """Take what was found into history, journal and TensorBoard; return the answers, or raise after the last one.
 
-        An agent sees an evaluation when it is in the journal, not before. Of the findings, so many were replayed; they
-        are in the journal already. Proposals behind the one that uses the charged seconds up are left out.
+        Of the findings, so many were replayed. Proposals behind the one that uses the charged seconds up are left out.
         """
         known = payable if len(findings) == len(payable.new) else payable.before_new(len(findings))
         taken = self._within_seconds(known, findings) or known
         if self.callbacks or (self.files is not None and findings):
             with self._logging:
-                answers = self._logged(taken, findings, self.history.evaluations + replayed, by, slots)
+                answers = self._recorder.take(taken, findings, replayed, by, slots)
         else:
             answers = self.history.take(taken, findings, self.budget.charge_repeats)
         if taken is not proposals:
-            self._stopping.check()
-            self.ended = self.budget.used_up()  # what is left does not pay for the next
-            self._stopping.check()
+            self._end_short_of_budget()
         return answers
+
+    def _end_short_of_budget(self) -> None:
+        """Raise that the search is over or stopped; else what is left of the budget does not pay for the next."""
+        self._stopping.check()
+        self.ended = self.budget.used_up()
+        self._stopping.check()
 
     def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
         """Return the proposals up to the one that uses the charged seconds up; None where none does."""
         if self.budget.charged_seconds is None:
             return None
         return self.budget.within_seconds(proposals, findings, self.history)
-
-    def _logged(
-        self, taken: Proposals, findings: Sequence[Finding], journaled: int, by: str, slots: int | None
-    ) -> Answers:
-        """Take proposals into the history, journal and draw those after so many, and call the callbacks."""
-        files, history, spent = self.files, self.history, self.history.train_seconds
-
-        def on_outcome(outcome: Outcome) -> None:
-            if files is not None and not outcome.repeat:
-                if outcome.evaluation > journaled:
-                    files.journal.add(outcome, self.space.to_text(outcome.architecture), self.seconds, by, slots)
-                self._draw(files.record, outcome)
-            for callback in self.callbacks:
-                callback(self, outcome)
-
-        answers = history.take(taken, findings, self.budget.charge_repeats, on_outcome)
-        paid = history.evaluations > journaled and history.train_seconds > spent
-        if files is not None and self._evaluator.trains and paid:
-            files.journal.sync()
-        return answers
-
-    def _draw(self, record: TensorBoardWriter, outcome: Outcome) -> None:
-        record.evaluation(outcome, self.history.scalars())
-        every = self.budget.evaluations and max(1, self.budget.evaluations // _PICTURES)
-        if every and outcome.evaluation % every == 0:
-            record.choice_shares(self.space, self.history.architectures)
 
     def _conclude_journal(self) -> None:
         """Take in what the journal holds, whatever the agent would do now, and end the search."""

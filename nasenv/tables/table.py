@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from nasenv.errors import InputError
 from nasenv.files import in_megabytes, open_regular, spare_memory, user_path, write_whole
+from nasenv.task import METRICS
 
 ARCHITECTURE = "architecture"
 _SHIPPED = Path(__file__).parent
@@ -72,28 +73,31 @@ def shipped() -> list[str]:
     return sorted(path.name.removesuffix(".csv.gz") for path in _SHIPPED.glob("*.csv.gz"))
 
 
-def read_table(table: str | Path, accuracies: Sequence[str] = (), numbers: Sequence[str] = ()) -> Table:
+def read_table(
+    table: str | Path, scores: Sequence[str] = (), numbers: Sequence[str] = (), metric: str = "accuracy"
+) -> Table:
     """Return a table with all its numeric columns.
 
     Args:
         table: a file, or the name of a shipped table.
-        accuracies: columns that must be there and hold accuracies, or empty cells.
+        scores: columns that must be there and hold scores, or empty cells.
         numbers: columns that must be there and hold a finite number in each row.
+        metric: what the scores are; they are checked against its range, where that is known.
 
     Raises:
-        InputError: no such table or column; not a table; a design given twice; an accuracy outside [0, 1], a cell that
-            should be a number and is none. The message names the line.
+        InputError: no such table or column; not a table; a design given twice; a score outside the metric's range, a
+            cell that should be a number and is none. The message names the line.
     """
     path = _find(table)
     text = _text(path)
     names, lines, rows = _parse(path, text)
-    _require(path, [ARCHITECTURE, *accuracies, *numbers], names)
+    _require(path, [ARCHITECTURE, *scores, *numbers], names)
     cells = dict(zip(names, zip(*rows, strict=True), strict=True))
     found = Table(path, hashlib.sha256(text.encode()).hexdigest(), lines, cells.pop(ARCHITECTURE), {})
     _check_distinct(found)
-    columns = {name: _column(found, name, cells[name], name in {*accuracies, *numbers}) for name in cells}
-    for name in accuracies:
-        _check_accuracies(found, name, columns[name])
+    columns = {name: _column(found, name, cells[name], name in {*scores, *numbers}) for name in cells}
+    for name in scores:
+        _check_scores(found, name, columns[name], metric)
     for name in numbers:
         if len(empty := np.flatnonzero(np.isnan(columns[name]))):
             raise found.error(int(empty[0]), f"{name} is empty; expected a number")
@@ -123,7 +127,7 @@ def write_table(path: str | Path, architectures: Sequence[str], columns: Mapping
     _check_distinct(made)
     for name, column in values.items():
         if "accuracy" in name and not name.endswith("_percent"):
-            _check_accuracies(made, name, column)
+            _check_scores(made, name, column, "accuracy")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([ARCHITECTURE, *values])
@@ -234,13 +238,18 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _check_accuracies(table: Table, name: str, column: NDArray[np.float64]) -> None:
-    outside = np.flatnonzero((column < 0) | (column > 1))
+def _check_scores(table: Table, name: str, column: NDArray[np.float64], metric: str) -> None:
+    """Raise InputError, with the line, for a score that the metric cannot have."""
+    if metric not in METRICS:
+        return
+    lowest, highest = METRICS[metric].lowest, METRICS[metric].highest
+    outside = np.flatnonzero((column < (-math.inf if lowest is None else lowest)) | (column > highest))
     if len(outside):
-        value, full = column[outside[0]], "100" if name.endswith("_percent") else "1"
-        shown = value * 100 if name.endswith("_percent") else value
-        hint = "" if full == "100" else "; a column in percent has a name that ends in _percent"
-        raise table.error(int(outside[0]), f"{name} is {shown:g}; expected 0 to {full}{hint}")
+        factor = 100 if name.endswith("_percent") else 1
+        wanted = f"{factor * highest:g} or less" if lowest is None else f"{factor * lowest:g} to {factor * highest:g}"
+        hint = "; a column in percent has a name that ends in _percent" if factor == 1 and highest == 1.0 else ""
+        shown = factor * float(column[outside[0]])
+        raise table.error(int(outside[0]), f"{name} is {shown:g}; expected {wanted}{hint}")
 
 
 def _numbers(name: str, column: Sequence[float | None]) -> NDArray[np.float64]:

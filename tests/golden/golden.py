@@ -4,6 +4,7 @@
     python tests/golden/golden.py --all           compare every case
     python tests/golden/golden.py --all -j 2      the same in two processes
     python tests/golden/golden.py --write -j 2    write the record, of all cases
+    python tests/golden/golden.py --layered       compare with a layer between agent and search
     python tests/golden/golden.py --list          the names of the cases; give some of them to compare these alone
 
 A case runs a search, or several, and writes a line for every answer in order: the design, the reward, and whether the
@@ -48,7 +49,9 @@ from nasenv import agents
 from nasenv.commands.cli import main as nasenv_command
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.problem import Problem
+from nasenv.search.layer import Layer
 
+LAYERS = "NASENV_GOLDEN_LAYERS"  # the variable that says how many layers stand between an agent and its search
 RECORD = Path(__file__).with_name("trajectories.json.gz")
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -280,6 +283,7 @@ def search(setting: Setting, listen: Callable[..., None] | None, more: dict[str,
         seed=setting.seed,
         callbacks=[listen] if listen is not None else [],
         start=of.sample(setting.start, np.random.default_rng(99)) if setting.start else (),
+        layers=[Layer] * int(os.environ.get(LAYERS, "0")),
         **more,
     )
 
@@ -801,11 +805,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="cases, or beginnings of their names; the short form by default")
     parser.add_argument("--all", action="store_true", help="every case")
+    parser.add_argument("--layered", action="store_true", help="with a layer that only gives on, which changes nothing")
     parser.add_argument("--write", action="store_true", help="write the record, of all cases or, added, of those named")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     parser.add_argument("-j", "--processes", type=int, default=1)
     parser.add_argument("-v", "--verbose", action="store_true", help="say of each case how long it took")
     options = parser.parse_args()
+    os.environ[LAYERS] = str(int(options.layered))
     everything = cases()
     named = [n for n in everything if any(n.startswith(begin) for begin in options.names)]
     short = [n for n, case in everything.items() if case.short]

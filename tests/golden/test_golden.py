@@ -16,6 +16,12 @@ def test_a_search_goes_as_it_is_written_down(name):
     assert differs is None, f"{name}: {differs}"
 
 
+@pytest.mark.parametrize("agent", ["evolution", "maskable_ppo", "q_learning"])
+def test_a_layer_that_only_gives_on_changes_nothing(agent, monkeypatch):
+    monkeypatch.setenv(golden.LAYERS, "2")
+    assert golden.check(f"failing/{agent}", KNOWN["cases"][f"failing/{agent}"]) is None
+
+
 def test_every_case_is_written_down():
     assert set(golden.cases()) == set(KNOWN["cases"])
 

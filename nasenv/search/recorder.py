@@ -1,0 +1,77 @@
+"""What a search writes down of each answer, and whom it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nasenv.search.budget import Budget
+from nasenv.search.history import Answers, History, Proposals
+from nasenv.spaces.space import SearchSpace
+from nasenv.trial import Finding, Outcome
+
+if TYPE_CHECKING:  # TensorBoard and matplotlib take a second to import
+    from nasenv.records.run_directory import RunDirectory
+
+_PICTURES = 4  # of the choices over time, in the course of a search
+
+
+class Recorded(Protocol):
+    """What a recorder reads of its search."""
+
+    space: SearchSpace
+    history: History
+    budget: Budget
+    callbacks: list[Callable[[Any, Outcome], None]]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time that the search has taken."""
+
+
+class Recorder:
+    """Takes what was found into the history, the journal and TensorBoard, one after the other, and calls the callbacks.
+
+    Args:
+        search: whose answers they are; callbacks are given it.
+        files: its run directory; None writes nothing.
+        durable: whether an evaluation that was paid for is on the disk before the agent sees it: it cost a training.
+    """
+
+    def __init__(self, search: Recorded, files: RunDirectory | None, durable: bool) -> None:
+        self._search, self._files, self._durable = search, files, durable
+
+    def take(self, taken: Proposals, findings: Sequence[Finding], replayed: int, by: str, slots: int | None) -> Answers:
+        """Return the answers to proposals, recorded.
+
+        Args:
+            taken: the proposals.
+            findings: what was found of those that are new, in order.
+            replayed: how many of these, from the first, are in the journal already.
+            by: who asked.
+            slots: how many trials are in flight from now on; None for as many as before.
+        """
+        search, files, history = self._search, self._files, self._search.history
+        journaled, spent = history.evaluations + replayed, history.train_seconds
+
+        def on_outcome(outcome: Outcome) -> None:
+            if files is not None and not outcome.repeat:
+                if outcome.evaluation > journaled:
+                    text = search.space.to_text(outcome.architecture)
+                    files.journal.add(outcome, text, search.seconds, by, slots)
+                self._draw(files, outcome)
+            for callback in search.callbacks:
+                callback(search, outcome)
+
+        answers = history.take(taken, findings, search.budget.charge_repeats, on_outcome)
+        paid = history.evaluations > journaled and history.train_seconds > spent
+        if files is not None and self._durable and paid:
+            files.journal.sync()
+        return answers
+
+    def _draw(self, files: RunDirectory, outcome: Outcome) -> None:
+        search = self._search
+        files.record.evaluation(outcome, search.history.scalars())
+        every = search.budget.evaluations and max(1, search.budget.evaluations // _PICTURES)
+        if every and outcome.evaluation % every == 0:
+            files.record.choice_shares(search.space, search.history.architectures)
