@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import shutil
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,41 +72,29 @@ def open_again(file: BinaryIO, path: Path, hold: Callable[[BinaryIO], None] = la
     return new
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Return a file open for reading, where it is one: a pipe would be waited for, and a device may have no end.
-
-    Raises:
-        InputError: it is missing, may not be read, or is no regular file.
-    """
+def open_file(path: Path) -> BinaryIO:
+    """Return a file open for reading; raise InputError where it is missing or may not be read."""
     try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+        return open(path, "rb")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise InputError(f"cannot read {path}: it is a pipe or device, not a regular file")
-    return file
 
 
 def read_whole(path: Path, most: int) -> bytes:
-    """Return what a regular file holds.
+    """Return what a file holds.
 
     Args:
         path: the file.
         most: bytes; a larger file is refused before it is in memory.
 
     Raises:
-        InputError: it is missing, may not be read, is no regular file, or too large.
+        InputError: it is missing, may not be read, or too large.
     """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
             limit = in_megabytes(most)
             raise InputError(f"cannot read {path}: it is larger than {limit}, the most that is read of such")
-        try:
-            return file.read(size)  # and not most: so many bytes would be asked for
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        return file.read()
 
 
 def user_path(text: str | Path) -> Path:

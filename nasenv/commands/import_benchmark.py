@@ -11,9 +11,9 @@ import numpy as np
 from nasenv.benchmarks import BENCHMARKS
 from nasenv.benchmarks.benchmark import Benchmark
 from nasenv.commands.terminal import Terminal
-from nasenv.errors import InputError
+from nasenv.errors import InputError, nearest
 from nasenv.files import user_path
-from nasenv.tables.table import nearest, write_table
+from nasenv.tables.table import write_table
 
 
 def import_benchmark(

@@ -27,7 +27,7 @@ import nasenv.spaces
 from nasenv.configuration import import_path
 from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
-from nasenv.files import in_megabytes, open_regular, parse_json, read_whole, spare_memory, write_whole
+from nasenv.files import in_megabytes, open_file, parse_json, read_whole, spare_memory, write_whole
 from nasenv.spaces.space import SearchSpace
 from nasenv.task import Encoding, Task
 from nasenv.trial import Architecture
@@ -312,7 +312,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
 
 def _stored_shapes(path: Path) -> dict[str, list[int]]:
     """Return the shapes of the tensors in a file of weights, of which no more than the header is read."""
-    open_regular(path).close()
+    open_file(path).close()
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, it is no mapping

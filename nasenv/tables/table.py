@@ -18,7 +18,6 @@ and is divided by 100 when it is read.
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import hashlib
 import io
@@ -33,8 +32,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.errors import InputError
-from nasenv.files import in_megabytes, open_regular, spare_memory, user_path, write_whole
+from nasenv.errors import InputError, nearest
+from nasenv.files import in_megabytes, open_file, spare_memory, user_path, write_whole
 from nasenv.task import METRICS
 
 ARCHITECTURE = "architecture"
@@ -136,11 +135,6 @@ def write_table(path: str | Path, architectures: Sequence[str], columns: Mapping
     write_whole(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return the known names that were perhaps meant, all of them where none is near."""
-    return ", ".join(difflib.get_close_matches(name, known, n=3) or known)
-
-
 def _find(table: str | Path) -> Path:
     if str(table) in shipped():
         return _SHIPPED / f"{table}.csv.gz"
@@ -153,7 +147,7 @@ def _find(table: str | Path) -> Path:
 def _text(path: Path) -> str:
     most = spare_memory() // _SHARE
     try:
-        with open_regular(path) as file:
+        with open_file(path) as file:
             zipped = file.read(len(_GZIP)) == _GZIP
             file.seek(0)
             with gzip.GzipFile(fileobj=file) if zipped else file as plain:
