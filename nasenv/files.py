@@ -7,11 +7,20 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nasenv.errors import InputError
+
+
+@contextlib.contextmanager
+def writing(what: object, remedy: str = "") -> Iterator[None]:
+    """Turn what goes wrong in the writing of a file into the InputError that names it: a full disk, say."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what} cannot be written: {error.strerror}{remedy}") from error
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -26,25 +35,18 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
-        with open(unfinished, "wb") as file:
+        with writing(path), open(unfinished, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
+            unfinished.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)  # the names of its files are on the disk
+            os.close(folder)
+    except InputError:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Return when the names of its files are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise
 
 
 def open_again(file: BinaryIO, path: Path, hold: Callable[[BinaryIO], None] = lambda file: None) -> BinaryIO:
