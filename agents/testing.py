@@ -21,6 +21,7 @@ from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.space import SearchSpace
+from nasenv.task import Task
 from nasenv.trial import Architecture, Measurement, Trial
 
 _EVALUATIONS = 23  # of a search, so that no batch of 2 or more ends with it
@@ -244,7 +245,7 @@ def _masked_space() -> SearchSpace:
     return ChainCNN(max_layers=2)
 
 
-def _no_network(input_shape: Sequence[int], num_classes: int, **choices: int) -> nn.Module:
+def _no_network(task: Task, **choices: int) -> nn.Module:
     raise NotImplementedError("designs of this space are not to be trained")
 
 

@@ -27,7 +27,7 @@ TASK = Task(Images((1, 8, 8)), outputs=10)  # of the digits
 
 
 class Formula(Evaluator):
-    """Measures by ``figure`` and remembers the architectures of each call of ``measure``."""
+    """Measures by ``figure``, and remembers the architectures of each call of ``measure`` in a search."""
 
     def __init__(self, space):
         super().__init__(space)
@@ -40,7 +40,8 @@ class Formula(Evaluator):
     def figure(self, architecture): ...
 
     def measure(self, trials):
-        self.calls.append([trial.architecture for trial in trials])
+        searched = [trial.architecture for trial in trials if trial.purpose == "search"]
+        self.calls += [searched] if searched else []
         return [self.figure(trial.architecture) for trial in trials]
 
 

@@ -1,4 +1,4 @@
-"""The README: its Python runs, its commands are understood, what it names is there."""
+"""The README, and the map for maintainers: their Python runs, commands are understood, what they name is there."""
 
 import ast
 import re
@@ -14,13 +14,26 @@ import pytest
 import nasenv
 from nasenv.commands.cli import COMMANDS, main
 from tests.fakes import SHORT_EPISODES
+from tests.test_imports import ORDER
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-MODULES = {code.splitlines()[0].removeprefix("# "): code for language, code in BLOCKS if language == "python"}
-YAMLS = {code.splitlines()[0].removeprefix("# "): code for language, code in BLOCKS if language == "yaml"}
-COMMAND_LINES = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
+MAP = (ROOT / "nasenv/README.md").read_text(encoding="utf-8")
+PAGES = {"README.md": README, "nasenv/README.md": MAP}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return a page's blocks of code in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def files(page: str, language: str) -> dict[str, str]:
+    """Return a page's blocks of code by the file that each is, which its first line names."""
+    return {code.splitlines()[0].removeprefix("# "): code for code in blocks(page, language)}
+
+
+MODULES, YAMLS = files(README, "python"), files(README, "yaml")
+COMMAND_LINES = [line for code in blocks(README, "bash") for line in code.splitlines()]
 TRAINING = [line for line in COMMAND_LINES if re.match(r"nasenv train|scripts/train", line)]
 COMPARING = [line for line in COMMAND_LINES if line.startswith("nasenv compare")]
 OWN = [line for line in TRAINING if any(name.removesuffix(".py") + "." in line for name in MODULES)]
@@ -190,14 +203,41 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", page, re.MULTILINE)}
 
 
-def test_files_and_links_exist():
-    prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("name", PAGES)
+def test_files_and_links_exist(name: str):
+    page, here = PAGES[name], (ROOT / name).parent
+    prose = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose):
         path, _, anchor = target.partition("#")
-        assert (ROOT / path).exists(), target
-        assert not anchor or anchor in anchors((ROOT / (path or "README.md")).read_text(encoding="utf-8")), target
-    for path in re.findall(r"`((?:nasenv|agents|scripts|tests|\.ci)/[\w./]*)`", README):
+        assert (here / path).exists(), target
+        assert not anchor or anchor in anchors((here / (path or "README.md")).read_text(encoding="utf-8")), target
+    for path in re.findall(r"`((?:nasenv|agents|scripts|tests|\.ci)/[\w./]*)`", page):
         assert (ROOT / path).exists(), path
+
+
+def test_python_of_the_map_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name, code in files(MAP, "python").items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+        runpy.run_path(name, run_name="__main__")
+
+
+def test_the_map_names_every_room_in_order_and_every_file():
+    rooms = re.findall(r"^- \*\*`([\w./]+?)(?:/|\.py)`\*\*(.*?)(?=^- \*\*|^$)", MAP, flags=re.MULTILINE | re.DOTALL)
+    assert [room for room, _ in rooms] == [room for room in ORDER if room != "scripts"]
+    for room, text in rooms:
+        folder = ROOT / "nasenv" / room
+        there = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+        assert set(re.findall(r"`(\w+\.py)`", text)) == there, room
+
+
+def test_what_the_map_names_elsewhere_exists():
+    rest = MAP[MAP.index("## Contracts") :]
+    for path in re.findall(r"`(\w+(?:/\w+)*\.py|\w+/)`", rest):
+        assert any((ROOT / start / path).exists() for start in (".", "nasenv")), path
+    for line in (line for code in blocks(MAP, "bash") for line in code.splitlines()):
+        for word in (word for word in line.split() if "/" in word and not word.startswith(".venv")):
+            assert (ROOT / word).exists(), line
 
 
 def test_public_names_exist():

@@ -5,18 +5,18 @@ from torch import nn
 from nasenv.spaces.choice_space import ChoiceSpace
 
 
-def build_encoder(input_shape, num_classes, num_layers, hidden_dim, num_heads, activation, dropout):
-    channels, height, width = input_shape
+def build_encoder(task, num_layers, hidden_dim, num_heads, activation, dropout):
+    channels, height, width = task.shape
     layers = [
         nn.TransformerEncoderLayer(hidden_dim, num_heads, 2 * hidden_dim, dropout, activation, batch_first=True)
         for _ in range(num_layers)
     ]
     rows = [nn.Flatten(1, 2), nn.Linear(width, hidden_dim)]  # each row of each channel is a token
-    return nn.Sequential(*rows, *layers, nn.Flatten(), nn.Linear(channels * height * hidden_dim, num_classes))
+    return nn.Sequential(*rows, *layers, nn.Flatten(), nn.Linear(channels * height * hidden_dim, task.outputs))
 
 
 class Encoders(ChoiceSpace):
-    def __init__(self, input_shape=(1, 8, 8), num_classes=10):
+    def __init__(self, task=None):
         super().__init__(
             {
                 "num_layers": (1, 2, 3, 4),
@@ -28,6 +28,5 @@ class Encoders(ChoiceSpace):
             build=build_encoder,
             constraints=[lambda hidden_dim, num_heads: hidden_dim % num_heads == 0],
             reference={"num_layers": 2, "hidden_dim": 32, "num_heads": 4, "activation": "gelu", "dropout": 0.1},
-            input_shape=input_shape,
-            num_classes=num_classes,
+            task=task,
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from nasenv.cluster.connection import Cluster, imported_ray
-from nasenv.cluster.worker import About, Reply, Worker, put
+from nasenv.cluster.worker import About, Reply, Worker, pack
 from nasenv.errors import InputError
 from nasenv.provenance import versions
 from nasenv.workers.clock import WakingClock
@@ -77,10 +77,11 @@ class ActorPool(Generic[Job]):
     ) -> None:
         self._cluster, self._sent, self._at_once, self.settings = cluster, sent, at_once, settings
         self.retries, self.limit, self._retries_hung = retries, limit, retries_hung
-        share = {"num_cpus": cluster.share.cpus * at_once, "num_gpus": cluster.share.gpus * at_once}
+        ray, share = imported_ray(), cluster.share
+        options = {"num_cpus": share.cpus * at_once, "num_gpus": share.gpus * at_once}
         self._stops = hasattr(kind, "stop")  # in a thread of its own
-        self._kind = imported_ray().remote(**share, max_concurrency=at_once + self._stops, max_restarts=0)(kind)
-        self._parts = put(*parts)
+        self._kind = ray.remote(**options, max_concurrency=at_once + self._stops, max_restarts=0)(kind)
+        self._packed = ray.put(pack(*parts))
         self._actors: list[_Actor] = []
         self._free: deque[_Actor] = deque()  # once for each job that it can take
         self._calls: dict[Any, tuple[_Actor, _Task[Job] | None]] = {}  # None: it is to begin
@@ -225,7 +226,7 @@ class ActorPool(Generic[Job]):
         while len(self._actors) < wanted:
             actor = _Actor(self._kind.remote(sys.path))
             self._actors.append(actor)
-            self._calls[actor.handle.begin.remote([self._parts])] = actor, None
+            self._calls[actor.handle.begin.remote(self._packed)] = actor, None
 
     def _take_in(self, actor: _Actor, said: About | Exception) -> None:
         """Take in an actor that is ready; raise InputError where it is no use, or none will be."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import socket
 import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import cloudpickle
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +23,13 @@ from nasenv.data.split import Split
 from nasenv.errors import InputError
 from nasenv.provenance import versions
 from nasenv.workers.serving import described
+
+
+Packed: TypeAlias = tuple[bytes, dict[int, tuple[NDArray[np.float32], NDArray[Any]]]]
+"""Objects as they lie in Ray's object store: pickled, but for inputs and targets of the splits of their data, by number.
+
+All workers of a node read those where they lie; Ray would have them read every other array so, too.
+"""
 
 
 class Reply(NamedTuple):
@@ -63,14 +73,14 @@ class Worker(ABC):
     def do(self, job: Any) -> Reply:
         """Do a job; an `InputError` ends everything, other exceptions are the job's fault."""
 
-    def begin(self, put: Sequence[Any]) -> About:
-        """Get ready, and say who this is; what the driver `put` comes as its reference in a list."""
+    def begin(self, packed: Packed) -> About:
+        """Get ready, and say who this is."""
         ray = imported_ray()
         torch.set_num_threads(1)
         node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
         me = node, str(ray.get_runtime_context().get_node_id()), os.getpid(), versions()
         try:
-            return About(*me, self.open(*ray.get(put[0])))
+            return About(*me, self.open(*unpack(packed)))
         except BaseException as error:  # of a user's module
             return About(*me, fault=described(error))
 
@@ -85,28 +95,40 @@ class Worker(ABC):
             return Reply(fault=described(error))
 
 
-def put(*parts: Any) -> Any:
-    """Return the reference of parts in Ray's object store, where all actors of a node read their data without a copy.
-
-    Raises:
-        InputError: they cannot be pickled.
-    """
-    ray = imported_ray()
-    ray.util.register_serializer(Split, serializer=_arrays, deserializer=_split)
+def pack(*parts: Any) -> Packed:
+    """Return objects to be sent to workers; raise InputError where they cannot be."""
+    packer = _Packer(file := io.BytesIO())
     try:
-        return ray.put(parts)
-    except Exception as error:  # what cannot be pickled raises whatever it likes
-        raise InputError(
-            f"the space, evaluator or agent cannot be sent to Ray's workers ({described(error)})"
-        ) from error
+        packer.dump(parts)
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
+        said = described(error)
+        raise InputError(f"the space, evaluator or agent cannot be sent to Ray's workers ({said})") from error
+    return file.getvalue(), {k: (s.inputs.cpu().numpy(), s.targets.cpu().numpy()) for k, s in packer.splits.items()}
 
 
-def _arrays(split: Split) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    return split.inputs.cpu().numpy(), split.targets.cpu().numpy()
+def unpack(packed: Packed) -> tuple[Any, ...]:
+    """Return what was packed; whatever its classes raise is raised. Its data are not to be written to."""
+    unpacker = _Unpacker(io.BytesIO(packed[0]))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that they cannot be written to
+        unpacker.splits = {k: Split(*map(torch.from_numpy, arrays)) for k, arrays in packed[1].items()}
+    parts: tuple[Any, ...] = unpacker.load()
+    return parts
 
 
-def _split(arrays: tuple[NDArray[np.float32], NDArray[Any]]) -> Split:
-    """Return a split on memory that all processes of a machine share; it is not to be written to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return Split(*map(torch.from_numpy, arrays))
+class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.splits: dict[int, Split] = {}
+
+    def persistent_id(self, thing: Any) -> int | None:
+        if not isinstance(thing, Split):
+            return None
+        self.splits[id(thing)] = thing
+        return id(thing)
+
+
+class _Unpacker(pickle.Unpickler):
+    splits: dict[int, Split]
+
+    def persistent_load(self, number: int) -> Split:
+        return self.splits[number]

@@ -43,8 +43,9 @@ class Estimate(Evaluator):
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
         """Return the estimates of a search's trials, and the measurements of the others, in order."""
         searched = [trial for trial in trials if trial.purpose == "search"]
-        found = dict(zip(searched, self.estimate([trial.architecture for trial in searched]), strict=True))
         others = [trial for trial in trials if trial.purpose != "search"]
+        estimates = self.estimate([trial.architecture for trial in searched]) if searched else []
+        found = dict(zip(searched, estimates, strict=True))
         found |= dict(zip(others, self.inner.measure(others), strict=True)) if others else {}
         return [found[trial] for trial in trials]
 

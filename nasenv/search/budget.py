@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -117,12 +118,13 @@ class Budget:
             history: what was spent.
             size: number of architectures of the space; None where it is not known.
         """
-        left, most = self.remaining(history), len(in_flight)
-        if (left is None or most < left) and (size is None or len(history) + most < size):
+        left, evaluated, most = self.remaining(history), history.full_evaluations, len(in_flight)
+        left = math.inf if left is None else left + _ROUNDING
+        if most + 1 <= left and (size is None or evaluated + most < size):
             return True  # though all of them were new
         new = history.count_unknown(in_flight)
         paid = most if self.charge_repeats else new
-        return (left is None or paid < left) and (size is None or len(history) + new < size)
+        return paid + 1 <= left and (size is None or evaluated + new < size)
 
     def reached(self, history: History) -> str | None:
         """Return which of its limits a search has come to, None where it has come to none."""

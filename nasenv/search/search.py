@@ -187,6 +187,8 @@ class Search:
                 with self._stopping.noting_faults():
                     self._begin()
                 in_flight.fill(ask, lambda found: self._propose(found, 1.0), is_payable)
+                if not in_flight:
+                    self._end_short_of_budget()
                 with self._evaluation, self._stopping.noting_faults():
                     found = answer.find()
                     if found is None:
@@ -380,10 +382,14 @@ class Search:
         else:
             answers = self.history.take(taken, findings, self.budget.charge_repeats)
         if taken is not proposals:
-            self._stopping.check()
-            self.ended = self.budget.used_up()  # what is left does not pay for the next
-            self._stopping.check()
+            self._end_short_of_budget()
         return answers
+
+    def _end_short_of_budget(self) -> None:
+        """Raise that the search is over or stopped; else what is left of the budget does not pay for the next."""
+        self._stopping.check()
+        self.ended = self.budget.used_up()
+        self._stopping.check()
 
     def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
         """Return the proposals up to the one that uses the charged seconds up; None where none does."""

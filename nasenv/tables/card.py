@@ -66,17 +66,16 @@ def card(
 
     Args:
         name: of the table's file.
-        config: the options of the command that built it: space, evaluator, seeds.
+        config: the options of the command that built it: space, evaluator, data where it reads them, seeds.
         designs: number of rows, equivalent designs counted each.
         sizes: examples in each split of the data; empty where the evaluator has none.
         columns: the table's, (n,), each network once.
         note: a paragraph of the user's.
     """
-    evaluator = config["evaluator"]
     return _CARD.format(
         name=name,
         space=_class_name(config["space"]),
-        data=evaluator["init_args"].get("dataset", _class_name(evaluator)),
+        data=config["data"]["source"] if "data" in config else _class_name(config["evaluator"]),
         designs=designs,
         networks=len(columns["val_accuracy"]),
         seeds=config["seeds"],

@@ -9,7 +9,6 @@ from collections import Counter
 import numpy as np
 import psycopg
 import pytest
-from tests.cheap_evaluators import Hashed
 
 from nasenv.cache import database
 from nasenv.cache.cache import Cache

@@ -34,7 +34,7 @@ class Stalls(Agent):
 class Refused(Hashed):
     """Finds a fault of the machine."""
 
-    def evaluate(self, architectures, fidelity=1.0):
+    def measure(self, trials):
         raise InputError("the disk is gone")
 
 
@@ -106,10 +106,9 @@ def test_a_run_that_hangs_is_given_up(cluster, tmp_path):
     compared = Comparison({"p": problem}, {"stalls": Stalls(), "random": RandomSearch()}, range(1), tmp_path)
     runs = []
     compared.run_on_ray(runs.append, None, 25.0)  # a worker starts in seconds, on a busy machine in many
-    assert {run.agent: run.error for run in runs} == {
-        "stalls": "timeout: the run hung and was ended",
-        "random": None,
-    }
+    errors = {run.agent: run.error for run in runs}
+    assert errors.pop("stalls").startswith("timeout: the worker hung on node ")
+    assert errors == {"random": None}
 
 
 def test_faults_and_settings_of_no_use_are_one_line(cluster, tmp_path):

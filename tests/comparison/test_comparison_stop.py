@@ -16,7 +16,7 @@ from nasenv.agents.random_search import RandomSearch
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.problem import Problem
 from nasenv.errors import InputError, SearchStopped
-from nasenv.evaluators.evaluator import TestResult
+from nasenv.evaluators.evaluator import never
 from nasenv.search.budget import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.fakes import Hashed, hearing
@@ -33,18 +33,16 @@ class Slow(Hashed):
     def config(self):
         return {"class_path": "Slow", "init_args": {}}
 
-    def stream(self, trials, stopped=lambda: False):
-        for trial in trials:
-            if stopped():
-                return
-            time.sleep(0.05)
-            if self.began is not None:
-                self.began.touch()
-            measurement = self.measure(trial.architecture)
-            yield (
-                trial,
-                TestResult(measurement.val_accuracy, measurement.error) if trial.kind == "test" else measurement,
-            )
+    def completed(self, stopped=never):
+        try:
+            while self._submitted and not stopped():
+                trial = self._submitted.popleft()
+                time.sleep(0.05)
+                if self.began is not None:
+                    self.began.touch()
+                yield trial, self.measure([trial])[0]
+        finally:
+            self._submitted.clear()
 
 
 def comparison(folder):
@@ -73,10 +71,10 @@ def run(folder, workers, until=None, seen=None):
 
 
 def trials(folder):
-    """Return every training that is journaled, in all of its searches: run, design, kind, seed."""
+    """Return every training that is journaled, in all of its searches: run, design, purpose, seed."""
     paths = sorted(folder.rglob("trials.jsonl"))
     entries = [(path.parent.name, json.loads(line)) for path in paths for line in path.read_text().splitlines()[1:]]
-    return [(run, tuple(e["architecture"]), e["kind"], e["seed"]) for run, e in entries]
+    return [(run, tuple(e["architecture"]), e["purpose"], e["seed"]) for run, e in entries]
 
 
 def outcomes(folder):

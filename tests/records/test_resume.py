@@ -184,7 +184,7 @@ def test_other_versions_are_named_where_an_agent_does_not_repeat_itself(tmp_path
     header, _, rest = path.read_text().partition("\n")
     path.write_text(json.dumps({**json.loads(header), "made_with": {"torch": "1.0"}}) + "\n" + rest)
     with search_on(tmp_path, agent=Erratic(4)) as search:
-        assert search.notices[0].startswith("the search was begun with torch 1.0, now 2.")
+        assert search.files.notices[0].startswith("the search was begun with torch 1.0, now 2.")
         with pytest.raises(InputError, match=r"what may cause it: torch 1\.0, now 2\."):
             search.run()
 
@@ -338,8 +338,8 @@ def test_what_was_cut_short_is_said(tmp_path):
         path = tmp_path / name
         os.truncate(path, path.stat().st_size - 5)
     with search_on(tmp_path) as search:
-        assert len(search.notices) == 2
-        assert all("the last line was cut short" in notice for notice in search.notices)
+        assert len(search.files.notices) == 2
+        assert all("the last line was cut short" in notice for notice in search.files.notices)
         search.run()
     assert len(lines(tmp_path / "journal.jsonl")) == 24
 
@@ -374,7 +374,7 @@ def test_trials_of_every_purpose_are_completed_by_an_evaluator_that_writes_measu
     ]
     completed = list(evaluator.results(trials))
     assert completed == [(trial, evaluator.figure(trial.architecture)) for trial in trials]
-    assert evaluator.calls == [[trial.architecture for trial in trials]], "what waits is measured together"
+    assert evaluator.calls == [designs], "what waits is measured together"
     assert list(evaluator.results(trials, lambda: True)) == []
     assert list(evaluator.completed()) == [], "what was given up is forgotten"
 

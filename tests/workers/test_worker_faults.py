@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.signals import hearing
 
 from nasenv.errors import InputError
 from nasenv.workers.pool import WorkerPool
@@ -81,7 +80,7 @@ def test_a_worker_that_is_killed_while_it_has_no_job_costs_none(pool):
 
 def test_a_stop_lets_those_in_flight_finish_and_begins_no_more(pool):
     began = time.monotonic()
-    jobs = [("sleep", 0.3 + i / 1000) for i in range(8)]
+    jobs = [("sleep", 0.3 + i / 100) for i in range(8)]
     found = answers(pool, jobs, stopped=lambda: time.monotonic() - began > 0.4)
     assert list(found) == jobs[: len(found)]
     assert 2 <= len(found) <= 4
