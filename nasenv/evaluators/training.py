@@ -106,15 +106,8 @@ class TrainingEvaluator(Evaluator):
         self.dataset = self._data = self._arguments["data"] = dataset = _loaded(data)
         _check_fit(space, dataset)
         known = RECIPES.get(dataset.name, OTHER_RECIPE)
-        self.recipe = Recipe(
-            epochs=known.epochs if epochs is None else epochs,
-            batch_size=known.batch_size if batch_size is None else batch_size,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            label_smoothing=label_smoothing,
-            augment=augment,
-        )
+        sizes = (known.epochs if epochs is None else epochs, known.batch_size if batch_size is None else batch_size)
+        self.recipe = Recipe(*sizes, optimizer, learning_rate, weight_decay, label_smoothing, augment)
         longer = _FINAL_EPOCHS.get(dataset.name, _FINAL_LENGTH * self.recipe.epochs)
         final_epochs = longer if final_epochs is None else integer("final_epochs", final_epochs)
         self.final_recipe = replace(self.recipe, epochs=final_epochs)

@@ -90,7 +90,9 @@ def read_table(
     path = _find(table)
     text = _text(path)
     names, lines, rows = _parse(path, text)
-    _require(path, [ARCHITECTURE, *scores, *numbers], names)
+    for name in (ARCHITECTURE, *scores, *numbers):
+        if name not in names:
+            raise InputError(f"table {path} has no column {name!r}; it has {nearest(name, names)}")
     cells = dict(zip(names, zip(*rows, strict=True), strict=True))
     found = Table(path, hashlib.sha256(text.encode()).hexdigest(), lines, cells.pop(ARCHITECTURE), {})
     _check_distinct(found)
@@ -186,15 +188,7 @@ def _parse(path: Path, text: str) -> tuple[list[str], tuple[int, ...], list[list
     return names, tuple(lines), rows
 
 
-def _require(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
-    for name in wanted:
-        if name not in names:
-            raise InputError(f"table {path} has no column {name!r}; it has {nearest(name, names)}")
-
-
 def _check_distinct(table: Table) -> None:
-    if len(set(table.architectures)) == len(table.architectures):
-        return
     first: dict[str, int] = {}
     for row, text in enumerate(table.architectures):
         if first.setdefault(text, row) != row:
@@ -206,30 +200,23 @@ def _column(table: Table, name: str, cells: Sequence[str], asked: bool) -> Any:
 
     One that is not asked for may hold texts; None then.
     """
-    try:
-        column = np.array([float(cell) if cell else math.nan for cell in cells])
-    except ValueError:
-        if not asked:
-            return None
-        raise table.error(*next((r, _no_number(name, c)) for r, c in enumerate(cells) if not _is_number(c))) from None
-    for row in np.flatnonzero(~np.isfinite(column)).tolist():
-        if cells[row]:
-            if not asked:
-                return None
-            raise table.error(row, _no_number(name, cells[row]))
+    column = np.array([_number(cell) if cell else math.nan for cell in cells])
+    wrong = [row for row in np.flatnonzero(~np.isfinite(column)).tolist() if cells[row]]
+    if wrong and asked:
+        came = cells[wrong[0]]
+        raise table.error(
+            wrong[0], f"{name} is {came!r}; expected a finite number, or an empty cell where there is none"
+        )
+    if wrong:
+        return None
     return column / 100 if name.endswith("_percent") else column
 
 
-def _no_number(name: str, cell: str) -> str:
-    return f"{name} is {cell!r}; expected a finite number, or an empty cell where there is none"
-
-
-def _is_number(cell: str) -> bool:
+def _number(cell: str) -> float:
     try:
-        float(cell or 0)
+        return float(cell)
     except ValueError:
-        return False
-    return True
+        return math.nan
 
 
 def _check_scores(table: Table, name: str, column: NDArray[np.float64], metric: str) -> None:
