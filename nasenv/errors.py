@@ -1,6 +1,8 @@
 """The errors that nasenv raises on purpose; each message is one line that says what came and how to mend it."""
 
+import difflib
 import re
+from collections.abc import Sequence
 
 _LONGEST = 2000  # characters of a message: what stands in a file can be as long as it likes
 _COMMANDING = re.compile(  # control characters, those that turn the direction of writing, halves of surrogate pairs
@@ -15,6 +17,11 @@ def printable(text: str) -> str:
     a\x1b[2Jb
     """
     return _COMMANDING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the known names that were perhaps meant, all of them where none is near."""
+    return ", ".join(difflib.get_close_matches(name, known, n=3) or known)
 
 
 class InputError(ValueError):

@@ -7,12 +7,20 @@ import json
 import os
 import resource
 import shutil
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nasenv.errors import InputError
+
+
+@contextlib.contextmanager
+def writing(what: object, remedy: str = "") -> Iterator[None]:
+    """Turn what goes wrong in the writing of a file into the InputError that names it: a full disk, say."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what} cannot be written: {error.strerror}{remedy}") from error
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -27,25 +35,18 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
-        with open(unfinished, "wb") as file:
+        with writing(path), open(unfinished, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
+            unfinished.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)  # the names of its files are on the disk
+            os.close(folder)
+    except InputError:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Return when the names of its files are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise
 
 
 def open_again(file: BinaryIO, path: Path, hold: Callable[[BinaryIO], None] = lambda file: None) -> BinaryIO:
@@ -73,41 +74,29 @@ def open_again(file: BinaryIO, path: Path, hold: Callable[[BinaryIO], None] = la
     return new
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Return a file open for reading, where it is one: a pipe would be waited for, and a device may have no end.
-
-    Raises:
-        InputError: it is missing, may not be read, or is no regular file.
-    """
+def open_file(path: Path) -> BinaryIO:
+    """Return a file open for reading; raise InputError where it is missing or may not be read."""
     try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+        return open(path, "rb")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise InputError(f"cannot read {path}: it is a pipe or device, not a regular file")
-    return file
 
 
 def read_whole(path: Path, most: int) -> bytes:
-    """Return what a regular file holds.
+    """Return what a file holds.
 
     Args:
         path: the file.
         most: bytes; a larger file is refused before it is in memory.
 
     Raises:
-        InputError: it is missing, may not be read, is no regular file, or too large.
+        InputError: it is missing, may not be read, or too large.
     """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
             limit = in_megabytes(most)
             raise InputError(f"cannot read {path}: it is larger than {limit}, the most that is read of such")
-        try:
-            return file.read(size)  # and not most: so many bytes would be asked for
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        return file.read()
 
 
 def user_path(text: str | Path) -> Path:

@@ -51,8 +51,7 @@ def call(function: Callable[..., _Made], prog: str, argv: Sequence[str]) -> _Mad
     """
     parser = _parser(function, prog)
     defaults = [word for part, kind in _defaults(function).items() for word in (f"--{part}", kind)]
-    arguments = instantiate(parser, parser.parse_args([*defaults, *argv]))
-    return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+    return _called(function, parser, parser.parse_args([*defaults, *argv]))
 
 
 def make(kind: Callable[..., _Made], prog: str, values: Mapping[str, Any]) -> _Made:
@@ -64,8 +63,12 @@ def make(kind: Callable[..., _Made], prog: str, values: Mapping[str, Any]) -> _M
         values: option -> value, nested.
     """
     parser = _parser(kind, prog)
-    arguments = instantiate(parser, parser.parse_object({**_defaults(kind), **values}))
-    return kind(**{name: arguments[name] for name in inspect.signature(kind).parameters})
+    return _called(kind, parser, parser.parse_object({**_defaults(kind), **values}))
+
+
+def _called(function: Callable[..., _Made], parser: Parser, config: Namespace) -> _Made:
+    arguments = instantiate(parser, config)
+    return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, str]:
@@ -105,12 +108,12 @@ def _without_null(action: Any) -> Any:
     left as they are in the file: it would make objects of those that it finds in ``Any``, without their space or data.
     """
     kind, *others = get_args(getattr(action, "_typehint", None)) or (None,)
-    if others == [type(None)] and get_origin(kind) is dict:
-        _, of = get_args(kind)
-        return dict if get_origin(of) is dict else kind
-    if others == [type(None)] and get_origin(kind) is type:
-        return kind
-    return kind if others == [type(None)] and inspect.isclass(kind) and issubclass(kind, Configurable) else None
+    if others != [type(None)]:
+        return None
+    if get_origin(kind) is dict:
+        return dict if get_origin(get_args(kind)[1]) is dict else kind
+    is_part = get_origin(kind) is type or (inspect.isclass(kind) and issubclass(kind, Configurable))
+    return kind if is_part else None
 
 
 def instantiate(parser: Parser, config: Namespace) -> Namespace:

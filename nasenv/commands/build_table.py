@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nasenv.commands.stopping import stopping
-from nasenv.commands.terminal import Terminal
+from nasenv.commands.terminal import Bar, Terminal, stopping
 from nasenv.configuration import integer, without_derived
-from nasenv.data.dataset import Data, Dataset
+from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path, write_whole
@@ -27,15 +26,8 @@ from nasenv.tables.card import card
 from nasenv.tables.table import write_table
 from nasenv.trial import Architecture, Measurement, Purpose, Trial
 
-_CHUNK_SECONDS = 15.0  # what a kill costs at most, where a design takes no longer
+_AT_ONCE = 4  # designs for each slot: enough to keep it busy, and few to lose where an evaluator answers all at once
 _LINES = 20  # printed in the course of it where there is no terminal to draw a bar on
-
-
-class Entry(NamedTuple):
-    """What is known of a network: its final trainings, one a seed, scored on validation and on test data."""
-
-    validation: list[Measurement]
-    test: list[Measurement]
 
 
 def build_table(
@@ -63,9 +55,7 @@ def build_table(
         note: what else the card is to say, on the machine or the data, say.
     """
     console = Terminal()
-    for name, value in {"seeds": seeds, "limit": limit}.items():
-        integer(name, value)
-    designs = every_design(space, 2 * seeds, limit)
+    designs = every_design(space, 2 * integer("seeds", seeds), integer("limit", limit))
     representatives = {design: evaluator.representative(design) for design in designs}
     path = user_path(output)
     log = _open_log(path, _identity(space, evaluator, seeds))
@@ -73,17 +63,15 @@ def build_table(
         networks = list(dict.fromkeys(representatives.values()))
         wanted = [r for r in networks if not all(trial in log.measurements for trial in _trials([r], seeds))]
         if log.torn:
-            console.print(f"note: the last line of {log.path} was cut short, and taken out", soft_wrap=True)
+            console.say(f"note: the last line of {log.path} was cut short, and taken out")
         said = f"{type(space).__name__}: {len(designs):,} designs, {len(networks):,} networks"
-        console.print(f"{said}; {len(wanted):,} are to be trained, {2 * seeds} times each", soft_wrap=True)
+        console.say(f"{said}; {len(wanted):,} are to be trained, {2 * seeds} times each")
         if wanted:
             stop = threading.Event()
             with stopping(lambda _: stop.set()), evaluator:
                 _train(evaluator, wanted, seeds, log, console, stop.is_set)
-        entries = {r: _entry(log, r, seeds) for r in networks}
-    _write(path, space, evaluator, seeds, representatives, entries, note)
-    said = f"the table is {path}, its card {_card_path(path)}; {log.path} may be deleted"
-    console.print(said, soft_wrap=True)
+    _write(path, space, evaluator, seeds, representatives, log.measurements, note)
+    console.say(f"the table is {path}, its card {_card_path(path)}; {log.path} may be deleted")
 
 
 def every_design(space: SearchSpace, trainings: int, limit: int) -> list[Architecture]:
@@ -136,50 +124,17 @@ def _train(
     console: Terminal,
     stopped: Callable[[], bool],
 ) -> None:
-    """Have designs trained, some at a time; each training is in the log as soon as it ends."""
+    """Have designs trained, some at a time; what is done is in the log."""
     order = np.random.default_rng(0).permutation(len(wanted))  # so that the time left can be told from the time gone
-    done, size, said = 0, 2, 0
-    with _bar(console) as bar:
-        task = bar.add_task("build", total=len(wanted))
+    done, started = 0, time.monotonic()
+    with Bar(console, "training", len(wanted), _LINES) as bar:
         while done < len(wanted):
-            chunk = [wanted[i] for i in order[done : done + size]]
-            started = time.monotonic()
+            chunk = [wanted[i] for i in order[done : done + _AT_ONCE * evaluator.slots]]
             measured(evaluator, _trials(chunk, seeds), log, stopped)
             done += len(chunk)
-            bar.update(task, completed=done)
-            share = _CHUNK_SECONDS / max(time.monotonic() - started, 1e-3)
-            size = max(1, min(2 * size, round(len(chunk) * share)))
-            if not console.is_terminal and done * _LINES // len(wanted) > said:
-                said = done * _LINES // len(wanted)
-                console.print(f"{done:,} of {len(wanted):,} trained, {_left(bar, done)}")
-
-
-def _bar(console: Terminal) -> Progress:
-    return Progress(
-        TextColumn("training"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        speed_estimate_period=600,
-    )
-
-
-def _left(bar: Progress, done: int) -> str:
-    """Return the time gone and left, in words."""
-    (task,) = bar.tasks
-    gone = task.elapsed or 0.0
-    return f"{gone / 60:.1f} minutes gone, {gone / 60 * ((task.total or 0) / done - 1):.1f} left"
-
-
-def _entry(log: BuildLog, design: Architecture, seeds: int) -> Entry:
-    """Return what is known of a design."""
-    trials = _trials([design], seeds)
-    answers: list[Any] = [log.measurements[trial] for trial in trials]
-    return Entry(answers[:seeds], answers[seeds:])
+            minutes = (time.monotonic() - started) / 60
+            left = minutes * (len(wanted) / done - 1)
+            bar.show(done, "", f"{done:,} of {len(wanted):,} trained, {minutes:.1f} minutes gone, {left:.1f} left")
 
 
 def _write(
@@ -188,59 +143,44 @@ def _write(
     evaluator: Evaluator,
     seeds: int,
     representatives: Mapping[Architecture, Architecture],
-    networks: Mapping[Architecture, Entry],
+    known: Mapping[Trial, Measurement],
     note: str,
 ) -> None:
     """Write the table, a row for each design, and the card, whose figures count each network once."""
-    columns = _columns([networks[r] for r in representatives.values()], seeds)
-    write_table(path, [space.to_text(d) for d in representatives], columns)
-    source = evaluator.dataset.source if evaluator.dataset is not None else None
-    data = {"data": asdict(source)} if source is not None else {}
+    write_table(path, list(map(space.to_text, representatives)), _columns(known, representatives.values(), seeds))
+    dataset = evaluator.dataset
+    data = {"data": asdict(dataset.source)} if dataset is not None and dataset.source is not None else {}
+    splits = () if dataset is None else ("train", "validation", "test")
+    sizes = {{"train": "training"}.get(split, split): len(getattr(dataset, split)) for split in splits}
     config = without_derived({"space": space.config(), "evaluator": evaluator.config(), **data, "seeds": seeds})
-    counted = {
-        name: np.array(column, dtype=np.float64) for name, column in _columns([*networks.values()], seeds).items()
-    }
-    text = card(path.name, config, len(representatives), _sizes(evaluator.dataset), counted, note)
-    write_whole(_card_path(path), text)
-
-
-def _sizes(dataset: Dataset | None) -> dict[str, int]:
-    """Return the number of examples by what they are for; nothing without data."""
-    if dataset is None:
-        return {}
-    return {"training": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)}
+    columns = _columns(known, dict.fromkeys(representatives.values()), seeds)
+    counted = {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
+    write_whole(_card_path(path), card(path.name, config, len(representatives), sizes, counted, note))
 
 
 def _card_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".md")
 
 
-def _columns(entries: Sequence[Entry], seeds: int) -> dict[str, list[float | None]]:
-    """Return the columns of the table; a mean is empty where one of its seeds failed."""
+def _columns(
+    known: Mapping[Trial, Measurement], networks: Iterable[Architecture], seeds: int
+) -> dict[str, list[float | None]]:
+    """Return the columns of the table, a row for each network given; a mean is nan where one of its seeds failed.
+
+    Scores are rounded to nine decimals, so that equal counts of correct answers are equal means.
+    """
+    rows = [_trials([network], seeds) for network in networks]
     columns: dict[str, list[float | None]] = {}
-    accuracies = {
-        "val_accuracy": [[m.score for m in entry.validation] for entry in entries],
-        "test_accuracy": [[m.score for m in entry.test] for entry in entries],
-    }
-    for name, rows in accuracies.items():
-        values = [[_rounded(value) for value in row] for row in rows]
-        columns[name] = [_mean(row) for row in values]
-        for s in range(seeds):
-            columns[f"{name}_seed{s}"] = [row[s] for row in values]
-    columns["train_seconds"] = [
-        round(float(np.median([m.train_seconds for m in entry.validation])), 4) for entry in entries
-    ]
-    metrics = [{k: v for m in entry.validation for k, v in m.metrics.items()} for entry in entries]
-    for name in dict.fromkeys(name for row in metrics for name in row):
-        columns[name] = [row.get(name) for row in metrics]
-    return columns
+    for k, name in enumerate(("val_accuracy", "test_accuracy")):
+        scores = [[_score(known[trial]) for trial in row[k * seeds : (k + 1) * seeds]] for row in rows]
+        columns[name] = [round(sum(row) / seeds, 9) for row in scores]
+        columns |= {f"{name}_seed{s}": [row[s] for row in scores] for s in range(seeds)}
+    searched = [[known[trial] for trial in row[:seeds]] for row in rows]
+    columns["train_seconds"] = [round(float(np.median([m.train_seconds for m in row])), 4) for row in searched]
+    metrics = [{k: v for m in row for k, v in m.metrics.items()} for row in searched]
+    names = dict.fromkeys(name for row in metrics for name in row)
+    return columns | {name: [row.get(name) for row in metrics] for name in names}
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return _rounded(sum(known) / len(known)) if len(known) == len(values) else None
-
-
-def _rounded(value: float | None) -> float | None:
-    """Return the value to nine decimals, so that equal counts of correct answers are equal means."""
-    return None if value is None else round(value, 9)
+def _score(measurement: Measurement) -> float:
+    return math.nan if measurement.score is None else round(measurement.score, 9)

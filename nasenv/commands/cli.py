@@ -20,6 +20,15 @@ COMMANDS = {  # name, which is the module's and the function's too: what it does
     "reproduce": "run a finished search again, and say whether it comes out the same",
     "predict": "classify new data with the network that a search found",
 }
+_HELP = """\
+usage: nasenv COMMAND [options]   (nasenv COMMAND --help: its options)
+
+Neural architecture search by reinforcement learning.
+
+{}
+
+  --help     print this
+  --version  print the version"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,14 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(_help())
+        print(_HELP.format("\n".join(f"  {name:{max(map(len, COMMANDS))}}  {what}" for name, what in COMMANDS.items())))
         return 0
     if name == "--version":
         print(f"nasenv {version('nasenv')}")
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        return _refuse("nasenv", f"unknown command {name}; " + (f"nearest: {near[0]}" if near else _choices()))
+        known = f"nearest: {near[0]}" if near else f"there are: {', '.join(COMMANDS)}"
+        return _refuse("nasenv", f"unknown command {name}; {known}")
     return _run(name, rest)
 
 
@@ -67,21 +77,18 @@ def _run(name: str, argv: Sequence[str]) -> int:
 
 
 def _in_the_users_code(error: BaseException) -> str | None:
-    """Return the last line of a user's module that led to it; None for none."""
-    here = Path.cwd()
+    """Return the last line of a user's module that led to it; None for none.
+
+    It is neither in nasenv, nor in Python, nor installed; code without a file is nobody's.
+    """
+    here, python = Path.cwd(), map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+    others = [Path(__file__).parent.parent, *map(Path, filter(None, python))]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if _is_the_users(path):
+        installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+        if path.is_absolute() and not installed and not any(path.is_relative_to(other) for other in others):
             return f"{path.relative_to(here) if path.is_relative_to(here) else path}, line {frame.lineno}"
     return None
-
-
-def _is_the_users(path: Path) -> bool:
-    """Return whether a frame's file is neither nasenv's, nor Python's, nor installed; code without one is nobody's."""
-    python = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
-    others = [Path(__file__).parent.parent, *map(Path, filter(None, python))]
-    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
-    return path.is_absolute() and not installed and not any(path.is_relative_to(other) for other in others)
 
 
 def _refuse(prog: str, reason: str) -> int:
@@ -89,24 +96,3 @@ def _refuse(prog: str, reason: str) -> int:
 
     print(f"{prog}: error: {printable(' '.join(reason.split()))}", file=sys.stderr)
     return 2
-
-
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: nasenv COMMAND [options]   (nasenv COMMAND --help: its options)",
-            "",
-            "Neural architecture search by reinforcement learning.",
-            "",
-            *lines,
-            "",
-            "  --help     print this",
-            "  --version  print the version",
-        ]
-    )
-
-
-def _choices() -> str:
-    return f"there are: {', '.join(COMMANDS)}"

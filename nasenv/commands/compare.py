@@ -23,9 +23,7 @@ from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.reinforce import Reinforce
 from nasenv.agents.sb3 import MaskablePPO
 from nasenv.commands.arguments import make
-from nasenv.commands.progress import ComparisonProgress
-from nasenv.commands.stopping import stopping
-from nasenv.commands.terminal import Terminal
+from nasenv.commands.terminal import ComparisonProgress, Terminal, stopping
 from nasenv.comparison.analysis import summarise
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.figures import draw, save

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from nasenv.benchmarks import BENCHMARKS
-from nasenv.benchmarks.benchmark import Benchmark, Rows
+from nasenv.benchmarks.benchmark import Benchmark
 from nasenv.commands.terminal import Terminal
-from nasenv.errors import InputError
+from nasenv.errors import InputError, nearest
 from nasenv.files import user_path
-from nasenv.tables.table import nearest, write_table
+from nasenv.tables.table import write_table
 
 
 def import_benchmark(
@@ -43,15 +43,15 @@ def import_benchmark(
         rows = benchmark.read(chosen, user_path(source) if source is not None else None)
         verified = benchmark.verify(chosen, rows)
     write_table(file, rows.architectures, rows.columns)
-    lines = [
-        f"{file}: {len(rows.architectures):,} rows of {name}, {chosen}",
-        *_ranges(rows),
-        *(f"verified: {line}" for line in verified),
-        *(f"note: {line}" for line in benchmark.notes),
-        "search it, and compare agents on it, with these options of nasenv train and nasenv compare:",
-        f"  {_options(benchmark, chosen, file)}",
-    ]
-    console.print("\n".join(lines), soft_wrap=True)
+    console.say(f"{file}: {len(rows.architectures):,} rows of {name}, {chosen}")
+    for column, values in rows.columns.items():
+        console.say(f"  {column:{max(map(len, rows.columns))}}  {np.min(values):.10g} to {np.max(values):.10g}")
+    for line in verified:
+        console.say(f"verified: {line}")
+    for line in benchmark.notes:
+        console.say(f"note: {line}")
+    console.say("search it, and compare agents on it, with these options of nasenv train and nasenv compare:")
+    console.say(f"  {_options(benchmark, chosen, file)}")
 
 
 def _chosen(name: str, dataset: str | None) -> tuple[Benchmark, str]:
@@ -61,12 +61,6 @@ def _chosen(name: str, dataset: str | None) -> tuple[Benchmark, str]:
     if dataset is not None and dataset not in datasets:
         raise InputError(f"{name} has no data set {dataset}; did you mean {nearest(dataset, datasets)}?")
     return BENCHMARKS[name], dataset or datasets[0]
-
-
-def _ranges(rows: Rows) -> list[str]:
-    """Return a line for each column: its name, lowest and highest value."""
-    width = max(map(len, rows.columns))
-    return [f"  {name:{width}}  {np.min(c):.10g} to {np.max(c):.10g}" for name, c in rows.columns.items()]
 
 
 def _options(benchmark: Benchmark, dataset: str, file: Path) -> str:

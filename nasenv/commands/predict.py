@@ -6,7 +6,7 @@ import contextlib
 import csv
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,8 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
     found = zip(files or range(len(best)), names[best], (f"{p:.4f}" for p in likely.max(axis=1)), strict=True)
     rows = found if output else ([printable(str(cell)) for cell in row] for row in found)
     try:
-        opened = contextlib.nullcontext(sys.stdout) if output is None else _to_write(output)
-        with opened as file:
+        named = None if output is None else open(user_path(output), "w", newline="", encoding="utf-8")
+        with named or contextlib.nullcontext(sys.stdout) as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "class", "probability"), *rows])
     except BrokenPipeError:  # whoever read the lines had enough of them
         sys.stderr.close()
@@ -56,10 +56,6 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
         raise InputError(f"output {output} cannot be written: {error.strerror}") from error
     if labels is not None:
         Console(stderr=True, markup=False, highlight=False).print(_accuracy(names, best, labels), soft_wrap=True)
-
-
-def _to_write(output: str) -> TextIO:
-    return user_path(output).open("w", newline="", encoding="utf-8")
 
 
 def _in_colour(images: Tensor, channels: int) -> Tensor:

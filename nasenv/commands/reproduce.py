@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from nasenv.agents.agent import Agent
@@ -52,13 +51,17 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
     make = call(_search, "nasenv reproduce", ["--config", str(folder / "config.yaml")])
     with make(run_dir=again, course=Course.read(folder / JOURNAL)) as search:
         for said in _circumstances(header, search.identity()):
-            console.print(said, soft_wrap=True)
+            console.say(said)
         if result.ended.startswith(_EARLY):
             search.callbacks.append(_concluding(len(entries), result.ended))
         result_again = concluded(search, console)
     _, entries_again = Journal.read(again / JOURNAL)
     found = [*_evaluations(entries, entries_again), *_results(result, result_again)]
-    console.print(_verdict(len(entries), result_again, again, found), soft_wrap=True)
+    if found:
+        console.say("\n- ".join([f"not the same; the new run is in {again}", *found]))
+    else:
+        winner = f"the winner {result.winner.text} and its test accuracy {result.test_score:.4f}"
+        console.say(f"the same again: {len(entries)} evaluations, {winner}; the new run is in {again}")
     return int(bool(found))
 
 
@@ -91,25 +94,18 @@ def _concluding(evaluations: int, ended: str) -> Callback:
 
 def _circumstances(header: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is not as it was when the run was made."""
-    then = header.get("made_with")
-    if isinstance(then, dict):
-        yield from differences({str(k): str(v) for k, v in then.items()}, provenance())
-    config = header.get("config")
-    prints = config.get("fingerprint") if isinstance(config, dict) else None
-    for what, now in identity["fingerprint"].items():
-        if isinstance(prints, dict) and prints.get(what) != now:
-            yield f"{what} of another fingerprint: {prints.get(what)}, now {now}"
+    yield from differences(header.get("made_with", {}), provenance())
+    for what, then in header["config"]["fingerprint"].items():
+        if then != (now := identity["fingerprint"].get(what)):
+            yield f"{what} of another fingerprint: {then}, now {now}"
 
 
 def _evaluations(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield how the first evaluation that differs does, and how many do."""
-    differing = [
-        (old, [key for key in old if key not in _TIMES and old[key] != new.get(key)], new)
-        for old, new in zip(then, now, strict=False)
-    ]
-    differing = [(old, keys, new) for old, keys, new in differing if keys]
-    if differing:
-        old, keys, new = differing[0]
+    pairs = zip(then, now, strict=False)
+    found = [(old, new, [k for k in old if k not in _TIMES and old[k] != new.get(k)]) for old, new in pairs]
+    if differing := [(old, new, keys) for old, new, keys in found if keys]:
+        old, new, keys = differing[0]
         shown = "text" if "text" in keys else keys[0]
         yield (
             f"{len(differing)} of {len(then)} evaluations, the first of them {old['evaluation']}: {shown} was "
@@ -126,10 +122,3 @@ def _results(then: Result, now: Result) -> Iterator[str]:
         yield f"the winner's accuracies: on test data it was {then.test_score}, now {now.test_score}"
     elif then.others != now.others:
         yield "the accuracies of what the winner is held against"
-
-
-def _verdict(evaluations: int, result: Result, again: Path, found: Sequence[str]) -> str:
-    if not found:
-        winner = f"the winner {result.winner.text} and its test accuracy {result.test_score:.4f}"
-        return f"the same again: {evaluations} evaluations, {winner}; the new run is in {again}"
-    return "\n".join([f"not the same; the new run is in {again}", *(f"- {difference}" for difference in found)])

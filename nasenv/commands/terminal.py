@@ -1,13 +1,27 @@
-"""The terminal that commands print to."""
+"""The terminal: what commands print to it, the bars that they draw on it, and the signals that come from it."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TextIO
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nasenv.comparison.run import Run
+from nasenv.search.search import Search
+from nasenv.trial import Outcome
+
+_LINES = 10  # printed in the course of a command where there is no terminal to draw a bar on
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Terminal(Console):
@@ -22,6 +36,10 @@ class Terminal(Console):
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
 
+    def say(self, text: str) -> None:
+        """Print a text whose lines may be longer than the terminal is wide."""
+        self.print(text, soft_wrap=True)
+
     def _check_buffer(self) -> None:
         try:
             super()._check_buffer()
@@ -31,7 +49,114 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Say no more; rich's own ends the program."""
         self.quiet = True
-        with suppress(OSError):  # no file: io.UnsupportedOperation
+        with contextlib.suppress(OSError):  # no file: io.UnsupportedOperation
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())  # what is left in its buffer is written at exit
             os.close(nowhere)
+
+
+class Bar(Progress):
+    """A bar with what is done, what is said, time gone and left; lines instead where there is no terminal.
+
+    Args:
+        console: where to draw.
+        doing: what is being done, in a word.
+        total: length of the bar; None where it is not known.
+        lines: printed in its course where there is no terminal.
+    """
+
+    def __init__(self, console: Console, doing: str, total: int | None, lines: int = _LINES) -> None:
+        done = (TextColumn(doing), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        super().__init__(*done, *times, console=console, disable=not console.is_terminal, speed_estimate_period=600)
+        self._total, self._lines, self._printed = total, lines, 0
+        self._bar = self.add_task(doing, total=total, said="")
+
+    def show(self, done: int, said: str, line: str) -> None:
+        """Draw how much is done and what is said, or print the line, if it is time for another."""
+        self.update(self._bar, completed=done, said=said)
+        every = max(1, (self._total or 100 * self._lines) // self._lines)
+        if not self.console.is_terminal and done // every > self._printed:
+            self._printed = done // every
+            self.console.print(line, highlight=False)
+
+
+class SearchProgress(Bar):
+    """A bar with evaluations, best, mean of the last 32 and repeats of a search whose budget is so many evaluations."""
+
+    def __init__(self, console: Console, evaluations: int | None) -> None:
+        super().__init__(console, "searching", evaluations)
+
+    def __call__(self, search: Search, outcome: Outcome) -> None:
+        """Take in an answer; a listener of the search."""
+        history, done = search.history, len(search.history)
+        best = "none yet" if history.best_reward is None else f"{history.best_reward:.4f}"
+        said = f"best {best}  mean of last 32 {history.mean_reward(32):.4f}  repeats {history.repeats}"
+        of = f" of {self._total}" if self._total else ""
+        self.show(done, said, f"{done}{of} evaluations  {said}  {search.seconds:.0f} s")
+
+
+class ComparisonProgress(Bar):
+    """A bar with the runs done, the last one and the faults of a comparison of so many runs."""
+
+    def __init__(self, console: Console, runs: int) -> None:
+        super().__init__(console, "comparing", runs)
+        self._faults, self._done = 0, 0
+
+    def __call__(self, run: Run) -> None:
+        """Take in a run that is done."""
+        self._done += 1
+        self._faults += run.error is not None
+        faults = f"  faults {self._faults}" if self._faults else ""
+        said = f"{run.agent} on {run.problem}, seed {run.seed}{faults}"
+        self.show(self._done, said, f"{self._done} of {self._total} runs{faults}")
+
+
+class ReplayEnd:
+    """Says when all the evaluations that a journal holds were answered, and how long that took."""
+
+    def __init__(self, console: Terminal, evaluations: int) -> None:
+        self._console, self._evaluations, self._started = console, evaluations, time.monotonic()
+
+    def __call__(self, search: Search, outcome: Outcome) -> None:
+        """Take in an answer; a listener of the search."""
+        if outcome.evaluation == self._evaluations and not outcome.repeat:
+            gone = time.monotonic() - self._started
+            self._console.say(f"{self._evaluations} evaluations replayed in {gone:.1f} s")
+
+
+@contextlib.contextmanager
+def stopping(stop: Callable[[str], None]) -> Iterator[None]:
+    """Call ``stop(reason)`` at the first Ctrl-C, SIGTERM or SIGHUP; at the second, die of it; so do the workers.
+
+    To be used in the main thread.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        for each in heard:
+            signal.signal(each, _end)
+        stop(f"stopped by {_SIGNALS[signal.Signals(number)]}")
+        _write(sys.stderr, b"\nstopping when the trainings in flight are done; once more ends at once\n")
+
+    heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, ask) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # closed
+            if stream.isatty():
+                _write(stream, _SHOW_CURSOR)  # a bar that was being drawn has hidden it
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _write(stream: TextIO, text: bytes) -> None:
+    """Write past Python's buffers, which the signal may have interrupted; nobody may be listening."""
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        os.write(stream.fileno(), text)

@@ -17,10 +17,7 @@ from rich.table import Table
 
 from nasenv.agents.agent import Agent
 from nasenv.cache.cache import Cache
-from nasenv.commands.progress import ReplayEnd, SearchProgress
-from nasenv.commands.spent import show_spent
-from nasenv.commands.stopping import stopping
-from nasenv.commands.terminal import Terminal
+from nasenv.commands.terminal import ReplayEnd, SearchProgress, Terminal, stopping
 from nasenv.configuration import digest
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError, SearchStopped
@@ -41,6 +38,7 @@ from nasenv.trial import Architecture
 _SO_FAR = "so_far.json"  # of a search that was stopped
 _LONGEST_START = 1 << 26  # bytes
 _LONGEST_DATA = 40  # characters of the data set's name in that of a run
+_SMALL = 0.001  # of a search's time, below which a part is no line of its own
 
 
 def train(
@@ -88,8 +86,7 @@ def train(
             if store is not None and (folder / TRIALS).exists():
                 with contextlib.closing(TrialLog(folder / TRIALS, plan.identity())) as trials:
                     add_to_cache(trials, evaluator, store)
-            said = f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run."
-            console.print(said, soft_wrap=True)
+            console.say(f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run.")
             result = Result.read(folder / RESULT)
             clear(folder)  # a kill may have come between the result and this
             with contextlib.suppress(OSError):
@@ -159,10 +156,10 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
 
 def concluded(search: Search, console: Terminal) -> Result:
     """Run a search to its end and return its result, saying how it goes; raise SearchStopped where it is stopped."""
-    console.print(coverage(search.space, search.budget), soft_wrap=True)
-    search.on_wait = lambda text: console.print(text, soft_wrap=True)
+    console.say(coverage(search.space, search.budget))
+    search.on_wait = console.say
     for notice in search.files.notices if search.files is not None else ():
-        console.print(f"note: {notice}", soft_wrap=True)
+        console.say(f"note: {notice}")
     try:
         with stopping(search.stop):
             result = _searched(search, console)
@@ -176,8 +173,7 @@ def concluded(search: Search, console: Terminal) -> Result:
 
 def _searched(search: Search, console: Terminal) -> Result:
     if search.replayed:
-        said = f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations"
-        console.print(said, soft_wrap=True)
+        console.say(f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations")
         search.callbacks.append(ReplayEnd(console, search.replayed))
     search.prepare()
     with SearchProgress(console, search.budget.evaluations) as progress:
@@ -185,15 +181,31 @@ def _searched(search: Search, console: Terminal) -> Result:
         search.run()
     if search.stopped is not None:
         raise SearchStopped(search.stopped)
-    said = f"{search.ended}; {search.seconds:.0f} s, {search.history.cached} evaluations from the cache"
-    console.print(said, soft_wrap=True)
-    show_spent(search, console)
-    finalists = min(search.budget.finalists, len(search.history))
-    times = search.budget.final_seeds
+    console.say(f"{search.ended}; {search.seconds:.0f} s, {search.history.cached} evaluations from the cache")
+    _show_times(search, console)
+    finalists, times = min(search.budget.finalists, len(search.history)), search.budget.final_seeds
     if search.evaluator.trains:
-        said = f"training the {finalists} best again, {times} times each and for longer, and testing the winner ..."
-        console.print(said, soft_wrap=True)
+        console.say(
+            f"training the {finalists} best again, {times} times each and for longer, and testing the winner ..."
+        )
     return conclude(search)
+
+
+def _show_times(search: Search, console: Terminal) -> None:
+    """Print the parts of a search's time, the largest first, and why trainings on a GPU were no CUDA graphs."""
+    evaluator, spent = search.evaluator, search.where_time_went()
+    whole = sum(spent.values()) or 1.0
+    workers = f", {evaluator.slots} trainings at once" if evaluator.worked else ""
+    shown = Table(title=f"where the time of the search went{workers}")
+    shown.add_column("")
+    shown.add_column("seconds", justify="right")
+    shown.add_column("share", justify="right")
+    for part, seconds in spent.items():
+        if seconds >= _SMALL * whole:
+            shown.add_row(part, f"{seconds:.1f}", f"{seconds / whole:.1%}")
+    console.print(shown)
+    for reason, trainings in evaluator.eager.items():
+        console.say(f"{trainings} trainings were not captured as a CUDA graph: {reason}")
 
 
 def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
@@ -207,10 +219,10 @@ def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
     of = f" of {search.budget.evaluations}" if search.budget.evaluations else ""
     kept = f", {len(search.trials.measurements)} trainings kept" if search.trials is not None else ""
     journaled = len(search.history) + search.replayed
-    lines = [f"{journaled}{of} evaluations are journaled{kept}; the best so far are in {_so_far(search)}"]
-    lines += [f"the best: {best[0]['architecture']}, reward {best[0]['reward']:.4f}"] if best else []
-    lines.append("the same command goes on; with --resume conclude it trains and tests the best of what there is")
-    console.print("\n".join(lines), soft_wrap=True)
+    console.say(f"{journaled}{of} evaluations are journaled{kept}; the best so far are in {_so_far(search)}")
+    if best:
+        console.say(f"the best: {best[0]['architecture']}, reward {best[0]['reward']:.4f}")
+    console.say("the same command goes on; with --resume conclude it trains and tests the best of what there is")
 
 
 def _so_far(search: Search) -> Path:
@@ -223,20 +235,14 @@ def _show(result: Result, folder: Path, console: Terminal) -> None:
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
-    lines = [
-        f"winner: {result.winner.text}",
-        f"test {result.metric} of this network: {result.test_score:.4f}",
-        f"everything is in {folder}: {', '.join(_left(folder))}",
-        f"look at the search:   {_typed('tensorboard', '--logdir', folder.parent)}",
-    ]
+    console.say(f"winner: {result.winner.text}")
+    console.say(f"test {result.metric} of this network: {result.test_score:.4f}")
+    known = ("model", "architecture.png", RESULT, JOURNAL)
+    left = [f"{name}/" if (folder / name).is_dir() else name for name in known if (folder / name).exists()]
+    console.say(f"everything is in {folder}: {', '.join(left)}")
     if (folder / "model").exists():  # an evaluator that does not train leaves none
-        lines.insert(-1, f"classify new images:  {_typed('nasenv', 'predict', folder, 'npz:FILE')}")
-    console.print("\n".join(lines), soft_wrap=True)
-
-
-def _left(folder: Path) -> list[str]:
-    known = ("model", "architecture.png", RESULT, "journal.jsonl")
-    return [f"{name}/" if (folder / name).is_dir() else name for name in known if (folder / name).exists()]
+        console.say(f"classify new images:  {_typed('nasenv', 'predict', folder, 'npz:FILE')}")
+    console.say(f"look at the search:   {_typed('tensorboard', '--logdir', folder.parent)}")
 
 
 def _typed(name: str, *arguments: str | Path) -> str:

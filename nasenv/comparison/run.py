@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.errors import InputError, printable
-from nasenv.files import open_regular, parse_json, read_whole, spare_memory, write_whole
+from nasenv.files import open_file, parse_json, read_whole, spare_memory, write_whole
 
 Quantity = Literal["reward", "val_score", "test_score"]
 """What of an incumbent is looked at. `val_score` is the one after the final training where that is known of every run,
@@ -110,7 +110,7 @@ class Run:
     def is_of(path: Path, identity: str) -> bool:
         """Return True where the file is of this identity; raise InputError where it is of another, or damaged."""
         try:
-            with open_regular(path) as file:
+            with open_file(path) as file:
                 theirs = parse_json(file.readline(_FIRST_LINE))["identity"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise _damaged(path, error) from error

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import lzma
-import math
-import struct
-import tokenize
 import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +11,10 @@ from numpy.typing import NDArray
 
 from nasenv.data.source import RawData, Samples, as_nchw, needed_memory
 from nasenv.errors import InputError
-from nasenv.files import in_megabytes, open_regular, spare_memory, user_path
+from nasenv.files import in_megabytes, open_file, spare_memory, user_path
 
 _PAIRS = (("x", "y"), ("x_val", "y_val"), ("x_test", "y_test"))
 _KNOWN = {name for pair in _PAIRS for name in pair}
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_UNREADABLE = (
-    *(ValueError, TypeError, OverflowError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError, struct.error),
-    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-)  # whatever zipfile and NumPy raise of bytes that are not theirs
 
 
 def read_digits() -> RawData:
@@ -80,49 +68,29 @@ def _samples(file: str, arrays: dict[str, NDArray[Any]], x: str, y: str, labelle
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the known arrays of an .npz file, and an empty one for each other name in it."""
     arrays: dict[str, NDArray[Any]] = {}
-    with open_regular(path) as file:
+    part, spare = "names", spare_memory() // 2
+    with open_file(path) as file:
         if not zipfile.is_zipfile(file):
             raise InputError(f"{path} is not an .npz file (as np.savez writes it), or it was cut off")
-        with _named(path, "names"), zipfile.ZipFile(file) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            spare = spare_memory() // 2
-            for name in members:
-                arrays[name] = np.zeros(0)
-                if name in _KNOWN:
-                    with _named(path, f"array {name!r}"):
-                        arrays[name] = _array(archive, members[name], spare)
-                        spare -= needed_memory(arrays[name].size, arrays[name].itemsize)
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                sizes = {member.filename.removesuffix(".npy"): member.file_size for member in archive.zip.infolist()}
+                for name in archive.files:
+                    part = f"array {name!r}"
+                    _check_memory(sizes[name] * (name in _KNOWN), spare)  # before it is taken
+                    arrays[name] = np.asarray(archive[name]) if name in _KNOWN else np.zeros(0)
+                    needed = needed_memory(arrays[name].size, arrays[name].itemsize)
+                    _check_memory(needed, spare)
+                    spare -= needed
+        except Exception as error:  # zipfile, zlib and NumPy raise all sorts
+            raise InputError(f"cannot read {part} of {path}: {error}") from None
     return arrays
 
 
-@contextmanager
-def _named(path: Path, part: str) -> Iterator[None]:
-    """Turn whatever readers raise into the error that says what cannot be read."""
-    try:
-        yield
-    except InputError:
-        raise
-    except _UNREADABLE as error:
-        raise InputError(f"cannot read {part} of {path}: {error}") from None
-
-
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> NDArray[Any]:
-    """Return an array whose header says no other size than it has, and needs no more than so many bytes."""
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f"it is in version {version} of NumPy's format; np.savez writes numbers in an older one")
-        shape, _, dtype = _HEADERS[version](file)
-        size = math.prod(shape) * dtype.itemsize
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects, which are never loaded; give numbers or strings")
-        if min(shape, default=0) < 0 or size != member.file_size - file.tell():
-            raise ValueError(f"its header says {shape} of {dtype}, which is not the size that it has")
-        if (needed := needed_memory(math.prod(shape), dtype.itemsize)) > most:
-            raise ValueError(
-                f"it needs {in_megabytes(needed)} of memory, and there are {in_megabytes(most)} for it, half of what "
-                "is free; give fewer or smaller images"
-            )
-    with archive.open(member) as file:
-        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
+def _check_memory(needed: int, most: int) -> None:
+    if needed > most:
+        raise ValueError(
+            f"it needs {in_megabytes(needed)} of memory, and there are {in_megabytes(most)} for it, half of what is "
+            "free; give fewer or smaller images"
+        )

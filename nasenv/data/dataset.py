@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +13,19 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from nasenv.configuration import integer, number
 from nasenv.data.arrays import read_digits, read_mnist5k, read_npz
 from nasenv.data.pictures import read_folder, read_hub
 from nasenv.data.source import Labels, RawData, Samples
 from nasenv.data.split import Split, check_counts, stratified
-from nasenv.errors import InputError
+from nasenv.errors import InputError, nearest
 from nasenv.files import user_path
 from nasenv.task import Encoding, Images, Inputs, Task, statistics_of
 
 Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 _NAMED: dict[str, Callable[[], RawData]] = {"digits": read_digits, "mnist5k": read_mnist5k}
 _KINDS: dict[str, Callable[[str, bool], RawData]] = {"npz": read_npz, "folder": read_folder, "hub": read_hub}
-_FORMS = {"npz": "npz:FILE", "folder": "folder:DIR", "hub": "hub:NAME"}
+_PLACES = {"npz": "FILE", "folder": "DIR", "hub": "NAME"}
 _LARGEST_SHARE = 0.4  # with it, three samples of a class always reach all three splits
 
 
@@ -56,11 +56,9 @@ class Data:
 
     def __post_init__(self) -> None:
         for option in ("validation_share", "test_share"):
-            share = getattr(self, option)
-            if not 0.0 < share <= _LARGEST_SHARE:
-                raise InputError(f"{option} must be above 0 and at most {_LARGEST_SHARE}, got {share}")
-        if not isinstance(self.split_seed, int | np.integer) or self.split_seed < 0:
-            raise InputError(f"split_seed must be an integer of 0 or more, got {self.split_seed!r}")
+            expected = f"above 0 and at most {_LARGEST_SHARE}"
+            number(option, getattr(self, option), lambda share: 0.0 < share <= _LARGEST_SHARE, expected)
+        integer("split_seed", self.split_seed, least=0)
 
     def load(self) -> Dataset:
         """Return the data set; raise InputError for an unknown source, or data that cannot be used."""
@@ -124,8 +122,7 @@ class Dataset:
                 raise InputError(
                     f"{name}: expected inputs (n, {task.shape}) and as many targets, got {part.inputs.shape}"
                 )
-        means = (*statistics_of(parts[0].inputs), (), *statistics_of(parts[0].targets))
-        encoding = Encoding(*means)
+        encoding = Encoding(*statistics_of(parts[0].inputs), (), *statistics_of(parts[0].targets))
         train, validation, test = (Split(encoding.inputs(p.inputs), encoding.targets(p.targets)) for p in parts)
         return cls(name, task, train, validation, test, encoding, _fingerprint(parts))
 
@@ -186,11 +183,10 @@ def _read(source: str, labelled: bool) -> RawData:
     kind, _, place = source.partition(":")
     if kind in _KINDS:
         if not place:
-            raise InputError(f"{kind}: names no data; expected {_FORMS[kind]}")
+            raise InputError(f"{kind}: names no data; expected {kind}:{_PLACES[kind]}")
         return _KINDS[kind](place, labelled)
-    known = [*_NAMED, *(f"{k}:" for k in _KINDS)]
-    near = difflib.get_close_matches(source, known, n=3) or known
-    raise InputError(f"unknown data set {source!r}; did you mean {', '.join(near)}?")
+    known = [*_NAMED, *(f"{kind}:" for kind in _KINDS)]
+    raise InputError(f"unknown data set {source!r}; did you mean {nearest(source, known)}?")
 
 
 def _texts(raw: RawData, labels: Labels) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nasenv.data.source import SMALLEST, RawData, Samples, as_nchw, needed_memory
 from nasenv.errors import InputError
-from nasenv.files import in_megabytes, open_regular, read_whole, spare_memory, user_path
+from nasenv.files import in_megabytes, open_file, read_whole, spare_memory, user_path
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 """Those of Pillow's that are pixels: an EPS, say, is a program, which Ghostscript would run."""
@@ -39,13 +39,6 @@ def read_folder(place: str, labelled: bool) -> RawData:
     path = user_path(place)
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; expected one with a sub-folder of pictures for each class")
-    _check_pictures(path)
-    here = glob.escape(str(path.absolute()))
-    files = {name: f"{here}/{name}/**" for name in _split_folders(path)} or {"train": f"{here}/**"}
-    return _raw_data(place, _load_local(place, "imagefolder", data_files=files), "", labelled, path)
-
-
-def _check_pictures(path: Path) -> None:
     _hugging_face()  # which brings Pillow
     from PIL import Image
 
@@ -54,6 +47,9 @@ def _check_pictures(path: Path) -> None:
         raise InputError(
             f"{path} holds no pictures (links to folders are not followed); expected a sub-folder for each class"
         )
+    here = glob.escape(str(path.absolute()))
+    files = {name: f"{here}/{name}/**" for name in _split_folders(path)} or {"train": f"{here}/**"}
+    return _raw_data(place, _load(place, "imagefolder", data_files=files), "", labelled, path)
 
 
 def _split_folders(path: Path) -> list[str]:
@@ -76,29 +72,23 @@ def read_hub(place: str, labelled: bool) -> RawData:
     if path.is_file():
         return _raw_data(place, _read_parquet(place, path), column, labelled)
     if path.is_dir():
-        return _raw_data(place, _load_local(place, "parquet", data_dir=str(path)), column, labelled)
+        return _raw_data(place, _load(place, "parquet", data_dir=str(path)), column, labelled)
     return _raw_data(place, _load(place, name), column, labelled)
 
 
-def _load_local(place: str, builder: str, **files: Any) -> Mapping[str, Any]:
-    """Load what lies on this machine, without the bars that tell of downloads."""
+def _load(place: str, path: str, **files: Any) -> Mapping[str, Any]:
+    """Load a data set; of files on this machine without the bars that tell of downloads."""
     datasets = _hugging_face()
-    were_shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
+    hidden = bool(files) and not datasets.are_progress_bars_disabled()
+    if hidden:
+        datasets.disable_progress_bars()
     try:
-        return _load(place, builder, **files)
-    finally:
-        if were_shown:
-            datasets.enable_progress_bars()
-
-
-def _load(place: str, path: str, **options: Any) -> Mapping[str, Any]:
-    try:
-        splits: Mapping[str, Any] = _hugging_face().load_dataset(path, **options)
-    except InputError:
-        raise
+        splits: Mapping[str, Any] = datasets.load_dataset(path, **files)
     except Exception as error:  # whatever the readers of its many formats raise
         raise InputError(f"cannot load {place}: {_reason(error)}") from error
+    finally:
+        if hidden:
+            datasets.enable_progress_bars()
     return splits
 
 
@@ -109,19 +99,15 @@ def _read_parquet(place: str, path: Path) -> Mapping[str, Any]:
 
     most = spare_memory() // 4
     try:
-        with open_regular(path) as file, parquet.ParquetFile(file) as source:
-            batches, spent = [], 0
+        with open_file(path) as file, parquet.ParquetFile(file) as source:
+            batches: list[Any] = []
             for batch in source.iter_batches(batch_size=_AT_ONCE):
+                most -= batch.nbytes
+                if most < 0:
+                    raise ValueError("it takes more than a quarter of free memory")
                 batches.append(batch)
-                spent += batch.nbytes
-                if spent > most:
-                    raise InputError(
-                        f"cannot load {place}: it takes more than {in_megabytes(most)}, 1/4 of free memory"
-                    )
             table = Table.from_batches(batches, source.schema_arrow)
         return {"train": datasets.Dataset(datasets.table.InMemoryTable(table))}
-    except InputError:
-        raise
     except Exception as error:  # Arrow's and datasets' own, of many kinds
         raise InputError(f"cannot load {place}: {_reason(error)}") from error
 

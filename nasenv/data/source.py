@@ -67,8 +67,6 @@ class RawData:
                     f"{other.name} has images of {other.images.shape[1:]} (channels, height, width), "
                     f"{self.train.name} of {self.train.images.shape[1:]}; they must be the same"
                 )
-        if not all(_is_text(name) for name in self.label_names or ()):
-            raise InputError(f"{self.train.name}: the names of its classes are no texts: {self.label_names}")
 
 
 def needed_memory(numbers: int, itemsize: int) -> int:
@@ -126,27 +124,6 @@ def _check_labels(name: str, labels: Labels, n: int) -> None:
         )
     if labels.ndim != 1 or len(labels) != n:
         raise InputError(f"{name} has {n} images, but its labels have shape {labels.shape}; expected ({n},)")
-    if labels.dtype.kind == "f":
-        raise InputError(
-            f"labels of {name} must be integers or strings, got dtype {labels.dtype}; "
-            "where they are whole numbers of classes, give y.astype(int)"
-        )
     if labels.dtype.kind not in "buiU":
-        raise InputError(f"labels of {name} must be integers or strings, got dtype {labels.dtype}")
-    if labels.dtype.kind == "U" and not _are_texts(labels):
-        raise InputError(f"labels of {name} hold characters that do not exist, so they are no texts")
-
-
-def _are_texts(labels: Labels) -> bool:
-    try:
-        return _is_text("".join(labels.tolist()))
-    except (ValueError, SystemError):  # numbers of characters above the highest
-        return False
-
-
-def _is_text(value: object) -> bool:
-    """Return whether it is a string that a file can hold: without half of a surrogate pair."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
+        hint = "; where they are whole numbers of classes, give y.astype(int)" if labels.dtype.kind == "f" else ""
+        raise InputError(f"labels of {name} must be integers or strings, got dtype {labels.dtype}{hint}")

@@ -27,7 +27,7 @@ import nasenv.spaces
 from nasenv.configuration import import_path
 from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
-from nasenv.files import in_megabytes, open_regular, parse_json, read_whole, spare_memory, write_whole
+from nasenv.files import in_megabytes, parse_json, read_whole, spare_memory, write_whole
 from nasenv.spaces.space import SearchSpace
 from nasenv.task import Encoding, Task
 from nasenv.trial import Architecture
@@ -120,16 +120,20 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
     description = _read_description(path)
     made = space if isinstance(space, SearchSpace) else _rebuilt(description["space"], space)
     try:
-        architecture = _architecture(description, made)
+        architecture = made.check(description["architecture"])
+        if made.to_text(architecture) != description["text"]:
+            raise InputError(f"the model is {description['text']}, the space reads it as {made.to_text(architecture)}")
         if type(made).__module__.startswith(f"{nasenv.spaces.__name__}."):
             _check_size(made, architecture, weights)
-        exported = _exported(description, made, architecture)
+        encoding = Encoding.from_json(description["encoding"])
+        exported = Exported(_built(made, architecture), made, architecture, encoding)
         expected = torch.tensor(description["probe"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
-    _load_weights(exported.model, weights)
+    _check_same(weights, exported.model)
+    exported.model.load_state_dict(load_file(weights))
     found = _probe(exported.model, exported.task.shape)
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise InputError(
@@ -211,22 +215,6 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _architecture(description: Mapping[str, Any], space: SearchSpace) -> Architecture:
-    architecture = space.check(description["architecture"])
-    if space.to_text(architecture) != description["text"]:
-        raise InputError(f"the model is {description['text']}, the space reads it as {space.to_text(architecture)}")
-    return architecture
-
-
-def _exported(description: Mapping[str, Any], space: SearchSpace, architecture: Architecture) -> Exported:
-    return Exported(
-        model=_built(space, architecture),
-        space=space,
-        architecture=architecture,
-        encoding=Encoding.from_json(description["encoding"]),
-    )
-
-
 def built(space: SearchSpace, architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
     """Return the network of an architecture with these weights, on the CPU, in evaluation mode."""
     network = _built(space, architecture)
@@ -287,7 +275,7 @@ def _check_size(space: SearchSpace, architecture: Architecture, weights: Path) -
     """Raise InputError unless the network is the one of the weights and can be run, before memory is taken for it."""
     with torch.device("meta"):
         model = _built(space, architecture)
-        _check_same(weights, _shapes(model.state_dict()), _stored_shapes(weights))
+        _check_same(weights, model)
         sizes = [0]
         for module in model.modules():
             module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
@@ -301,26 +289,14 @@ def _reason(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
-    _check_same(path, _shapes(model.state_dict()), _stored_shapes(path))
-    model.load_state_dict(load_file(path))
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    return {name: list(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _stored_shapes(path: Path) -> dict[str, list[int]]:
-    """Return the shapes of the tensors in a file of weights, of which no more than the header is read."""
-    open_regular(path).close()
+def _check_same(path: Path, model: nn.Module) -> None:
+    """Raise InputError where the tensors in a file, of which the header alone is read, are not those of the network."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, it is no mapping
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, it is no mapping
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
-
-
-def _check_same(path: Path, expected: Mapping[str, list[int]], found: Mapping[str, list[int]]) -> None:
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if different:
         name = different[0]

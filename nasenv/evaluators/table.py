@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.configuration import digest
+from nasenv.configuration import digest, number
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.spaces.space import SearchSpace, to_architectures
@@ -63,7 +63,9 @@ class TableEvaluator(Evaluator):
         fidelities: dict[float, str] | None = None,
     ) -> None:
         super().__init__(space)
-        self.canonical, self._fidelities = canonical, _checked(fidelities or {})
+        self.canonical, self._fidelities = canonical, dict(fidelities or {})
+        for fidelity in self._fidelities:
+            number("fidelities", fidelity, lambda f: 0.0 < f < 1.0, "shares between 0 and 1, each with a column")
         self._final, self._test = final_val_column or val_column, test_column
         scores = [val_column, self._final, test_column, *self._fidelities.values()]
         numbers = [*(metric_columns or ()), *({seconds_column} - {_SECONDS, None})]
@@ -109,10 +111,10 @@ class TableEvaluator(Evaluator):
         if trial.purpose == "confirm":
             return self._measurement(self._row(trial.architecture), self._final, 0.0)
         if trial.purpose == "test":
-            return self._tested(self._row(trial.architecture))
+            lacking = f"the table has no {self._test or 'test score'} of this architecture"
+            return self._found(self._row(trial.architecture), self._test, lacking)
         if trial.fidelity == 1.0:
-            found = self._measurements.get(trial.architecture)
-            return found or self._measurements[self._key_of(trial.architecture)]
+            return self._measurements[self._key_of(trial.architecture)]
         row = self._row(trial.architecture)
         column = self._fidelities[trial.fidelity]
         return self._measurement(row, column, trial.fidelity * float(self._seconds[row]))
@@ -152,26 +154,13 @@ class TableEvaluator(Evaluator):
         return key
 
     def _measurement(self, row: int, column: str, seconds: float) -> Measurement:
-        score = float(self._columns[column][row])
-        if math.isnan(score):
-            error = f"the evaluation failed: {column} is empty in the table"
-            return Measurement(None, error, seconds, metrics=self._metrics[row])
-        return Measurement(score, None, seconds, metrics=self._metrics[row])
+        return self._found(row, column, f"the evaluation failed: {column} is empty in the table", seconds)
 
-    def _tested(self, row: int) -> Measurement:
-        score = math.nan if self._test is None else float(self._columns[self._test][row])
-        if math.isnan(score):
-            error = f"the table has no {self._test or 'test score'} of this architecture"
-            return Measurement(None, error, metrics=self._metrics[row])
-        return Measurement(score, metrics=self._metrics[row])
-
-
-def _checked(fidelities: Mapping[float, str]) -> dict[float, str]:
-    """Return the columns by fidelity; raise InputError for a fidelity outside (0, 1)."""
-    for fidelity in fidelities:
-        if not (isinstance(fidelity, int | float) and 0.0 < fidelity < 1.0):
-            raise InputError(f"fidelities: expected shares between 0 and 1, each with a column, got {fidelity!r}")
-    return {float(fidelity): column for fidelity, column in fidelities.items()}
+    def _found(self, row: int, column: str | None, lacking: str, seconds: float = 0.0) -> Measurement:
+        """Return what a column says of a row; where there is nothing, a trial that failed."""
+        score = math.nan if column is None else float(self._columns[column][row])
+        known, error = (None, lacking) if math.isnan(score) else (score, None)
+        return Measurement(known, error, seconds, self._metrics[row])
 
 
 def _architectures(space: SearchSpace, table: Table) -> list[Architecture]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from nasenv.configuration import digest
+from nasenv.configuration import digest, flag, integer, positive
 from nasenv.data.dataset import Data, Dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator, never
@@ -102,43 +103,28 @@ class TrainingEvaluator(Evaluator):
         compile_final: bool = False,
     ) -> None:
         super().__init__(space)
-        found = Data(data) if isinstance(data, str) else data
-        self.dataset = self._data = dataset = found.load() if isinstance(found, Data) else found
-        self._arguments["data"] = dataset
+        self.dataset = self._data = self._arguments["data"] = dataset = _loaded(data)
         _check_fit(space, dataset)
         known = RECIPES.get(dataset.name, OTHER_RECIPE)
-        self.recipe = Recipe(
-            epochs=known.epochs if epochs is None else epochs,
-            batch_size=known.batch_size if batch_size is None else batch_size,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            label_smoothing=label_smoothing,
-            augment=augment,
-        )
-        if final_epochs is None:
-            final_epochs = _FINAL_EPOCHS.get(dataset.name, _FINAL_LENGTH * self.recipe.epochs)
-        if not isinstance(final_epochs, int | np.integer) or final_epochs < 1:
-            raise InputError(f"final_epochs must be an integer of 1 or more, got {final_epochs!r}")
-        self.final_recipe = Recipe(**{**asdict(self.recipe), "epochs": final_epochs})
+        sizes = (known.epochs if epochs is None else epochs, known.batch_size if batch_size is None else batch_size)
+        self.recipe = Recipe(*sizes, optimizer, learning_rate, weight_decay, label_smoothing, augment)
+        longer = _FINAL_EPOCHS.get(dataset.name, _FINAL_LENGTH * self.recipe.epochs)
+        final_epochs = longer if final_epochs is None else integer("final_epochs", final_epochs)
+        self.final_recipe = replace(self.recipe, epochs=final_epochs)
         if not isinstance(seed, int | np.integer):
             raise InputError(f"the evaluator's seed must be an integer, got {seed!r}")
         self.seed = int(seed)
         self.devices = resolve_devices(devices)
-        self.concurrency = _check_concurrency(concurrency)
-        self._concurrency = _concurrency(concurrency, self.devices)
-        if not isinstance(timeout_seconds, int | float | np.number) or not timeout_seconds > 0:
-            raise InputError(f"timeout_seconds must be a positive number, got {timeout_seconds!r}")
-        if not isinstance(deterministic, bool):
-            raise InputError(f"deterministic must be true or false, got {deterministic!r}")
-        self.timeout_seconds, self.deterministic = timeout_seconds, deterministic
+        self.concurrency = concurrency if concurrency == "auto" else integer("concurrency", concurrency, least=0)
+        self._concurrency = _concurrency(self.concurrency, self.devices)
+        self.timeout_seconds = math.inf if timeout_seconds == math.inf else positive("timeout_seconds", timeout_seconds)
+        self.deterministic = flag("deterministic", deterministic)
         self.precision = resolve_precision(precision, self.devices[0])
-        if not isinstance(compile_final, bool):
-            raise InputError(f"compile_final must be true or false, got {compile_final!r}")
-        self.compile_final = compile_final
-        self._worked: dict[str, float] = {}
+        self.compile_final = flag("compile_final", compile_final)
+        self._worked = Counter[str]()  # wall seconds
         self.eager: Counter[str] = Counter()
-        self._trainer = Trainer(space, dataset, self.devices[0], timeout_seconds, deterministic, self.precision)
+        settings = (self.timeout_seconds, self.deterministic, self.precision)
+        self._trainer = Trainer(space, dataset, self.devices[0], *settings)
         self._cost = TrainingCost(space)
         self._waiting: dict[Trial, Job] = {}
         self._sorted = True
@@ -175,7 +161,7 @@ class TrainingEvaluator(Evaluator):
         ended = 0
         try:
             for job, trained in self._trained(self._jobs(among), stopped):
-                if _ran_out_of_memory(trained) and self._concurrency.out_of_memory(among[job]):
+                if (trained.error or "").startswith(OUT_OF_MEMORY) and self._concurrency.out_of_memory(among[job]):
                     self._waiting[job.trial] = job
                 else:
                     self._learn(job, trained)
@@ -236,8 +222,7 @@ class TrainingEvaluator(Evaluator):
 
     def _learn(self, job: Job, trained: Trained) -> None:
         """Take in what a training took."""
-        for part, seconds in trained.seconds.items():
-            self._worked[part] = self._worked.get(part, 0.0) + seconds
+        self._worked.update(trained.seconds)
         if trained.error is None:
             epochs = job.trial.fidelity * job.recipe.epochs
             self._cost.add(job.trial.architecture, trained.train_seconds / epochs)
@@ -252,17 +237,15 @@ class TrainingEvaluator(Evaluator):
         return Job(trial, recipe, seed, final and self.compile_final, start, keep)
 
 
-def _check_concurrency(concurrency: int | str) -> int | str:
-    whole = isinstance(concurrency, int | np.integer) and not isinstance(concurrency, bool)
-    if concurrency != "auto" and not (whole and int(concurrency) >= 0):
-        raise InputError(f"concurrency must be auto or a number from 0, got {concurrency!r}")
-    return concurrency
+def _loaded(data: Dataset | Data | str) -> Dataset:
+    wanted = Data(data) if isinstance(data, str) else data
+    return wanted.load() if isinstance(wanted, Data) else wanted
 
 
-def _concurrency(concurrency: int | str, devices: Sequence[str]) -> Concurrency:
+def _concurrency(concurrency: int | Literal["auto"], devices: Sequence[str]) -> Concurrency:
     cores = len(os.sched_getaffinity(0))
     if concurrency != "auto":
-        return Concurrency(int(concurrency), int(concurrency))
+        return Concurrency(concurrency, concurrency)
     if devices == ("cpu",):
         return Concurrency(cores, cores)
     return Concurrency(len(devices), cores, first=2 * len(devices))  # one computes while the other's host works
@@ -280,10 +263,6 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
 def may_be_mended(trained: Trained | Measurement) -> bool:
     """Return whether a fresh process might do better: out of memory, or a device or library in a bad state."""
     return trained.error is not None and not trained.error.startswith((DIVERGED, TIMEOUT))
-
-
-def _ran_out_of_memory(trained: Trained) -> bool:
-    return trained.error is not None and trained.error.startswith(OUT_OF_MEMORY)
 
 
 def _failed(_: Job, reason: str, seconds: float) -> Trained:

@@ -6,22 +6,19 @@ import fcntl
 import json
 import math
 import os
-import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nasenv.errors import InputError
-from nasenv.files import open_again, parse_json, read_whole
+from nasenv.files import open_again, open_file, parse_json, writing
 from nasenv.trial import Measurement, Outcome, Trial
 
 _FORMAT = 2  # 1 went by architectures alone
-_LATEST = 4e9  # the year 2096
-_MOST_SLOTS = 1 << 16
-_LONGEST_FILE = 1 << 30  # bytes, to be read as a whole
-_LONGEST_LINE = 1 << 20  # bytes; the curve of a training of 40,000 epochs
+_BLOCK = 1 << 20  # bytes that are looked at together for the end of the last line
 
 
 class JSONLines(ABC):
@@ -52,17 +49,14 @@ class JSONLines(ABC):
     def __init__(self, path: Path, config: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
         self.path, self.torn = path, False
         self._count = 0
-        try:
+        with writing(self.place):
             self._file: BinaryIO = open(path, "a+b", buffering=0)  # noqa: SIM115, closed by close()
-        except OSError as error:
-            raise InputError(f"{self.place} cannot be written: {error.strerror}") from error
         try:
-            if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-                raise InputError(f"{self.path} is a pipe or device, not a regular file; {self.remedy}")
             self._lock(self._file)
             self._mend()
-            self.header = self._check(config) or {"journal": _FORMAT, "config": config, **(about or {})}
-            if not self._size:
+            header = self._check(config)
+            self.header = header or {"journal": _FORMAT, "config": config, **(about or {})}
+            if header is None:
                 self.write(self.header)
         except InputError:
             self.close()
@@ -85,13 +79,10 @@ class JSONLines(ABC):
         Raises:
             InputError: it is damaged, or cannot be read.
         """
-        lines = read_whole(path, _LONGEST_FILE).split(b"\n")[:-1]
-        header, *entries = [cls._parsed(path, line, number) for number, line in enumerate(lines, 1)] or [{}]
-        cls._check_format(path, header)
-        for number, entry in enumerate(entries, 1):
-            if not cls.is_whole(entry, number):
-                raise cls._damaged(path, number + 1)
-        return header, entries
+        lines = list(cls._lines(path))
+        if not lines:
+            raise InputError(f"{path} is empty; {cls.remedy}")
+        return lines[0], lines[1:]
 
     def __len__(self) -> int:
         """Return the number of entries that were there when it was opened."""
@@ -99,10 +90,24 @@ class JSONLines(ABC):
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield the entries that were there when it was opened, read as they are asked for."""
-        with open(self.path, "rb") as file:
-            file.readline()
-            for number in range(2, self._count + 2):
-                yield self._parsed(self.path, file.readline(_LONGEST_LINE), number)
+        return islice(self._lines(self.path), 1, self._count + 1)
+
+    @classmethod
+    def _lines(cls, path: Path) -> Iterator[dict[str, Any]]:
+        """Yield the header, then the entries, each checked when it is read, up to a line without its end."""
+        with open_file(path) as file:
+            for number, line in enumerate(file):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    values = dict(parse_json(line))
+                except (ValueError, TypeError):
+                    raise cls._damaged(path, number + 1) from None
+                if number == 0:
+                    cls._check_format(path, values)
+                elif not cls.is_whole(values, number):
+                    raise cls._damaged(path, number + 1)
+                yield values
 
     def _lock(self, file: BinaryIO) -> None:
         try:
@@ -114,63 +119,40 @@ class JSONLines(ABC):
 
     def _mend(self) -> None:
         """Cut off a last line without its end."""
-        self._size = whole = os.fstat(self._file.fileno()).st_size
-        while whole:
-            start = max(0, whole - _LONGEST_LINE)
+        size = whole = os.fstat(self._file.fileno()).st_size
+        end = 0
+        while whole and not end:
+            start = max(0, whole - _BLOCK)
             end = os.pread(self._file.fileno(), whole - start, start).rfind(b"\n") + 1
             whole = start + end
-            if end:
-                break
-        if whole < self._size:
+        if whole < size:
             os.ftruncate(self._file.fileno(), whole)
-            self._size, self.torn = whole, True
+            self.torn = True
 
     def _check(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the header, None of an empty file; raise InputError where it, or an entry, is not as it has to be."""
-        if not self._size:
-            return None
-        with open(self.path, "rb") as file:
-            header = self._parsed(self.path, file.readline(_LONGEST_LINE), 1)
+        lines = self._lines(self.path)
+        header = next(lines, None)
+        if header is not None:
             self._check_header(header, config)
-            while line := file.readline(_LONGEST_LINE):
-                if not self.is_whole(self._parsed(self.path, line, self._count + 2), self._count + 1):
-                    raise self._damaged(self.path, self._count + 2)
-                self._count += 1
+            self._count = sum(1 for _ in lines)
         return header
 
     @classmethod
-    def _parsed(cls, path: Path, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            return dict(parse_json(line))
-        except (ValueError, TypeError):
-            raise cls._damaged(path, number) from None
-
-    @classmethod
     def _damaged(cls, path: Path, line: int) -> InputError:
-        kept = (
-            f"keep the {line - 1} before it with `head -n {line - 1} {path} > part && mv part {path}` to go on, or "
-            if line > 2
-            else ""
-        )
+        salvage = f"`head -n {line - 1} {path} > part && mv part {path}`"
+        kept = f"keep the {line - 1} before it with {salvage} to go on, or " if line > 2 else ""
         return InputError(f"{path}: line {line} is damaged; {kept}{cls.remedy} to start anew")
 
     @classmethod
     def _check_format(cls, path: Path, header: Mapping[str, Any]) -> None:
-        found = header.get("journal")
-        if found == _FORMAT:
-            return
-        if type(found) is int and 0 < found < _FORMAT:
+        if header.get("journal") in range(1, _FORMAT):
             raise InputError(f"{path} is of an earlier version of nasenv, which this one does not read; {cls.remedy}")
-        raise InputError(f"{path} is no file of a search in format {_FORMAT}, which this nasenv reads; {cls.remedy}")
+        if header.get("journal") != _FORMAT or "config" not in header:
+            raise InputError(f"{path} is no file of a search in format {_FORMAT}, which is read here; {cls.remedy}")
 
     def _check_header(self, header: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        self._check_format(self.path, header)
-        if "config" not in header:
-            raise self._damaged(self.path, 1)
-        try:
-            theirs, ours = _flat(header["config"]), _flat(json.loads(json.dumps(config)))
-        except RecursionError:
-            raise self._damaged(self.path, 1) from None
+        theirs, ours = _flat(header["config"]), _flat(json.loads(json.dumps(config)))
         differing = [k for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
         if differing:
             k = differing[0]
@@ -188,10 +170,8 @@ class JSONLines(ABC):
         """
         line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
         self.restore()
-        try:
+        with writing(self.path):
             written = self._file.write(line)
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
         if written != len(line):  # a full disk may take a part: take it back, so that no later line is glued to it
             os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)
             raise InputError(f"{self.path} cannot be written: the disk is full")
@@ -211,10 +191,8 @@ class JSONLines(ABC):
         Raises:
             InputError: the disk is full, or gone.
         """
-        try:
+        with writing(self.path):
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Let go of the file."""
@@ -235,37 +213,29 @@ class Journal(JSONLines):
     @property
     def made_with(self) -> dict[str, str]:
         """Versions and hardware with which it was begun, as `provenance` has them."""
-        told = self.header.get("made_with")
-        return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
+        made_with: dict[str, str] = self.header.get("made_with", {})
+        return made_with
 
     @property
     def started(self) -> float:
         """When it was begun, in seconds since 1970."""
-        told = self.header.get("started")
-        return float(told) if isinstance(told, int | float) and 0.0 <= told < _LATEST else time.time()
+        return float(self.header.get("started", time.time()))
 
     @property
     def slots(self) -> int | None:
         """How many networks an asynchronous search began with in flight; None where the journal does not say."""
-        return self.read_slots(self.path, self.header)
-
-    @classmethod
-    def read_slots(cls, path: Path, header: Mapping[str, Any]) -> int | None:
-        """Return what a header says of the slots; raise InputError where that is no number of them."""
-        if _are_slots(header.get("slots")):
-            return header.get("slots")
-        raise cls._damaged(path, 1)
+        slots: int | None = self.header.get("slots")
+        return slots
 
     @staticmethod
     def is_whole(entry: Mapping[str, Any], number: int) -> bool:
         """Return whether a line says all that a replay needs of its evaluation."""
         try:
             trial, _ = Trial.from_json(entry), Measurement.from_json(entry)
-            reward, cost, seconds = float(entry["reward"]), float(entry["cost"]), float(entry["seconds"])
-            known = entry["evaluation"] == number and isinstance(entry["text"], str) and type(entry["cached"]) is bool
-            known = known and _are_slots(entry.get("slots")) and isinstance(entry["by"], str)
-            numbers = math.isfinite(reward) and 0.0 <= seconds < math.inf and type(entry["proposal"]) is int
-            return known and numbers and 0.0 <= cost <= 1.0 and trial.purpose == "search"
+            numbers = [float(entry[name]) for name in ("reward", "seconds", "proposal", "cached")]
+            told = all(map(math.isfinite, numbers)) and isinstance(entry["text"], str) and isinstance(entry["by"], str)
+            paid = 0.0 <= float(entry["cost"]) <= 1.0 and entry["evaluation"] == number
+            return told and paid and trial.purpose == "search"
         except (KeyError, TypeError, ValueError, OverflowError):
             return False
 
@@ -294,10 +264,6 @@ class Journal(JSONLines):
                 **({} if slots is None else {"slots": slots}),
             }
         )
-
-
-def _are_slots(told: Any) -> bool:
-    return told is None or (type(told) is int and 1 <= told <= _MOST_SLOTS)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

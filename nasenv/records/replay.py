@@ -35,7 +35,7 @@ class Course:
         """Return the course of the search whose journal this is; raise InputError where that is damaged."""
         header, entries = Journal.read(path)
         changes = {entry["evaluation"]: entry["slots"] for entry in entries if entry.get("slots") is not None}
-        return cls(Journal.read_slots(path, header), [tuple(entry["architecture"]) for entry in entries], changes)
+        return cls(header.get("slots"), [tuple(entry["architecture"]) for entry in entries], changes)
 
 
 class Replay:
@@ -114,6 +114,4 @@ class Replay:
         other = differences(self._journal.made_with, provenance())
         if other:
             return f"what may cause it: {', '.join(other)}"
-        return (
-            "versions and hardware are the same, so the agent draws from a generator that is not seeded by the search"
-        )
+        return "versions and hardware are as they were, so it draws from a generator that is not seeded by the search"

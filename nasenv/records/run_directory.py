@@ -13,7 +13,7 @@ import yaml
 
 from nasenv.configuration import without_derived
 from nasenv.errors import InputError
-from nasenv.files import write_whole
+from nasenv.files import write_whole, writing
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal
 from nasenv.records.tensorboard import TensorBoardWriter
@@ -114,13 +114,10 @@ def _set_aside(path: Path, identity: Mapping[str, Any]) -> None:
     number = 1
     while any((path / _numbered(name, number)).exists() for name in (JOURNAL, TRIALS)):
         number += 1
-    with closing(Journal(path / JOURNAL, identity)):  # refuses what is damaged or in use
-        try:
-            for name in (TRIALS, JOURNAL):
-                if (path / name).exists():
-                    (path / name).rename(path / _numbered(name, number))
-        except OSError as error:
-            raise InputError(f"run_dir {path} cannot be written: {error.strerror}") from error
+    with closing(Journal(path / JOURNAL, identity)), writing(f"run_dir {path}"):  # refuses what is damaged or in use
+        for name in (TRIALS, JOURNAL):
+            if (path / name).exists():
+                (path / name).rename(path / _numbered(name, number))
 
 
 def _numbered(name: str, number: int | str) -> str:

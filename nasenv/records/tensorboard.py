@@ -23,8 +23,7 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import fx, nn
 
-from nasenv.errors import InputError
-from nasenv.files import open_again
+from nasenv.files import open_again, writing
 from nasenv.plots import Figure, choice_shares, to_png
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Outcome
@@ -74,14 +73,12 @@ class TensorBoardWriter:
         self._path = Path(directory) / f"events.out.tfevents.{int(self._started)}.nasenv"
         self._live, self._metric = live, metric
         self._best: tuple[float, float] | None = None  # fidelity and score
-        try:
+        with writing(f"run_dir {directory}", "; give another one"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for old in self._path.parent.glob("events.out.tfevents.*"):
                 if old != self._path:
                     old.unlink()
             self._file: BinaryIO = open(self._path, "w+b")  # noqa: SIM115, closed by close()
-        except OSError as error:
-            raise InputError(f"run_dir {directory} cannot be written: {error.strerror}; give another one") from error
         self._write(file_version="brain.Event:2")
 
     def evaluation(self, outcome: Outcome, scalars: Mapping[str, float]) -> None:
@@ -170,10 +167,8 @@ class TensorBoardWriter:
 
     def close(self) -> None:
         """Write what waits, and close the file."""
-        try:
+        with writing(self._path):
             self._file.close()
-        except OSError as error:
-            raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def _summary(self, values: Sequence[Mapping[str, Any]], step: int) -> None:
         self._write(step=step, summary={"value": values})  # messages made of dicts take half the time
@@ -181,14 +176,12 @@ class TensorBoardWriter:
     def _write(self, **event: Any) -> None:
         """Append an event; where somebody has deleted the file, all of it is written again."""
         content = Event(wall_time=self._started + self._clock(), **event).SerializeToString()
-        try:
+        with writing(self._path):
             RecordWriter(self._file).write(content)
             if self._live:
                 self._file.flush()
                 if os.fstat(self._file.fileno()).st_nlink == 0:
                     self._file = open_again(self._file, self._path)
-        except OSError as error:
-            raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -18,7 +18,6 @@ and is divided by 100 when it is read.
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import hashlib
 import io
@@ -33,8 +32,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.errors import InputError
-from nasenv.files import in_megabytes, open_regular, spare_memory, user_path, write_whole
+from nasenv.errors import InputError, nearest
+from nasenv.files import in_megabytes, open_file, spare_memory, user_path, write_whole
 from nasenv.task import METRICS
 
 ARCHITECTURE = "architecture"
@@ -91,7 +90,9 @@ def read_table(
     path = _find(table)
     text = _text(path)
     names, lines, rows = _parse(path, text)
-    _require(path, [ARCHITECTURE, *scores, *numbers], names)
+    for name in (ARCHITECTURE, *scores, *numbers):
+        if name not in names:
+            raise InputError(f"table {path} has no column {name!r}; it has {nearest(name, names)}")
     cells = dict(zip(names, zip(*rows, strict=True), strict=True))
     found = Table(path, hashlib.sha256(text.encode()).hexdigest(), lines, cells.pop(ARCHITECTURE), {})
     _check_distinct(found)
@@ -136,11 +137,6 @@ def write_table(path: str | Path, architectures: Sequence[str], columns: Mapping
     write_whole(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return the known names that were perhaps meant, all of them where none is near."""
-    return ", ".join(difflib.get_close_matches(name, known, n=3) or known)
-
-
 def _find(table: str | Path) -> Path:
     if str(table) in shipped():
         return _SHIPPED / f"{table}.csv.gz"
@@ -153,7 +149,7 @@ def _find(table: str | Path) -> Path:
 def _text(path: Path) -> str:
     most = spare_memory() // _SHARE
     try:
-        with open_regular(path) as file:
+        with open_file(path) as file:
             zipped = file.read(len(_GZIP)) == _GZIP
             file.seek(0)
             with gzip.GzipFile(fileobj=file) if zipped else file as plain:
@@ -192,15 +188,7 @@ def _parse(path: Path, text: str) -> tuple[list[str], tuple[int, ...], list[list
     return names, tuple(lines), rows
 
 
-def _require(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
-    for name in wanted:
-        if name not in names:
-            raise InputError(f"table {path} has no column {name!r}; it has {nearest(name, names)}")
-
-
 def _check_distinct(table: Table) -> None:
-    if len(set(table.architectures)) == len(table.architectures):
-        return
     first: dict[str, int] = {}
     for row, text in enumerate(table.architectures):
         if first.setdefault(text, row) != row:
@@ -212,30 +200,23 @@ def _column(table: Table, name: str, cells: Sequence[str], asked: bool) -> Any:
 
     One that is not asked for may hold texts; None then.
     """
-    try:
-        column = np.array([float(cell) if cell else math.nan for cell in cells])
-    except ValueError:
-        if not asked:
-            return None
-        raise table.error(*next((r, _no_number(name, c)) for r, c in enumerate(cells) if not _is_number(c))) from None
-    for row in np.flatnonzero(~np.isfinite(column)).tolist():
-        if cells[row]:
-            if not asked:
-                return None
-            raise table.error(row, _no_number(name, cells[row]))
+    column = np.array([_number(cell) if cell else math.nan for cell in cells])
+    wrong = [row for row in np.flatnonzero(~np.isfinite(column)).tolist() if cells[row]]
+    if wrong and asked:
+        came = cells[wrong[0]]
+        raise table.error(
+            wrong[0], f"{name} is {came!r}; expected a finite number, or an empty cell where there is none"
+        )
+    if wrong:
+        return None
     return column / 100 if name.endswith("_percent") else column
 
 
-def _no_number(name: str, cell: str) -> str:
-    return f"{name} is {cell!r}; expected a finite number, or an empty cell where there is none"
-
-
-def _is_number(cell: str) -> bool:
+def _number(cell: str) -> float:
     try:
-        float(cell or 0)
+        return float(cell)
     except ValueError:
-        return False
-    return True
+        return math.nan
 
 
 def _check_scores(table: Table, name: str, column: NDArray[np.float64], metric: str) -> None:

@@ -2,7 +2,6 @@
 
 import pickle
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +132,7 @@ BROKEN = np.where(np.arange(30)[:, None, None] == 17, np.nan, GOOD["x"].astype(f
         ({**GOOD, "y": np.eye(3)[GOOD["y"]]}, r"y\.argmax\(axis=1\)"),
         ({**GOOD, "y": GOOD["y"].astype(float)}, r"y\.astype\(int\)"),
         ({**GOOD, "y": GOOD["y"].astype("S")}, r"got dtype \|S"),
-        ({**GOOD, "y": np.array(GOOD["y"], dtype=object)}, "array 'y'.* Python objects"),
+        ({**GOOD, "y": np.array(GOOD["y"], dtype=object)}, "array 'y'.* Object arrays cannot be loaded"),
         ({**GOOD, "y": np.zeros(30, int)}, "two or more classes"),
         ({**GOOD, "y": np.minimum(np.arange(30), 1)}, "class '0' has 1"),
         ({**GOOD, "x_test": GOOD["x"], "y_test": GOOD["y"] + 1}, "10 labels that no training sample has, 3 first"),
@@ -169,13 +168,6 @@ def test_files_that_are_no_npz_are_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"not an \.npz file"):
         load_dataset(f"npz:{path}")
-
-
-def test_a_member_that_is_no_array_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
-        archive.writestr("x", "text")
-    with pytest.raises(InputError, match="cannot read array 'x' of"):
-        load_dataset(f"npz:{tmp_path / 'bad.npz'}")
 
 
 def test_a_damaged_array_is_refused(tmp_path):
