@@ -42,9 +42,8 @@ class Search:
     """One run of one agent on one problem.
 
     An agent sees what `nasenv.search.layer.SearchLike` lists. With a run directory, every evaluation is in its journal
-    before the agent sees the reward, and a search made again there answers from the journal until that is used up. It
-    is over by its budget, where it is only asked for repeats, and once all architectures are evaluated; without an
-    agent, and with a budget that sets no limit, never.
+    before the agent sees the reward, and a search made again there answers from the journal until that is used up.
+    Without an agent, and with a budget that sets no limit, it is never over.
 
     Args:
         space: what is searched.
@@ -61,10 +60,8 @@ class Search:
         resume: what is done with the journal of an earlier start. replay: the agent runs again from its seed, is
             answered from the journal, and goes on. continue: it starts afresh, and what was measured costs nothing;
             the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
-        course: how an asynchronous search is to go: on so many slots, answered in this order as far as its agent
-            proposes the same again.
-        layers: what stands between the agent and this search: each is called with what it stands on, a `SearchLike`,
-            and returns one; the first stands on this search, the agent is given the last.
+        course: how an asynchronous search is to go, as far as its agent proposes the same again.
+        layers: what stands between the agent and this search, see `nasenv.search.layer.on_layers`.
 
     Attributes:
         files: the run directory; None without one.
@@ -393,9 +390,8 @@ class Search:
 
     def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
         """Return the proposals up to the one that uses the charged seconds up; None where none does."""
-        if self.budget.charged_seconds is None:
-            return None
-        return self.budget.within_seconds(proposals, findings, self.history)
+        limited = self.budget.charged_seconds is not None
+        return self.budget.within_seconds(proposals, findings, self.history) if limited else None
 
     def _conclude_journal(self) -> None:
         """Take in what the journal holds, whatever the agent would do now, and end the search."""

@@ -18,7 +18,7 @@ from nasenv.evaluators.evaluator import Evaluator
 from nasenv.spaces.space import SearchSpace
 from nasenv.tables.table import read_table
 
-FOLDER = Path(os.environ.get("NASENV_BENCHMARKS", Path(__file__).resolve().parents[1].parent / "shared" / "benchmarks"))
+FOLDER = Path(os.environ.get("NASENV_BENCHMARKS", Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks"))
 INDICES = (0, 11, 284)  # of the official archive's architectures that are there
 
 
