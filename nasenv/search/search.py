@@ -94,14 +94,14 @@ class Search:
         self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
         self.budget, self.objective = budget or Budget(), objective or Score()
         self.history, self.timing = History(space.num_choices), Timing()
-        parts = ("bookkeeping", EVALUATION, "logging")
-        self._bookkeeping, self._evaluation, self._logging = map(self.timing.part, parts)
+        self._bookkeeping, self._evaluation, self._logging = map(
+            self.timing.part, ("bookkeeping", EVALUATION, "logging")
+        )
         self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
-        self._parts = SearchParts(
-            space, evaluator, agent, self.objective, self.budget, self.seed, self.start, self.layers
-        )
+        parts = (self.objective, self.budget, self.seed, self.start, self.layers)
+        self._parts = SearchParts(space, evaluator, agent, *parts)
         self._evaluator, self._course, self._is_concluding = evaluator, course or Course(), resume == "conclude"
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
@@ -304,7 +304,7 @@ class Search:
         return earlier if self._since is None else earlier + time.monotonic() - self._since
 
     def prepare(self) -> None:
-        """Start the evaluator's workers now, so that the first evaluation does not wait for them."""
+        """Start the evaluator's workers now, so that the first evaluation does not wait."""
         self._evaluator.start()
 
     def where_time_went(self) -> dict[str, float]:
