@@ -55,8 +55,7 @@ class Search:
         seed: seeds the agent; 0 or more.
         run_dir: folder for configuration, journal and TensorBoard; None writes nothing.
         callbacks: called as ``callback(search, outcome)`` on every answer, repeats too.
-        start: architectures that ``run`` evaluates before the agent proposes its first; the agent finds them in
-            ``history``.
+        start: architectures that ``run`` evaluates before the agent proposes its first; they are in ``history``.
         resume: what is done with the journal of an earlier start. replay: the agent runs again from its seed, is
             answered from the journal, and goes on. continue: it starts afresh, and what was measured costs nothing;
             the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
@@ -69,8 +68,8 @@ class Search:
         on_wait: called with a text when it waits for other searches on its cache; None is silence.
 
     Raises:
-        InputError: a start that is no architecture of the space; a run directory of another configuration, of an
-            earlier version, in use, damaged, or not writable.
+        InputError: a start that is none of the space; a run directory of another configuration or version, in use,
+            damaged, or not writable.
     """
 
     def __init__(
