@@ -219,6 +219,9 @@ def _architecture(description: Mapping[str, Any], space: SearchSpace) -> Archite
 
 
 def _exported(description: Mapping[str, Any], space: SearchSpace, architecture: Architecture) -> Exported:
+    saved, task = Task.from_json(description["task"]), space.task
+    if (saved.inputs, saved.outputs, saved.kind) != (task.inputs, task.outputs, task.kind):
+        raise InputError(f"the model was saved for {saved}, the space is for {task}")
     return Exported(
         model=_built(space, architecture),
         space=space,
