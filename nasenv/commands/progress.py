@@ -10,10 +10,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nasenv.comparison.run import Run
+from nasenv.search.history import History
 from nasenv.search.search import Search
 from nasenv.trial import Outcome
 
 _LINES = 10  # printed in the course of a search where there is no terminal to draw a bar on
+_ROUNDING = 1e-9  # of sums of fidelities
+
+
+def spent_of(history: History, evaluations: int | None) -> str:
+    """Return what a search has spent of its budget of evaluations, None for no limit, in words."""
+    of = f" of {evaluations}" if evaluations else ""
+    if history.spent == len(history):
+        return f"{len(history)}{of} evaluations"
+    return f"{round(history.spent, 2):.12g}{of} full trainings spent on {len(history)} evaluations"
 
 
 class _Progress:
@@ -44,7 +54,7 @@ class _Progress:
 
 
 class SearchProgress(_Progress):
-    """A bar with evaluations, best, mean of the last 32, repeats and time left; lines where there is no terminal.
+    """A bar with what is spent, best, mean of the last 32, repeats and time left; lines where there is no terminal.
 
     Args:
         console: where to draw.
@@ -54,18 +64,20 @@ class SearchProgress(_Progress):
     def __init__(self, console: Console, evaluations: int | None) -> None:
         super().__init__(console, "searching")
         self._evaluations = evaluations
+        self._lines = 0
         self._task = self._bar.add_task("search", total=evaluations, said="")
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
-        """Take in an answer; a listener of the search."""
+        """Take in an answer; a callback of the search."""
         history = search.history
         best = "none yet" if history.best_reward is None else f"{history.best_reward:.4f}"
         said = f"best {best}  mean of last 32 {history.mean_reward(32):.4f}  repeats {history.repeats}"
-        self._bar.update(self._task, completed=len(history), said=said)
-        every = max(1, (self._evaluations or 1000) // _LINES)
-        if not self._console.is_terminal and not outcome.repeat and len(history) % every == 0:
-            of = f" of {self._evaluations}" if self._evaluations else ""
-            self._console.print(f"{len(history)}{of} evaluations  {said}  {search.seconds:.0f} s", highlight=False)
+        self._bar.update(self._task, completed=round(history.spent, 6), said=said)
+        lines = int(history.spent / max(1, (self._evaluations or 1000) // _LINES) + _ROUNDING)
+        if not self._console.is_terminal and lines > self._lines:
+            self._lines = lines
+            spent = spent_of(history, self._evaluations)
+            self._console.print(f"{spent}  {said}  {search.seconds:.0f} s", highlight=False, soft_wrap=True)
 
 
 class ReplayEnd:
@@ -80,7 +92,7 @@ class ReplayEnd:
         self._console, self._evaluations, self._started = console, evaluations, time.monotonic()
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
-        """Take in an answer; a listener of the search."""
+        """Take in an answer; a callback of the search."""
         if outcome.evaluation == self._evaluations and not outcome.repeat:
             gone = time.monotonic() - self._started
             self._console.print(f"{self._evaluations} evaluations replayed in {gone:.1f} s", soft_wrap=True)

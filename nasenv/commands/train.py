@@ -17,7 +17,7 @@ from rich.table import Table
 
 from nasenv.agents.agent import Agent
 from nasenv.cache.cache import Cache
-from nasenv.commands.progress import ReplayEnd, SearchProgress
+from nasenv.commands.progress import ReplayEnd, SearchProgress, spent_of
 from nasenv.commands.spent import show_spent
 from nasenv.commands.stopping import stopping
 from nasenv.commands.terminal import Terminal
@@ -202,12 +202,14 @@ def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
         {"architecture": search.space.to_text(o.architecture), "reward": o.reward, **o.measurement.to_json()}
         for o in search.history.top(search.budget.finalists)
     ]
-    so_far = {"stopped": reason, "evaluations": len(search.history), "best": best}
+    so_far = {"stopped": reason, "evaluations": len(search.history), "spent": search.history.spent, "best": best}
     write_whole(_so_far(search), json.dumps(so_far, indent=1) + "\n")
-    of = f" of {search.budget.evaluations}" if search.budget.evaluations else ""
     kept = f", {len(search.trials.measurements)} trainings kept" if search.trials is not None else ""
-    journaled = len(search.history) + search.replayed
-    lines = [f"{journaled}{of} evaluations are journaled{kept}; the best so far are in {_so_far(search)}"]
+    if search.replayed:  # what those cost that are yet to be answered is not known here
+        done = f"{len(search.history) + search.replayed} evaluations are"
+    else:
+        done = f"{spent_of(search.history, search.budget.evaluations)} are"
+    lines = [f"{done} journaled{kept}; the best so far are in {_so_far(search)}"]
     lines += [f"the best: {best[0]['architecture']}, reward {best[0]['reward']:.4f}"] if best else []
     lines.append("the same command goes on; with --resume conclude it trains and tests the best of what there is")
     console.print("\n".join(lines), soft_wrap=True)
