@@ -10,7 +10,7 @@ from rich.console import Console
 
 from nasenv.agents import PPO, Agent, RandomSearch
 from nasenv.cache.cache import Cache, Problem
-from nasenv.commands.progress import SearchProgress
+from nasenv.commands.terminal import SearchProgress
 from nasenv.commands.train import coverage, run_name, train
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.training import TrainingEvaluator
