@@ -724,8 +724,17 @@ def cases() -> dict[str, Case]:
 def made_with() -> dict[str, str]:
     """Return what floating-point numbers may depend on."""
     versions = {m.__name__: m.__version__ for m in (np, torch, sb3_contrib)}
-    processor = torch.backends.cpu.get_cpu_capability()
-    return {"python": platform.python_version(), "machine": platform.machine(), "processor": processor, **versions}
+    return {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor(), **versions}
+
+
+def _processor() -> str:
+    """Return what processor this is, as far as it can be told: kernels are chosen by it."""
+    told = [torch.backends.cpu.get_cpu_capability()]
+    with contextlib.suppress(OSError):  # not Linux
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        known = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+        told += [known[name] for name in ("model name", "cpu family", "model", "stepping") if name in known]
+    return ", ".join(told)
 
 
 def record(name: str) -> Found:
