@@ -46,7 +46,7 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
     found = zip(files or range(len(best)), names[best], (f"{p:.4f}" for p in likely.max(axis=1)), strict=True)
     rows = found if output else ([printable(str(cell)) for cell in row] for row in found)
     try:
-        named = None if output is None else open(user_path(output), "w", newline="", encoding="utf-8")
+        named = None if output is None else open(user_path(output), "w", newline="", encoding="utf-8")  # noqa: SIM115
         with named or contextlib.nullcontext(sys.stdout) as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "class", "probability"), *rows])
     except BrokenPipeError:  # whoever read the lines had enough of them
