@@ -173,6 +173,13 @@ class Task:
         """Return a score as it is shown to people: a share in per cent, else to four digits."""
         return f"{100 * score:.2f} %" if is_share(self.metric) else f"{score:.4g}"
 
+    def check_inputs(self, kind: type[Inputs], reader: str) -> Self:
+        """Return the task; raise InputError where its inputs are not of the kind that a reader takes."""
+        if not isinstance(self.inputs, kind):
+            came = self.inputs.name() if self.inputs is not None else "nothing"
+            raise InputError(f"{reader} reads {kind.name()}, and the task's inputs are {came}; give another space")
+        return self
+
     def check_trainable(self) -> None:
         """Raise InputError where a network cannot be trained and scored for this task."""
         known = [name for name, metric in METRICS.items() if metric.kind == self.kind]

@@ -7,13 +7,14 @@ from torch import nn
 from nasenv.errors import InputError
 from nasenv.plots import _lanes, choice_shares, draw_diagram, to_png, to_rgb
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
+from tests.fakes import TASK
 
 
 class Pair(SearchSpace):
     """Its second decision matters only where the first is `on`."""
 
     def __init__(self) -> None:
-        super().__init__([Decision("switch", ("off", "on")), Decision("width", (1, 2))], (1, 8, 8), 10)
+        super().__init__([Decision("switch", ("off", "on")), Decision("width", (1, 2))], TASK)
 
     def mask(self, prefixes):
         mask = super().mask(prefixes)
@@ -127,7 +128,7 @@ def test_decisions_of_one_kind_share_a_row():
             kinds = [
                 (f"layer{i}.{kind}", choices) for i in range(6) for kind, choices in (("op", "abc"), ("size", (1, 2)))
             ]
-            SearchSpace.__init__(self, [Decision(n, tuple(c)) for n, c in kinds], (1, 8, 8), 10)
+            SearchSpace.__init__(self, [Decision(n, tuple(c)) for n, c in kinds], TASK)
 
         mask = SearchSpace.mask
 

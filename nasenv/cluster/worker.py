@@ -24,11 +24,10 @@ from nasenv.errors import InputError
 from nasenv.provenance import versions
 from nasenv.workers.serving import described
 
-
 Packed: TypeAlias = tuple[bytes, dict[int, tuple[NDArray[np.float32], NDArray[Any]]]]
-"""Objects as they lie in Ray's object store: pickled, but for inputs and targets of the splits of their data, by number.
+"""Objects as they lie in Ray's object store: pickled, but for the inputs and targets of splits of data, by number.
 
-All workers of a node read those where they lie; Ray would have them read every other array so, too.
+All workers of a node read these where they lie, and cannot write to them; left to Ray, that would hold for all arrays.
 """
 
 

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nasenv.data.dataset import load_images
 from nasenv.deployment.export import load_model
-from nasenv.deployment.export import predict as probabilities
+from nasenv.deployment.export import predict as predictions
 from nasenv.errors import InputError, printable
 from nasenv.files import user_path
 from nasenv.spaces.space import SearchSpace
@@ -40,22 +40,30 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
         raise InputError(f"{folder} holds no model; expected the folder of a run that has ended")
     model = load_model(folder / "model", space)
     raw, labels, files = load_images(images)
-    likely = probabilities(model, _in_colour(raw, model.task.shape[0]))
-    best = likely.argmax(axis=1)
-    names = np.array(model.class_names)
-    found = zip(files or range(len(best)), names[best], (f"{p:.4f}" for p in likely.max(axis=1)), strict=True)
+    predicted = predictions(model, _in_colour(raw, model.task.shape[0]))
+    named = files or range(len(predicted))
+    best, names = predicted.argmax(axis=1), np.array(model.class_names)
+    if model.task.kind == "regression":
+        heads = ("image", *(f"value_{i}" for i in range(1, model.task.outputs + 1)))
+        found: Iterable[Sequence[Any]] = [(name, *row) for name, row in zip(named, predicted.tolist(), strict=True)]
+    else:
+        heads = ("image", "class", "probability")
+        found = zip(named, names[best], (f"{p:.4f}" for p in predicted.max(axis=1)), strict=True)
     rows = found if output else ([printable(str(cell)) for cell in row] for row in found)
     try:
-        named = None if output is None else open(user_path(output), "w", newline="", encoding="utf-8")  # noqa: SIM115
-        with named or contextlib.nullcontext(sys.stdout) as file:
-            csv.writer(file, lineterminator="\n").writerows([("image", "class", "probability"), *rows])
+        with contextlib.nullcontext(sys.stdout) if output is None else _to_write(output) as file:
+            csv.writer(file, lineterminator="\n").writerows([heads, *rows])
     except BrokenPipeError:  # whoever read the lines had enough of them
         sys.stderr.close()
         return
     except OSError as error:
         raise InputError(f"output {output} cannot be written: {error.strerror}") from error
-    if labels is not None:
+    if labels is not None and model.task.kind == "classification":
         Console(stderr=True, markup=False, highlight=False).print(_accuracy(names, best, labels), soft_wrap=True)
+
+
+def _to_write(output: str) -> TextIO:
+    return user_path(output).open("w", newline="", encoding="utf-8")
 
 
 def _in_colour(images: Tensor, channels: int) -> Tensor:

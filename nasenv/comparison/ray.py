@@ -38,6 +38,7 @@ class RayRuns:
 
     def __init__(self, runner: Runner, address: str | None, timeout_seconds: float | None) -> None:
         self._runner, self._cluster = runner, Cluster(address, Share(1.0, 0.0))
+        self._told = False  # whether workers were told to stop
         limit = math.inf if timeout_seconds is None else timeout_seconds
         parts = (runner.alone(),)
         self._pool = ActorPool(self._cluster, Running, parts, self._asked, _RETRIES, limit, retries_hung=False)
@@ -65,9 +66,10 @@ class RayRuns:
         return key, _read(self._runner.path(key).parent)
 
     def _is_stopped(self) -> bool:
-        if self._runner.is_stopped():
+        if self._runner.is_stopped() and not self._told:
+            self._told = True
             self._pool.stop()
-        return self._runner.is_stopped()
+        return self._told
 
 
 class Running(Worker):

@@ -123,6 +123,9 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
         architecture = made.check(description["architecture"])
         if made.to_text(architecture) != description["text"]:
             raise InputError(f"the model is {description['text']}, the space reads it as {made.to_text(architecture)}")
+        saved, task = Task.from_json(description["task"]), made.task
+        if (saved.inputs, saved.outputs, saved.kind) != (task.inputs, task.outputs, task.kind):
+            raise InputError(f"the model was saved for {saved}, the space is for {task}")
         if type(made).__module__.startswith(f"{nasenv.spaces.__name__}."):
             _check_size(made, architecture, weights)
         encoding = Encoding.from_json(description["encoding"])

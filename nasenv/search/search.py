@@ -42,9 +42,8 @@ class Search:
     """One run of one agent on one problem.
 
     An agent sees what `nasenv.search.layer.SearchLike` lists. With a run directory, every evaluation is in its journal
-    before the agent sees the reward, and a search made again there answers from the journal until that is used up. It
-    is over by its budget, where it is only asked for repeats, and once all architectures are evaluated; without an
-    agent, and with a budget that sets no limit, never.
+    before the agent sees the reward, and a search made again there answers from the journal until that is used up.
+    Without an agent, and with a budget that sets no limit, it is never over.
 
     Args:
         space: what is searched.
@@ -56,15 +55,12 @@ class Search:
         seed: seeds the agent; 0 or more.
         run_dir: folder for configuration, journal and TensorBoard; None writes nothing.
         callbacks: called as ``callback(search, outcome)`` on every answer, repeats too.
-        start: architectures that ``run`` evaluates before the agent proposes its first; the agent finds them in
-            ``history``.
+        start: architectures that ``run`` evaluates before the agent proposes its first; they are in ``history``.
         resume: what is done with the journal of an earlier start. replay: the agent runs again from its seed, is
             answered from the journal, and goes on. continue: it starts afresh, and what was measured costs nothing;
             the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
-        course: how an asynchronous search is to go: on so many slots, answered in this order as far as its agent
-            proposes the same again.
-        layers: what stands between the agent and this search: each is called with what it stands on, a `SearchLike`,
-            and returns one; the first stands on this search, the agent is given the last.
+        course: how an asynchronous search is to go, as far as its agent proposes the same again.
+        layers: what stands between the agent and this search, see `nasenv.search.layer.on_layers`.
 
     Attributes:
         files: the run directory; None without one.
@@ -72,8 +68,8 @@ class Search:
         on_wait: called with a text when it waits for other searches on its cache; None is silence.
 
     Raises:
-        InputError: a start that is no architecture of the space; a run directory of another configuration, of an
-            earlier version, in use, damaged, or not writable.
+        InputError: a start that is none of the space; a run directory of another configuration or version, in use,
+            damaged, or not writable.
     """
 
     def __init__(
@@ -97,14 +93,14 @@ class Search:
         self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
         self.budget, self.objective = budget or Budget(), objective or Score()
         self.history, self.timing = History(space.num_choices), Timing()
-        parts = ("bookkeeping", EVALUATION, "logging")
-        self._bookkeeping, self._evaluation, self._logging = map(self.timing.part, parts)
+        self._bookkeeping, self._evaluation, self._logging = map(
+            self.timing.part, ("bookkeeping", EVALUATION, "logging")
+        )
         self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
-        self._parts = SearchParts(
-            space, evaluator, agent, self.objective, self.budget, self.seed, self.start, self.layers
-        )
+        parts = (self.objective, self.budget, self.seed, self.start, self.layers)
+        self._parts = SearchParts(space, evaluator, agent, *parts)
         self._evaluator, self._course, self._is_concluding = evaluator, course or Course(), resume == "conclude"
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
@@ -307,7 +303,7 @@ class Search:
         return earlier if self._since is None else earlier + time.monotonic() - self._since
 
     def prepare(self) -> None:
-        """Start the evaluator's workers now, so that the first evaluation does not wait for them."""
+        """Start the evaluator's workers now, so that the first evaluation does not wait."""
         self._evaluator.start()
 
     def where_time_went(self) -> dict[str, float]:
@@ -393,9 +389,8 @@ class Search:
 
     def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
         """Return the proposals up to the one that uses the charged seconds up; None where none does."""
-        if self.budget.charged_seconds is None:
-            return None
-        return self.budget.within_seconds(proposals, findings, self.history)
+        limited = self.budget.charged_seconds is not None
+        return self.budget.within_seconds(proposals, findings, self.history) if limited else None
 
     def _conclude_journal(self) -> None:
         """Take in what the journal holds, whatever the agent would do now, and end the search."""

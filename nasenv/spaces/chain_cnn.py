@@ -109,7 +109,7 @@ class ChainCNN(SearchSpace):
                 Decision(f"layer{i}.width", self.widths),
                 Decision(f"layer{i}.skip", ("no", "yes")),
             ]
-        super().__init__(decisions, task or Task(Images((1, 8, 8)), outputs=10))
+        super().__init__(decisions, (task or Task(Images((1, 8, 8)), outputs=10)).check_inputs(Images, "ChainCNN"))
         self._make_mask_tables()
         self._make_layer_names()
 

@@ -18,7 +18,7 @@ from nasenv.configuration import integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
-from nasenv.task import CIFAR10, Task
+from nasenv.task import CIFAR10, Images, Task
 from nasenv.trial import Architecture
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node; in the order of the official string
@@ -78,7 +78,9 @@ class NASBench201(SearchSpace):
         cells: int = 5,
         task: Task | None = None,
     ) -> None:
-        super().__init__([Decision(name, OPERATIONS) for name in NAMES], task or CIFAR10)
+        super().__init__(
+            [Decision(name, OPERATIONS) for name in NAMES], (task or CIFAR10).check_inputs(Images, "NASBench201")
+        )
         self.channels, self.cells = integer("channels", channels), integer("cells", cells)
 
     def canonical(self, architecture: Architecture) -> Architecture:

@@ -12,7 +12,7 @@ from nasenv.configuration import integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
-from nasenv.task import CIFAR10, Task
+from nasenv.task import CIFAR10, Images, Task
 from nasenv.trial import Architecture
 
 OPERATIONS = ("identity", "mb3_k3", "mb6_k5")  # in the order of the published digits
@@ -65,7 +65,10 @@ class NASBenchMacro(SearchSpace):
         features: int = 1280,
         task: Task | None = None,
     ) -> None:
-        super().__init__([Decision(f"layer{i}", OPERATIONS) for i in range(1, 9)], task or CIFAR10)
+        super().__init__(
+            [Decision(f"layer{i}", OPERATIONS) for i in range(1, 9)],
+            (task or CIFAR10).check_inputs(Images, "NASBenchMacro"),
+        )
         self.channels = integer("channels", channels)
         self.head_width = integer("features", features)
 

@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 import yaml
-from nasenv.commands.compared import problems_of
-from nasenv.comparison.digest import Digest
 from numpy.typing import NDArray
 
-from nasenv import Accuracy, Budget, InputError
+from nasenv import Budget, InputError, Score
 from nasenv.agents import Agent, RegularizedEvolution
 from nasenv.commands.arguments import make
+from nasenv.commands.compare import problems_of
 from nasenv.comparison.comparison import Comparison
+from nasenv.comparison.run import Trajectory
 from nasenv.comparison.statistics import at, holm, mean_interval, mean_time, signed_rank
 from scripts.benchmarks.bench import at_least, cores, run, table
 
@@ -47,7 +47,7 @@ _PARTS = {
 }
 _UNTIL_BEST = ("optimum", "ablation")
 _STALLED_SECONDS = 3600.0  # a search that trains nothing takes seconds to minutes
-Digests = Mapping[str, Sequence[Digest]]  # by agent
+Trajectories = Mapping[str, Sequence[Trajectory]]  # by agent
 Ends = Mapping[tuple[str, int], float]  # problem and seed -> a figure of the run
 
 
@@ -70,11 +70,14 @@ def _part(part: str, arguments: argparse.Namespace, folder: Path) -> dict[str, A
     most = config["budget"].get("evaluations", max(arguments.evaluations))
     budget = Budget(**{**config["budget"], "evaluations": most})
     seeds, started = arguments.seeds or config["seeds"], time.perf_counter()
-    digests, optima = _compared(problems, agents, seeds, budget, folder)
+    trajectories, optima = _compared(problems, agents, seeds, budget, folder)
     seconds, tables = time.perf_counter() - started, []
     for name, optimum in optima.items():
         title = f"{part}, {name}, {seeds} seeds: "
-        own = {agent: [digest for digest in mine if digest.problem == name] for agent, mine in digests.items()}
+        own = {
+            agent: [trajectory for trajectory in mine if trajectory.problem == name]
+            for agent, mine in trajectories.items()
+        }
         if part in _UNTIL_BEST:
             title += f"distinct evaluations until the best, at most {most:,}"
             tables.append(until_best(title, own, optimum, most, other))
@@ -82,7 +85,7 @@ def _part(part: str, arguments: argparse.Namespace, folder: Path) -> dict[str, A
             tables += best_found(f"{title}best found", own, arguments.evaluations, other)
     if part == "synthetic":  # landscapes are alike, and runs on all of them are one sample
         title = f"Synthetic, {len(problems)} landscapes, {seeds} seeds each: best found"
-        tables = best_found(title, digests, arguments.evaluations, other)
+        tables = best_found(title, trajectories, arguments.evaluations, other)
     return {"seconds": seconds, "optima": optima, "tables": tables}
 
 
@@ -113,28 +116,30 @@ def _placed(problem: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
 
 def _compared(
     problems: Mapping[str, Any], agents: Mapping[str, Agent], seeds: int, budget: Budget, folder: Path
-) -> tuple[dict[str, list[Digest]], dict[str, Any]]:
-    """Return digests by agent and the best reward of each problem; searches that train share a cache."""
-    made = problems_of(None, None, Accuracy(), budget, problems)
+) -> tuple[dict[str, list[Trajectory]], dict[str, Any]]:
+    """Return trajectories by agent and the best reward of each problem; searches that train share a cache."""
+    made = problems_of(None, None, Score(), budget, problems)
     trains = any(problem.evaluator.trains for problem in made.values())
     folder.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(made, agents, range(seeds), folder, str(folder / "cache.db") if trains else None)
     with comparison.held():
         comparison.run(lambda _: None, cores(), None if trains else _STALLED_SECONDS)
-    digests: dict[str, list[Digest]] = {name: [] for name in agents}
+    trajectories: dict[str, list[Trajectory]] = {name: [] for name in agents}
     for problem in made:
-        for digest in map(Digest.of, comparison.runs(problem)):
-            if digest.fault is None:
-                digests[digest.agent].append(digest)
+        for trajectory in map(Trajectory.of, comparison.runs(problem)):
+            if trajectory.fault is None:
+                trajectories[trajectory.agent].append(trajectory)
             else:
-                print(f"{digest.agent} on {problem}, seed {digest.seed}: {digest.fault}", flush=True)
-    return digests, {name: problem.optimum for name, problem in made.items()}
+                print(f"{trajectory.agent} on {problem}, seed {trajectory.seed}: {trajectory.fault}", flush=True)
+    return trajectories, {name: problem.optimum for name, problem in made.items()}
 
 
-def best_found(title: str, digests: Digests, evaluations: Sequence[int], other: str) -> list[dict[str, Any]]:
+def best_found(title: str, trajectories: Trajectories, evaluations: Sequence[int], other: str) -> list[dict[str, Any]]:
     """Print a table for each number of evaluations: the best reward by then, and what that is more than another's."""
     grid = np.array(sorted(evaluations), dtype=np.float64)
-    found = {agent: {(d.problem, d.seed): _after(d, grid) for d in mine} for agent, mine in digests.items() if mine}
+    found = {
+        agent: {(t.problem, t.seed): _after(t, grid) for t in mine} for agent, mine in trajectories.items() if mine
+    }
     tables = []
     for i, n in enumerate(grid):
         ends = {agent: {key: float(values[i]) for key, values in mine.items()} for agent, mine in found.items()}
@@ -145,23 +150,25 @@ def best_found(title: str, digests: Digests, evaluations: Sequence[int], other: 
     return tables
 
 
-def until_best(title: str, digests: Digests, optimum: float, most: int, other: str) -> dict[str, Any]:
+def until_best(title: str, trajectories: Trajectories, optimum: float, most: int, other: str) -> dict[str, Any]:
     """Print each agent's evaluations until the best, at most so many, and how many more than another's these are."""
-    ends = {agent: {(d.problem, d.seed): _needed(d, optimum, most) for d in mine} for agent, mine in digests.items()}
+    ends = {
+        agent: {(t.problem, t.seed): _needed(t, optimum, most) for t in mine} for agent, mine in trajectories.items()
+    }
     ends = {agent: mine for agent, mine in ends.items() if mine}
     gaps = _gaps(ends, other, "+.0f")
     rows = [[agent, f"{len(mine)}", *_until(mine, most), *gaps[agent]] for agent, mine in ends.items()]
     return table(title, ["agent", "runs", "mean [95 %]", "met it", f"less {other}'s", "p (Holm)"], rows)
 
 
-def _after(digest: Digest, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+def _after(trajectory: Trajectory, grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the incumbent's reward after each number of evaluations, (g,)."""
-    return at(digest.evaluation.astype(np.float64), digest.reward, grid)
+    return at(trajectory.evaluation.astype(np.float64), trajectory.reward, grid)
 
 
-def _needed(digest: Digest, optimum: float, most: int) -> float:
+def _needed(trajectory: Trajectory, optimum: float, most: int) -> float:
     """Return the evaluations of a run until the best, one more than the most where it did not meet it."""
-    return float(digest.met(optimum) or most + 1)
+    return float(trajectory.met(optimum) or most + 1)
 
 
 def _mean(ends: Ends) -> str:

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from nasenv import ChainCNN, NASBench201, SearchSpace, load_dataset
+from nasenv import ChainCNN, NASBench201, SearchSpace, Task, load_dataset
 from nasenv.training import Recipe, fit, one_thread, seeded
 from scripts.benchmarks.bench import at_least, run, shown, spread, table
 
-_PROBLEMS: dict[str, tuple[str, int, Callable[..., SearchSpace]]] = {
-    "chain, digits": ("digits", 64, lambda **shape: ChainCNN(**shape)),
-    "chain, mnist5k": ("mnist5k", 128, lambda **shape: ChainCNN(**shape)),
-    "cells, digits": ("digits", 64, lambda **shape: NASBench201(16, 1, **shape)),
+_PROBLEMS: dict[str, tuple[str, int, Callable[[Task], SearchSpace]]] = {
+    "chain, digits": ("digits", 64, lambda task: ChainCNN(task=task)),
+    "chain, mnist5k": ("mnist5k", 128, lambda task: ChainCNN(task=task)),
+    "cells, digits": ("digits", 64, lambda task: NASBench201(16, 1, task)),
 }
 _DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -41,15 +41,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"networks": figures, "tables": [shown_as]}
 
 
-def _compared(dataset: str, batch_size: int, make: Callable[..., SearchSpace], rounds: int, epochs: int) -> Any:
+def _compared(dataset: str, batch_size: int, make: Callable[[Task], SearchSpace], rounds: int, epochs: int) -> Any:
     """Return the spreads of compiling, of an epoch both ways, and after how many epochs compiling has paid."""
     data = load_dataset(dataset).to(_DEVICE)
-    space = make(input_shape=data.input_shape, num_classes=data.num_classes)
+    space = make(data.task)
 
     def train(model: nn.Module, length: int, compiled: bool) -> float:
         generator = torch.Generator(_DEVICE).manual_seed(0)
         started = time.perf_counter()
-        fit(model, data.train, Recipe(length, batch_size), generator, compiled=compiled)
+        fit(model, data.task, data.train, Recipe(length, batch_size), generator, compiled=compiled)
         if _DEVICE.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - started

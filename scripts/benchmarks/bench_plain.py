@@ -86,7 +86,7 @@ class PlainLoop:
             return _Resident(split, self.recipe.batch_size, self.device, way.channels_last)
         workers = _LOADER_WORKERS if self.device.type == "cuda" else 0
         return DataLoader(
-            TensorDataset(split.images, split.labels),
+            TensorDataset(split.inputs, split.targets),
             self.recipe.batch_size,
             shuffle=True,
             drop_last=True,
@@ -106,7 +106,7 @@ class PlainLoop:
     def _score(self, model: nn.Module, way: Way) -> float:
         model.eval()
         split = self.problem.data.validation
-        loader = DataLoader(TensorDataset(split.images, split.labels), _SCORING_BATCH)
+        loader = DataLoader(TensorDataset(split.inputs, split.targets), _SCORING_BATCH)
         correct = 0
         for images, labels in self._on_device(loader):
             with self._precision(way):
@@ -159,8 +159,8 @@ class _Resident:
 
     def __init__(self, split: Split, batch_size: int, device: torch.device, channels_last: bool) -> None:
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._images = split.images.to(device).contiguous(memory_format=layout)
-        self._labels, self._batch_size = split.labels.to(device), batch_size
+        self._images = split.inputs.to(device).contiguous(memory_format=layout)
+        self._labels, self._batch_size = split.targets.to(device), batch_size
 
     def __len__(self) -> int:
         return len(self._labels) // self._batch_size

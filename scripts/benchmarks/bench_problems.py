@@ -10,7 +10,6 @@ cannot be trained as often as a benchmark must.
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from nasenv import Architecture, ChainCNN, Dataset, NASBench201, SearchSpace, TrainingEvaluator, load_dataset
 from scripts.benchmarks.bench import at_least
@@ -88,22 +87,18 @@ class Problem:
 
 def _digits() -> Problem:
     data = load_dataset("digits")
-    return Problem("chain CNN, digits", ChainCNN(**_fitting(data)), data, 5, 64, _DIGITS, goal=2.4, aim=5)
+    return Problem("chain CNN, digits", ChainCNN(task=data.task), data, 5, 64, _DIGITS, goal=2.4, aim=5)
 
 
 def _mnist5k() -> Problem:
     data = load_dataset("mnist5k")
-    return Problem("chain CNN, mnist5k", ChainCNN(**_fitting(data)), data, 2, 128, _MNIST5K, goal=2.2, aim=4)
+    return Problem("chain CNN, mnist5k", ChainCNN(task=data.task), data, 2, 128, _MNIST5K, goal=2.2, aim=4)
 
 
 def _cells() -> Problem:
     data = load_dataset("digits")
-    space = NASBench201(channels=16, cells=1, **_fitting(data))
+    space = NASBench201(channels=16, cells=1, task=data.task)
     return Problem("NAS-Bench-201 cells, digits", space, data, 5, 64, _CELLS, goal=2.2, aim=4)
-
-
-def _fitting(data: Dataset) -> dict[str, Any]:
-    return {"input_shape": data.input_shape, "num_classes": data.num_classes}
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {"digits": _digits, "mnist5k": _mnist5k, "cells": _cells}

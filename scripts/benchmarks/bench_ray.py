@@ -13,18 +13,16 @@ Then designs are trained on one node of one core and on two, all on this machine
 import argparse
 import resource
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from ray.cluster_utils import Cluster
 
-from nasenv import Budget, ChainCNN, Evaluator, InputError, Measurement, Search, TrainingEvaluator
+from nasenv import Budget, ChainCNN, Evaluator, Measurement, RayEvaluator, Search, TrainingEvaluator
 from nasenv.agents import PPO, Agent, RandomSearch, RegularizedEvolution
-from nasenv.cluster.ray import RayEvaluator
-from nasenv.evaluators.evaluator import Answer
-from nasenv.trial import Architecture, Trial
+from nasenv.evaluators.evaluator import never
+from nasenv.trial import Trial
 from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 GOAL_IDLE = 0.05  # of the time of a slot
@@ -52,31 +50,23 @@ class Sleeping(Evaluator):
         """Return a name."""
         return "sleeping"
 
-    def evaluate(self, architectures: Sequence[Architecture], fidelity: float = 1.0) -> list[Measurement]:
+    def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
         """Sleep over each."""
-        time.sleep(self.seconds * len(architectures))
-        return [Measurement(a.count(1) / len(a), train_seconds=self.seconds) for a in architectures]
-
-    def confirm(self, architectures: Sequence[Architecture], seeds: Sequence[int]) -> Any:
-        """Refuse: no search is brought to its end here."""
-        raise InputError("a simulated evaluation has no final training")
-
-    test = confirm
+        time.sleep(self.seconds * len(trials))
+        designs = [trial.architecture for trial in trials]
+        return [Measurement(a.count(1) / len(a), train_seconds=self.seconds) for a in designs]
 
 
 class Crowded(RayEvaluator):
     """Has a hundred evaluations in each worker."""
 
     at_once = 100
-    batches = 0.0  # of as many trials as there are slots, that were asked for together
+    batches = 0  # of at most as many trials as there are slots, that were asked for together
 
-    def stream(
-        self, trials: Sequence[Trial], stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[Trial, Answer]]:
-        """Count the batch; trials of an asynchronous search come one by one."""
-        if not isinstance(trials, deque):
-            self.batches += -(-len(trials) // self.slots)
-        return super().stream(trials, stopped)
+    def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
+        """Count the batch; an asynchronous search has but one, as its trials come while others are completed."""
+        self.batches += -(-len(self._submitted) // self.slots)
+        return super().completed(stopped)
 
 
 class Watch:
@@ -128,9 +118,9 @@ def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
     watch = Watch(arguments.evaluations)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": _STORE})
     evaluator = Crowded(space, Sleeping(space, arguments.seconds), cluster.address, cpus_per_evaluation=1 / slots)
-    budget = Budget(arguments.evaluations)
+    budget, proposing = Budget(arguments.evaluations), AGENTS[agent](slots)
     try:
-        with Search(space, evaluator, AGENTS[agent](slots), budget, callbacks=[watch]) as search:
+        with Search(space, evaluator, proposing, budget, callbacks=[watch]) as search:
             evaluator.start(slots)
             watch.start()
             search.run()
@@ -139,7 +129,7 @@ def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
         cluster.shutdown()
     parts = watch.parts()
     wall = sum(part["wall"] for part in parts)
-    rounds = evaluator.batches or slept / slots
+    rounds = slept / slots if proposing.asynchronous else evaluator.batches
     beside, given = wall / rounds - arguments.seconds, slept / slots / rounds
     return {
         "wall_seconds": wall,
@@ -185,7 +175,7 @@ def _idle_goal(agent: str, load: dict[str, Any]) -> dict[str, Any]:
 def _nodes(designs: int, rounds: int) -> dict[str, Any]:
     """Return the seconds of the same trainings on one node and on two, and their ratios, round by round."""
     space = ChainCNN()
-    asked = [tuple(map(int, design)) for design in space.sample(designs, np.random.default_rng(0))]
+    asked = [Trial(design) for design in space.sample(designs, np.random.default_rng(0))]
     seconds: dict[str, list[float]] = {"one": [], "two": []}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": _STORE})
     node = {"num_cpus": 1, "object_store_memory": _STORE}
@@ -202,13 +192,13 @@ def _nodes(designs: int, rounds: int) -> dict[str, Any]:
     return {"seconds": seconds, "ratios": ratios}
 
 
-def _trained(space: ChainCNN, designs: Sequence[Architecture], address: str, slots: int) -> float:
+def _trained(space: ChainCNN, designs: Sequence[Trial], address: str, slots: int) -> float:
     """Return the seconds of trainings whose workers are ready, and have trained before."""
     with RayEvaluator(space, TrainingEvaluator(space, devices="cpu"), address) as evaluator:
         evaluator.start(slots)
-        evaluator.evaluate(designs[: 2 * slots])
+        evaluator.measure(designs[: 2 * slots])
         began = time.perf_counter()
-        evaluator.evaluate(designs)
+        evaluator.measure(designs)
         return time.perf_counter() - began
 
 

@@ -32,11 +32,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _measure_dataset(dataset: str, arguments: argparse.Namespace) -> dict[str, Any]:
     data = nasenv.load_dataset(dataset)
-    space = nasenv.ChainCNN(input_shape=data.input_shape, num_classes=data.num_classes)
+    space = nasenv.ChainCNN(task=data.task)
     designs = _distinct(space, arguments.designs, np.random.default_rng(0))
     default = RECIPES.get(dataset, OTHER_RECIPE).epochs
     lengths = sorted(set(arguments.epochs or (max(1, default // 2), default, 2 * default)))
-    chance = _chance_level(data.validation.labels.numpy())
+    chance = _chance_level(data.validation.targets.numpy())
     measured: dict[int, list[_Column]] = {epochs: [] for epochs in lengths}
     for seed in _SEEDS:
         with nasenv.TrainingEvaluator(space, data, epochs=lengths[-1], seed=seed) as evaluator:
@@ -57,9 +57,9 @@ class _Column:
 
     def __init__(self, evaluator: nasenv.Evaluator, designs: Sequence[Architecture], fidelity: float) -> None:
         started = time.perf_counter()
-        measurements = evaluator.evaluate(designs, fidelity)
+        measurements = evaluator.measure([nasenv.Trial(a, fidelity) for a in designs])
         self.wall_seconds = time.perf_counter() - started
-        self.rewards = np.array([nasenv.Score().reward(m) for m in measurements])
+        self.rewards = np.array([m.score or 0.0 for m in measurements])  # none right where the training failed
         self.train_seconds = [m.train_seconds for m in measurements]
         self.failed = sum(m.error is not None for m in measurements)
 

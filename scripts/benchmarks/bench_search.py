@@ -60,8 +60,8 @@ class Run:
         quarter = max(1, len(rewards) // 4)
         search_seconds = self.journal[-1]["seconds"]
         return {
-            "test_accuracy": self.result["test_accuracy"],
-            "best_val_accuracy": max(entry["val_accuracy"] or 0.0 for entry in self.journal),
+            "test_score": self.result["test_score"],
+            "best_val_score": max(entry["score"] or 0.0 for entry in self.journal),
             "first_quarter": float(np.mean(rewards[:quarter])),
             "last_quarter": float(np.mean(rewards[-quarter:])),
             "trained": sum(not entry["cached"] for entry in self.journal),
@@ -105,7 +105,7 @@ def _run_tables(figures: dict[str, list[dict[str, float]]]) -> list[dict[str, An
     ]
     rows = [
         [
-            *(agent, str(seed), f"{f['test_accuracy']:.4f}", f"{f['best_val_accuracy']:.4f}"),
+            *(agent, str(seed), f"{f['test_score']:.4f}", f"{f['best_val_score']:.4f}"),
             *(f"{f['first_quarter']:.3f} > {f['last_quarter']:.3f}", f"{f['trained']}", f"{f['repeats']}"),
             *(f"{f['search_seconds']:.1f}", f"{f['not_training']:.1%}", f"{f['overhead']:.1%}"),
             f"{f['whole_seconds']:.0f}",
@@ -114,8 +114,8 @@ def _run_tables(figures: dict[str, list[dict[str, float]]]) -> list[dict[str, An
         for seed, f in enumerate(fs)
     ]
     runs = table("each run, no cache", heads, rows)
-    accuracies, times = ("test_accuracy", "best_val_accuracy", "last_quarter"), ("search_seconds", "whole_seconds")
-    keys = (*accuracies, *times, "not_training", "overhead")
+    scores, times = ("test_score", "best_val_score", "last_quarter"), ("search_seconds", "whole_seconds")
+    keys = (*scores, *times, "not_training", "overhead")
     summary = _summary(figures)
     seeds = len(next(iter(figures.values())))
     spreads = [[key, *(shown(s[key], ".4g") for s in summary.values())] for key in keys]
@@ -129,7 +129,7 @@ def _summary(figures: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, 
 
 def _goals(figures: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     """Print and return the goals of the first agent."""
-    accuracy = float(np.median([f["test_accuracy"] for f in figures]))
+    accuracy = float(np.median([f["test_score"] for f in figures]))
     learnt = float(np.mean([f["last_quarter"] > f["first_quarter"] for f in figures]))
     overhead = float(np.median([f["overhead"] for f in figures]))
     return [

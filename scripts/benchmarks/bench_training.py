@@ -3,7 +3,7 @@
 The plain way is what a practised user writes first: DataLoader and TensorDataset, AdamW under OneCycleLR, one training
 at a time, contiguous tensors, the default optimizer implementation, scored by a DataLoader loop; on the processor with
 torch on all cores, on a GPU with pinned memory and 4 loader workers. It has our epochs, batch size, peak rate, weight
-decay and number of steps. Ours is the whole of ``TrainingEvaluator.evaluate``: also batch normalisation's statistics
+decay and number of steps. Ours is the whole of ``TrainingEvaluator.measure``: also batch normalisation's statistics
 taken again, FLOPs counted, and the way to the workers and back.
 
 Speed and accuracy come from pairs of (plain, ours) that train the same designs, each pair from a seed of its own, the
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from nasenv import Architecture, InputError, Measurement, TrainingEvaluator
+from nasenv import Architecture, InputError, Measurement, TrainingEvaluator, Trial
 from scripts.benchmarks.bench import at_least, cores, goal, run, shown, spread, table
 from scripts.benchmarks.bench_plain import PlainLoop, Way
 from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
@@ -79,10 +79,10 @@ class Contest:
             InputError: a training failed.
         """
         self._evaluator.seed = seed
-        seconds, measurements = timed(lambda: self._evaluator.evaluate(designs))
-        for failed in (m for m in measurements if m.val_accuracy is None):
+        seconds, measurements = timed(lambda: self._evaluator.measure([Trial(a) for a in designs]))
+        for failed in (m for m in measurements if m.score is None):
             raise InputError(f"a training failed after {failed.train_seconds:.0f} s: {failed.error}")
-        return Trained(seconds, [m.val_accuracy for m in measurements if m.val_accuracy is not None], measurements)
+        return Trained(seconds, [m.score for m in measurements if m.score is not None], measurements)
 
 
 def timed(act: Callable[[], Result]) -> tuple[float, Result]:

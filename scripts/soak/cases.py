@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nasenv import ChainCNN, ChoiceSpace, NASBench201, NASBenchGraph, NASBenchMacro, SearchSpace, SyntheticSpace
+from nasenv import (
+    ChainCNN,
+    ChoiceSpace,
+    Images,
+    NASBench201,
+    NASBenchGraph,
+    NASBenchMacro,
+    SearchSpace,
+    SyntheticSpace,
+    Task,
+)
 
 Rows = NDArray[np.int64]
 Rule = Callable[[SearchSpace, Rows], NDArray[np.bool_]]
@@ -39,13 +49,13 @@ class Case:
 
 def cases() -> list[Case]:
     """Return all configurations: those shipped as defaults, and small ones that can be listed."""
-    square, odd, dot = (1, 8, 8), (3, 5, 9), (1, 1, 1)
+    square, odd, dot = Task(Images((1, 8, 8)), 10), Task(Images((3, 5, 9)), 5), Task(Images((1, 1, 1)), 2)
     chains = {
-        "2 layers, 4x4": ChainCNN(2, (4, 8), (1, 4, 4), 3),
-        "3 layers, one width, 5x9": ChainCNN(3, (4,), odd, 5),
-        "4 layers, one pixel": ChainCNN(4, (4, 6, 8), dot, 2),
+        "2 layers, 4x4": ChainCNN(2, (4, 8), Task(Images((1, 4, 4)), 3)),
+        "3 layers, one width, 5x9": ChainCNN(3, (4,), odd),
+        "4 layers, one pixel": ChainCNN(4, (4, 6, 8), dot),
         "6 layers, as shipped": ChainCNN(),
-        "12 layers, 32x32": ChainCNN(12, (2, 4, 8, 3), (3, 32, 32), 10),
+        "12 layers, 32x32": ChainCNN(12, (2, 4, 8, 3), Task(Images((3, 32, 32)), 10)),
     }
     few = {"operations": ("gcn", "sage", "arma", "fc", "skip")}
     return [
@@ -59,10 +69,10 @@ def cases() -> list[Case]:
             _choices({"a": ("x,y", "x=z", "-"), "b": (None, True, 1.5, (1, "q")), "c": (7,)}),
             free,
         ),
-        Case("NASBench201, 2 channels", NASBench201(2, 1, square, 10), free, merges=False),
-        Case("NASBench201, 5x9", NASBench201(3, 1, odd, 5), free, merges=False),
-        Case("NASBenchMacro, 2 channels", NASBenchMacro(2, 4, square, 10), free),
-        Case("NASBenchMacro, one pixel", NASBenchMacro(1, 3, dot, 2), free),
+        Case("NASBench201, 2 channels", NASBench201(2, 1, square), free, merges=False),
+        Case("NASBench201, 5x9", NASBench201(3, 1, odd), free, merges=False),
+        Case("NASBenchMacro, 2 channels", NASBenchMacro(2, 4, square), free),
+        Case("NASBenchMacro, one pixel", NASBenchMacro(1, 3, dot), free),
         Case("NASBenchGraph", NASBenchGraph(), graph_rule, builds=False),
         Case("NASBenchGraph, 5 operations", NASBenchGraph(**few), graph_rule, builds=False),
         Case("NASBenchGraph, no skip", NASBenchGraph(("gat", "gin")), graph_rule, builds=False),
@@ -79,7 +89,7 @@ def free(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
 def chain_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
     """Return which rows keep the card of ChainCNN, from the first layer to the last."""
     depth = rows[:, 0] + 1
-    side = np.full(len(rows), min(space.input_shape[1:]))
+    side = np.full(len(rows), min(space.task.shape[1:]))
     idle = np.ones(len(rows), dtype=np.bool_)  # the input has nothing before it that a skip could bring
     valid = np.ones(len(rows), dtype=np.bool_)
     for i in range((rows.shape[1] - 1) // 4):
@@ -130,12 +140,12 @@ def narrowing_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
     return falls[:, [0, 1, 3, 4]].all(axis=1) & (rows[:, 5] != rows[:, 0])
 
 
-def build(input_shape: tuple[int, ...], num_classes: int, **choices: Any) -> nn.Module:
+def build(task: Task, **choices: Any) -> nn.Module:
     """Return a perceptron whose width follows from the choices that are whole numbers."""
     width = 1 + sum(c for c in choices.values() if type(c) is int)
-    layers = [nn.Linear(int(np.prod(input_shape)), width), nn.ReLU(), nn.Linear(width, num_classes)]
+    layers = [nn.Linear(int(np.prod(task.shape)), width), nn.ReLU(), nn.Linear(width, task.outputs)]
     return nn.Sequential(nn.Flatten(), *layers)
 
 
 def _choices(choices: Mapping[str, tuple[Any, ...]], *constraints: Callable[..., bool]) -> ChoiceSpace:
-    return ChoiceSpace(choices, build, constraints, input_shape=(1, 4, 4), num_classes=3)
+    return ChoiceSpace(choices, build, constraints, task=Task(Images((1, 4, 4)), 3))

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nasenv import Budget, Cache, ChoiceSpace, Search, TableEvaluator, agents
+from nasenv import Budget, Cache, ChoiceSpace, Images, Search, TableEvaluator, Task, agents
+from nasenv.search.layer import SearchLike
 from nasenv.tables.table import write_table
 from scripts.benchmarks.bench import goal, table
 from scripts.soak.cases import build
@@ -43,7 +44,7 @@ _COMPARED = 5  # thousands at the start and at the end, whose medians say whethe
 class EachOnce(agents.Agent):
     """Proposes the designs of the space in a random order, each once."""
 
-    def run(self, search: Search) -> None:
+    def run(self, search: SearchLike) -> None:
         """Propose until the budget is used up."""
         designs = search.space.designs()
         order = np.random.default_rng(search.seed).permutation(len(designs))
@@ -69,11 +70,11 @@ class TimedSearch(Search):
         self.spent: list[tuple[int, int, float, float]] = [(0, 0, 0.0, 0.0)]
         super().__init__(*arguments, **parts)
 
-    def evaluate(self, architectures: Any) -> Any:
+    def evaluate(self, architectures: Any, fidelity: float = 1.0, *, by: str = "agent") -> Any:
         """Evaluate, timed."""
         processor, wall = time.process_time(), time.perf_counter()
         try:
-            return super().evaluate(architectures)
+            return super().evaluate(architectures, fidelity, by=by)
         finally:
             _, _, before, wall_before = self.spent[-1]
             seconds = before + time.process_time() - processor, wall_before + time.perf_counter() - wall
@@ -82,7 +83,7 @@ class TimedSearch(Search):
 
 def space() -> ChoiceSpace:
     """Return the space of the table."""
-    return ChoiceSpace({name: tuple(range(n)) for name, n in _CHOICES.items()}, build, input_shape=(1, 4, 4))
+    return ChoiceSpace({name: tuple(range(n)) for name, n in _CHOICES.items()}, build, task=Task(Images((1, 4, 4)), 10))
 
 
 def write_designs(path: Path, seed: int) -> None:

@@ -163,13 +163,14 @@ def _model_readers(folder: Path) -> list[Reader]:
 
 def _run_readers(folder: Path) -> list[Reader]:
     measured = Measurement(0.5, None, 1.0, metrics={"params": 3.0}, curve=(1.0, 0.5)).to_json()
-    contender = {"role": "winner", "architecture": [0, 1], "text": "a", "val_accuracies": [0.5], "params": 3}
-    contender["test_accuracies"] = [0.5]
-    result = {"winner": contender, "others": [contender], "test_accuracy": 0.5, "ended": "e", "evaluations": 1}
-    result |= {"repeats": 0, "train_seconds": 1.0}
-    entry = {"evaluation": 1, "proposal": 1, "architecture": [0, 1], "text": "a", "reward": 0.5, **measured}
-    journal = [{"journal": 1, "config": {"a": 1}}, {**entry, "cached": False, "seconds": 1.0}]
-    trials = [journal[0], {"architecture": [0, 1], "kind": "search", "seed": 0, **measured}]
+    contender = {"role": "winner", "architecture": [0, 1], "text": "a", "validation_scores": [0.5], "params": 3}
+    contender["test_scores"] = [0.5]
+    result = {"winner": contender, "others": [contender], "test_score": 0.5, "ended": "e", "evaluations": 1}
+    result |= {"metric": "accuracy", "repeats": 0, "train_seconds": 1.0}
+    trial = {**Trial((0, 1)).to_json(), **measured}
+    entry = {"evaluation": 1, "proposal": 1, "by": "agent", "text": "a", "reward": 0.5, "cost": 1.0, **trial}
+    journal = [{"journal": 2, "config": {"a": 1}}, {**entry, "cached": False, "seconds": 1.0}]
+    trials = [journal[0], trial]
     ended = {"problem": "p", "agent": "a", "seed": 0, "ended": "e", "error": None, "wall_seconds": 1.0, "proposals": 2}
     ended |= {"charged_seconds": 1.0, "architectures": ["a", "b"], "proposal": [1, 2], "early": False}
     ended |= {name: [0.5, None if "score" in name else 0.6] for name in ("seconds", "reward", "val_score")}
@@ -197,7 +198,7 @@ def _run_readers(folder: Path) -> list[Reader]:
 def _read_trials(path: Path) -> object:
     log = TrialLog(path, {"a": 1})
     log.close()
-    return log.answers
+    return log.measurements
 
 
 def _cache_reader(folder: Path, measured: dict[str, Any]) -> Reader:

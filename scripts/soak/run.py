@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from nasenv import Architecture, Budget, ChainCNN, Score, TrainingEvaluator, agents
+from nasenv import Architecture, Budget, ChainCNN, Data, Score, Task, TrainingEvaluator, agents
 from nasenv.agents import Agent
 from nasenv.commands.reproduce import reproduce
 from nasenv.commands.train import train
@@ -34,8 +34,8 @@ _TRAININGS = "SOAK_TRAININGS"  # in the environment, as worker processes inherit
 class ToldChain(ChainCNN):
     """Chains of two layers whose networks append a line to a file when their training begins."""
 
-    def __init__(self, input_shape: tuple[int, int, int] = (1, 8, 8), num_classes: int = 10) -> None:
-        super().__init__(2, (4, 8), input_shape, num_classes)
+    def __init__(self, task: Task | None = None) -> None:
+        super().__init__(2, (4, 8), task)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the network."""
@@ -65,7 +65,7 @@ def train_once(folder: Path, agent: str, workers: int, cache: bool, seed: int, e
     evaluator = TrainingEvaluator(space, "digits", epochs=1, batch_size=256, final_epochs=1, concurrency=workers)
     budget = Budget(evaluations, finalists=3, final_seeds=2)
     store = str(folder.with_suffix(".db")) if cache else "none"
-    train(space, evaluator, AGENTS[agent](), Score(), budget, seed, str(folder), store)
+    train(space, evaluator, AGENTS[agent](), Score(), budget, Data(), seed, str(folder), store)
 
 
 def reproduce_once(folder: Path, again: Path) -> None:

@@ -189,18 +189,18 @@ def _check_network(case: Case, design: Architecture) -> Iterator[str]:
     """Train a network for one step and run it; one that stands for it must be the same network."""
     space = case.space
     generator = torch.Generator().manual_seed(0)
-    images_nchw = torch.randn(3, *space.input_shape, generator=generator)
-    labels = torch.randint(space.num_classes, (3,), generator=generator)
+    inputs = torch.randn(3, *space.task.shape, generator=generator)
+    classes = torch.randint(space.task.outputs, (3,), generator=generator)
     network = space.build(design)
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
-    nn.functional.cross_entropy(network(images_nchw), labels).backward()  # type: ignore[no-untyped-call]
+    nn.functional.cross_entropy(network(inputs), classes).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     with torch.no_grad():
-        logits = network.eval()(images_nchw)
-        if logits.shape != (3, space.num_classes) or not logits.isfinite().all():
+        logits = network.eval()(inputs)
+        if logits.shape != (3, space.task.outputs) or not logits.isfinite().all():
             yield f"{design}: the output after one step is {logits}"
         if case.merges:
             same = space.build(space.canonical(design)).eval()
             same.load_state_dict(dict(zip(same.state_dict(), network.state_dict().values(), strict=True)))
-            if not torch.allclose(same(images_nchw), logits, atol=1e-5):
+            if not torch.allclose(same(inputs), logits, atol=1e-5):
                 yield f"{design}: its representative is another network"

@@ -17,8 +17,9 @@ from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.spaces.space import SearchSpace
 from nasenv.tables.table import read_table
+from nasenv.trial import Trial
 
-FOLDER = Path(os.environ.get("NASENV_BENCHMARKS", Path(__file__).resolve().parents[1].parent / "shared" / "benchmarks"))
+FOLDER = Path(os.environ.get("NASENV_BENCHMARKS", Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks"))
 INDICES = (0, 11, 284)  # of the official archive's architectures that are there
 
 
@@ -191,7 +192,7 @@ def test_the_printed_options_search_the_table(capsys):
 
     call(probe, "probe", options)
     designs = made["space"].sample(200, np.random.default_rng(0))
-    assert all(m.error is None for m in made["evaluator"].evaluate(designs))
+    assert all(m.error is None for m in made["evaluator"].measure([Trial(design) for design in designs]))
     assert max(m.score for m in made["evaluator"].all_measurements()) == pytest.approx(0.85333, abs=1e-5)
 
 

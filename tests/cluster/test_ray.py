@@ -19,14 +19,16 @@ from nasenv.agents.sb3 import PPO
 from nasenv.agents.tpe import TPE
 from nasenv.cluster import actors
 from nasenv.cluster.connection import Share
+from nasenv.cluster.measuring import alone, settings_on
 from nasenv.cluster.ray_evaluator import RayEvaluator
 from nasenv.errors import InputError
+from nasenv.evaluators.estimate import Estimate
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.records.replay import Course
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.trial import Trial
+from nasenv.trial import Measurement, Trial
 from tests.fakes import Faulty, hearing
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
@@ -261,7 +263,7 @@ def test_nodes_that_join_are_used(evaluator, nodes):
     for number, _ in enumerate(evaluator.results(trials, lambda: len(workers) == 3)):
         if number == 10:
             nodes.have(3)
-        workers = {*workers, *evaluator._pool.pids}
+        workers.update(evaluator._pool.pids)
     assert evaluator.slots == 3
     assert number < 2000
 
@@ -359,6 +361,27 @@ def test_training_where_no_gpu_is_given_refuses_devices_that_are_one(monkeypatch
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     with pytest.raises(InputError, match="devices is cpu, where trainings are given a GPU; give auto"):
         RayEvaluator(SPACE, inner, gpus_per_evaluation=0.5)
+
+
+class Small(Estimate):
+    """Prefers few parameters."""
+
+    def fingerprint(self):
+        return "small"
+
+    def estimate(self, architectures):
+        return [Measurement(-self.costs(architecture)["params"]) for architecture in architectures]
+
+
+def test_what_an_estimate_ends_with_is_trained_in_the_workers_own_process():
+    inner = TrainingEvaluator(SPACE, devices="cpu", concurrency=2, precision="bfloat16")
+    estimate = Small(SPACE, inner)
+    settings = settings_on(estimate, gpu=False)
+    assert settings == {"devices": "cpu", "precision": "bfloat16"}
+    single = alone(estimate, settings)
+    assert (single.inner.concurrency, single.inner.slots) == (0, 1)
+    assert single.inner.fingerprint() == inner.fingerprint()
+    assert inner.concurrency == 2
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from nasenv.agents.sb3 import MaskablePPO, StableBaselines
 from nasenv.commands.arguments import call
 from nasenv.commands.cli import main
 from nasenv.configuration import without_derived
+from nasenv.data.dataset import Data
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.objectives import Objective, Score
@@ -30,6 +31,7 @@ from nasenv.evaluators.evaluator import Evaluator
 from nasenv.trial import Measurement
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.task import Task
 
 class MyAgent(Agent):
     def __init__(self, lr: float = 0.5) -> None:
@@ -41,8 +43,8 @@ class Deep(ChainCNN):
         super().__init__(max_layers=depth, **options)
 
 class Shaped(ChainCNN):
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
-        super().__init__(input_shape=input_shape, num_classes=num_classes)
+    def __init__(self, task: Task) -> None:
+        super().__init__(task=task)
 
 class Table(TrainingEvaluator):
     def __init__(self, space, path: str = "table.csv") -> None:
@@ -52,24 +54,22 @@ class Broken(Evaluator):
     def fingerprint(self):
         return "broken"
 
-    def evaluate(self, architectures, fidelity=1.0):
-        return [1 // 0 for _ in architectures]
-
-    confirm = test = evaluate
+    def measure(self, trials):
+        return [1 // 0 for _ in trials]
 
 class Typed(Broken):
-    def evaluate(self, architectures, fidelity=1.0):
-        return [Measurement("0.5") for _ in architectures]
+    def measure(self, trials):
+        return [Measurement("0.5") for _ in trials]
 
 class Quitting(Broken):
-    def evaluate(self, architectures, fidelity=1.0):
+    def measure(self, trials):
         raise SystemExit(3)
 
 class QuittingAtLast(Quitting):
-    def evaluate(self, architectures, fidelity=1.0):
-        return [Measurement(0.5) for _ in architectures]
-
-    confirm = Quitting.evaluate
+    def measure(self, trials):
+        if any(trial.purpose != "search" for trial in trials):
+            return super().measure(trials)
+        return [Measurement(0.5) for _ in trials]
 
 class Noisy(TrainingEvaluator):
     def __init__(self, space, inner: Evaluator, noise: float = 0.1) -> None:
@@ -112,6 +112,7 @@ def made(*argv: str) -> dict[str, Any]:
         agent: Agent,
         objective: Objective,
         budget: Budget,
+        data: Data = Data(),  # noqa: B008, it is frozen
         seed: int = 0,
         run_dir: str | None = None,
         cache: str = "runs/cache.db",
@@ -152,13 +153,14 @@ def test_defaults():
 
 def test_options_reach_the_parts():
     line = (
-        "--agent PPO --agent.learning_rate 1e-3 --space ChainCNN --space.max_layers 3 --evaluator.dataset digits "
+        "--agent PPO --agent.learning_rate 1e-3 --space ChainCNN --space.max_layers 3 --data digits --data.split_seed 4 "
         "--budget.evaluations 500 --seed 3 --run_dir runs/x --cache none"
     )
     given = made(*line.split())
     assert given["agent"].config()["init_args"]["learning_rate"] == 1e-3
     assert given["space"].config()["init_args"]["max_layers"] == 3
     assert given["budget"].evaluations == 500
+    assert given["data"] == Data("digits", split_seed=4)
     assert (given["seed"], given["run_dir"], given["cache"]) == (3, "runs/x", "none")
 
 
@@ -166,8 +168,8 @@ def test_options_reach_the_parts():
 def test_data_decide_the_shape(folder: Path, space: str):
     rng = np.random.default_rng(0)
     np.savez(folder / "mine.npz", x=rng.random((60, 3, 6, 7), dtype=np.float32), y=np.arange(60) % 4)
-    given = made("--space", space, "--evaluator.dataset", "npz:mine.npz")
-    assert (given["space"].input_shape, given["space"].num_classes) == ((3, 6, 7), 4)
+    given = made("--space", space, "--data", "npz:mine.npz")
+    assert (given["space"].task.shape, given["space"].task.outputs) == ((3, 6, 7), 4)
 
 
 @pytest.mark.usefixtures("folder")
@@ -183,8 +185,8 @@ def test_own_classes():
 @pytest.mark.usefixtures("folder")
 def test_without_data_the_defaults_of_the_space_stand(refusal):
     given = made("--evaluator", "users_own.Table", "--evaluator.path", "mine.csv")
-    assert given["space"].input_shape == (1, 8, 8)
-    assert "needs input_shape and num_classes" in refusal(
+    assert given["space"].task.shape == (1, 8, 8)
+    assert "Shaped has no task of its own and the evaluator reads no data" in refusal(
         "train", "--evaluator", "users_own.Table", "--space", "users_own.Shaped"
     )
 
@@ -196,7 +198,7 @@ def test_an_evaluator_that_wraps_another():
     inner = given["evaluator"].inner
     assert inner.config()["init_args"]["epochs"] == 2
     assert inner.space is given["evaluator"].space is given["space"]
-    assert given["space"].input_shape == (1, 8, 8)
+    assert given["space"].task.shape == (1, 8, 8)
 
 
 def test_any_algorithm_by_its_class():
@@ -257,12 +259,12 @@ def test_required_parameters_are_positional():
         ("--agent users_own.MyPPO --agent.boldnes 1", "(MyPPO): unknown option boldnes; nearest: boldness"),
         ("--budgt.evaluations 3", "unknown option --budgt.evaluations; nearest: --budget.evaluations"),
         ("--evaluat 3", "nearest: --evaluator"),  # no abbreviations
-        ("--space.input_shape [1,8,8]", "unknown option input_shape"),
+        ("--space.task digits", "unknown option task"),
         ("--agent ppo", "unknown name ppo; nearest: PPO"),
         ("--agent.help Randomsearch", "nearest: RandomSearch"),
         ("--space ChainCN", "nearest: ChainCNN"),
         ("--evaluator TrainingEvaluater", "nearest: TrainingEvaluator"),
-        ("--objective Accurcy", "nearest: Score"),
+        ("--objective Scoer", "nearest: Score"),
         ("--agent no_such_module.MyAgent", "no module no_such_module"),
         ("--agent users_own.MyAgnt", "users_own has no MyAgnt; nearest: MyAgent"),
         ("--agent users_own.Deep", "users_own.Deep does not correspond to a subclass of Agent"),
@@ -275,7 +277,7 @@ def test_required_parameters_are_positional():
         ("--seed", "--seed: expected one argument"),
         ("--config missing.yaml", "missing.yaml"),
         ("--budget.evaluations 0", "budget.evaluations must be an integer of 1 or more, got 0"),
-        ("--evaluator.dataset digit", "unknown data set 'digit'"),
+        ("--data digit", "unknown data set 'digit'"),
         ("--space.max_layers 0", "max_layers"),
         ("surplus", "unrecognized arguments: surplus"),
     ],
@@ -364,7 +366,7 @@ def test_what_a_users_evaluator_raises_is_one_line(folder: Path, capsys: pytest.
     assert main(["train", "--evaluator", "users_own.Broken", "--cache", "none"]) == 2
     said = capsys.readouterr().err
     assert said == (
-        "nasenv train: error: ZeroDivisionError: integer division or modulo by zero (users_own.py, line 29); "
+        "nasenv train: error: ZeroDivisionError: integer division or modulo by zero (users_own.py, line 30); "
         "when that is mended, the same command goes on\n"
     )
 
@@ -372,7 +374,7 @@ def test_what_a_users_evaluator_raises_is_one_line(folder: Path, capsys: pytest.
 def test_what_a_users_evaluator_says_wrongly_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--evaluator", "users_own.Typed", "--cache", "none"]) == 2
     said = capsys.readouterr().err
-    assert "error: TypeError: val_accuracy must be a number, got '0.5' (users_own.py, line 3" in said
+    assert "error: TypeError: score must be a number, got '0.5' (users_own.py, line 3" in said
     assert said.count("\n") == 1
 
 
@@ -382,7 +384,7 @@ def test_a_users_module_may_lie_anywhere_on_the_path(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
     assert main(["train", "--evaluator", "users_own.Broken", "--cache", "none"]) == 2
-    assert f"({folder / 'users_own.py'}, line 29)" in capsys.readouterr().err
+    assert f"({folder / 'users_own.py'}, line 30)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("evaluator", ["Quitting", "QuittingAtLast"])

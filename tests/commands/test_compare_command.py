@@ -19,10 +19,11 @@ OWN = """
 import torch
 from nasenv.agents.agent import Agent
 from nasenv.spaces.space import Decision, SearchSpace
+from nasenv.task import Images, Task
 
 class Bits(SearchSpace):
     def __init__(self, bits: int = 5) -> None:
-        super().__init__([Decision(f"bit{i}", (0, 1)) for i in range(bits)], (1, 8, 8), 10)
+        super().__init__([Decision(f"bit{i}", (0, 1)) for i in range(bits)], Task(Images((1, 8, 8)), 10))
 
     def build(self, architecture):
         raise NotImplementedError

@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 import nasenv.workers.pool
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
+from nasenv.cache import problem as cache_problem
 from nasenv.cache.cache import Cache
 from nasenv.comparison.analysis import summarise
 from nasenv.comparison.comparison import Comparison
@@ -33,6 +34,7 @@ from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trial import Trial
 from tests import fakes
 from tests.fakes import Hashed
 
@@ -46,8 +48,8 @@ class Table(Hashed):
 
     trains = False
 
-    def evaluate(self, architectures, fidelity=1.0):
-        return [self.measure(a) for a in architectures]
+    def measure(self, trials):
+        return [self.figure(trial.architecture) for trial in trials]
 
 
 def problem(evaluations=12, evaluator=None, **budget):
@@ -91,7 +93,7 @@ def test_the_results_are_those_of_the_searches_whatever_the_number_of_workers(tm
                 with Search(SPACE, Table(SPACE), agents[agent], each.budget, seed=seed) as search:
                     search.run()
                 for outcome in search.history:
-                    val = outcome.measurement.val_accuracy
+                    val = outcome.measurement.score
                     known = {"final_val_score": val, "test_score": val}
                     expected.append(
                         {
@@ -291,8 +293,8 @@ def test_a_space_that_is_used_up_is_not_an_early_end(tmp_path):
 class Priced(Table):
     """Every design is charged a tenth of a second."""
 
-    def measure(self, architecture):
-        return dataclasses.replace(super().measure(architecture), train_seconds=0.1)
+    def figure(self, architecture):
+        return dataclasses.replace(super().figure(architecture), train_seconds=0.1)
 
 
 def test_a_worker_that_dies_or_hangs_costs_its_one_run(tmp_path, monkeypatch):
@@ -340,7 +342,7 @@ def test_a_comparison_in_this_process_leaves_the_global_generators_as_they_were(
 
 
 class Faulty(Table):
-    def evaluate(self, architectures, fidelity=1.0):
+    def measure(self, trials):
         raise InputError("the table is torn")
 
 
@@ -377,10 +379,9 @@ def test_a_problem_that_trains_tests_its_last_incumbent_alone(tmp_path):
         assert one.architectures == other.architectures
         assert (one.reward.tolist(), one.seconds.tolist()) == (other.reward.tolist(), other.seconds.tolist())
     with Cache(cache) as store:
-        evaluator = trains()["p"].evaluator
-        key = (SPACE.fingerprint(), evaluator.fingerprint(), 1.0)
-        designs = [SPACE.canonical(SPACE.from_text(text)) for run in done for text in run.architectures]
-        assert set(store.find(*key, designs)) == set(designs)
+        key = cache_problem.Problem(SPACE.fingerprint(), trains()["p"].evaluator.fingerprint())
+        trials = [Trial(SPACE.canonical(SPACE.from_text(text))) for run in done for text in run.architectures]
+        assert set(store.find(key, trials)) == set(trials)
     (tmp_path / "b" / "runs" / "p" / "random" / "seed-0" / "run.json").unlink()
     _, replayed = compare(tmp_path / "b", agents, trains(), range(2), cache=None)  # its journal is there
     assert [run.seed for run in replayed] == [0]

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nasenv.data.dataset import load_dataset, load_images
+from nasenv.data.dataset import Data, load_dataset, load_images
 from nasenv.data.source import as_nchw
 from nasenv.errors import InputError
+from nasenv.task import Images, Task
 
 
 def arrays(shape=(30, 8, 8), classes=3, dtype=np.uint8):
@@ -29,15 +30,15 @@ def npz(folder: Path, **content) -> str:
 @pytest.mark.parametrize("source", ["digits", "mnist5k"])
 def test_named_data_are_split_by_class_and_normalised_by_training_statistics(source):
     data = load_dataset(source)
-    assert data.class_names == tuple("0123456789")
-    counts = torch.stack([torch.bincount(s.labels) for s in (data.train, data.validation, data.test)])
+    assert data.encoding.class_names == tuple("0123456789")
+    counts = torch.stack([torch.bincount(s.targets) for s in (data.train, data.validation, data.test)])
     assert ((counts / counts.sum(0)) - torch.tensor([[0.6], [0.2], [0.2]])).abs().max() < 0.01
-    torch.testing.assert_close(data.train.images.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
-    torch.testing.assert_close(data.train.images.std(), torch.tensor(1.0), atol=1e-4, rtol=0)
-    assert abs(data.test.images.mean()) > 1e-4
+    torch.testing.assert_close(data.train.inputs.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(data.train.inputs.std(), torch.tensor(1.0), atol=1e-4, rtol=0)
+    assert abs(data.test.inputs.mean()) > 1e-4
     for split in (data.train, data.validation, data.test, data.training_and_validation):
-        assert split.images.shape == (len(split), *data.input_shape)
-        assert split.images.is_contiguous()
+        assert split.inputs.shape == (len(split), *data.task.shape)
+        assert split.inputs.is_contiguous()
 
 
 @given(
@@ -49,13 +50,13 @@ def test_named_data_are_split_by_class_and_normalised_by_training_statistics(sou
 def test_every_image_is_in_one_split_and_every_class_in_all(tmp_path_factory, counts, shares, seed):
     labels = np.repeat(np.arange(len(counts)), counts)
     pixels = np.tile(np.arange(len(labels), dtype=np.float64)[:, None, None], (1, 4, 4))
-    data = load_dataset(npz(tmp_path_factory.mktemp("split"), x=pixels, y=labels), seed, *shares)
+    data = Data(npz(tmp_path_factory.mktemp("split"), x=pixels, y=labels), seed, *shares).load()
     splits = (data.train, data.validation, data.test)
-    numbers = [(s.images[:, 0, 0, 0] * data.std[0] + data.mean[0]).round().long() for s in splits]
+    numbers = [(s.inputs[:, 0, 0, 0] * data.encoding.std[0] + data.encoding.mean[0]).round().long() for s in splits]
     assert torch.cat(numbers).sort().values.tolist() == list(range(len(labels)))
     for split, number in zip(splits, numbers, strict=True):
-        assert split.labels.tolist() == labels[number.numpy()].tolist()
-        assert set(split.labels.tolist()) == set(range(len(counts)))
+        assert split.targets.tolist() == labels[number.numpy()].tolist()
+        assert set(split.targets.tolist()) == set(range(len(counts)))
 
 
 def test_the_fingerprint_follows_the_data_and_the_split(tmp_path):
@@ -63,7 +64,7 @@ def test_the_fingerprint_follows_the_data_and_the_split(tmp_path):
     first = load_dataset(npz(tmp_path, **content)).fingerprint
     assert load_dataset(npz(tmp_path, **content)).fingerprint == first
     assert load_dataset(npz(tmp_path, **content), split_seed=1).fingerprint != first
-    assert load_dataset(npz(tmp_path, **content), test_share=0.3).fingerprint != first
+    assert Data(npz(tmp_path, **content), test_share=0.3).load().fingerprint != first
     content["x"][3, 2, 2] += 1
     assert load_dataset(npz(tmp_path, **content)).fingerprint != first  # the same file name, rewritten
 
@@ -76,7 +77,7 @@ def test_given_splits_are_kept(tmp_path):
     train, other = arrays(), arrays((9, 8, 8))
     data = load_dataset(npz(tmp_path, **train, x_test=other["x"], y_test=other["y"]))
     assert (len(data.train), len(data.validation), len(data.test)) == (24, 6, 9)
-    torch.testing.assert_close(data.test.images, data.normalise(torch.from_numpy(other["x"][:, None])))
+    torch.testing.assert_close(data.test.inputs, data.encoding.inputs(torch.from_numpy(other["x"][:, None])))
     both = {f"{k}_{s}": v for s in ("val", "test") for k, v in other.items()}
     assert len(load_dataset(npz(tmp_path, **train, **both)).train) == 30
 
@@ -91,18 +92,18 @@ def test_both_layouts_are_read_alike(channels):
 def test_labels_of_any_values_become_classes_in_sorted_order(tmp_path):
     content = arrays(dtype=np.float32)
     data = load_dataset(npz(tmp_path, x=content["x"], y=np.array([40, -7, 300])[content["y"]]))
-    assert data.class_names == ("-7", "40", "300")
+    assert data.encoding.class_names == ("-7", "40", "300")
     data = load_dataset(npz(tmp_path, x=content["x"], y=np.array(["cat", "ant", "bee"])[content["y"]]))
-    assert data.class_names == ("ant", "bee", "cat")
-    assert data.train.labels.dtype == torch.int64
+    assert data.encoding.class_names == ("ant", "bee", "cat")
+    assert data.train.targets.dtype == torch.int64
 
 
 def test_a_constant_channel_becomes_zero(tmp_path):
     content = arrays((30, 3, 8, 8))
     content["x"][:, 1] = 7
     data = load_dataset(npz(tmp_path, **content))
-    assert data.std[1] == 1.0
-    assert data.train.images[:, 1].abs().max() == 0.0
+    assert data.encoding.std[1] == 1.0
+    assert data.train.inputs[:, 1].abs().max() == 0.0
 
 
 def test_images_to_predict_need_no_labels(tmp_path):
@@ -198,7 +199,7 @@ def test_unknown_sources_are_refused(source, message):
 @pytest.mark.parametrize("share", [0.0, -0.1, 0.5, float("nan")])
 def test_shares_that_could_empty_a_split_are_refused(share):
     with pytest.raises(InputError, match="test_share"):
-        load_dataset(test_share=share)
+        Data(test_share=share)
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
@@ -235,8 +236,8 @@ def pictures(folder: Path, mode="L", sizes=((8, 6),), splits=("",), classes=("ca
 @pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("I;16", 1), ("RGB", 3), ("P", 3), ("LA", 4)])
 def test_a_folder_of_pictures_has_its_channels_and_classes(tmp_path, hugging_face, mode, channels):
     data = load_dataset(f"folder:{pictures(tmp_path / 'pictures', mode)}")
-    assert data.input_shape == (channels, 8, 6)
-    assert data.class_names == ("cat", "dog")
+    assert data.task == Task(Images((channels, 8, 6)), outputs=2)
+    assert data.encoding.class_names == ("cat", "dog")
     assert (len(data.train), len(data.validation), len(data.test)) == (8, 2, 2)
 
 
@@ -268,7 +269,7 @@ def test_a_label_column_can_be_named(tmp_path, hugging_face):
     whole.to_parquet(path)
     with pytest.raises(InputError, match=r"image, fine, coarse, id.*hub:NAME#COLUMN"):
         load_dataset(f"hub:{path}")
-    assert load_dataset(f"hub:{path}#coarse").class_names == ("group 0", "group 1", "group 2")
+    assert load_dataset(f"hub:{path}#coarse").encoding.class_names == ("group 0", "group 1", "group 2")
     with pytest.raises(InputError, match="no column 'medium'; there are image, fine"):
         load_dataset(f"hub:{path}#medium")
 
@@ -305,7 +306,7 @@ def test_a_name_with_a_split_in_it_leaves_no_picture_out_and_gives_none_twice(tm
         for name in ("cat", "dog"):
             (folder / name).rename(folder / "test" / name)
     data = load_dataset(f"folder:{folder}")
-    found = [{image.numpy().tobytes() for image in split.images} for split in (data.train, data.validation, data.test)]
+    found = [{image.numpy().tobytes() for image in split.inputs} for split in (data.train, data.validation, data.test)]
     assert [len(images) for images in found] == [8, 2, 2]
     assert len(set.union(*found)) == 12
     assert len(load_images(f"folder:{folder}")[0]) == 12

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from nasenv.data.dataset import load_dataset, load_images
+from nasenv.data.dataset import Dataset, load_dataset, load_images
 from nasenv.deployment.export import load_model, predict, save_model
 from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import Decision, SearchSpace
+from nasenv.task import Table, Task
+from tests.fakes import TASK
 
 
 class Activations(SearchSpace):
@@ -20,8 +22,8 @@ class Activations(SearchSpace):
 
     swapped = False
 
-    def __init__(self, input_shape=(1, 8, 8), num_classes=10, make=nn.Linear):
-        super().__init__([Decision("activation", ("relu", "tanh", "values"))], input_shape, num_classes)
+    def __init__(self, task=TASK, make=nn.Linear):
+        super().__init__([Decision("activation", ("relu", "tanh", "values"))], task)
         self.make = make
 
     def build(self, architecture):
@@ -48,7 +50,7 @@ def trained(digits):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = space.build(architecture).to(memory_format=torch.channels_last).train()
-        for images in digits.train.images[:512].split(64):
+        for images in digits.train.inputs[:512].split(64):
             model(images)
     return space, architecture, model
 
@@ -85,8 +87,9 @@ def test_the_model_that_comes_back_answers_alike(trained, saved, digits):
     assert torch.equal(torch.get_rng_state(), state)
     assert exported.space.fingerprint() == trained[0].fingerprint()
     assert exported.architecture == trained[1]
-    assert exported.class_names == digits.class_names
-    torch.testing.assert_close(logits(exported.model, digits.test.images), logits(trained[2], digits.test.images))
+    assert (exported.task, exported.encoding) == (digits.task, digits.encoding)
+    assert exported.class_names == tuple("0123456789")
+    torch.testing.assert_close(logits(exported.model, digits.test.inputs), logits(trained[2], digits.test.inputs))
 
 
 def test_predictions_take_any_array_of_finite_numbers(saved):
@@ -97,7 +100,7 @@ def test_predictions_take_any_array_of_finite_numbers(saved):
     for given in (flipped, flipped.astype(">f4"), flipped.astype(np.uint8), flipped.tolist()):
         assert np.array_equal(predict(exported, given), expected)
     pixels[0, 0, 0, 0] = np.nan
-    with pytest.raises(InputError, match="finite pixels"):
+    with pytest.raises(InputError, match="images of finite numbers"):
         predict(exported, pixels)
 
 
@@ -105,7 +108,7 @@ def test_predictions_take_any_array_of_finite_numbers(saved):
 def test_predictions_are_probabilities_of_images_in_the_users_units(trained, saved, digits, n):
     images, *_ = load_images("digits")
     found = predict(load_model(saved), images[:n].numpy())
-    expected = logits(trained[2], digits.normalise(images[:n])).softmax(dim=1).numpy()
+    expected = logits(trained[2], digits.encoding.inputs(images[:n])).softmax(dim=1).numpy()
     assert found.dtype == np.float32
     assert found.shape == (n, 10)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -114,8 +117,27 @@ def test_predictions_are_probabilities_of_images_in_the_users_units(trained, sav
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_the_program_answers_alike_for_any_number_of_images(trained, saved, digits, n):
     program = torch.export.load(saved / "program.pt2").module()  # our own file: nasenv itself never reads one
-    images = digits.test.images[:n]
+    images = digits.test.inputs[:n]
     torch.testing.assert_close(program(images), logits(trained[2], images))
+
+
+def test_a_regression_on_a_table_answers_in_the_users_units(tmp_path):
+    rows = np.random.default_rng(0).normal(5.0, 3.0, (40, 6))
+    targets = 1000 + 50 * rows[:, :2]
+    parts = [(rows[a:b], targets[a:b]) for a, b in ((0, 20), (20, 30), (30, 40))]
+    dataset = Dataset.of_numbers("rows", Table((6,)), parts)
+    space = Activations(dataset.task, make=lambda _inputs, _outputs: nn.Linear(6, 2))
+    model = space.build((0,))
+    save_model(tmp_path, space, (0,), model, dataset)
+    exported = load_model(tmp_path, space)
+    assert (exported.task, exported.encoding, exported.class_names) == (dataset.task, dataset.encoding, ())
+    answers = logits(model, torch.from_numpy((rows - rows[:20].mean(0)) / rows[:20].std(0)).float()).numpy()
+    expected = answers * targets[:20].std(0) + targets[:20].mean(0)
+    np.testing.assert_allclose(predict(exported, rows), expected, rtol=1e-4)
+    with pytest.raises(InputError, match=r"table of \(n, 6\), got \(40, 5\)"):
+        predict(exported, rows[:, :5])
+    with pytest.raises(InputError, match=r"saved for .*outputs=2"):
+        load_model(tmp_path, Activations(Task(Table((6,)), 3, "regression"), make=space.make))
 
 
 def test_a_network_that_cannot_be_exported_keeps_its_weights_and_says_why(tmp_path, digits, capfd):
@@ -147,20 +169,28 @@ def test_a_space_that_came_to_build_another_network_is_refused(tmp_path, digits,
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format"], 2, "format 1"),
+        (["format"], 1, "format 2"),
         (["space", "class_path"], "os.system", "os.system, does not come with nasenv.*--space os.system"),
         (["space", "class_path"], "no_such_module.Space", "does not come with nasenv"),
         (["space", "class_path"], "Space", "does not come with nasenv"),
         (["space", "init_args", "depth"], 3, "unexpected keyword"),
-        (["space", "init_args", "num_classes"], 7, "7"),
+        (["space", "init_args", "task", "outputs"], 7, "7"),
+        (["space", "init_args", "task", "kind"], "ranking", "kind must be"),
+        (["space", "init_args", "task", "inputs"], {"kind": "sounds", "shape": [9]}, "cannot make the space.*sounds"),
+        (["space", "init_args", "task"], None, "cannot make the space"),
         (["space"], None, "cannot make the space"),
         (["architecture"], [9], "has 13 decisions, got 1"),
         (["architecture"], "conv", "damaged"),
         (["text"], "identity", "the model is identity"),
-        (["input", "mean"], ["a"], "damaged"),
-        (["input", "std"], [0.0], "positive std"),
-        (["input", "shape"], [1, 9, 9], r"takes \(1, 9, 9\)"),
-        (["class_names"], ["a"], "1 classes"),
+        (["encoding", "mean"], ["a"], "damaged"),
+        (["encoding", "mean"], [float("inf")], "damaged"),
+        (["encoding", "std"], [0.0], "positive deviations"),
+        (["encoding", "std"], [1.0, 1.0], "as many positive deviations"),
+        (["task", "inputs", "shape"], [1, 9, 9], r"saved for .*\(1, 9, 9\)"),
+        (["task", "kind"], "regression", "saved for .*regression"),
+        (["task", "outputs"], 9, "saved for .*outputs=9"),
+        (["encoding", "class_names"], ["a"], "1 outputs"),
+        (["encoding", "class_names"], [*range(10)], "class names that are texts"),
         (["probe"], [[0.0]], "answers otherwise"),
     ],
 )
@@ -176,7 +206,7 @@ def test_damaged_descriptions_are_refused_in_one_line(copied, path, value, messa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["space", "architecture", "text", "input", "class_names", "probe"])
+@pytest.mark.parametrize("key", ["space", "architecture", "text", "task", "encoding", "probe"])
 def test_missing_entries_are_refused(copied, key):
     description = json.loads((copied / "architecture.json").read_text())
     del description[key]

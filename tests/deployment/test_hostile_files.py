@@ -130,17 +130,29 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"max_layers": 10**9}, {"widths": [10**9]}, {"num_classes": 10**6}, {"a": 1e300}]
+    "arguments",
+    [
+        {"max_layers": 10**9},
+        {"widths": [10**9]},
+        {"a": 1e300},
+        {"task": {"outputs": 10**6}},
+        {"task": {"outputs": 1e300}},
+    ],
 )
 def test_what_a_description_asks_for_is_checked_before_it_is_built(hostile, capsys, arguments):
+    def change(description):
+        task = description["space"]["init_args"]["task"] | arguments.get("task", {})
+        description["space"]["init_args"].update({**arguments, "task": task})
+
     started = time.monotonic()
-    refusal(capsys, hostile(lambda description: description["space"]["init_args"].update(arguments)))
+    refusal(capsys, hostile(change))
     assert time.monotonic() - started < 10
 
 
 def test_a_network_whose_layers_would_fill_the_memory_is_refused(hostile, capsys):
     def huge(description):  # its weights are as small as before
-        description["space"]["init_args"]["input_shape"] = description["input"]["shape"] = [1, 65536, 65536]
+        for task in (description["task"], description["space"]["init_args"]["task"]):
+            task["inputs"]["shape"] = [1, 65536, 65536]
 
     assert "a quarter of free memory" in refusal(capsys, hostile(huge))
 
@@ -280,7 +292,7 @@ def test_a_model_of_other_things_than_files_is_refused(model, tmp_path, name):
 
 def test_class_names_cannot_paint_the_terminal(hostile, capsys):
     names = [f"\x1b[2J\u202e{i}\r" for i in range(10)]
-    words = hostile(lambda description: description.update(class_names=names))
+    words = hostile(lambda description: description["encoding"].update(class_names=names))
     assert main(words) == 0
     said = capsys.readouterr().out
     assert printable(said.replace("\n", "")) == said.replace("\n", "")

@@ -438,9 +438,9 @@ def test_cuda_that_is_not_there():
 @pytest.mark.parametrize(
     "task", [Task(Images((3, 8, 8)), 10), Task(Images((1, 9, 8)), 10), Task(Images((1, 8, 8)), 3)], ids=str
 )
-def test_data_that_do_not_fit_the_space(options):
+def test_data_that_do_not_fit_the_space(task):
     with pytest.raises(InputError, match=r"data set digits has .* make the space with task=data\.task"):
-        TrainingEvaluator(ChainCNN(**options), DIGITS, devices="cpu")
+        TrainingEvaluator(ChainCNN(task=task), DIGITS, devices="cpu")
 
 
 # Whole searches

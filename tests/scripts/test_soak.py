@@ -12,6 +12,7 @@ import pytest
 
 from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.task import Images, Task
 from scripts.soak import kills
 from scripts.soak.cases import cases
 from scripts.soak.spaces import soak_case
@@ -105,7 +106,7 @@ class Merging(ChainCNN):
 def test_a_broken_space_is_seen(broken, said):
     case = next(c for c in cases() if c.name == "ChainCNN, 2 layers, 4x4")
     assert soak_case(case, 2_000, 12)["failed"] == 0
-    space = broken(2, (4, 8), (1, 4, 4), 3)
+    space = broken(2, (4, 8), Task(Images((1, 4, 4)), 3))
     figures = soak_case(replace(case, space=space), 2_000, 12)
     assert any(said in reason for reason in figures["failures"]), figures["failures"]
     assert all(reason.startswith("ChainCNN, 2 layers, 4x4, seed 0: ") for reason in figures["failures"])

@@ -258,7 +258,7 @@ def test_a_search_at_several_fidelities_is_replayed(whole, kept, tmp_path):
 def test_an_agent_that_asks_for_another_fidelity_does_not_repeat_itself(whole, tmp_path, monkeypatch):
     (tmp_path / "journal.jsonl").write_text((whole / "journal.jsonl").read_text())
     monkeypatch.setattr(Rising, "fidelity", 2 / 9)
-    said = r"evaluation 1 was .* at fidelity 0\.111111, now it is .* at fidelity 0\.222222"
+    said = r"1 was .* at fidelity 0\.111111, now it is .* at fidelity 0\.222222"
     with (
         Search(SPACE, Ninths(), Rising(), Budget(6), run_dir=tmp_path) as search,
         pytest.raises(InputError, match=said),

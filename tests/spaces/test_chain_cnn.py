@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import SearchSpace
+from nasenv.task import Images, Task
 
 SHAPES = [(1, 4, 4), (3, 5, 9), (1, 8, 8), (3, 32, 32), (1, 1, 7), (2, 2, 3)]
+
+
+def images(*shape, classes=10):
+    return Task(Images(shape), classes)
 
 
 def allowed(space: ChainCNN, named: dict[str, object], name: str) -> set[object]:
@@ -18,7 +23,7 @@ def allowed(space: ChainCNN, named: dict[str, object], name: str) -> set[object]
     if name == "depth":
         return set(range(1, space.max_layers + 1))
     i, part = int(name.split(".")[0][5:]), name.split(".")[1]
-    _, height, width = space.input_shape
+    _, height, width = space.task.shape
     for j in range(1, i):
         if j <= named["depth"] and named[f"layer{j}.operation"].endswith("pool"):
             height, width = -(-height // 2), -(-width // 2)
@@ -40,7 +45,7 @@ def allowed(space: ChainCNN, named: dict[str, object], name: str) -> set[object]
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_masks_follow_the_rules_on_the_card(shape):
-    space = ChainCNN(max_layers=5, widths=(16, 4), input_shape=shape)
+    space = ChainCNN(max_layers=5, widths=(16, 4), task=images(*shape))
     for design in space.sample(40, np.random.default_rng(0)):
         named: dict[str, object] = {}
         for t, decision in enumerate(space.decisions):
@@ -53,20 +58,20 @@ def test_masks_follow_the_rules_on_the_card(shape):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("max_layers", "widths"), [(1, (8, 16)), (2, (8, 16)), (3, (8,))])
 def test_size_is_the_number_of_designs_that_the_masks_leave(shape, max_layers, widths):
-    space = ChainCNN(max_layers, widths, shape)
+    space = ChainCNN(max_layers, widths, images(*shape))
     assert space.size == SearchSpace.size.fget(space)  # the base class enumerates
 
 
 def test_size_does_not_overflow():
     # 32x32, 30 layers: at least 2 * (3 kernels * 3 widths) ways to go on after each convolution
-    assert ChainCNN(30, input_shape=(3, 32, 32)).size > 18**29
+    assert ChainCNN(30, task=images(3, 32, 32)).size > 18**29
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 9)], ids=str)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_the_canonical_design_is_the_same_function(shape, data):
-    space = ChainCNN(max_layers=6, widths=(2, 3), input_shape=shape, num_classes=3)
+    space = ChainCNN(max_layers=6, widths=(2, 3), task=images(*shape, classes=3))
     kinds = st.sampled_from([0, 0, 1, 2, 4, 4, 4, 4])  # many identities
     layers = data.draw(st.lists(st.tuples(kinds, *[st.integers(0, 1)] * 3), min_size=6, max_size=6))
     (design,) = space.complete([data.draw(st.integers(0, 5)), *(c for layer in layers for c in layer)])
@@ -96,15 +101,15 @@ def test_canonical_leaves_out_identities_without_skip(text, canonical):
 
 
 def test_skip_adds_the_output_of_the_layer_before_the_last():
-    space = ChainCNN(max_layers=3, input_shape=(2, 4, 4), num_classes=2)
+    space = ChainCNN(max_layers=3, task=images(2, 4, 4, classes=2))
     network = space.build(space.from_text("max_pool3|avg_pool3|identity+skip")).eval()
     with torch.no_grad():
         images_nchw = torch.randn(1, 2, 4, 4)
         pooled = torch.nn.functional.max_pool2d(images_nchw, 3, 2, 1)
         averaged = pooled.mean((2, 3), keepdim=True)  # a 3x3 window sees all of the 2x2 map
-        joined = averaged + network.shortcuts["2"](pooled)
+        joined = averaged + network.shortcuts["layer3"](pooled)
         torch.testing.assert_close(network(images_nchw), network.classifier(joined.mean((2, 3))))
-    assert [tuple(m.stride) for m in network.shortcuts["2"] if isinstance(m, torch.nn.Conv2d)] == [(2, 2)]
+    assert [tuple(m.stride) for m in network.shortcuts["layer3"] if isinstance(m, torch.nn.Conv2d)] == [(2, 2)]
 
 
 def test_every_weight_is_trained():
@@ -116,7 +121,7 @@ def test_every_weight_is_trained():
 
 
 def test_parameters_are_counted_by_hand():
-    space = ChainCNN(input_shape=(3, 8, 8), num_classes=10)
+    space = ChainCNN(task=images(3, 8, 8))
     network = space.build(space.from_text("conv3x8|max_pool3|sep_conv5x16+skip|conv1x16+skip"))
     conv, separable, last, linear = 3 * 8 * 9 + 16, 8 * 25 + 8 * 16 + 32, 16 * 16 + 32, 16 * 10 + 10
     shortcuts = (8 * 8 + 16) + (8 * 16 + 32)  # from 8 channels at twice the side; from 8 channels to 16
@@ -126,7 +131,7 @@ def test_parameters_are_counted_by_hand():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("max_layers", [1, 2, 3, 4, 6, 12])
 def test_the_reference_is_valid_at_every_size(shape, max_layers):
-    space = ChainCNN(max_layers, widths=(32, 8, 16), input_shape=shape)
+    space = ChainCNN(max_layers, widths=(32, 8, 16), task=images(*shape))
     assert space.check(space.reference()) == space.reference()
     assert space.to_text(space.reference()).endswith("x32")
 
@@ -137,7 +142,7 @@ def test_the_default_reference_is_vgg_like():
 
 
 def test_networks_export_with_a_dynamic_batch_and_run_in_channels_last():
-    space = ChainCNN(input_shape=(3, 8, 9))
+    space = ChainCNN(task=images(3, 8, 9))
     design = space.from_text("sep_conv3x8|max_pool5|conv3x16+skip|avg_pool3+skip|identity+skip|conv3x8")
     network = space.build(design).eval()
     images_nchw = torch.randn(5, 3, 8, 9)
@@ -157,18 +162,24 @@ def test_a_diagram_shows_what_is_decided():
     assert space.diagram(design[:3]).nodes == ("input\n1x8x8", "conv 3x3")
     complete = space.diagram(design)
     assert complete.nodes[1:] == (
-        "conv 3x3\n16 channels", "max_pool 3x3", "identity", "global average pool", "linear\n10 classes"
+        "conv 3x3\n16 channels", "max_pool 3x3", "identity", "global average pool", "linear\n10 outputs"
     )  # fmt: skip
     assert complete.edges == ((0, 1, ""), (1, 2, ""), (2, 3, ""), (1, 3, "skip"), (3, 4, ""), (4, 5, ""))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_layers": 5}, {"widths": (8, 16)}, {"widths": (8, 32, 16)}, {"input_shape": (1, 8, 9)}, {"num_classes": 9}],
+    [
+        {"max_layers": 5},
+        {"widths": (8, 16)},
+        {"widths": (8, 32, 16)},
+        {"task": images(1, 8, 9)},
+        {"task": images(1, 8, 8, classes=9)},
+    ],
 )
 def test_every_argument_is_in_the_fingerprint(change):
     assert ChainCNN(**change).fingerprint() != ChainCNN().fingerprint()
-    assert ChainCNN(widths=[8, 16, 32], num_classes=10).fingerprint() == ChainCNN().fingerprint()
+    assert ChainCNN(widths=[8, 16, 32], task=images(1, 8, 8)).fingerprint() == ChainCNN().fingerprint()
 
 
 @pytest.mark.parametrize(

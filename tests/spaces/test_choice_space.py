@@ -16,12 +16,13 @@ from torch import nn
 
 from nasenv.errors import InputError
 from nasenv.spaces.choice_space import ChoiceSpace
+from nasenv.task import Images, Task
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
-def build_linear(input_shape, num_classes, **choices):
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
+def build_linear(task, **choices):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.shape), task.outputs))
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_many_combinations_are_quick():
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (3, 5, 7)])
 def test_encoders_build_and_train_on_every_shape(encoders, shape):
-    space = encoders(input_shape=shape, num_classes=3)
+    space = encoders(task=Task(Images(shape), outputs=3))
     for design in [*space.sample(6, np.random.default_rng(0)), space.reference()]:
         assert space.from_text(space.to_text(design)) == space.canonical(design) == design
         logits = space.build(design)(torch.randn(2, *shape))
@@ -195,7 +196,7 @@ def test_too_many_joined_combinations_are_refused():
     assert ChoiceSpace(wide, build_linear, [lambda a, b: a == b]).size == 60**3
 
 
-def needs_depth(input_shape, num_classes, depth):
+def needs_depth(task, depth):
     return nn.Identity()
 
 
@@ -204,7 +205,7 @@ def needs_depth(input_shape, num_classes, depth):
     [
         (lambda **_: nn.Identity(), "build must be a function, class or method that worker processes can import"),
         (nn.Identity(), "build must be a function"),
-        (needs_depth, "build is called with input_shape, num_classes, a, b, but needs_depth: "),
+        (needs_depth, "build is called with task, a, b, but needs_depth: "),
     ],
 )
 def test_a_build_that_cannot_be_used_is_refused(build, reason):
@@ -212,7 +213,7 @@ def test_a_build_that_cannot_be_used_is_refused(build, reason):
         ChoiceSpace(AB, build)
 
 
-def build_nothing(input_shape, num_classes, a, b):
+def build_nothing(task, a, b):
     return None
 
 
@@ -233,8 +234,8 @@ def test_a_build_that_returns_no_network_is_refused():
         ({"a": {1, 2}}, "must be a list or tuple"),
         ({"a": (nn.ReLU, nn.GELU)}, "name it by a text"),
         ({"a": ([1], [2])}, "name it by a text"),
-        ({"num_classes": (2, 3)}, "other than input_shape and num_classes"),
-        ({3: (2, 3)}, "other than input_shape and num_classes"),
+        ({"task": (2, 3)}, "other than task"),
+        ({3: (2, 3)}, "other than task"),
         ({"a,b": (2, 3)}, "no , or =: 'a,b'"),
     ],
 )

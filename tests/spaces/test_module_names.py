@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
-from nasenv.task import Images, Task
+from nasenv.task import Images, Table, Task
 
 TASK = Task(Images((1, 8, 8)), outputs=10)
 SPACES = [
@@ -24,3 +25,9 @@ def test_what_differs_between_networks_is_named_by_a_decision(space):
     decisions = {decision.name.partition(".")[0] for decision in space.decisions}
     assert made
     assert [name for name in made if not decisions & set(name.split("."))] == []
+
+
+@pytest.mark.parametrize("kind", [ChainCNN, NASBench201, NASBenchMacro])
+def test_a_space_of_images_refuses_other_inputs(kind):
+    with pytest.raises(InputError, match=f"{kind.__name__} reads images, and the task's inputs are table"):
+        kind(task=Task(Table((4,)), outputs=3))

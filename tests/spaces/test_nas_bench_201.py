@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from nasenv.errors import InputError
-from nasenv.spaces.nas_bench_201 import EDGES, OPERATIONS, NASBench201
+from nasenv.spaces.nas_bench_201 import EDGES, NAMES, OPERATIONS, NASBench201
+from nasenv.task import Images, Task
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 ALL_CELLS = list(product(range(5), repeat=6))
 FREE_OPERATIONS = [OPERATIONS.index(o) for o in ("none", "skip_connect", "avg_pool_3x3")]
 
@@ -70,7 +71,8 @@ def test_networks_have_the_parameters_of_the_formula():
         free = rng.choice(FREE_OPERATIONS, 6 - ones - threes).tolist()
         cell = rng.permutation([2] * ones + [3] * threes + free)
         assert built_params(space, tuple(cell.tolist())) == published_params(cell)
-    assert built_params(NASBench201(num_classes=100), (0,) * 6) == published_params((0,) * 6, classes=100)
+    of_100 = NASBench201(task=Task(Images((3, 32, 32)), outputs=100))
+    assert built_params(of_100, (0,) * 6) == published_params((0,) * 6, classes=100)
 
 
 def test_representative_is_the_first_member_of_its_class():
@@ -99,12 +101,12 @@ def published_cell(cell, network_cell, x):
     nodes = [x, *(torch.zeros_like(x) for _ in range(3))]
     for e, (i, j) in enumerate(EDGES):
         if cell[e] != 0 and nodes[i].any():
-            nodes[j] = nodes[j] + network_cell.edges[e](nodes[i])
+            nodes[j] = nodes[j] + network_cell.edges[NAMES[e]](nodes[i])
     return nodes[3]
 
 
 def test_leaving_out_edges_that_bring_nothing_changes_no_output():
-    space = NASBench201(channels=2, cells=1, input_shape=(1, 6, 6))
+    space = NASBench201(channels=2, cells=1, task=Task(Images((1, 6, 6)), outputs=10))
     for cell in space.sample(150, np.random.default_rng(1)):
         network_cell = space.build(cell)[2].eval()
         x = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(2))
@@ -114,7 +116,7 @@ def test_leaving_out_edges_that_bring_nothing_changes_no_output():
 @pytest.mark.parametrize("cell", [(3, 4, 1, 0, 3, 4), (3, 0, 0, 0, 0, 3), (0,) * 6], ids=["whole", "dead", "empty"])
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 1, 1), (2, 5, 3), (3, 32, 32)], ids=str)
 def test_every_shape_trains(cell, shape):
-    space = NASBench201(channels=3, cells=1, input_shape=shape, num_classes=4)
+    space = NASBench201(channels=3, cells=1, task=Task(Images(shape), outputs=4))
     network = space.build(cell)
     logits = network(torch.randn(2, *shape))
     assert logits.shape == (2, 4)

@@ -19,6 +19,8 @@ from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.spaces.synthetic import SyntheticSpace
+from nasenv.task import Images, Task
+from tests.fakes import TASK
 
 Shape = tuple[int, int, int]
 
@@ -26,39 +28,38 @@ Shape = tuple[int, int, int]
 class Plain(SearchSpace):
     """A space that writes nothing but `build`."""
 
-    def __init__(self, input_shape: Shape) -> None:
-        super().__init__([Decision("width", (2, 4, 8)), Decision("bias", (False, True))], input_shape, 5)
+    def __init__(self, task: Task) -> None:
+        super().__init__([Decision("width", (2, 4, 8)), Decision("bias", (False, True))], task)
 
     def build(self, architecture):
         width, bias = (d.choices[c] for d, c in zip(self.decisions, architecture, strict=True))
-        size = int(np.prod(self.input_shape))
-        return nn.Sequential(nn.Flatten(), nn.Linear(size, width, bias), nn.ReLU(), nn.Linear(width, 5))
+        size = int(np.prod(self.task.shape))
+        return nn.Sequential(nn.Flatten(), nn.Linear(size, width, bias), nn.ReLU(), nn.Linear(width, self.task.outputs))
 
 
-def build_perceptron(input_shape: Shape, num_classes: int, width: int, divisor: int) -> nn.Module:
-    size, hidden = int(np.prod(input_shape)), width // divisor
-    return nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
+def build_perceptron(task: Task, width: int, divisor: int) -> nn.Module:
+    size, hidden = int(np.prod(task.shape)), width // divisor
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, task.outputs))
 
 
-def choice_space(shape: Shape) -> ChoiceSpace:
+def choice_space(task: Task) -> ChoiceSpace:
     return ChoiceSpace(
         {"width": (8, 9, 12), "divisor": (1, 2, 3)},
         build=build_perceptron,
         constraints=[lambda width, divisor: width % divisor == 0],
         reference={"width": 12, "divisor": 1},
-        input_shape=shape,
-        num_classes=5,
+        task=task,
     )
 
 
-# To put a space under the contract, add a line: a name, and how to make it for 5 classes of a small input shape.
-SPACES: dict[str, Callable[[Shape], SearchSpace]] = {
+# To put a space under the contract, add a line: a name, and how to make it for a task: 5 classes of small images.
+SPACES: dict[str, Callable[[Task], SearchSpace]] = {
     "Plain": Plain,
-    "ChainCNN": lambda shape: ChainCNN(max_layers=4, widths=(4, 8), input_shape=shape, num_classes=5),
-    "NASBench201": lambda shape: NASBench201(channels=2, cells=1, input_shape=shape, num_classes=5),
-    "NASBenchMacro": lambda shape: NASBenchMacro(channels=2, features=4, input_shape=shape, num_classes=5),
-    "NASBenchGraph": lambda shape: NASBenchGraph(input_shape=shape, num_classes=5),
-    "SyntheticSpace": lambda shape: SyntheticSpace(layers=2, widths=(4, 8), input_shape=shape, num_classes=5),
+    "ChainCNN": lambda task: ChainCNN(max_layers=4, widths=(4, 8), task=task),
+    "NASBench201": lambda task: NASBench201(channels=2, cells=1, task=task),
+    "NASBenchMacro": lambda task: NASBenchMacro(channels=2, features=4, task=task),
+    "NASBenchGraph": lambda task: NASBenchGraph(task=task),
+    "SyntheticSpace": lambda task: SyntheticSpace(layers=2, widths=(4, 8), task=task),
     "ChoiceSpace": choice_space,
 }
 TABLE_ONLY = {"NASBenchGraph", "SyntheticSpace"}  # their `build` refuses
@@ -68,6 +69,10 @@ CASES = [(name, shape) for name in SPACES for shape in SHAPES]
 needs_networks = pytest.mark.parametrize(
     "case", [(name, shape) for name, shape in CASES if name not in TABLE_ONLY], ids=str, indirect=True
 )
+
+
+def images(shape: Shape) -> Task:
+    return Task(Images(shape), outputs=5)
 
 
 @dataclass
@@ -82,9 +87,9 @@ class Case:
 def case(request):
     name, shape = request.param
     make = SPACES[name]
-    space = make(shape)
+    space = make(images(shape))
     designs = space.sample(24, np.random.default_rng(7)) + ([space.reference()] if space.reference() else [])
-    return Case(space, make(shape), make((2, 6, 6)), designs)
+    return Case(space, make(images(shape)), make(images((2, 6, 6))), designs)
 
 
 def valid_choices(space: SearchSpace, prefix: tuple[int, ...]) -> list[int]:
@@ -180,7 +185,7 @@ def test_neighbours_are_valid_distinct_and_reached_by_mutation(case):
 @needs_networks
 def test_every_design_builds_and_trains_a_step(case):
     torch.manual_seed(0)
-    images_nchw = torch.randn(3, *case.space.input_shape)
+    images_nchw = torch.randn(3, *case.space.task.shape)
     labels = torch.tensor([0, 1, 2])
     for design in [*case.designs[:8], *case.designs[24:]]:
         network = case.space.build(design).to(memory_format=torch.channels_last)
@@ -195,7 +200,7 @@ def test_every_design_builds_and_trains_a_step(case):
 
 @needs_networks
 def test_a_network_does_not_look_at_the_rest_of_the_batch(case):
-    images_nchw = torch.randn(3, *case.space.input_shape, generator=torch.Generator().manual_seed(0))
+    images_nchw = torch.randn(3, *case.space.task.shape, generator=torch.Generator().manual_seed(0))
     for design in case.designs[:4]:
         network = case.space.build(design).eval()
         with torch.no_grad():
@@ -241,7 +246,9 @@ def test_diagrams_hold_together_at_every_step(case):
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 0, 8), (1, 8, 2.5), "abc"])
 def test_a_shape_that_is_not_three_positive_integers_is_refused(shape):
-    with pytest.raises(InputError, match="input_shape"):
+    with pytest.raises(InputError, match=r"the shape of images is \(channels, height, width\), got"):
+        Images(shape)
+    with pytest.raises(InputError, match=r"Plain: task must be a nasenv\.Task"):
         Plain(shape)
 
 
@@ -253,11 +260,11 @@ def test_decisions_need_distinct_names_and_choices():
 
     class Twice(Plain):
         def __init__(self):
-            SearchSpace.__init__(self, [Decision("a", (1,)), Decision("a", (2,))], (1, 4, 4), 2)
+            SearchSpace.__init__(self, [Decision("a", (1,)), Decision("a", (2,))], TASK)
 
     with pytest.raises(InputError, match="distinct names"):
         Twice()
 
 
 def test_size_of_a_space_without_formula_counts_its_designs():
-    assert Plain((1, 4, 4)).size == 6
+    assert Plain(TASK).size == 6

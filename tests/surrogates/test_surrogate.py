@@ -132,5 +132,5 @@ def test_a_part_that_the_space_lacks_is_named():
         search.run()
 
 
-def no_network(input_shape, num_classes, **choices):
+def no_network(task, **choices):
     raise NotImplementedError

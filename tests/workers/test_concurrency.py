@@ -1,6 +1,5 @@
 import os
 import signal
-from collections import deque
 from contextlib import closing
 
 import numpy as np
@@ -94,12 +93,12 @@ def test_trainings_that_ran_out_of_memory_are_made_again_with_fewer_beside_them(
     evaluator._concurrency, evaluator._pool = Concurrency(1, 8), SmallMemory(room=2, size=8)
     evaluator._concurrency.now = 8
     designs = list(dict.fromkeys(evaluator.space.sample(20, np.random.default_rng(0))))
-    answers = dict(evaluator.stream([Trial(design) for design in designs]))
+    answers = dict(evaluator.results([Trial(design) for design in designs]))
     assert len(answers) == len(designs)
     assert all(m.error is None for m in answers.values())
     assert evaluator._pool.size == 2
     evaluator._pool.room = 0
-    (failed,) = evaluator.evaluate(designs[:1])
+    (failed,) = evaluator.measure([Trial(designs[0])])
     assert failed.error == "out of memory: 2 GiB"
 
 
@@ -107,12 +106,15 @@ def test_a_stream_that_is_fed_finds_the_number_too():
     evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=1)
     evaluator._concurrency, evaluator._pool = Concurrency(1, 8, first=2), SmallMemory(room=8, size=2)
     designs = list(dict.fromkeys(evaluator.space.sample(60, np.random.default_rng(0))))
-    queue = deque(Trial(design) for design in designs[:2])
-    at_once, rest = [], iter(designs[2:])
-    for _ in evaluator.stream(queue):  # all of them done at once, so the more the better
+    at_once, rest, waiting = [], iter(designs[2:]), 2
+    for design in designs[:2]:
+        evaluator.submit(Trial(design))
+    for _ in evaluator.completed():  # all of them done at once, so the more the better
         at_once.append(evaluator.slots)
-        while len(queue) < evaluator.slots and (design := next(rest, None)):
-            queue.append(Trial(design))
+        waiting -= 1
+        while waiting < evaluator.slots and (design := next(rest, None)):
+            evaluator.submit(Trial(design))
+            waiting += 1
     assert len(at_once) == len(designs)
     assert at_once[:3] == [2, 2, 2]
     assert evaluator._pool.size == evaluator.slots > 2
