@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nasenv.comparison.run import Run
+from nasenv.search.history import History
 from nasenv.search.search import Search
 from nasenv.trial import Outcome
 
@@ -78,7 +79,15 @@ class Bar(Progress):
         every = max(1, (self._total or 100 * self._lines) // self._lines)
         if not self.console.is_terminal and done // every > self._printed:
             self._printed = done // every
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def spent_of(history: History, evaluations: int | None) -> str:
+    """Return what a search has spent of its budget of evaluations, None for no limit, in words."""
+    of = f" of {evaluations}" if evaluations else ""
+    if history.spent == history.evaluations:
+        return f"{history.evaluations}{of} evaluations"
+    return f"{round(history.spent, 2):.12g}{of} full trainings spent on {history.evaluations} evaluations"
 
 
 class SearchProgress(Bar):
@@ -88,12 +97,12 @@ class SearchProgress(Bar):
         super().__init__(console, "searching", evaluations)
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
-        """Take in an answer; a listener of the search."""
-        history, done = search.history, len(search.history)
+        """Take in an answer; a callback of the search."""
+        history = search.history
         best = "none yet" if history.best_reward is None else f"{history.best_reward:.4f}"
         said = f"best {best}  mean of last 32 {history.mean_reward(32):.4f}  repeats {history.repeats}"
-        of = f" of {self._total}" if self._total else ""
-        self.show(done, said, f"{done}{of} evaluations  {said}  {search.seconds:.0f} s")
+        line = f"{spent_of(history, self._total)}  {said}  {search.seconds:.0f} s"
+        self.show(int(history.spent), said, line)
 
 
 class ComparisonProgress(Bar):
@@ -119,7 +128,7 @@ class ReplayEnd:
         self._console, self._evaluations, self._started = console, evaluations, time.monotonic()
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
-        """Take in an answer; a listener of the search."""
+        """Take in an answer; a callback of the search."""
         if outcome.evaluation == self._evaluations and not outcome.repeat:
             gone = time.monotonic() - self._started
             self._console.say(f"{self._evaluations} evaluations replayed in {gone:.1f} s")

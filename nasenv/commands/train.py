@@ -17,7 +17,7 @@ from rich.table import Table
 
 from nasenv.agents.agent import Agent
 from nasenv.cache.cache import Cache
-from nasenv.commands.terminal import ReplayEnd, SearchProgress, Terminal, stopping
+from nasenv.commands.terminal import ReplayEnd, SearchProgress, Terminal, spent_of, stopping
 from nasenv.configuration import digest
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError, SearchStopped
@@ -214,12 +214,14 @@ def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
         {"architecture": search.space.to_text(o.architecture), "reward": o.reward, **o.measurement.to_json()}
         for o in search.history.top(search.budget.finalists)
     ]
-    so_far = {"stopped": reason, "evaluations": len(search.history), "best": best}
+    so_far = {"stopped": reason, "evaluations": len(search.history), "spent": search.history.spent, "best": best}
     write_whole(_so_far(search), json.dumps(so_far, indent=1) + "\n")
-    of = f" of {search.budget.evaluations}" if search.budget.evaluations else ""
     kept = f", {len(search.trials.measurements)} trainings kept" if search.trials is not None else ""
-    journaled = len(search.history) + search.replayed
-    console.say(f"{journaled}{of} evaluations are journaled{kept}; the best so far are in {_so_far(search)}")
+    if search.replayed:  # what those cost that are yet to be answered is not known here
+        done = f"{len(search.history) + search.replayed} evaluations are"
+    else:
+        done = f"{spent_of(search.history, search.budget.evaluations)} are"
+    console.say(f"{done} journaled{kept}; the best so far are in {_so_far(search)}")
     if best:
         console.say(f"the best: {best[0]['architecture']}, reward {best[0]['reward']:.4f}")
     console.say("the same command goes on; with --resume conclude it trains and tests the best of what there is")

@@ -153,8 +153,8 @@ def test_defaults():
 
 def test_options_reach_the_parts():
     line = (
-        "--agent PPO --agent.learning_rate 1e-3 --space ChainCNN --space.max_layers 3 --data digits --data.split_seed 4 "
-        "--budget.evaluations 500 --seed 3 --run_dir runs/x --cache none"
+        "--agent PPO --agent.learning_rate 1e-3 --space ChainCNN --space.max_layers 3 --data digits "
+        "--data.split_seed 4 --budget.evaluations 500 --seed 3 --run_dir runs/x --cache none"
     )
     given = made(*line.split())
     assert given["agent"].config()["init_args"]["learning_rate"] == 1e-3
@@ -366,7 +366,7 @@ def test_what_a_users_evaluator_raises_is_one_line(folder: Path, capsys: pytest.
     assert main(["train", "--evaluator", "users_own.Broken", "--cache", "none"]) == 2
     said = capsys.readouterr().err
     assert said == (
-        "nasenv train: error: ZeroDivisionError: integer division or modulo by zero (users_own.py, line 30); "
+        "nasenv train: error: ZeroDivisionError: integer division or modulo by zero (users_own.py, line 31); "
         "when that is mended, the same command goes on\n"
     )
 
@@ -384,7 +384,7 @@ def test_a_users_module_may_lie_anywhere_on_the_path(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
     assert main(["train", "--evaluator", "users_own.Broken", "--cache", "none"]) == 2
-    assert f"({folder / 'users_own.py'}, line 30)" in capsys.readouterr().err
+    assert f"({folder / 'users_own.py'}, line 31)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("evaluator", ["Quitting", "QuittingAtLast"])

@@ -6,9 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from nasenv.agents import PPO, Agent, RandomSearch
 from nasenv.cache.cache import Cache, Problem
+from nasenv.commands.terminal import SearchProgress
 from nasenv.commands.train import coverage, run_name, train
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.training import TrainingEvaluator
@@ -51,6 +53,11 @@ class Interrupted(Hashed):
 
     def fingerprint(self):
         return Hashed(self.space).fingerprint()
+
+
+class Shorter(Hashed):
+    def fidelity(self, wanted):
+        return wanted
 
 
 class Breaks(Agent):
@@ -184,6 +191,21 @@ def test_a_run_says_what_it_does_and_leaves_its_result(tmp_path, monkeypatch, ca
     assert f"winner: {result['winner']['text']}" in said
     assert f"tensorboard --logdir {folder.parent.relative_to(tmp_path)}" in said
     assert not (tmp_path / "runs" / "cache.db").exists()
+
+
+def test_what_is_said_is_what_was_spent_where_trainings_were_shorter(capsys):
+    search = Search(SPACE, Shorter(SPACE), RandomSearch(), Budget(evaluations=5))
+    search.callbacks.append(SearchProgress(Console(width=200), 5))
+    designs = SPACE.sample(4, np.random.default_rng(0))
+    with search:
+        search.evaluate(designs, fidelity=0.5)
+        search.evaluate(designs[:1])
+    said = [line.partition("  best ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        "1 of 5 full trainings spent on 2 evaluations",
+        "2 of 5 full trainings spent on 4 evaluations",
+        "3 of 5 full trainings spent on 5 evaluations",
+    ]
 
 
 def test_brackets_in_names_are_printed(tmp_path, capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nasenv.agents.random_search import RandomSearch
+from nasenv.cluster.ray_evaluator import RayEvaluator
 from nasenv.comparison.problem import Problem
 from nasenv.errors import InputError
 from nasenv.evaluators.synthetic import SyntheticEvaluator
@@ -117,6 +118,7 @@ def test_noise_is_of_the_search_alone_and_a_designs_own():
 def test_a_comparison_knows_its_optimum():
     evaluator = SyntheticEvaluator(SMALL)
     assert Problem(SMALL, evaluator).optimum == 1.0
+    assert Problem(SMALL, RayEvaluator(SMALL, evaluator)).optimum == 1.0
     assert Problem(SMALL, SyntheticEvaluator(SMALL, noise=0.1)).optimum is None
     assert Problem(SMALL, evaluator, ScoreWithinCost("params", 1000)).optimum is None
 
