@@ -201,14 +201,14 @@ def weight(name: str, value: Any) -> float:
 
 def integer(name: str, value: Any, least: int = 1) -> int:
     """Return the argument as an int, numpy's too; raise InputError where it is none, or below the least."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+    if not is_integer(value, least):
         raise InputError(f"{name} must be an integer of {least} or more, got {value!r}")
     return int(value)
 
 
-def is_positive_integer(value: object) -> bool:
-    """Return whether the value is an integer, numpy's included, of 1 or more."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+def is_integer(value: Any, least: int = 1) -> bool:
+    """Return whether the value is an integer, numpy's included, and not below the least."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
 def flag(name: str, value: Any) -> bool:

@@ -127,3 +127,7 @@ def _check_labels(name: str, labels: Labels, n: int) -> None:
     if labels.dtype.kind not in "buiU":
         hint = "; where they are whole numbers of classes, give y.astype(int)" if labels.dtype.kind == "f" else ""
         raise InputError(f"labels of {name} must be integers or strings, got dtype {labels.dtype}{hint}")
+    try:
+        "".join(labels.tolist() if labels.dtype.kind == "U" else []).encode()
+    except (ValueError, SystemError):  # halves of surrogate pairs, numbers above the highest character
+        raise InputError(f"labels of {name} hold characters that do not exist, so they are no texts") from None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nasenv.configuration import integer, is_positive_integer
+from nasenv.configuration import integer, is_integer
 from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
@@ -97,7 +97,7 @@ class ChainCNN(SearchSpace):
         task: Task | None = None,
     ) -> None:
         given = tuple(widths) if isinstance(widths, Iterable) else ()
-        if not given or not all(map(is_positive_integer, given)) or len(set(given)) != len(given):
+        if not given or not all(map(is_integer, given)) or len(set(given)) != len(given):
             raise InputError(f"widths must be one or more distinct positive integers, got {widths!r}")
         self.max_layers = integer("max_layers", max_layers)
         self.widths = tuple(int(w) for w in given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nasenv.configuration import integer, is_positive_integer
+from nasenv.configuration import integer, is_integer
 from nasenv.errors import InputError
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
 from nasenv.task import Task
@@ -56,7 +56,7 @@ class SyntheticSpace(SearchSpace):
         if isinstance(operations, str) or not all(map(_is_name, names)) or len(set(names)) < max(1, len(names)):
             raise InputError(f"operations must be distinct words without | and :, got {operations!r}")
         sizes = tuple(widths)
-        if not all(map(is_positive_integer, sizes)) or not sizes or list(sizes) != sorted(set(sizes)):
+        if not all(map(is_integer, sizes)) or not sizes or list(sizes) != sorted(set(sizes)):
             raise InputError(f"widths must be positive integers in ascending order, got {widths!r}")
         self.layers, self.operations, self.widths = integer("layers", layers), names, tuple(map(int, sizes))
         numbers = range(1, self.layers + 1)
