@@ -235,7 +235,8 @@ class Journal(JSONLines):
             numbers = [float(entry[name]) for name in ("reward", "seconds", "proposal", "cached")]
             told = all(map(math.isfinite, numbers)) and isinstance(entry["text"], str) and isinstance(entry["by"], str)
             paid = 0.0 <= float(entry["cost"]) <= 1.0 and entry["evaluation"] == number
-            return told and paid and trial.purpose == "search"
+            slots = entry.get("slots", 1)
+            return told and paid and trial.purpose == "search" and type(slots) is int and slots >= 1
         except (KeyError, TypeError, ValueError, OverflowError):
             return False
 

@@ -1,11 +1,13 @@
 import os
 import signal
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nasenv.data.dataset import load_dataset
+from nasenv.evaluators import training
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.training.devices import environments
@@ -102,15 +104,18 @@ def test_trainings_that_ran_out_of_memory_are_made_again_with_fewer_beside_them(
     assert failed.error == "out of memory: 2 GiB"
 
 
-def test_a_stream_that_is_fed_finds_the_number_too():
+def test_a_stream_that_is_fed_finds_the_number_too(monkeypatch):
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(training, "time", clock)
     evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=1)
     evaluator._concurrency, evaluator._pool = Concurrency(1, 8, first=2), SmallMemory(room=8, size=2)
     designs = list(dict.fromkeys(evaluator.space.sample(60, np.random.default_rng(0))))
     at_once, rest, waiting = [], iter(designs[2:]), 2
     for design in designs[:2]:
         evaluator.submit(Trial(design))
-    for _ in evaluator.completed():  # all of them done at once, so the more the better
+    for _ in evaluator.completed():
         at_once.append(evaluator.slots)
+        clock.now += 1 / evaluator.slots  # the more, the better
         waiting -= 1
         while waiting < evaluator.slots and (design := next(rest, None)):
             evaluator.submit(Trial(design))
