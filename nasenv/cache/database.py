@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import sqlite3
@@ -37,6 +38,8 @@ _CAUSES = {
 }
 _log = logging.getLogger("nasenv")
 _T = TypeVar("_T")
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+Prepared: TypeAlias = Callable[[Connection, Rows], Iterable[Sequence[Any]]]
 Lookup: TypeAlias = Callable[[Connection, Problem, Iterable[Trial]], dict[Trial, Any]]
 
 _TEXT = sql.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
@@ -99,19 +102,22 @@ class Database(ABC):
     Attributes:
         begin: the statements that begin a transaction, and one that is on the disk when it ends.
         insert: makes an INSERT that knows ON CONFLICT.
-        listed: the table whose column ``value`` holds the parameter ``architectures``, a list.
+        listed: the table whose column ``value`` holds the parameter ``architectures``, which ``as_list`` makes.
+        as_list: makes that parameter of texts.
         shell: what to type in a shell to execute a statement, of name and statement.
     """
 
     begin: tuple[tuple[str, ...], tuple[str, ...]]
     insert: Callable[[sql.Table], Any]
     listed: sql.TableValuedAlias
+    as_list: Callable[[list[str]], Any]
     shell: str
 
     def __init__(self, name: str, engine: sql.Engine, shared: bool = True) -> None:
         self.name, self.shared, self._engine = name, shared, engine
+        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         self.find = self.lookup(MEASUREMENTS.c.measurement)
-        self._keep = self.insert(MEASUREMENTS).on_conflict_do_nothing()
+        self._keep = self.prepared(self.insert(MEASUREMENTS).on_conflict_do_nothing())
 
     @abstractmethod
     def _refusal(self, error: BaseException | None) -> InputError:
@@ -146,20 +152,40 @@ class Database(ABC):
             whose, remedy = ("a newer", "install that") if newer else ("an earlier", "delete it")
             raise InputError(f"cache {self.name} is from {whose} version of nasenv: {remedy}, or {_OTHERS}")
 
+    def prepared(self, statement: sql.ClauseElement) -> Prepared:
+        """Return a function that executes a statement with each row of parameters; with one, it returns the rows found.
+
+        It is compiled once and goes to the driver's own cursor: SQLAlchemy's `execute` takes several times as long as
+        SQLite does.
+        """
+        compiled = statement.compile(dialect=self._engine.dialect)
+        text, names = str(compiled), getattr(compiled, "positiontup", None)
+
+        def execute(connection: Connection, rows: Rows) -> Iterable[Sequence[Any]]:
+            parameters: Any = [tuple(map(row.__getitem__, names)) for row in rows] if names else rows
+            cursor: Any = connection.connection.cursor()
+            if len(parameters) == 1:
+                found: Iterable[Sequence[Any]] = cursor.execute(text, parameters[0])
+            else:
+                found = cursor.executemany(text, parameters) or ()
+            return found
+
+        return execute
+
     def lookup(self, column: sql.Column[Any]) -> Lookup:
         """Return a function that finds what a column holds of trials: one statement where only architectures differ."""
         of = column.table.c
         asked = self.listed.c.value
         same = [of[name] == (asked if name == "architecture" else sql.bindparam(name)) for name in _KEY]
         # A subquery: with IN, both read the whole table where they know little of it.
-        statement = sql.select(asked, sql.select(column).where(*same).scalar_subquery())
+        select = self.prepared(sql.select(asked, sql.select(column).where(*same).scalar_subquery()))
 
         def found(connection: Connection, problem: Problem, trials: Iterable[Trial]) -> dict[Trial, Any]:
             values: dict[Trial, Any] = {}
             for _, group in itertools.groupby(sorted(trials, key=_rest), _rest):
                 keys = [(row((problem, trial)), trial) for trial in group]
                 named = {key["architecture"]: trial for key, trial in keys}
-                found = connection.execute(statement, {**keys[0][0], "architectures": list(named)})
+                found = select(connection, [{**keys[0][0], "architectures": self.as_list(list(named))}])
                 values.update((named[name], value) for name, value in found if value is not None)
             return values
 
@@ -168,7 +194,7 @@ class Database(ABC):
     def keep(self, connection: Connection, measurements: Mapping[Key, str]) -> None:
         """Keep measurements, the first of a trial, as a part of a transaction."""
         if measurements:
-            connection.execute(self._keep, rows(measurements, "measurement"))
+            self._keep(connection, rows(measurements, "measurement"))
 
     def count(self, connection: Connection) -> int:
         """Return how many measurements there are."""
@@ -215,7 +241,7 @@ class Database(ABC):
         while True:
             try:
                 return act()
-            except (sql.exc.DBAPIError, UnicodeError) as error:  # UnicodeError: a table's name in a damaged file
+            except (sql.exc.DBAPIError, self._driver_error, UnicodeError) as error:  # the last: names in a damaged file
                 refusal = self._refusal(error.orig if isinstance(error, sql.exc.DBAPIError) else error)
                 gone = time.monotonic() - started
                 if not isinstance(refusal, Away | _Busy) or gone + pause > seconds:
@@ -247,7 +273,8 @@ class SQLite(Database):
 
     begin = (("PRAGMA synchronous=NORMAL", "BEGIN IMMEDIATE"), ("PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"))
     insert = staticmethod(sqlite.insert)
-    listed = sql.func.json_each(sql.bindparam("architectures", type_=sql.JSON)).table_valued("value")
+    listed = sql.func.json_each(sql.bindparam("architectures")).table_valued("value")
+    as_list = staticmethod(json.dumps)
     shell = 'sqlite3 {} "{}"'
 
     def __init__(self, path: str | Path) -> None:

@@ -57,7 +57,8 @@ class Leases:
         self._held: set[Key] = set()
         self._watched: dict[str, _Watched] = {}
         self._holders = database.lookup(LEASES.c.holder)
-        self._take = database.insert(LEASES).on_conflict_do_nothing()
+        self._take = database.prepared(database.insert(LEASES).on_conflict_do_nothing())
+        self._give_up = database.prepared(_GIVE_UP)
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         weakref.finalize(self, self._stopped.set)
@@ -69,7 +70,7 @@ class Leases:
         wanted = rows({(problem, trial): self._holder for trial in trials}, "holder")
 
         def enter(connection: Connection) -> set[Trial]:
-            connection.execute(self._take, wanted)
+            self._take(connection, wanted)
             # Statements of their own: what others do while the former waits for their leases to end is seen here.
             found = self._holders(connection, problem, trials)
             return {trial for trial, holder in found.items() if holder == self._holder}
@@ -100,7 +101,7 @@ class Leases:
     def delete(self, connection: Connection, keys: Collection[Key]) -> None:
         """Give leases up as a part of a transaction; those of others stay."""
         if keys:
-            connection.execute(_GIVE_UP, rows(dict.fromkeys(keys, self._holder), "holder"))
+            self._give_up(connection, rows(dict.fromkeys(keys, self._holder), "holder"))
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Take note that leases were given up."""
@@ -172,8 +173,9 @@ def _heart(database: Database, holder: str) -> Callable[[Connection], object]:
     """Return a function that raises the beat of a holder, as a part of a transaction."""
     beats = itertools.count(1)  # never the same twice
     insert = database.insert(HOLDERS)
-    statement = insert.on_conflict_do_update(index_elements=["holder"], set_={"beat": insert.excluded.beat})
-    return lambda connection: connection.execute(statement, {"holder": holder, "beat": next(beats)})
+    update = insert.on_conflict_do_update(index_elements=["holder"], set_={"beat": insert.excluded.beat})
+    raise_beat = database.prepared(update)
+    return lambda connection: raise_beat(connection, [{"holder": holder, "beat": next(beats)}])
 
 
 def _keep_beating(database: Database, beat: Callable[[Connection], object], stopped: threading.Event) -> None:

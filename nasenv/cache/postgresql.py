@@ -72,6 +72,7 @@ class PostgreSQL(Database):
         .table_valued("value")
         .render_derived()
     )
+    as_list = list[str]  # psycopg's own
     shell = f'psql {{}} -c "SET search_path TO {_FOLDER}; {{}}"'
 
     def __init__(self, url: str) -> None:
