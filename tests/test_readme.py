@@ -1,4 +1,4 @@
-"""The README, and the map for maintainers: their Python runs, commands are understood, what they name is there."""
+"""Every README: its Python runs, its commands are understood, and what it names is there."""
 
 import ast
 import re
@@ -17,9 +17,14 @@ from tests.fakes import SHORT_EPISODES
 from tests.test_imports import ORDER
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAP = (ROOT / "nasenv/README.md").read_text(encoding="utf-8")
-PAGES = {"README.md": README, "nasenv/README.md": MAP}
+MOST_LINES = {"README.md": 180, "BENCHMARKS.md": 150}
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for folder in ("nasenv", "agents", "scripts", "tests", "runs", ".")
+    for path in sorted((ROOT / folder).glob("README.md" if folder in (".", "runs") else "**/README.md"))
+}
+TEXT = "".join(page for name, page in PAGES.items() if not name.startswith(("scripts/", "tests/")))  # of users' pages
+README, MAP, ENVS = PAGES["README.md"], PAGES["nasenv/README.md"], PAGES["nasenv/envs/README.md"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -32,8 +37,8 @@ def files(page: str, language: str) -> dict[str, str]:
     return {code.splitlines()[0].removeprefix("# "): code for code in blocks(page, language)}
 
 
-MODULES, YAMLS = files(README, "python"), files(README, "yaml")
-COMMAND_LINES = [line for code in blocks(README, "bash") for line in code.splitlines()]
+MODULES, YAMLS = files(TEXT, "python"), files(TEXT, "yaml")
+COMMAND_LINES = sorted({line for code in blocks(TEXT, "bash") for line in code.splitlines()})
 TRAINING = [line for line in COMMAND_LINES if re.match(r"nasenv train|scripts/train", line)]
 COMPARING = [line for line in COMMAND_LINES if line.startswith("nasenv compare")]
 OWN = [line for line in TRAINING if any(name.removesuffix(".py") + "." in line for name in MODULES)]
@@ -57,7 +62,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reader's folder after the first part of the README: its files, the quick start's run, the data, my.yaml."""
+    """A reader's folder: the files of all pages, and later the quick start's run, the data, my.yaml."""
     path = tmp_path_factory.mktemp("reader")
     for name, code in {**MODULES, **YAMLS}.items():
         assert re.fullmatch(r"\w+\.(py|yaml)", name), f"a block of code begins with its file's name, not {name!r}"
@@ -163,7 +168,7 @@ def test_other_commands_name_what_exists():
         elif program.startswith("scripts/"):
             assert (ROOT / program).stat().st_mode & 0o100, line
         else:
-            assert program in ("pip", "tensorboard"), line
+            assert program in ("pip", "tensorboard", "source", ".venv/bin/ruff", ".venv/bin/python"), line
 
 
 def test_installation_names_what_exists():
@@ -176,16 +181,13 @@ def test_installation_names_what_exists():
 
 @pytest.mark.parametrize("kind", ["space", "evaluator", "agent", "objective"])
 def test_options_in_the_text_exist(kind: str, capsys: pytest.CaptureFixture[str]):
-    classes = [
-        *set(re.findall(rf"--{kind} (\w+)(?![\w.])", README)),
-        *set(re.findall(rf"`--{kind}\.help (\w+)`", README)),
-    ]
+    classes = sorted(set(re.findall(rf"--{kind}(?:\.help)? (\w+)(?![\w.])", TEXT)))
     for name in {"space": ["ChainCNN"], "evaluator": ["TrainingEvaluator"], "agent": ["PPO"]}.get(kind, []) + classes:
         assert exit_code(["train", f"--{kind}.help", name]) == 0
     assert exit_code(["train", "--help"]) == 0
     known = capsys.readouterr().out
     own = "".join(MODULES.values())
-    for option in set(re.findall(rf"--{kind}\.(\w+)", README)) - {"help"}:
+    for option in set(re.findall(rf"--{kind}\.(\w+)", TEXT)) - {"help"}:
         assert f"--{kind}.{option} " in known or f" {option}: " in own, f"--{kind}.{option}"
 
 
@@ -193,7 +195,7 @@ def test_general_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]):
     for command in COMMANDS:
         assert exit_code([command, "--help"]) == 0
     known = set(re.findall(r"--([\w.]+)", capsys.readouterr().out)) | {"logdir"}
-    text = re.sub(r"^(pip|ray) .*$", "", README, flags=re.MULTILINE)
+    text = re.sub(r"^(pip|ray|\.venv/bin/\S+) .*$|`(python|docker) [^`]*`", "", TEXT, flags=re.MULTILINE)
     named = {o for o in re.findall(r"--([\w.]+)", text) if not re.match(r"(space|evaluator|agents?|objective)\.", o)}
     assert named - known == set()
 
@@ -215,13 +217,6 @@ def test_files_and_links_exist(name: str):
         assert (ROOT / path).exists(), path
 
 
-def test_python_of_the_map_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    for name, code in files(MAP, "python").items():
-        (tmp_path / name).write_text(code, encoding="utf-8")
-        runpy.run_path(name, run_name="__main__")
-
-
 def test_the_map_names_every_room_in_order_and_every_file():
     rooms = re.findall(r"^- \*\*`([\w./]+?)(?:/|\.py)`\*\*(.*?)(?=^- \*\*|^$)", MAP, flags=re.MULTILINE | re.DOTALL)
     assert [room for room, _ in rooms] == [room for room in ORDER if room != "scripts"]
@@ -241,8 +236,13 @@ def test_what_the_map_names_elsewhere_exists():
 
 
 def test_public_names_exist():
-    for name in re.findall(r"nasenv\.([A-Za-z]\w*)\(", README):
+    for name in re.findall(r"nasenv\.([A-Za-z]\w*)\(", TEXT):
         assert name in nasenv.__all__
+
+
+@pytest.mark.parametrize("name", MOST_LINES)
+def test_pages_are_short(name: str):
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= MOST_LINES[name]
 
 
 def test_pictures_are_small():
@@ -257,10 +257,10 @@ def test_transformer_space_is_that_of_the_tests():
 
 
 def test_settings_for_short_episodes_are_those_of_the_tests():
-    rows = re.findall(r"^\| ([\w, ]+) \| `(\w+=.+)` \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| ([\w, ]+) \| `(\w+=.+)` \|$", ENVS, flags=re.MULTILINE)
     said = {name: _settings(text) for names, text in rows for name in names.split(", ")}
     assert said == SHORT_EPISODES
-    (example,) = re.findall(r"^SHORT = dict\((.+)\)$", README, flags=re.MULTILINE)
+    (example,) = re.findall(r"^SHORT = dict\((.+)\)$", ENVS, flags=re.MULTILINE)
     assert _settings(example) == SHORT_EPISODES["PPO"]
 
 
