@@ -85,7 +85,7 @@ def detail(name: str, by_hand: str, records: Sequence[Record]) -> str:
         "## How it is measured",
         docstring,
         f"`{command}` writes such a record beside this page.",
-        "## The newest figures of each device",
+        "## The newest record of each device",
         *(_newest(record) for record in reversed(newest.values())),
         f"## History\n\n{_history(records)}",
     ]
@@ -230,13 +230,13 @@ def _readable(text: str) -> str:
     return re.sub(r"\d(?:\.\d+)?e\+\d+", lambda number: f"{float(number[0]):,.0f}", text)
 
 
-def main() -> None:
-    """Write the pages, or check them; bad input exits with 2."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Write the pages, or check them, as the command line says; bad input exits with 2."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page would change")
     parser.add_argument("--page", type=Path, default=PAGE, help="of the headlines; default: BENCHMARKS.md")
     parser.add_argument("--measured", type=Path, default=MEASURED, help="default: scripts/measured")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         texts = pages(arguments.measured, arguments.page)
         changed = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
