@@ -1,7 +1,7 @@
 """What the benchmarks share: their options, the setting that a figure needs, its spread, tables, goals, and files.
 
 A benchmark's file is ``{"benchmark": NAME, "setting": {...}, "figures": {...}}``. What `table` and `goal` return lies
-in lists named "tables" and "goals" anywhere in the figures: from those `write_benchmarks.py` writes BENCHMARKS.md.
+in lists named "tables" and "goals" anywhere in the figures: from those `write_benchmarks.py` writes the pages.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def run(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace],
         measure: prints its tables and returns its figures as plain JSON values.
     """
     parser.add_argument("--json", type=Path, metavar="FILE", help="write setting and figures here too")
-    parser.add_argument("--keep", action="store_true", help="write them to scripts/measured too, for BENCHMARKS.md")
+    parser.add_argument("--keep", action="store_true", help="write them to scripts/measured too, for its pages")
     arguments = parser.parse_args()
     try:
         if arguments.json:

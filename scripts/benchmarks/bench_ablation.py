@@ -1,7 +1,7 @@
 """The steps from the plain PyTorch loop to ours: what each of them brings, on top of those before it.
 
-The designs, data and recipes are those of ``bench_training.py``. Every round goes through all steps, from a seed of its
-own; "times the plain loop" is taken within rounds.
+The architectures, data and recipes are those of ``bench_training.py``. Every round goes through all steps, from a seed
+of its own; "times the plain loop" is taken within rounds.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """A cache on a PostgreSQL server under the load of many searches, and what a server that is killed loses.
 
-Each client is a process that does as a search on a machine of its own does: it looks for 16 designs, claims them, and
-adds each when its turn has come. One more search finds what others have measured, one design at a time: those are
-the hits. All are on one machine here, the server too, so the clients run at a lower priority than server and hits.
+Each client is a process that does as a search on a machine of its own does: it looks for 16 architectures, claims them,
+and adds each when its turn has come. One more search finds what others have measured, one architecture at a time: those
+are the hits. All are on one machine here, the server too, so the clients run at a lower priority than server and hits.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """How many decisions a second the vector environment takes on a table, beside gymnasium's SyncVectorEnv.
 
-A step gives observations, masks and, at the end of the episodes, rewards of all designs. Actions are drawn beforehand.
-Both environments take the same actions, one after the other, several times over; the ratio is that of the two rates of
-one round.
+A step gives observations, masks and, at the end of the episodes, rewards of all architectures. Actions are drawn
+beforehand. Both environments take the same actions, one after the other, several times over; the ratio is that of the
+two rates of one round.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""PPO on a table, where a design costs nothing: proposals a second, against the same PPO on single environments.
+"""PPO on a table, where an architecture costs nothing: proposals a second, against the same PPO on single environments.
 
-Both ways are Stable-Baselines3's unmodified PPO with nasenv's settings, 16 designs an update as one batch: ours in a
-search, as the agent `StableBaselines` runs it (`PPO` without its guidance), the plain way on a DummyVecEnv of
-`ArchitectureEnv`. Pairs alternate, on one core,
-and the ratio is taken within pairs. Beside it is the share of our time that is not `PPO.train`, the library's update.
+Both ways are Stable-Baselines3's unmodified PPO with nasenv's settings, 16 architectures an update as one batch: ours
+in a search, as the agent `StableBaselines` runs it (`PPO` without its guidance), the plain way on a DummyVecEnv of
+`ArchitectureEnv`. Pairs alternate, on one core, and the ratio is taken within pairs. Beside it is the share of our time
+that is not `PPO.train`, the library's update.
 """
 
 import argparse

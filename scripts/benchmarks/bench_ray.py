@@ -7,7 +7,8 @@ repeats itself. What a round takes beside the sleep is measured, and the share o
 told for both lengths of a sleep. Sleeps that are too short measure how fast this machine is, as driver and slots share
 its cores: the driver's CPU and the slots' are to be well below the sleep over the slots.
 
-Then designs are trained on one node of one core and on two, all on this machine, which needs two cores that are idle.
+Then architectures are trained on one node of one core and on two, all on this machine, which needs two cores that are
+idle.
 """
 
 import argparse

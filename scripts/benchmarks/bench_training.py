@@ -6,8 +6,8 @@ torch on all cores, on a GPU with pinned memory and 4 loader workers. It has our
 decay and number of steps. Ours is the whole of ``TrainingEvaluator.measure``: also batch normalisation's statistics
 taken again, FLOPs counted, and the way to the workers and back.
 
-Speed and accuracy come from pairs of (plain, ours) that train the same designs, each pair from a seed of its own, the
-order changing from pair to pair; the ratio is taken within pairs. Accuracies are those on validation data.
+Speed and accuracy come from pairs of (plain, ours) that train the same architectures, each pair from a seed of its own,
+the order changing from pair to pair; the ratio is taken within pairs. Accuracies are those on validation data.
 
 Distance from the floor: FLOPs a second of the trainings, 3 times those of the forward passes of the examples trained
 on, beside a large matrix product in the same run. ``bench_ablation.py`` shows the steps from the plain way to ours.

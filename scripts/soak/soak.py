@@ -1,4 +1,4 @@
-"""Everything that a search has to survive, part after part, and one table of what came out, for BENCHMARKS.md.
+"""Everything that a search has to survive, part after part, and one table of what came out.
 
 | part | what is done | size |
 |---|---|---|
