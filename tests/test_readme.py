@@ -194,7 +194,7 @@ def test_options_in_the_text_exist(kind: str, capsys: pytest.CaptureFixture[str]
 def test_general_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]):
     for command in COMMANDS:
         assert exit_code([command, "--help"]) == 0
-    known = set(re.findall(r"--([\w.]+)", capsys.readouterr().out)) | {"logdir"}
+    known = set(re.findall(r"--([\w.]+)", capsys.readouterr().out)) | {"logdir", "write"}
     text = re.sub(r"^(pip|ray|\.venv/bin/\S+) .*$|`(python|docker) [^`]*`", "", TEXT, flags=re.MULTILINE)
     named = {o for o in re.findall(r"--([\w.]+)", text) if not re.match(r"(space|evaluator|agents?|objective)\.", o)}
     assert named - known == set()
