@@ -68,7 +68,7 @@ def server(postgresql):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(database, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(database, "_PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(database, "_QUIET_SECONDS", 0.05)
     monkeypatch.setattr("nasenv.cache.postgresql._REST_SECONDS", 0.0)
     monkeypatch.setattr("nasenv.cache.cache._LAST_SECONDS", 0.0)
