@@ -136,7 +136,7 @@ def test_the_winner_of_a_run_that_was_concluded_is_compared(early, capsys):
     result = json.loads((early / "result.json").read_text())
     (early / "result.json").write_text(json.dumps({**result, "test_score": 0.5}))
     assert main(["reproduce", str(early)]) == 1
-    assert "- the winner's accuracies: on test data it was 0.5, now 0." in capsys.readouterr().out
+    assert "- the winner's scores: on test data it was 0.5, now 0." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["result.json", "journal.jsonl", "config.yaml"])

@@ -279,7 +279,7 @@ BAD = {
 def test_what_is_no_design_is_the_agents_error(bad, tmp_path):
     with (
         make(Scripted([DESIGNS[:1], bad]), run_dir=tmp_path) as search,
-        pytest.raises(AgentError, match=r"^agent Scripted: proposed .*; after 1 evaluations$") as refusal,
+        pytest.raises(AgentError, match=r"^agent Scripted: proposed .*; after 1 evaluation$") as refusal,
     ):
         search.run()
     assert "\n" not in str(refusal.value)
