@@ -26,6 +26,7 @@ from nasenv.search.search import Search
 from nasenv.trial import Outcome
 
 _LAST = 32  # evaluations whose mean says how well an agent does by now
+_LONGEST_NAME = 32  # of what a row is about, which is kept whole where there is little room
 _LINES = 10  # printed in the course of a command where there is no terminal to draw a bar on
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -75,9 +76,8 @@ def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str, **
     """
     widths = [max(map(len, [*head.split(), *cells])) for head, *cells in zip(heads, *rows, strict=True)]
     broken = ("\n".join(textwrap.wrap(head, width)) for head, width in zip(heads, widths, strict=True))
-    table = Table(
-        *(Column(head, overflow="fold", no_wrap=not i) for i, head in enumerate(broken)), title=title, **looks
-    )
+    table = Table(*(Column(head, overflow="fold") for head in broken), title=title, **looks)
+    table.columns[0].no_wrap = widths[0] <= _LONGEST_NAME
     for row in rows:
         table.add_row(*row)
     return table
