@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 
 Kind: TypeAlias = Literal["classification", "regression"]
 
@@ -257,8 +257,8 @@ class Encoding:
         outputs = len(self.class_names) if task.kind == "classification" else len(self.target_mean)
         if (len(self.mean), outputs) != (task.shape[0], task.outputs):
             raise InputError(
-                f"the encoding is of {len(self.mean)} input channels and {outputs} outputs, the task has "
-                f"{task.shape[0]} and {task.outputs}"
+                f"the encoding is of {counted(len(self.mean), 'input channel')} and {counted(outputs, 'output')}, the "
+                f"task has {task.shape[0]} and {task.outputs}"
             )
 
     def inputs(self, raw: Tensor) -> Tensor:

@@ -143,7 +143,8 @@ def compare(
 
 def _description(folder: Path, configuration: str) -> Description:
     versions = dict(provenance())
-    hardware = "{}, {} cores, {}".format(*(versions.pop(name) for name in ("processor", "cores", "system")))
+    processor, cores, system = (versions.pop(name) for name in ("processor", "cores", "system"))
+    hardware = f"{processor}, {counted(int(cores), 'core')}, {system}"
     command = shlex.join(["nasenv", "compare", "--config", str(folder / "config.yaml")])
     return Description(command, configuration, hardware, versions)
 

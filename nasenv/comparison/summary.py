@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nasenv.comparison.run import Quantity
+from nasenv.errors import counted
 from nasenv.task import is_share
 
 LEVEL = 0.05
@@ -50,7 +51,7 @@ class Display:
 
     def difference(self, value: float) -> str:
         """Return a difference in a sentence, those of percentages in points."""
-        return f"{value:.3g}" if self.factor == 1.0 else f"{self.factor * value:.2g} points"
+        return f"{value:.3g}" if self.factor == 1.0 else counted(float(f"{self.factor * value:.2g}"), "point")
 
 
 def display(quantity: Quantity | Literal["regret"], metric: str, reward_is_score: bool = False) -> Display:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import nasenv.spaces
 from nasenv.configuration import import_path
 from nasenv.data.dataset import Dataset
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.files import in_megabytes, parse_json, read_whole, spare_memory, write_whole
 from nasenv.spaces.space import SearchSpace
 from nasenv.task import Encoding, Task
@@ -304,6 +304,6 @@ def _check_same(path: Path, model: nn.Module) -> None:
     if different:
         name = different[0]
         raise InputError(
-            f"{path} does not fit the network: {len(different)} tensors differ, {name} first: "
+            f"{path} does not fit the network in {counted(len(different), 'tensor')}, {name} first: "
             f"expected {expected.get(name)}, got {found.get(name)}"
         )

@@ -276,7 +276,7 @@ class ChainCNN(SearchSpace):
             kernel = KERNELS[choices[1]]
             text += f" {kernel}x{kernel}"
         if len(choices) > 2 and _IS_WIDE[operation]:
-            text += f"\n{self.widths[choices[2]]} channels"
+            text += f"\n{counted(self.widths[choices[2]], 'channel')}"
         return text
 
     def _layers(self, prefix: Sequence[int]) -> list[Any]:

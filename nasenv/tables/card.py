@@ -165,7 +165,8 @@ def _setting() -> str:
     """Return processor, cores, versions and day."""
     known = provenance()
     versions = ", ".join(f"{package} {known[package]}" for package in _PACKAGES)
-    return f"{known['processor']}, {known['cores']} cores, Python {known['python']}, {versions}, {date.today()}"
+    machine = f"{known['processor']}, {counted(int(known['cores']), 'core')}"
+    return f"{machine}, Python {known['python']}, {versions}, {date.today()}"
 
 
 def _markdown(rows: Sequence[tuple[str, str]]) -> str:

@@ -575,7 +575,7 @@ def test_a_finished_run_shows_its_result_without_working(finished, monkeypatch, 
     assert main(["train", *OPTIONS.split()]) == 0
     out = capsys.readouterr().out
     assert "run is finished; this is its result" in out
-    assert f"{json.loads((finished / 'result.json').read_text())['test_score']:.4f}" in out
+    assert f"{100 * json.loads((finished / 'result.json').read_text())['test_score']:.2f} %" in out
     assert contents(finished) == before
 
 
