@@ -136,10 +136,11 @@ def shown_reward(search: Search, reward: float) -> str:
 
 
 class SearchProgress(Bar):
-    """A bar with evaluations, best, mean of the last 32 and repeats of a search whose budget is so many evaluations."""
+    """A bar with evaluations, best, mean of the last 32, repeats and failures of a search of so many evaluations."""
 
     def __init__(self, console: Console, evaluations: int | None) -> None:
         super().__init__(console, "searching", evaluations)
+        self._failed = 0
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
         """Take in an answer; a callback of the search."""
@@ -147,8 +148,10 @@ class SearchProgress(Bar):
         best = "none yet" if history.best_reward is None else shown_reward(search, history.best_reward)
         last = counted(min(_LAST, len(history)), "evaluation")
         mean = f"mean of the last {last} {shown_reward(search, history.mean_reward(_LAST))}"
+        self._failed += outcome.measurement.error is not None and not outcome.repeat
         repeats = f", {counted(history.repeats, 'repeated proposal')}" if history.repeats else ""
-        said = f"best {reward_name(search)} {best}, {mean}{repeats}"
+        failed = f", {self._failed:,} failed" if self._failed else ""
+        said = f"best {reward_name(search)} {best}, {mean}{repeats}{failed}"
         self.show(int(history.spent), said, f"{spent_of(history, self._total)} in {search.seconds:.0f} s: {said}")
 
 

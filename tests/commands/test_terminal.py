@@ -20,6 +20,8 @@ from nasenv.objectives import Objective, Score
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.trial import Measurement
+from tests.fakes import Formula
 
 TRAIN = [
     *(sys.executable, "-c", "import sys; from nasenv.commands.cli import main; sys.exit(main())", "train"),
@@ -96,6 +98,23 @@ def test_another_objective_is_said_as_it_is_paid():
         r"(, \d+ repeated proposals?)?",
         last,
     )
+
+
+class Failing(Formula):
+    """Fails of every design."""
+
+    def figure(self, architecture):
+        return Measurement(None, error="diverged")
+
+
+def test_failed_evaluations_are_counted():
+    space = ChainCNN(max_layers=2)
+    bar, file = drawn(200, SearchProgress, 2, tty=False)
+    with bar, Search(space, Failing(space), RandomSearch(), Budget(2), callbacks=[bar]) as search:
+        search.run()
+    last = file.getvalue().splitlines()[-1]
+    assert "best validation accuracy none yet, " in last
+    assert last.endswith(", 2 failed")
 
 
 @pytest.mark.parametrize("width", [80, 120])

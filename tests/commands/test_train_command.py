@@ -185,9 +185,8 @@ def test_a_run_says_what_it_does_and_leaves_its_result(tmp_path, monkeypatch, ca
     said = capsys.readouterr().out
     result = json.loads((folder / "result.json").read_text())
     assert f"{SPACE.size:,} designs" in said
-    assert re.search(
-        r"20 of 20 evaluations in \d+ s: best validation accuracy \d\d\.\d\d %, mean of the last 20 \d\d\.\d\d %", said
-    )
+    best, mean = r"best validation accuracy \d\d\.\d\d %", r"mean of the last 20 evaluations \d\d\.\d\d %"
+    assert re.search(rf"20 of 20 evaluations in \d+ s: {best}, {mean}", said)
     assert "the budget of 20 evaluations is used up" in said
     assert "hand-made reference" in said
     assert f"winner: {result['winner']['text']}" in said
@@ -202,7 +201,7 @@ def test_what_is_said_is_what_was_spent_where_trainings_were_shorter(capsys):
     with search:
         search.evaluate(designs, fidelity=0.5)
         search.evaluate(designs[:1])
-    said = [line.partition("  best ")[0] for line in capsys.readouterr().out.splitlines()]
+    said = [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == [
         "1 of 5 full trainings spent on 2 evaluations",
         "2 of 5 full trainings spent on 4 evaluations",
