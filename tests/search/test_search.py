@@ -594,7 +594,7 @@ def test_a_run_interrupted_at_its_end_comes_to_the_same_result(finished, monkeyp
     (tmp_path / "run" / "result.json").unlink()
     monkeypatch.chdir(tmp_path)
     assert main(["train", *OPTIONS.split()]) == 0
-    assert "holds 4 evaluations" in capsys.readouterr().out
+    assert "from the journal of run: 4 evaluations" in capsys.readouterr().out
     again, first = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "run", finished))
     assert again == first
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
