@@ -176,7 +176,7 @@ class AgentContract:
     def test_ends_in_a_space_of_one_design(self) -> None:
         """There is nothing to choose."""
         search = self._searched(ChoiceSpace({"a": (1,), "b": (2,)}, _no_network))
-        assert search.ended == "all 1 designs of the space are evaluated", search.ended
+        assert search.ended == "the only design of the space is evaluated", search.ended
 
     def test_ends_in_a_space_smaller_than_its_budget(self) -> None:
         """It has seen all designs, or comes to repeat itself; then the search ends."""

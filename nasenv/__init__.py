@@ -1,90 +1,104 @@
 """Neural architecture search as a Gymnasium environment, with Stable-Baselines3 controllers."""
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-import gymnasium
+from nasenv import agents
+from nasenv.envs.registration import register_environments
+from nasenv.lazy import lazy_names
+from nasenv.version import __version__ as __version__
 
-from nasenv.cache.cache import Cache
-from nasenv.cluster.ray_evaluator import RayEvaluator
-from nasenv.data.dataset import Data, Dataset, load_dataset
-from nasenv.data.split import Split
-from nasenv.deployment.export import Exported, load_model, predict
-from nasenv.envs.env import ArchitectureEnv
-from nasenv.envs.vector_env import ArchitectureVectorEnv
-from nasenv.errors import AgentError, BudgetExhausted, InputError
-from nasenv.evaluators.estimate import Estimate
-from nasenv.evaluators.evaluator import Evaluator
-from nasenv.evaluators.synthetic import SyntheticEvaluator
-from nasenv.evaluators.table import TableEvaluator
-from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.objectives import Objective, Score, ScoreWithinCost
-from nasenv.results.conclude import conclude
-from nasenv.results.result import Contender, Result
-from nasenv.search.budget import Budget
-from nasenv.search.history import History
-from nasenv.search.search import Search
-from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.spaces.choice_space import ChoiceSpace
-from nasenv.spaces.nas_bench_201 import NASBench201
-from nasenv.spaces.nas_bench_graph import NASBenchGraph
-from nasenv.spaces.nas_bench_macro import NASBenchMacro
-from nasenv.spaces.space import Decision, SearchSpace
-from nasenv.spaces.synthetic import SyntheticSpace
-from nasenv.task import Images, Table, Task
-from nasenv.trial import Architecture, Measurement, Outcome, Trial
+_MODULES = {  # public name: the module that it is imported from when it is first used
+    "AgentError": "nasenv.errors",
+    "Architecture": "nasenv.trial",
+    "ArchitectureEnv": "nasenv.envs.env",
+    "ArchitectureVectorEnv": "nasenv.envs.vector_env",
+    "Budget": "nasenv.search.budget",
+    "BudgetExhausted": "nasenv.errors",
+    "Cache": "nasenv.cache.cache",
+    "ChainCNN": "nasenv.spaces.chain_cnn",
+    "ChoiceSpace": "nasenv.spaces.choice_space",
+    "Contender": "nasenv.results.result",
+    "Data": "nasenv.data.dataset",
+    "Dataset": "nasenv.data.dataset",
+    "Decision": "nasenv.spaces.space",
+    "Estimate": "nasenv.evaluators.estimate",
+    "Evaluator": "nasenv.evaluators.evaluator",
+    "Exported": "nasenv.deployment.export",
+    "History": "nasenv.search.history",
+    "Images": "nasenv.task",
+    "InputError": "nasenv.errors",
+    "Measurement": "nasenv.trial",
+    "NASBench201": "nasenv.spaces.nas_bench_201",
+    "NASBenchGraph": "nasenv.spaces.nas_bench_graph",
+    "NASBenchMacro": "nasenv.spaces.nas_bench_macro",
+    "Objective": "nasenv.objectives",
+    "Outcome": "nasenv.trial",
+    "RayEvaluator": "nasenv.cluster.ray_evaluator",
+    "Result": "nasenv.results.result",
+    "Score": "nasenv.objectives",
+    "ScoreWithinCost": "nasenv.objectives",
+    "Search": "nasenv.search.search",
+    "SearchSpace": "nasenv.spaces.space",
+    "Split": "nasenv.data.split",
+    "SyntheticEvaluator": "nasenv.evaluators.synthetic",
+    "SyntheticSpace": "nasenv.spaces.synthetic",
+    "Table": "nasenv.task",
+    "TableEvaluator": "nasenv.evaluators.table",
+    "Task": "nasenv.task",
+    "TrainingEvaluator": "nasenv.evaluators.training",
+    "Trial": "nasenv.trial",
+    "conclude": "nasenv.results.conclude",
+    "load_dataset": "nasenv.data.dataset",
+    "load_model": "nasenv.deployment.export",
+    "predict": "nasenv.deployment.export",
+}
+__all__ = ["agents", *_MODULES]
 
-__version__ = version("nasenv")
+if TYPE_CHECKING:
+    from nasenv.cache.cache import Cache as Cache
+    from nasenv.cluster.ray_evaluator import RayEvaluator as RayEvaluator
+    from nasenv.data.dataset import Data as Data
+    from nasenv.data.dataset import Dataset as Dataset
+    from nasenv.data.dataset import load_dataset as load_dataset
+    from nasenv.data.split import Split as Split
+    from nasenv.deployment.export import Exported as Exported
+    from nasenv.deployment.export import load_model as load_model
+    from nasenv.deployment.export import predict as predict
+    from nasenv.envs.env import ArchitectureEnv as ArchitectureEnv
+    from nasenv.envs.vector_env import ArchitectureVectorEnv as ArchitectureVectorEnv
+    from nasenv.errors import AgentError as AgentError
+    from nasenv.errors import BudgetExhausted as BudgetExhausted
+    from nasenv.errors import InputError as InputError
+    from nasenv.evaluators.estimate import Estimate as Estimate
+    from nasenv.evaluators.evaluator import Evaluator as Evaluator
+    from nasenv.evaluators.synthetic import SyntheticEvaluator as SyntheticEvaluator
+    from nasenv.evaluators.table import TableEvaluator as TableEvaluator
+    from nasenv.evaluators.training import TrainingEvaluator as TrainingEvaluator
+    from nasenv.objectives import Objective as Objective
+    from nasenv.objectives import Score as Score
+    from nasenv.objectives import ScoreWithinCost as ScoreWithinCost
+    from nasenv.results.conclude import conclude as conclude
+    from nasenv.results.result import Contender as Contender
+    from nasenv.results.result import Result as Result
+    from nasenv.search.budget import Budget as Budget
+    from nasenv.search.history import History as History
+    from nasenv.search.search import Search as Search
+    from nasenv.spaces.chain_cnn import ChainCNN as ChainCNN
+    from nasenv.spaces.choice_space import ChoiceSpace as ChoiceSpace
+    from nasenv.spaces.nas_bench_201 import NASBench201 as NASBench201
+    from nasenv.spaces.nas_bench_graph import NASBenchGraph as NASBenchGraph
+    from nasenv.spaces.nas_bench_macro import NASBenchMacro as NASBenchMacro
+    from nasenv.spaces.space import Decision as Decision
+    from nasenv.spaces.space import SearchSpace as SearchSpace
+    from nasenv.spaces.synthetic import SyntheticSpace as SyntheticSpace
+    from nasenv.task import Images as Images
+    from nasenv.task import Table as Table
+    from nasenv.task import Task as Task
+    from nasenv.trial import Architecture as Architecture
+    from nasenv.trial import Measurement as Measurement
+    from nasenv.trial import Outcome as Outcome
+    from nasenv.trial import Trial as Trial
+else:
+    __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
-__all__ = [
-    "AgentError",
-    "Architecture",
-    "ArchitectureEnv",
-    "ArchitectureVectorEnv",
-    "Budget",
-    "BudgetExhausted",
-    "Cache",
-    "ChainCNN",
-    "ChoiceSpace",
-    "Contender",
-    "Data",
-    "Dataset",
-    "Decision",
-    "Estimate",
-    "Evaluator",
-    "Exported",
-    "History",
-    "Images",
-    "InputError",
-    "Measurement",
-    "NASBench201",
-    "NASBenchGraph",
-    "NASBenchMacro",
-    "Objective",
-    "Outcome",
-    "RayEvaluator",
-    "Result",
-    "Score",
-    "ScoreWithinCost",
-    "Search",
-    "SearchSpace",
-    "Split",
-    "SyntheticEvaluator",
-    "SyntheticSpace",
-    "Table",
-    "TableEvaluator",
-    "Task",
-    "TrainingEvaluator",
-    "Trial",
-    "conclude",
-    "load_dataset",
-    "load_model",
-    "predict",
-]
-
-for _space in (ChainCNN, NASBench201, NASBenchMacro):
-    gymnasium.register(
-        f"nasenv/{_space.__name__}-v0",
-        entry_point="nasenv.envs.env:make_env",
-        vector_entry_point="nasenv.envs.vector_env:make_vec_env",
-        kwargs={"space": _space},
-    )
+register_environments()

@@ -24,6 +24,16 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return ", ".join(difflib.get_close_matches(name, known, n=3) or known)
 
 
+def counted(n: float, noun: str) -> str:
+    """Return a number of things in words.
+
+    >>> counted(1, "seed"), counted(1200, "design"), counted(0.5, "second")
+    ('1 seed', '1,200 designs', '0.5 seconds')
+    """
+    number = f"{n:,}" if isinstance(n, int) else f"{n:g}"
+    return f"{number} {noun}{'s' * (n != 1)}"
+
+
 class InputError(ValueError):
     """What a user gave cannot be used; the command line prints the message and exits with 2.
 

@@ -67,6 +67,11 @@ class Score(Objective):
         return lowest_score
 
 
+def is_score(objective: Objective) -> bool:
+    """Return whether what an objective pays is the score as it is, in the unit of the task's metric."""
+    return type(objective) is Score
+
+
 class ScoreWithinCost(Objective):
     """The score times (metric / target)^exponent where the metric is above its target.
 

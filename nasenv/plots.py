@@ -21,7 +21,7 @@ from matplotlib.path import Path
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.spaces.space import Diagram, SearchSpace
 from nasenv.trial import Architecture
 
@@ -136,7 +136,9 @@ class _Layout:
             raise InputError("a diagram needs one or more nodes, got none")
         for start, end, label in diagram.edges:
             if start == end or not (0 <= start < count and 0 <= end < count):
-                raise InputError(f"edge {(start, end, label)} of a diagram does not join two of its {count} nodes")
+                raise InputError(
+                    f"edge {(start, end, label)} of a diagram does not join two of its {counted(count, 'node')}"
+                )
         self.nodes = [[_shorten(line) for line in text.split("\n")] for text in diagram.nodes]
         self.edges = [(start, end, _shorten(label)) for start, end, label in diagram.edges]
         self.sideways = not any(abs(end - start) == 1 and not label for start, end, label in self.edges)

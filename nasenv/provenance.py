@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from nasenv.version import __version__
+
 _PACKAGES = (
-    *("nasenv", "torch", "numpy", "scipy", "scikit-learn", "gymnasium", "stable-baselines3", "sb3-contrib", "optuna"),
+    *("torch", "numpy", "scipy", "scikit-learn", "gymnasium", "stable-baselines3", "sb3-contrib", "optuna"),
     *("safetensors", "tensorboard", "jsonargparse"),
 )
 _GIT_SECONDS = 10.0
@@ -42,7 +44,7 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that matter and are installed, by name."""
-    known = {"python": platform.python_version()}
+    known = {"python": platform.python_version(), "nasenv": __version__}
     for package in _PACKAGES:
         try:
             known[package] = version(package)

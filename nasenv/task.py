@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 
 Kind: TypeAlias = Literal["classification", "regression"]
 
@@ -118,8 +118,17 @@ METRICS: dict[str, Metric] = {
 
 
 def is_share(metric: str) -> bool:
-    """Return whether a metric is in [0, 1] and shown in per cent."""
-    return metric in METRICS and METRICS[metric].is_share
+    """Return whether a metric is in [0, 1] and shown in per cent, as any accuracy is.
+
+    >>> is_share("accuracy"), is_share("balanced_accuracy"), is_share("r2")
+    (True, True, False)
+    """
+    return METRICS[metric].is_share if metric in METRICS else metric.endswith("accuracy")
+
+
+def shown_score(score: float, metric: str) -> str:
+    """Return a score as it is shown to people: a share in per cent, else to four digits."""
+    return f"{100 * score:.2f} %" if is_share(metric) else f"{score:.4g}"
 
 
 @dataclass(frozen=True)
@@ -170,8 +179,8 @@ class Task:
         return METRICS[self.metric].lowest if self.metric in METRICS else None
 
     def shown(self, score: float) -> str:
-        """Return a score as it is shown to people: a share in per cent, else to four digits."""
-        return f"{100 * score:.2f} %" if is_share(self.metric) else f"{score:.4g}"
+        """Return a score as it is shown to people, see `shown_score`."""
+        return shown_score(score, self.metric)
 
     def check_inputs(self, kind: type[Inputs], reader: str) -> Self:
         """Return the task; raise InputError where its inputs are not of the kind that a reader takes."""
@@ -248,8 +257,8 @@ class Encoding:
         outputs = len(self.class_names) if task.kind == "classification" else len(self.target_mean)
         if (len(self.mean), outputs) != (task.shape[0], task.outputs):
             raise InputError(
-                f"the encoding is of {len(self.mean)} input channels and {outputs} outputs, the task has "
-                f"{task.shape[0]} and {task.outputs}"
+                f"the encoding is of {counted(len(self.mean), 'input channel')} and {counted(outputs, 'output')}, the "
+                f"task has {task.shape[0]} and {task.outputs}"
             )
 
     def inputs(self, raw: Tensor) -> Tensor:

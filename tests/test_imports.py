@@ -1,17 +1,26 @@
-"""Imports go one way: a file imports from rooms to its left in ORDER, and of its own room without a cycle."""
+"""Imports go one way: a file imports from rooms to its left in ORDER, and of its own room without a cycle.
+
+A package whose names are imported when they are first used (`nasenv.lazy`) has them in a table, whose modules count.
+"""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import nasenv
+import nasenv.agents
+
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    *("errors", "files", "configuration", "provenance"),
+    *("version", "lazy", "errors", "files", "configuration", "provenance"),
     *("trial", "task", "objectives", "spaces", "plots", "surrogates"),
     *("data", "training", "workers", "tables", "evaluators", "cluster"),
     *("cache", "records", "search", "envs", "deployment", "results", "benchmarks"),
@@ -21,7 +30,7 @@ ONLY_IN = {  # heavy or optional packages, and the rooms or files that import th
     "stable_baselines3": {"agents", "scripts"},
     "sb3_contrib": {"agents", "scripts"},
     "optuna": {"agents/tpe.py"},
-    "gymnasium": {"nasenv/__init__.py", "nasenv/envs", "agents", "scripts"},
+    "gymnasium": {"nasenv/envs", "agents", "scripts"},
     "jsonargparse": {"nasenv/commands"},
     "rich": {"nasenv/commands", "scripts"},
     "matplotlib": {"nasenv/plots.py", "nasenv/comparison", "scripts"},
@@ -135,18 +144,40 @@ def test_folders_are_shallow_and_say_what_they_hold():
         assert not {"utils", "util", "common", "helpers", "misc"} & set(path.with_suffix("").parts), path
 
 
-def test_importing_nasenv_does_nothing(tmp_path: Path):
-    heavy = (
-        "stable_baselines3",
-        "sb3_contrib",
-        "tensorboard",
-        "matplotlib",
-        "jsonargparse",
-        "sqlalchemy",
-        "jinja2",
-        "ray",
+@pytest.mark.parametrize("package", [nasenv, nasenv.agents], ids=lambda package: package.__name__)
+def test_lazy_names_are_there_and_typed_as_they_are_found(package: ModuleType):
+    tree = ast.parse(Path(str(package.__file__)).read_text())
+    (typed,) = [node.body for node in tree.body if isinstance(node, ast.If)]  # TYPE_CHECKING
+    found = {n.asname: node.module for node in typed if isinstance(node, ast.ImportFrom) for n in node.names}
+    assert found == package._MODULES
+    for name, module in package._MODULES.items():
+        assert getattr(package, name) is getattr(import_module(module), name)
+    assert dir(package) == sorted(package.__all__)
+    with pytest.raises(AttributeError, match=rf"module '{package.__name__}' has no attribute 'Serch'"):
+        _ = package.Serch
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import nasenv", "import nasenv.agents", "from nasenv.commands.cli import main; main(['--help'])"],
+)
+def test_importing_does_nothing_and_takes_no_time(code: str, tmp_path: Path):
+    """No package beside Python's own is imported; `site` may have imported others before."""
+    check = (
+        f"import sys; before = {{*sys.modules}}; {code}; new = {{m.split('.')[0] for m in {{*sys.modules}} - before}}; "
+        "print(*sorted(new - {'nasenv', *sys.stdlib_module_names}), file=sys.stderr)"
     )
-    code = f"import sys, nasenv; sys.exit(', '.join(m for m in {heavy!r} if m in sys.modules) or 0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("", "")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", check]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == "\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nasenv_works_where_it_is_not_installed(tmp_path: Path):
+    """A tree that is not installed has no metadata; the version stands in the code."""
+    (tmp_path / "nasenv").symlink_to(ROOT / "nasenv")
+    code = "import nasenv; print(nasenv.__version__, nasenv.__file__)"
+    line = [sys.executable, "-S", "-c", code]  # without site-packages
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True, env={})
+    assert done.stdout.split() == [nasenv.__version__, str(tmp_path / "nasenv/__init__.py")]

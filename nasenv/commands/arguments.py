@@ -82,12 +82,17 @@ def _defaults(function: Callable[..., Any]) -> dict[str, str]:
     return {part: kind for part, kind in DEFAULTS.items() if part in needed}
 
 
-def _parser(function: Callable[..., Any], prog: str) -> Parser:
-    """Return the parser of a function's arguments."""
+def import_parts() -> None:
+    """Import all spaces, evaluators, agents and objectives: a class is known by its short name once it is imported."""
     for package in (nasenv.spaces, nasenv.evaluators, nasenv.cluster, nasenv.agents):
         for module in pkgutil.iter_modules(package.__path__):
             if module.name != "testing":  # what it holds is no choice
-                import_module(f"{package.__name__}.{module.name}")  # a class is known by its short name once imported
+                import_module(f"{package.__name__}.{module.name}")
+
+
+def _parser(function: Callable[..., Any], prog: str) -> Parser:
+    """Return the parser of a function's arguments."""
+    import_parts()
     parts = _defaults(function)
     parser = Parser(prog=prog, description=(inspect.getdoc(function) or "").partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of options; those on the command line win.")

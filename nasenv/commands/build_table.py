@@ -16,7 +16,7 @@ import numpy as np
 from nasenv.commands.terminal import Bar, Terminal, stopping
 from nasenv.configuration import integer, without_derived
 from nasenv.data.dataset import Data
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path, write_whole
 from nasenv.provenance import provenance
@@ -64,8 +64,8 @@ def build_table(
         wanted = [r for r in networks if not all(trial in log.measurements for trial in _trials([r], seeds))]
         if log.torn:
             console.say(f"note: the last line of {log.path} was cut short, and taken out")
-        said = f"{type(space).__name__}: {len(designs):,} designs, {len(networks):,} networks"
-        console.say(f"{said}; {len(wanted):,} are to be trained, {2 * seeds} times each")
+        said = f"{type(space).__name__}: {counted(len(designs), 'design')}, {counted(len(networks), 'network')}"
+        console.say(f"{said}; {len(wanted):,} to be trained, {2 * seeds} times each")
         if wanted:
             stop = threading.Event()
             with stopping(lambda _: stop.set()), evaluator:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
-import sysconfig
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
+
+from nasenv.errors import InputError, SearchStopped, printable
+from nasenv.version import __version__
 
 COMMANDS = {  # name, which is the module's and the function's too: what it does
     "train": "search for an architecture, and train and test the best one",
@@ -18,8 +21,9 @@ COMMANDS = {  # name, which is the module's and the function's too: what it does
     "build_table": "train every design of a space, for comparisons that cost nothing",
     "import_benchmark": "turn a published benchmark into a table for searches and comparisons",
     "reproduce": "run a finished search again, and say whether it comes out the same",
-    "predict": "classify new data with the network that a search found",
+    "predict": "apply the network that a search found to new data",
 }
+_INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 _HELP = """\
 usage: nasenv COMMAND [options]   (nasenv COMMAND --help: its options)
 
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_HELP.format("\n".join(f"  {name:{max(map(len, COMMANDS))}}  {what}" for name, what in COMMANDS.items())))
         return 0
     if name == "--version":
-        print(f"nasenv {version('nasenv')}")
+        print(f"nasenv {__version__}")
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -52,28 +56,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, argv: Sequence[str]) -> int:
-    from nasenv.errors import InputError, SearchStopped
-
+    prog = f"nasenv {name}"
     sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's own classes are found
     try:
-        from nasenv.commands.arguments import call  # takes seconds, which --help need not wait for
+        with _ending_at_ctrl_c(prog):
+            from nasenv.commands.arguments import call, import_parts
 
-        code = call(getattr(import_module(f"nasenv.commands.{name}"), name), f"nasenv {name}", argv)
+            command = getattr(import_module(f"nasenv.commands.{name}"), name)
+            import_parts()
+        code = call(command, prog, argv)
     except InputError as error:
-        return _refuse(f"nasenv {name}", str(error))
+        return _refuse(prog, str(error))
     except SearchStopped as stopped:
-        print(f"nasenv {name}: {stopped}; what is done is kept, the same command goes on", file=sys.stderr)
+        print(f"{prog}: {stopped}; what is done is kept, the same command goes on", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        print(f"nasenv {name}: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
-        return 130
+        print(f"{prog}: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
+        return _INTERRUPTED
     except (Exception, SystemExit) as error:  # a user's class that exits would end the program in silence
         where = _in_the_users_code(error)
         if where is None:
             raise
         reason = f"{type(error).__name__}: {error} ({where}); when that is mended, the same command goes on"
-        return _refuse(f"nasenv {name}", reason)
+        return _refuse(prog, reason)
     return int(code or 0)
+
+
+@contextmanager
+def _ending_at_ctrl_c(prog: str) -> Iterator[None]:
+    """Have Ctrl-C end the program at once, in one line, while modules are imported.
+
+    An exception would come up anywhere in PyTorch, which may turn it into another, or go on without a part of itself.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(sys.stderr.fileno(), f"{prog}: interrupted before it began\n".encode())
+        os._exit(_INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as under nohup, or another's
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _in_the_users_code(error: BaseException) -> str | None:
@@ -81,6 +108,9 @@ def _in_the_users_code(error: BaseException) -> str | None:
 
     It is neither in nasenv, nor in Python, nor installed; code without a file is nobody's.
     """
+    import sysconfig
+    import traceback
+
     here, python = Path.cwd(), map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
     others = [Path(__file__).parent.parent, *map(Path, filter(None, python))]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
@@ -92,7 +122,5 @@ def _in_the_users_code(error: BaseException) -> str | None:
 
 
 def _refuse(prog: str, reason: str) -> int:
-    from nasenv.errors import printable
-
     print(f"{prog}: error: {printable(' '.join(reason.split()))}", file=sys.stderr)
     return 2

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import yaml
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from nasenv.agents.agent import Agent
 from nasenv.agents.local_search import LocalSearch
@@ -23,7 +22,7 @@ from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.reinforce import Reinforce
 from nasenv.agents.sb3 import MaskablePPO
 from nasenv.commands.arguments import make
-from nasenv.commands.terminal import ComparisonProgress, Terminal, stopping
+from nasenv.commands.terminal import ComparisonProgress, Terminal, stopping, table_of
 from nasenv.comparison.analysis import summarise
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.figures import draw, save
@@ -34,7 +33,7 @@ from nasenv.comparison.summary import Summary, write_summary
 from nasenv.comparison.tables import PublishedResults, standings_table
 from nasenv.configuration import digest, integer, without_derived
 from nasenv.data.dataset import Data
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
 from nasenv.objectives import Objective, Score
@@ -133,7 +132,7 @@ def compare(
         run = partial(comparison.run_on_ray, address=address) if on_ray else partial(comparison.run, workers=processes)
         _run(comparison, partial(run, timeout_seconds=limit), console)
         summaries, figures = _conclude(comparison, rank_by, console)
-        title = f"{len(contenders)} agents, {len(numbers)} seeds: {', '.join(made)}"
+        title = f"{counted(len(contenders), 'agent')}, {counted(len(numbers), 'seed')}: {', '.join(made)}"
         write_report(folder / "report.html", title, summaries, figures, _description(folder, text), others)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     tables = f"{folder / 'summary.csv'}, {folder / 'results.csv'}"
@@ -144,7 +143,8 @@ def compare(
 
 def _description(folder: Path, configuration: str) -> Description:
     versions = dict(provenance())
-    hardware = "{}, {} cores, {}".format(*(versions.pop(name) for name in ("processor", "cores", "system")))
+    processor, cores, system = (versions.pop(name) for name in ("processor", "cores", "system"))
+    hardware = f"{processor}, {counted(int(cores), 'core')}, {system}"
     command = shlex.join(["nasenv", "compare", "--config", str(folder / "config.yaml")])
     return Description(command, configuration, hardware, versions)
 
@@ -159,8 +159,8 @@ def _limit(timeout_seconds: float | None, problems: Mapping[str, Problem]) -> fl
 
 def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], console: Terminal) -> None:
     total, missing = len(comparison.keys), len(comparison.pending)
-    kept = f"; {total - missing} are there already" if missing < total else ""
-    console.print(f"{total} runs in {comparison.folder}{kept}", soft_wrap=True)
+    kept = f"; of these {total - missing} are done already" if missing < total else ""
+    console.print(f"{counted(total, 'run')} in {comparison.folder}{kept}", soft_wrap=True)
     with ComparisonProgress(console, missing) as progress, stopping(comparison.stop):
         do(progress)
 
@@ -174,15 +174,19 @@ def _conclude(
     random = next((name for name, agent in comparison.agents.items() if isinstance(agent, RandomSearch)), None)
     summaries, figures = [], {}
     for name, problem in comparison.problems.items():
-        summary = summarise(name, runs[name], problem.optimum, rank_by, random=random, metric=problem.metric)
+        summary = summarise(
+            *(name, runs[name], problem.optimum, rank_by),
+            random=random,
+            metric=problem.metric,
+            reward_is_score=problem.reward_is_score,
+        )
         figures[name] = save(draw(summary, runs[name], random), folder / "figures", name)
         summaries.append(summary)
         heads, rows = standings_table(summary)
         title = f"{name}: mean ± standard deviation over the seeds"
-        shown = Table(*heads, title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-        for row in rows:
-            shown.add_row(*row)
-        console.print(shown)
+        console.print(
+            table_of(heads, rows, title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        )
         for sentence in summary.conclusions:
             console.print(f"- {sentence}")
     write_summary(folder / "summary.csv", summaries)

@@ -1,4 +1,4 @@
-"""``nasenv predict``: classify images with the network that a search left."""
+"""``nasenv predict``: apply the network that a search left to images: their classes, or values of a regression."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from torch import Tensor
 from nasenv.data.dataset import load_images
 from nasenv.deployment.export import load_model
 from nasenv.deployment.export import predict as predictions
-from nasenv.errors import InputError, printable
+from nasenv.errors import InputError, counted, printable
 from nasenv.files import user_path
 from nasenv.spaces.space import SearchSpace
+from nasenv.task import shown_score
 
 _TOLD = 5  # names of classes in a message
 
 
 def predict(run_dir: str, images: str, output: str | None = None, space: type[SearchSpace] | None = None) -> None:
-    """Classify images with the network of a finished run.
+    """Predict the class of each image, or its values in a regression, with the network of a finished run.
 
     An image is called by its file, or by its number, from 0, where it has none. Where the source has training and test
-    images, the latter are classified.
+    images, it is applied to the latter.
 
     Args:
         run_dir: the run's folder.
         images: npz:FILE with x, and perhaps y to be compared with; or folder:DIR, hub:NAME.
-        output: CSV file for class and probability of each image; printed where not given.
+        output: CSV file for what is predicted: class and probability, or values; printed where not given.
         space: class of the model's space where it is yours and not one of nasenv's: no file can choose code to run.
     """
     folder = user_path(run_dir)
@@ -78,7 +79,7 @@ def _accuracy(names: NDArray[Any], best: NDArray[np.int64], labels: Sequence[str
         return f"no accuracy: the labels ({_some(unknown)}) are no classes of the model ({_some(names)})"
     share = float(np.mean(names[best] == np.asarray(labels)))
     lacking = f"; no classes of the model, so counted as wrong: {_some(unknown)}" if unknown else ""
-    return f"accuracy on the {len(best)} images that have a label: {share:.4f}{lacking}"
+    return f"accuracy on {counted(len(best), 'image')} with a label: {shown_score(share, 'accuracy')}{lacking}"
 
 
 def _some(names: Iterable[str]) -> str:

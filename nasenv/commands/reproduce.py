@@ -12,7 +12,7 @@ from nasenv.commands.arguments import call
 from nasenv.commands.terminal import Terminal
 from nasenv.commands.train import concluded, starting_designs
 from nasenv.data.dataset import Data
-from nasenv.errors import BudgetExhausted, InputError
+from nasenv.errors import BudgetExhausted, InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
 from nasenv.objectives import Objective
@@ -24,6 +24,7 @@ from nasenv.results.result import RESULT, Result
 from nasenv.search.budget import Budget
 from nasenv.search.search import Callback, Search
 from nasenv.spaces.space import SearchSpace
+from nasenv.task import shown_score
 from nasenv.trial import Outcome
 
 _TIMES = ("seconds", "train_seconds", "cached")  # of an evaluation: they may be others
@@ -33,7 +34,7 @@ _EARLY = "concluded as asked for"
 def reproduce(run_dir: str, output: str | None = None) -> int:
     """Run a finished search again from its configuration, training everything anew, and say what comes out otherwise.
 
-    The exit code is 0 where evaluations, winner and accuracies are the same, and 1 where they are not.
+    The exit code is 0 where evaluations, winner and scores are the same, and 1 where they are not.
 
     Args:
         run_dir: the folder of a run that has ended.
@@ -60,8 +61,9 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
     if found:
         console.say("\n- ".join([f"not the same; the new run is in {again}", *found]))
     else:
-        winner = f"the winner {result.winner.text} and its test accuracy {result.test_score:.4f}"
-        console.say(f"the same again: {len(entries)} evaluations, {winner}; the new run is in {again}")
+        test = f"test {result.metric} {shown_score(result.test_score, result.metric)}"
+        winner = f"the winner {result.winner.text} and its {test}"
+        console.say(f"the same again: {counted(len(entries), 'evaluation')}, {winner}; the new run is in {again}")
     return int(bool(found))
 
 
@@ -108,8 +110,8 @@ def _evaluations(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, A
         old, new, keys = differing[0]
         shown = "text" if "text" in keys else keys[0]
         yield (
-            f"{len(differing)} of {len(then)} evaluations, the first of them {old['evaluation']}: {shown} was "
-            f"{old[shown]}, now {new.get(shown)}"
+            f"{len(differing)} of {counted(len(then), 'evaluation')}, the first of them {old['evaluation']}: "
+            f"{shown} was {old[shown]}, now {new.get(shown)}"
         )
     if len(then) != len(now):
         yield f"the number of evaluations: it was {len(then)}, now {len(now)}"
@@ -119,6 +121,6 @@ def _results(then: Result, now: Result) -> Iterator[str]:
     if then.winner.text != now.winner.text:
         yield f"the winner: it was {then.winner.text}, now {now.winner.text}"
     elif (then.winner, then.test_score) != (now.winner, now.test_score):
-        yield f"the winner's accuracies: on test data it was {then.test_score}, now {now.test_score}"
+        yield f"the winner's scores: on test data it was {then.test_score}, now {now.test_score}"
     elif then.others != now.others:
-        yield "the accuracies of what the winner is held against"
+        yield "the scores of what the winner is held against"

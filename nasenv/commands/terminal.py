@@ -7,19 +7,26 @@ import io
 import os
 import signal
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 from nasenv.comparison.run import Run
+from nasenv.errors import counted
+from nasenv.objectives import is_score
 from nasenv.search.history import History
 from nasenv.search.search import Search
 from nasenv.trial import Outcome
 
+_LAST = 32  # evaluations whose mean says how well an agent does by now
+_LONGEST_NAME = 32  # of what a row is about, which is kept whole where there is little room
 _LINES = 10  # printed in the course of a command where there is no terminal to draw a bar on
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -56,8 +63,28 @@ class Terminal(Console):
             os.close(nowhere)
 
 
+def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str, **looks: Any) -> Table:
+    """Return a table as narrow as its cells: heads are broken between words.
+
+    Where the terminal is narrower still, cells are broken too, the first column's last of all; nothing is cut.
+
+    Args:
+        heads: of the columns.
+        rows: as many texts each.
+        title: stands above.
+        looks: other options of `rich.table.Table`.
+    """
+    widths = [max(map(len, [*head.split(), *cells])) for head, *cells in zip(heads, *rows, strict=True)]
+    broken = ("\n".join(textwrap.wrap(head, width)) for head, width in zip(heads, widths, strict=True))
+    table = Table(*(Column(head, overflow="fold") for head in broken), title=title, **looks)
+    table.columns[0].no_wrap = widths[0] <= _LONGEST_NAME
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 class Bar(Progress):
-    """A bar with what is done, what is said, time gone and left; lines instead where there is no terminal.
+    """A bar with what is done, time gone and left, and a line below it; lines alone where there is no terminal.
 
     Args:
         console: where to draw.
@@ -67,15 +94,22 @@ class Bar(Progress):
     """
 
     def __init__(self, console: Console, doing: str, total: int | None, lines: int = _LINES) -> None:
-        done = (TextColumn(doing), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        done = (TextColumn(doing), BarColumn(bar_width=None), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
+        self._total, self._lines, self._printed, self._said = total, lines, 0, ""
         super().__init__(*done, *times, console=console, disable=not console.is_terminal, speed_estimate_period=600)
-        self._total, self._lines, self._printed = total, lines, 0
-        self._bar = self.add_task(doing, total=total, said="")
+        self._bar = self.add_task(doing, total=total)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the bar, and what is said below it."""
+        yield from super().get_renderables()
+        if self._said:
+            yield Text(self._said)
 
     def show(self, done: int, said: str, line: str) -> None:
         """Draw how much is done and what is said, or print the line, if it is time for another."""
-        self.update(self._bar, completed=done, said=said)
+        self._said = said
+        self.update(self._bar, completed=done)
         every = max(1, (self._total or 100 * self._lines) // self._lines)
         if not self.console.is_terminal and done // every > self._printed:
             self._printed = done // every
@@ -84,25 +118,41 @@ class Bar(Progress):
 
 def spent_of(history: History, evaluations: int | None) -> str:
     """Return what a search has spent of its budget of evaluations, None for no limit, in words."""
-    of = f" of {evaluations}" if evaluations else ""
+    made = counted(history.evaluations, "evaluation")
     if history.spent == history.evaluations:
-        return f"{history.evaluations}{of} evaluations"
-    return f"{round(history.spent, 2):.12g}{of} full trainings spent on {history.evaluations} evaluations"
+        return f"{history.evaluations:,} of {counted(evaluations, 'evaluation')}" if evaluations else made
+    of = f" of {evaluations:,}" if evaluations else ""
+    return f"{round(history.spent, 2):.12g}{of} full trainings spent on {made}"
+
+
+def reward_name(search: Search) -> str:
+    """Return what a search's rewards are called: by the metric where they are scores as they are."""
+    return f"validation {search.space.task.metric.replace('_', ' ')}" if is_score(search.objective) else "reward"
+
+
+def shown_reward(search: Search, reward: float) -> str:
+    """Return a reward as it is shown to people: in the metric's unit where it is a score."""
+    return search.space.task.shown(reward) if is_score(search.objective) else f"{reward:.4f}"
 
 
 class SearchProgress(Bar):
-    """A bar with evaluations, best, mean of the last 32 and repeats of a search whose budget is so many evaluations."""
+    """A bar with evaluations, best, mean of the last 32, repeats and failures of a search of so many evaluations."""
 
     def __init__(self, console: Console, evaluations: int | None) -> None:
         super().__init__(console, "searching", evaluations)
+        self._failed = 0
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
         """Take in an answer; a callback of the search."""
         history = search.history
-        best = "none yet" if history.best_reward is None else f"{history.best_reward:.4f}"
-        said = f"best {best}  mean of last 32 {history.mean_reward(32):.4f}  repeats {history.repeats}"
-        line = f"{spent_of(history, self._total)}  {said}  {search.seconds:.0f} s"
-        self.show(int(history.spent), said, line)
+        best = "none yet" if history.best_reward is None else shown_reward(search, history.best_reward)
+        last = counted(min(_LAST, len(history)), "evaluation")
+        mean = f"mean of the last {last} {shown_reward(search, history.mean_reward(_LAST))}"
+        self._failed += outcome.measurement.error is not None and not outcome.repeat
+        repeats = f", {counted(history.repeats, 'repeated proposal')}" if history.repeats else ""
+        failed = f", {self._failed:,} failed" if self._failed else ""
+        said = f"best {reward_name(search)} {best}, {mean}{repeats}{failed}"
+        self.show(int(history.spent), said, f"{spent_of(history, self._total)} in {search.seconds:.0f} s: {said}")
 
 
 class ComparisonProgress(Bar):
@@ -116,9 +166,9 @@ class ComparisonProgress(Bar):
         """Take in a run that is done."""
         self._done += 1
         self._faults += run.error is not None
-        faults = f"  faults {self._faults}" if self._faults else ""
-        said = f"{run.agent} on {run.problem}, seed {run.seed}{faults}"
-        self.show(self._done, said, f"{self._done} of {self._total} runs{faults}")
+        failed = f"; {self._faults} failed" if self._faults else ""
+        said = f"last: {run.agent} on {run.problem}, seed {run.seed}{failed}"
+        self.show(self._done, said, f"{self._done} of {counted(self._total or 0, 'run')} done{failed}")
 
 
 class ReplayEnd:
@@ -131,7 +181,7 @@ class ReplayEnd:
         """Take in an answer; a callback of the search."""
         if outcome.evaluation == self._evaluations and not outcome.repeat:
             gone = time.monotonic() - self._started
-            self._console.say(f"{self._evaluations} evaluations replayed in {gone:.1f} s")
+            self._console.say(f"{counted(self._evaluations, 'evaluation')} replayed in {gone:.1f} s")
 
 
 @contextlib.contextmanager

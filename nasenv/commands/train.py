@@ -13,14 +13,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from nasenv.agents.agent import Agent
 from nasenv.cache.cache import Cache
-from nasenv.commands.terminal import ReplayEnd, SearchProgress, Terminal, spent_of, stopping
+from nasenv.commands.terminal import (
+    ReplayEnd,
+    SearchProgress,
+    Terminal,
+    reward_name,
+    shown_reward,
+    spent_of,
+    stopping,
+    table_of,
+)
 from nasenv.configuration import digest
 from nasenv.data.dataset import Data
-from nasenv.errors import InputError, SearchStopped
+from nasenv.errors import InputError, SearchStopped, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import read_whole, user_path, write_whole
 from nasenv.objectives import Objective
@@ -33,6 +42,7 @@ from nasenv.search.budget import Budget
 from nasenv.search.pending import add_to_cache
 from nasenv.search.search import Resume, Search
 from nasenv.spaces.space import SearchSpace
+from nasenv.task import shown_score
 from nasenv.trial import Architecture
 
 _SO_FAR = "so_far.json"  # of a search that was stopped
@@ -140,17 +150,18 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
     """Return what the budget can be expected to find in a space of this size, in words."""
     size = space.size
     n = budget.evaluations
-    known = f"{size:,}" if size is not None else "more than 10,000,000"
-    text = f"{type(space).__name__}: {known} designs of {space.num_decisions} decisions"
+    known = counted(size, "design") if size is not None else "more than 10,000,000 designs"
+    text = f"{type(space).__name__}: {known} of {counted(space.num_decisions, 'decision')}"
     if n is None:
-        limit = f"is {budget.charged_seconds:g} charged seconds" if budget.charged_seconds else "has no limit"
+        limit = f"is {counted(budget.charged_seconds, 'charged second')}" if budget.charged_seconds else "has no limit"
         return f"{text}; the budget {limit}"
     if size is not None and n >= size:
-        return f"{text}; the budget of {n} covers them all, so any agent that does not repeat itself finds the best"
+        return f"{text}; the budget of {n:,} covers them all, so any agent that does not repeat itself finds the best"
     share = f"{n / size:.2g} of them" if size is not None else "a small part of them"
+    chances = [f"{100 * (1 - (1 - best) ** n):.0f} %" for best in (0.01, 0.001)]
     return (
-        f"{text}; the budget of {n} covers {share}.\nRandom search would meet one of the best 1 % with a "
-        f"probability of {1 - 0.99**n:.0%}, of the best 0.1 % with {1 - 0.999**n:.0%}: the agent has to beat that."
+        f"{text}; the budget of {n:,} covers {share}.\nRandom search would meet one of the best 1 % with a "
+        f"probability of {chances[0]}, of the best 0.1 % with {chances[1]}: the agent has to beat that."
     )
 
 
@@ -173,7 +184,7 @@ def concluded(search: Search, console: Terminal) -> Result:
 
 def _searched(search: Search, console: Terminal) -> Result:
     if search.replayed:
-        console.say(f"going on from the journal of {search.run_dir}, which holds {search.replayed} evaluations")
+        console.say(f"going on from the journal of {search.run_dir}: {counted(search.replayed, 'evaluation')}")
         search.callbacks.append(ReplayEnd(console, search.replayed))
     search.prepare()
     with SearchProgress(console, search.budget.evaluations) as progress:
@@ -181,13 +192,13 @@ def _searched(search: Search, console: Terminal) -> Result:
         search.run()
     if search.stopped is not None:
         raise SearchStopped(search.stopped)
-    console.say(f"{search.ended}; {search.seconds:.0f} s, {search.history.cached} evaluations from the cache")
+    cached = f"; {counted(search.history.cached, 'score')} known from the cache" if search.history.cached else ""
+    console.say(f"{search.ended} ({search.seconds:.0f} s{cached})")
     _show_times(search, console)
     finalists, times = min(search.budget.finalists, len(search.history)), search.budget.final_seeds
     if search.evaluator.trains:
-        console.say(
-            f"training the {finalists} best again, {times} times each and for longer, and testing the winner ..."
-        )
+        seeds = counted(times, "seed")
+        console.say(f"training the best {counted(finalists, 'design')} for longer, with {seeds} each, then testing ...")
     return conclude(search)
 
 
@@ -195,17 +206,15 @@ def _show_times(search: Search, console: Terminal) -> None:
     """Print the parts of a search's time, the largest first, and why trainings on a GPU were no CUDA graphs."""
     evaluator, spent = search.evaluator, search.where_time_went()
     whole = sum(spent.values()) or 1.0
-    workers = f", {evaluator.slots} trainings at once" if evaluator.worked else ""
-    shown = Table(title=f"where the time of the search went{workers}")
-    shown.add_column("")
-    shown.add_column("seconds", justify="right")
-    shown.add_column("share", justify="right")
+    workers = f", up to {counted(evaluator.slots, 'training')} at a time" if evaluator.worked else ""
+    shown = Table(Column("part"), Column("seconds", justify="right"), Column("share", justify="right"))
     for part, seconds in spent.items():
         if seconds >= _SMALL * whole:
-            shown.add_row(part, f"{seconds:.1f}", f"{seconds / whole:.1%}")
+            shown.add_row(part, f"{seconds:.1f}", f"{100 * seconds / whole:.1f} %")
+    console.say(f"where the time of the search went{workers}:")
     console.print(shown)
     for reason, trainings in evaluator.eager.items():
-        console.say(f"{trainings} trainings were not captured as a CUDA graph: {reason}")
+        console.say(f"not captured as a CUDA graph: {counted(trainings, 'training')}: {reason}")
 
 
 def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
@@ -216,14 +225,15 @@ def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
     ]
     so_far = {"stopped": reason, "evaluations": len(search.history), "spent": search.history.spent, "best": best}
     write_whole(_so_far(search), json.dumps(so_far, indent=1) + "\n")
-    kept = f", {len(search.trials.measurements)} trainings kept" if search.trials is not None else ""
+    kept = f", {counted(len(search.trials.measurements), 'training')} kept" if search.trials is not None else ""
     if search.replayed:  # what those cost that are yet to be answered is not known here
-        done = f"{len(search.history) + search.replayed} evaluations are"
+        done = counted(len(search.history) + search.replayed, "evaluation")
     else:
-        done = f"{spent_of(search.history, search.budget.evaluations)} are"
+        done = spent_of(search.history, search.budget.evaluations)
     console.say(f"{done} journaled{kept}; the best so far are in {_so_far(search)}")
     if best:
-        console.say(f"the best: {best[0]['architecture']}, reward {best[0]['reward']:.4f}")
+        reward = shown_reward(search, search.history.top(1)[0].reward)
+        console.say(f"the best: {best[0]['architecture']}, {reward_name(search)} {reward}")
     console.say("the same command goes on; with --resume conclude it trains and tests the best of what there is")
 
 
@@ -232,18 +242,17 @@ def _so_far(search: Search) -> Path:
 
 
 def _show(result: Result, folder: Path, console: Terminal) -> None:
-    heads, rows = table(result)
-    shown = Table(*heads, title="mean ± standard deviation over the seeds of the final training")
-    for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
+    seeds = max(len(contender.validation_scores) for contender in (result.winner, *result.others))
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    console.print(table_of(*table(result), title=f"final trainings: {spread}"))
     console.say(f"winner: {result.winner.text}")
-    console.say(f"test {result.metric} of this network: {result.test_score:.4f}")
+    network = "the saved network" if (folder / "model").exists() else "the winner"  # who does not train saves none
+    console.say(f"test {result.metric} of {network}: {shown_score(result.test_score, result.metric)}")
     known = ("model", "architecture.png", RESULT, JOURNAL)
     left = [f"{name}/" if (folder / name).is_dir() else name for name in known if (folder / name).exists()]
     console.say(f"everything is in {folder}: {', '.join(left)}")
     if (folder / "model").exists():  # an evaluator that does not train leaves none
-        console.say(f"classify new images:  {_typed('nasenv', 'predict', folder, 'npz:FILE')}")
+        console.say(f"use the network:      {_typed('nasenv', 'predict', folder, 'npz:FILE')}")
     console.say(f"look at the search:   {_typed('tensorboard', '--logdir', folder.parent)}")
 
 

@@ -27,6 +27,7 @@ def summarise(
     seed: int = 0,
     random: str | None = None,
     metric: str = "accuracy",
+    reward_is_score: bool = False,
 ) -> Summary:
     """Return what the runs of one problem say.
 
@@ -38,6 +39,7 @@ def summarise(
         seed: the bootstrap's.
         random: the name of the agent that is random search, None where there is none.
         metric: of the scores.
+        reward_is_score: whether rewards are scores as they are.
 
     Raises:
         InputError: no runs, a run of another problem, two runs of one agent and seed, an unknown quantity, no agent of
@@ -55,7 +57,7 @@ def summarise(
     ranks = _ranks(ranked)
     standings = [_standing(agent, agents[agent], optimum, final, ranks.get(agent), seed) for agent in agents]
     standings.sort(key=lambda s: math.inf if s.mean_rank is None else s.mean_rank)
-    found = Summary(problem, rank_by, optimum, tuple(standings), _pairs(ranked, seed), (), metric)
+    found = Summary(problem, rank_by, optimum, tuple(standings), _pairs(ranked, seed), (), metric, reward_is_score)
     return replace(found, conclusions=conclusions(found, final, random))
 
 

@@ -14,7 +14,7 @@ from nasenv.agents.agent import Agent
 from nasenv.comparison.problem import Problem
 from nasenv.comparison.run import Run, Trajectory
 from nasenv.comparison.runner import RunKey, Runner
-from nasenv.errors import InputError, SearchStopped
+from nasenv.errors import InputError, SearchStopped, counted
 from nasenv.workers.pool import WorkerPool
 
 _LONGEST_NAME = 200  # as written in a file's name, of 255 bytes, where an umlaut takes six
@@ -129,7 +129,7 @@ class Comparison:
                 done(run)
         if self._stopped is not None and runs < len(self.pending):
             known = len(self.keys) - len(self.pending) + runs
-            raise SearchStopped(f"{self._stopped}; {known} of {len(self.keys)} runs are done")
+            raise SearchStopped(f"{self._stopped}; {known} of {counted(len(self.keys), 'run')} done")
 
     def stop(self, reason: str) -> None:
         """Ask ``run`` to end early: trainings in flight are waited for and kept, searches on tables run to their end.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nasenv.comparison.statistics import fewest_seeds
 from nasenv.comparison.summary import LEVEL, Display, Pair, Standing, Summary
+from nasenv.errors import counted
 
 _MANY_SEEDS = 100_000  # more are not told apart
 _MANY_FAULTS = 3  # of an agent; more are only counted
@@ -40,7 +41,7 @@ def _method(pairs: Sequence[Pair], words: str) -> Iterator[str]:
         yield "There are no two agents that can be compared."
         return
     least, most = (pick(p.seeds for p in pairs) for pick in (min, max))
-    seeds = _seeds(most) if least == most else f"{least:,} to {_seeds(most)}"
+    seeds = counted(most, "seed") if least == most else f"{least:,} to {counted(most, 'seed')}"
     correction = f", with Holm's correction for {len(pairs)} pairs" if len(pairs) > 1 else ""
     yield (
         f"Two agents are told apart over the {seeds} that both have, by Wilcoxon's signed-rank test at the "
@@ -66,8 +67,8 @@ def _open(pairs: Sequence[Pair], shown: Display) -> Iterator[str]:
     if few := [p for p in left if p.seeds < least and p.equal < p.seeds]:
         correction = f" (of {len(left)} pairs not yet told apart)" if len(left) > 1 else ""
         yield (
-            f"{_list(_both(p) for p in few)}: {_seeds(max(p.seeds for p in few))} can show no difference, however "
-            f"large it is; the test needs at least {least}{correction}."
+            f"{_list(_both(p) for p in few)}: {counted(max(p.seeds for p in few), 'seed')} can show no difference, "
+            f"however large it is; the test needs at least {least}{correction}."
         )
     if same := [p for p in left if p.equal == p.seeds]:
         yield f"{_list(_both(p) for p in same)}: equal on every seed, so there is no difference to be seen."
@@ -148,7 +149,7 @@ def _left_out(standings: Sequence[Standing]) -> Iterator[str]:
             (s.early, "ended before their budget and count as they are"),
         ):
             if reasons:
-                yield f"{s.agent}: {len(reasons)} of {runs} runs {what} ({_by_seed(reasons)})."
+                yield f"{s.agent}: {len(reasons)} of {counted(runs, 'run')} {what} ({_by_seed(reasons)})."
 
 
 def _untested(ranked: Sequence[Standing], summary: Summary, shown: Display) -> Iterator[str]:
@@ -172,9 +173,5 @@ def _list(texts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _seeds(n: int) -> str:
-    return f"{n:,} seed{'s' * (n != 1)}"
-
-
 def _needed(n: int) -> str:
-    return _seeds(n) if n <= _MANY_SEEDS else f"more than {_MANY_SEEDS:,} seeds"
+    return counted(n, "seed") if n <= _MANY_SEEDS else f"more than {_MANY_SEEDS:,} seeds"

@@ -40,6 +40,7 @@ from nasenv.comparison.drawing import (
 from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
 from nasenv.comparison.statistics import survival, wilson
 from nasenv.comparison.summary import Summary
+from nasenv.errors import counted
 from nasenv.plots import to_png
 
 NOTES = {
@@ -73,7 +74,7 @@ def draw(summary: Summary, runs: Iterable[Run], random: str | None = None) -> di
     if not sound:
         return {}
     counts = sorted({len({run.seed for run in group}) for group in sound.values()})
-    seeds = f"{counts[0]} to " * (len(counts) > 1) + f"{counts[-1]} seed{'s' * (counts[-1] != 1)}"
+    seeds = f"{counts[0]} to " * (len(counts) > 1) + f"{counted(counts[-1], 'seed')}"
     title = f"{one_line(summary.problem, 60)} ({seeds})"
     rows = _curve_rows(sound, summary)
     figures = {kind: panels(row, looks, title, NOTES[kind]) for kind, row in rows.items()}
@@ -102,10 +103,11 @@ def _curve_rows(sound: _AgentRuns, summary: Summary) -> dict[str, list[list[Pane
     shown = {quantity: summary.display(quantity).label for quantity in _shown(sound, summary.ranked_by)}
     rows = {"anytime": [[Panel(lines(q, a), x, y, focus) for q, y in shown.items()] for a, x in budgets.items()]}
     if (optimum := summary.optimum) is not None:
-        regrets = [(_below(lines("reward", against), optimum), words) for against, words in budgets.items()]
+        best, label = summary.display("reward").factor * optimum, summary.display("regret").label
+        regrets = [(_below(lines("reward", against), best), words) for against, words in budgets.items()]
         rows["regret"] = [
             [
-                Panel(regret, words, "regret (reward)", log)
+                Panel(regret, words, label, log)
                 for regret, words in regrets
                 if any((line.y > 0).any() for line in regret.values())  # else a log axis could show nothing
             ]

@@ -9,7 +9,7 @@ from nasenv.cluster.measuring import alone, settings_on
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
-from nasenv.objectives import Objective, Score
+from nasenv.objectives import Objective, Score, is_score
 from nasenv.search.budget import Budget
 from nasenv.spaces.space import SearchSpace
 
@@ -49,10 +49,15 @@ class Problem:
         return self.space.task.metric
 
     @property
+    def reward_is_score(self) -> bool:
+        """Whether rewards are scores as they are."""
+        return is_score(self.objective)
+
+    @property
     def optimum(self) -> float | None:
         """The highest reward that a design of the space is paid; None where the evaluator cannot tell."""
         known = self.evaluator.all_measurements()
-        if known is None and type(self.objective) is Score:
+        if known is None and self.reward_is_score:
             return self.evaluator.best_score()
         rewards = [self.objective.reward(m) for m in known or () if m.error is None]
         return max(rewards, default=None)

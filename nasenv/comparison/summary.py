@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nasenv.comparison.run import Quantity
+from nasenv.errors import counted
+from nasenv.task import is_share
 
 LEVEL = 0.05
 """Of the tests: how often at most agents that do not differ are called different, over all pairs of a problem."""
@@ -33,35 +35,45 @@ class Display:
 
     Args:
         words: its name in a sentence.
-        label: the same with its unit, on an axis.
-        head: the same over a column, where room is scarce.
+        label: the same with its unit, on an axis or over a column.
         factor: to that unit.
         digits: format of a number in that unit.
     """
 
     words: str
     label: str
-    head: str
     factor: float = 1.0
     digits: str = ".4f"
 
+    def text(self, value: float) -> str:
+        """Return a value with its unit."""
+        return f"{self.factor * value:{self.digits}}{' %' * (self.factor != 1.0)}"
+
     def difference(self, value: float) -> str:
         """Return a difference in a sentence, those of percentages in points."""
-        return f"{value:.3g}" if self.factor == 1.0 else f"{self.factor * value:.2g} points"
+        return f"{value:.3g}" if self.factor == 1.0 else counted(float(f"{self.factor * value:.2g}"), "point")
 
 
-def display(quantity: Quantity | Literal["regret"], metric: str) -> Display:
-    """Return how a quantity is shown where scores are of this metric: an accuracy in percent, others as they are.
+def display(quantity: Quantity | Literal["regret"], metric: str, reward_is_score: bool = False) -> Display:
+    """Return how a quantity is shown: what is an accuracy in per cent, all else as it is.
+
+    Args:
+        quantity: which one.
+        metric: what the scores are.
+        reward_is_score: whether rewards, and so regrets, are in the metric's unit.
 
     >>> display("val_score", "accuracy").label, display("test_score", "r2").label
     ('validation accuracy (%)', 'test r2')
+    >>> display("regret", "accuracy").label, display("regret", "accuracy", reward_is_score=True).label
+    ('regret', 'regret (%)')
     """
-    if quantity not in ("val_score", "test_score"):
-        return Display(quantity, quantity, quantity)
-    words = f"{'validation' if quantity == 'val_score' else 'test'} {metric.replace('_', ' ')}"
-    if not metric.endswith("accuracy"):
-        return Display(words, words, words)
-    return Display(words, f"{words} (%)", f"{words.removesuffix('accuracy')}%", 100.0, ".2f")
+    split = {"val_score": "validation", "test_score": "test"}.get(quantity)
+    name = metric.replace("_", " ")
+    words = f"{split} {name}" if split is not None else quantity
+    in_full = f"reward (validation {name} in the search)" if reward_is_score and quantity == "reward" else words
+    if is_share(metric) and (split is not None or reward_is_score):
+        return Display(in_full, f"{words} (%)", 100.0, ".2f")
+    return Display(in_full, words)
 
 
 @dataclass(frozen=True)
@@ -182,6 +194,7 @@ class Summary:
         pairs: every two agents that have seeds in common and whose values are known; the lowest p-values first.
         conclusions: what may and what may not be concluded, sentences.
         metric: of the scores.
+        reward_is_score: whether rewards are scores as they are.
     """
 
     problem: str
@@ -191,10 +204,11 @@ class Summary:
     pairs: tuple[Pair, ...]
     conclusions: tuple[str, ...]
     metric: str = "accuracy"
+    reward_is_score: bool = False
 
     def display(self, quantity: Quantity | Literal["regret"]) -> Display:
         """Return how a quantity is shown."""
-        return display(quantity, self.metric)
+        return display(quantity, self.metric, self.reward_is_score)
 
 
 def write_summary(path: Path, summaries: Iterable[Summary]) -> None:

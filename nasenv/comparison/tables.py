@@ -71,10 +71,10 @@ def standings_table(summary: Summary) -> TextTable:
         {
             "agent": lambda s: s.agent,
             "seeds": _seeds,
-            "rank": lambda s: _number(s.mean_rank, ".2f"),
-            **{summary.display(q).head: _mean(summary, q) for q in (ranked, *others[-1:])},
-            "met best": lambda s: NONE if s.success is None else f"{100 * s.success.rate.value:.0f} %",
-            "evaluations": lambda s: _evaluations(s.success).partition(" [")[0],
+            "mean rank": lambda s: _number(s.mean_rank, ".2f"),
+            **{summary.display(q).label: _mean(summary, q) for q in (ranked, *others[-1:])},
+            "met the best": lambda s: NONE if s.success is None else f"{100 * s.success.rate.value:.0f} %",
+            "evaluations to the best": lambda s: _evaluations(s.success).partition(" [")[0],
         },
     )
 
@@ -82,7 +82,7 @@ def standings_table(summary: Summary) -> TextTable:
 def quality_table(summary: Summary) -> TextTable:
     """Return a row for each agent, the best on top: how good its runs' best designs are."""
     ranked, *others = _quantities(summary)
-    shown = summary.display(ranked)
+    shown, regret = summary.display(ranked), summary.display("regret")
 
     def of_spread(text: Callable[[Spread], str]) -> Callable[[Standing], str]:
         return lambda s: NONE if getattr(s, ranked) is None else text(getattr(s, ranked))
@@ -93,11 +93,11 @@ def quality_table(summary: Summary) -> TextTable:
             "agent": lambda s: s.agent,
             "seeds": _seeds,
             "mean rank": lambda s: _number(s.mean_rank, ".2f"),
-            f"{shown.head}, mean ± std": _mean(summary, ranked),
-            f"{shown.head}, median": of_spread(lambda x: f"{shown.factor * x.median:{shown.digits}}"),
-            f"{shown.head}, IQM [95 %]": of_spread(lambda x: _estimate(x.iqm, shown.digits, shown.factor)),
-            **{f"{summary.display(q).head}, mean ± std": _mean(summary, q) for q in others},
-            "regret, mean ± std": lambda s: _plus_minus(s.regret, summary.display("regret")),
+            f"{shown.label}, mean ± std": _mean(summary, ranked),
+            f"{shown.label}, median": of_spread(lambda x: f"{shown.factor * x.median:{shown.digits}}"),
+            f"{shown.label}, IQM [95 %]": of_spread(lambda x: _estimate(x.iqm, shown.digits, shown.factor)),
+            **{f"{summary.display(q).label}, mean ± std": _mean(summary, q) for q in others},
+            f"{regret.label}, mean ± std": lambda s: _plus_minus(s.regret, regret),
         },
     )
 
@@ -146,7 +146,7 @@ def published_table(summary: Summary, published: PublishedResults) -> TextTable:
             shown, (mean, std) = summary.display(quantity), theirs[quantity][agent]
             spread: Spread | None = getattr(ours[agent], quantity) if agent in ours else None
             difference = NONE if spread is None else f"{shown.factor * (spread.mean - mean):+{shown.digits}}"
-            rows.append([agent, shown.head, _written(mean, std, shown), _plus_minus(spread, shown), difference])
+            rows.append([agent, shown.label, _written(mean, std, shown), _plus_minus(spread, shown), difference])
     return TextTable(["agent", "metric", "published, mean ± std", "ours, mean ± std", "ours minus published"], rows)
 
 
@@ -154,7 +154,7 @@ def glance_table(summaries: Sequence[Summary]) -> TextTable:
     """Return a row for each agent, a column for each problem: mean ± std of what agents are ranked by."""
     agents = dict.fromkeys(standing.agent for summary in summaries for standing in summary.standings)
     ranked = [(summary, _quantities(summary)[0]) for summary in summaries]
-    heads = ["agent", *(f"{summary.problem}, {summary.display(quantity).head}" for summary, quantity in ranked)]
+    heads = ["agent", *(f"{summary.problem}, {summary.display(quantity).label}" for summary, quantity in ranked)]
     cells = [{s.agent: _mean(summary, quantity)(s) for s in summary.standings} for summary, quantity in ranked]
     return TextTable(heads, [[agent, *(cell.get(agent, NONE) for cell in cells)] for agent in agents])
 

@@ -18,7 +18,7 @@ from nasenv.data.arrays import read_digits, read_mnist5k, read_npz
 from nasenv.data.pictures import read_folder, read_hub
 from nasenv.data.source import Labels, RawData, Samples
 from nasenv.data.split import Split, check_counts, stratified
-from nasenv.errors import InputError, nearest
+from nasenv.errors import InputError, counted, nearest
 from nasenv.files import user_path
 from nasenv.task import Encoding, Images, Inputs, Task, statistics_of
 
@@ -206,7 +206,9 @@ def _indexed(samples: Samples, classes: Labels) -> Split:
         raise InputError(f"labels of {samples.name} are {labels.dtype}, those of the training samples {classes.dtype}")
     unseen = labels[~np.isin(labels, classes)].tolist()
     if unseen:
-        raise InputError(f"{samples.name} has {len(unseen)} labels that no training sample has, {unseen[0]!r} first")
+        raise InputError(
+            f"{samples.name} has {counted(len(unseen), 'label')} that no training sample has, {unseen[0]!r} first"
+        )
     images = torch.from_numpy(np.ascontiguousarray(samples.images, dtype=np.float32))
     return Split(images, torch.from_numpy(np.searchsorted(classes, labels).astype(np.int64)))
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 
 Labels: TypeAlias = NDArray[Any]  # (n,) integers, booleans or strings
 
@@ -112,8 +112,8 @@ def _check_pixels(name: str, images: NDArray[Any]) -> None:
             broken = ~np.isfinite(images.astype(np.float32)).all(axis=(1, 2, 3))
         if broken.any():
             raise InputError(
-                f"{name}: {int(broken.sum())} of {len(images)} images have pixels that are nan or infinite as float32, "
-                f"the first is image {int(broken.argmax())}; repair or drop them"
+                f"{name}: pixels are nan or infinite as float32 in {int(broken.sum())} of "
+                f"{counted(len(images), 'image')}, the first is image {int(broken.argmax())}; repair or drop them"
             )
 
 
@@ -123,7 +123,7 @@ def _check_labels(name: str, labels: Labels, n: int) -> None:
             f"labels of {name} must be one class a sample, got shape {labels.shape}; of one-hot, give y.argmax(axis=1)"
         )
     if labels.ndim != 1 or len(labels) != n:
-        raise InputError(f"{name} has {n} images, but its labels have shape {labels.shape}; expected ({n},)")
+        raise InputError(f"{name} has {counted(n, 'image')}, but its labels have shape {labels.shape}; expected ({n},)")
     if labels.dtype.kind not in "buiU":
         hint = "; where they are whole numbers of classes, give y.astype(int)" if labels.dtype.kind == "f" else ""
         raise InputError(f"labels of {name} must be integers or strings, got dtype {labels.dtype}{hint}")

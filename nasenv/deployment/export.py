@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,12 @@ from torch import Tensor, nn
 import nasenv.spaces
 from nasenv.configuration import import_path
 from nasenv.data.dataset import Dataset
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.files import in_megabytes, parse_json, read_whole, spare_memory, write_whole
 from nasenv.spaces.space import SearchSpace
 from nasenv.task import Encoding, Task
 from nasenv.trial import Architecture
+from nasenv.version import __version__
 
 DESCRIPTION, WEIGHTS, PROGRAM = "architecture.json", "weights.safetensors", "program.pt2"
 FORMAT = 2  # 1 knew images alone
@@ -89,7 +89,7 @@ def save_model(
     write_whole(directory / WEIGHTS, save({n: tensor.detach().clone() for n, tensor in model.state_dict().items()}))
     description = {
         "format": FORMAT,
-        "nasenv": version("nasenv"),
+        "nasenv": __version__,
         "space": space.config(),
         "space_fingerprint": space.fingerprint(),
         "architecture": list(architecture),
@@ -304,6 +304,6 @@ def _check_same(path: Path, model: nn.Module) -> None:
     if different:
         name = different[0]
         raise InputError(
-            f"{path} does not fit the network: {len(different)} tensors differ, {name} first: "
+            f"{path} does not fit the network in {counted(len(different), 'tensor')}, {name} first: "
             f"expected {expected.get(name)}, got {found.get(name)}"
         )

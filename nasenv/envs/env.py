@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any, cast
 
 import gymnasium
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nasenv.cache.cache import Cache
 from nasenv.data.dataset import Data, Dataset
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.objectives import Objective
@@ -92,7 +93,7 @@ class Episodes:
         given = np.asarray(actions)
         if given.shape != (self.n,) or given.dtype.kind not in "iu":
             raise InputError(
-                f"expected whole numbers, one for each of {self.n} designs, "
+                f"expected whole numbers, one for each of {counted(self.n, 'design')}, "
                 f"got an array of shape {given.shape} and type {given.dtype}"
             )
         return given.astype(np.int64)
@@ -238,7 +239,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 
 def make_search(
-    space: type[SearchSpace] | SearchSpace,
+    space: type[SearchSpace] | SearchSpace | str,
     data: str | Data | Dataset | None = None,
     evaluator: Evaluator | None = None,
     objective: Objective | None = None,
@@ -251,7 +252,7 @@ def make_search(
     Without a budget it is never over: an architecture that it knows already costs nothing, as often as it is proposed.
 
     Args:
-        space: a space, or the class of one, made for the data's task with ``space_options``.
+        space: a space, or the class of one, or its import path, made for the data's task with ``space_options``.
         data: what the default evaluator trains on; digits by default.
         evaluator: instead of training on ``data``; it brings the space that it was made for.
         objective: measurement -> reward; the score by default.
@@ -262,22 +263,25 @@ def make_search(
     Raises:
         InputError: a part of the wrong type, an unknown option, or an argument that another one makes void.
     """
+    designs: type[SearchSpace] | SearchSpace = resolve_name(space) if isinstance(space, str) else space
     for kind, part in {Evaluator: evaluator, Objective: objective, Budget: budget, Cache: cache}.items():
         if part is not None and not isinstance(part, kind):
             raise InputError(f"{kind.__name__.lower()} must be a nasenv.{kind.__name__}, got {part!r}")
     if evaluator is None:
-        evaluator = _training_evaluator(space, "digits" if data is None else data, space_options)
-        space = evaluator.space
+        evaluator = _training_evaluator(designs, "digits" if data is None else data, space_options)
+        designs = evaluator.space
     else:
         void = (["data"] if data is not None else []) + list(space_options)
         if void:
             raise InputError(f"the evaluator brings its data and its space; leave out {', '.join(void)}")
-        if isinstance(space, type):
-            space = _space_of(evaluator, space)
-    return Search(space, evaluator, None, budget or Budget(evaluations=None), objective, cache)
+        if isinstance(designs, type):
+            designs = _space_of(evaluator, designs)
+    return Search(designs, evaluator, None, budget or Budget(evaluations=None), objective, cache)
 
 
-def make_env(space: type[SearchSpace] | SearchSpace, render_mode: str | None = None, **parts: Any) -> ArchitectureEnv:
+def make_env(
+    space: type[SearchSpace] | SearchSpace | str, render_mode: str | None = None, **parts: Any
+) -> ArchitectureEnv:
     """Return the environment of a registered id; ``parts`` are the arguments of `make_search`."""
     return ArchitectureEnv(make_search(space, **parts), render_mode)
 

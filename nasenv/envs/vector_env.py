@@ -114,7 +114,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
 
 
 def make_vec_env(
-    space: type[SearchSpace] | SearchSpace, num_envs: int = 1, render_mode: str | None = None, **parts: Any
+    space: type[SearchSpace] | SearchSpace | str, num_envs: int = 1, render_mode: str | None = None, **parts: Any
 ) -> ArchitectureVectorEnv:
     """Return the vector environment of a registered id; ``parts`` are the arguments of `make_search`."""
     return ArchitectureVectorEnv(make_search(space, **parts), num_envs, render_mode)

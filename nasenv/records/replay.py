@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal
 from nasenv.spaces.space import SearchSpace
@@ -70,8 +70,9 @@ class Replay:
         """Raise InputError where an agent ended before the journal's end, after so many evaluations."""
         if self._left:
             raise InputError(
-                f"{self._where}: the agent does not repeat what the journal holds: it ended after {evaluations} "
-                f"evaluations, the journal holds {len(self._journal)}; {self._cause()}; {_AFRESH}"
+                f"{self._where}: the agent does not repeat what the journal holds: it ended after "
+                f"{counted(evaluations, 'evaluation')}, the journal holds {len(self._journal)}; {self._cause()}; "
+                f"{_AFRESH}"
             )
 
     def awaited(self) -> Architecture:

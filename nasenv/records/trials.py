@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nasenv.errors import InputError, SearchStopped
+from nasenv.errors import InputError, SearchStopped, counted
 from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.records.journal import JSONLines
 from nasenv.trial import Measurement, Trial
@@ -82,5 +82,5 @@ def measured(
     if len(found) < len(wanted) and not stopped():
         raise InputError(f"evaluator {type(evaluator).__name__} ended before all trials were completed")
     if len(found) < len(wanted):
-        raise SearchStopped(f"stopped when {len(found)} of {len(wanted)} trainings were done")
+        raise SearchStopped(f"stopped after {len(found)} of {counted(len(wanted), 'training')}")
     return found

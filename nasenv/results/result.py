@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.files import parse_json, read_whole, write_whole
 from nasenv.task import is_share
 from nasenv.trial import Architecture
@@ -82,10 +83,11 @@ class Result:
 def table(result: Result) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows of the comparison that a user reads: mean ± standard deviation over seeds."""
     share = is_share(result.metric)
-    heads = ["", *(f"{split} {result.metric}{' %' if share else ''}" for split in ("validation", "test")), "parameters"]
+    scores = (f"{split} {result.metric}{' (%)' if share else ''}" for split in ("validation", "test"))
+    heads = ["network", *scores, "parameters"]
     rows = [
         [
-            *(c.role, _spread(c.validation_scores, share), _spread(c.test_scores, share)),
+            *(_in_words(c.role), _spread(c.validation_scores, share), _spread(c.test_scores, share)),
             f"{c.params:,}" if c.params else "",
         ]
         for c in (result.winner, *result.others)
@@ -103,9 +105,18 @@ def mean(scores: Sequence[float]) -> float:
     return statistics.fmean(scores) if scores else math.nan
 
 
+def _in_words(role: str) -> str:
+    """Return a role as it is shown to people, who need not know what the first 16 are.
+
+    >>> _in_words("best of the first 16"), _in_words("winner")
+    ('best of the first 16 evaluations', 'winner')
+    """
+    return re.sub(r"(?<=^best of the first )\d+$", lambda n: counted(int(n[0]), "evaluation"), role)
+
+
 def _spread(scores: Sequence[float], share: bool) -> str:
     if not scores:
         return "failed"
-    deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
     factor, digits = (100, 2) if share else (1, 4)
-    return f"{factor * mean(scores):.{digits}f} ± {factor * deviation:.{digits}f}"
+    deviation = f" ± {factor * statistics.stdev(scores):.{digits}f}" if len(scores) > 1 else ""
+    return f"{factor * mean(scores):.{digits}f}{deviation}"

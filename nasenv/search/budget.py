@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nasenv.configuration import flag, integer, number, positive
+from nasenv.errors import counted
 from nasenv.search.history import History, Proposals
 from nasenv.trial import Architecture, Finding
 
@@ -131,7 +132,7 @@ class Budget:
         if self.remaining(history) == 0:
             return self.used_up()
         if self.charged_seconds is not None and history.charged_seconds >= self.charged_seconds:
-            return f"the budget of {self.charged_seconds:g} charged seconds is used up"
+            return f"the budget of {counted(self.charged_seconds, 'charged second')} is used up"
         best = history.best_reward
         if self.target_reward is not None and best is not None and best >= self.target_reward:
             return f"the target reward of {self.target_reward:g} is met"
@@ -139,8 +140,8 @@ class Budget:
 
     def used_up(self) -> str:
         """Return that no evaluation is left, in words."""
-        what = "proposals" if self.charge_repeats else "evaluations"
-        return f"the budget of {self.evaluations} {what} is used up"
+        what = "proposal" if self.charge_repeats else "evaluation"
+        return f"the budget of {counted(self.evaluations or 0, what)} is used up"
 
     def exhausted(self, history: History) -> str | None:
         """Return why a search that has come so far is over, None where it is not: a limit, or an agent collapsed."""
@@ -149,7 +150,7 @@ class Budget:
             self.evaluations or max(1, history.evaluations)
         ):
             return (
-                f"the agent proposes what it proposed before: {history.repeats} repeats beside "
-                f"{history.evaluations} distinct evaluations; its policy has collapsed"
+                f"the agent proposes what it proposed before: {counted(history.repeats, 'repeat')} beside "
+                f"{counted(history.evaluations, 'distinct evaluation')}; its policy has collapsed"
             )
         return limit

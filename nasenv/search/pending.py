@@ -8,7 +8,7 @@ from itertools import takewhile
 
 from nasenv.cache.cache import Cache
 from nasenv.cache.problem import Problem
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Rewards
 from nasenv.records.trials import TrialLog
@@ -210,7 +210,7 @@ class PendingTrials:
     def _wait(self, trials: int) -> None:
         """Give other searches on the cache time for what they are training."""
         if not self._has_waited:
-            self._on_wait(f"waiting for {trials} designs that another search on the same cache is training")
+            self._on_wait(f"waiting for {counted(trials, 'design')} that another search on the same cache is training")
         self._has_waited = True
         time.sleep(_POLL_SECONDS)
 

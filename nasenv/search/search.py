@@ -12,7 +12,7 @@ import numpy as np
 
 from nasenv.cache.cache import Cache
 from nasenv.configuration import integer
-from nasenv.errors import AgentError, BudgetExhausted, InputError
+from nasenv.errors import AgentError, BudgetExhausted, InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective, Rewards, Score
 from nasenv.records.replay import Course, Replay
@@ -396,5 +396,5 @@ class Search:
         """Take in what the journal holds, whatever the agent would do now, and end the search."""
         for architecture, fidelity, by in self._replay.proposals() if self._replay is not None else ():
             self.evaluate([architecture], fidelity, by=by)
-        self.ended = self.ended or f"concluded as asked for, after {len(self.history)} evaluations"
+        self.ended = self.ended or f"concluded as asked for, after {counted(len(self.history), 'evaluation')}"
         raise BudgetExhausted(self.ended)

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nasenv.errors import AgentError, BudgetExhausted, InputError, SearchStopped
+from nasenv.errors import AgentError, BudgetExhausted, InputError, SearchStopped, counted
 from nasenv.search.budget import Budget
 from nasenv.search.history import History
 
@@ -51,7 +51,7 @@ class Stopping:
     def watch_the_clock(self) -> None:
         """Have it stopped after the budget's wall seconds, counted from the first call."""
         if self._deadline is None and self._budget.wall_seconds is not None:
-            said = f"the budget of {self._budget.wall_seconds:g} wall seconds is used up"
+            said = f"the budget of {counted(self._budget.wall_seconds, 'wall second')} is used up"
             seconds = min(self._budget.wall_seconds, threading.TIMEOUT_MAX)
             self._deadline = threading.Timer(seconds, self.stop, [said])
             self._deadline.daemon = True
@@ -77,7 +77,7 @@ class Stopping:
             raise _aloud(self.fault)
 
     def _told(self, error: BaseException) -> str:
-        after = f"after {len(self._history)} evaluations"
+        after = f"after {counted(len(self._history), 'evaluation')}"
         if isinstance(error, InputError):
             return f"agent {self._agent}: {error}; {after}"
         return f"agent {self._agent} raised {_in_words(error)} {after}"
@@ -95,7 +95,8 @@ class Stopping:
         """Return why it is over, None where it is not."""
         exhausted = self._budget.exhausted(self._history)
         if exhausted is None and self._history.full_evaluations == self._size:
-            return f"all {self._size} designs of the space are evaluated"
+            many = f"all {self._size} designs of the space are evaluated"
+            return "the only design of the space is evaluated" if self._size == 1 else many
         return exhausted
 
     @contextmanager

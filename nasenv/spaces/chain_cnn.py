@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nasenv.configuration import integer, is_integer
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
 from nasenv.task import Images, Task
@@ -265,7 +265,7 @@ class ChainCNN(SearchSpace):
                 edges.append((i - 2, i, "skip"))
         if layers and len(layers) == prefix[0] + 1 and len(layers[-1]) == 4:
             edges += [(len(layers), len(nodes), ""), (len(nodes), len(nodes) + 1, "")]
-            nodes += ["global average pool", f"linear\n{self.task.outputs} outputs"]
+            nodes += ["global average pool", f"linear\n{counted(self.task.outputs, 'output')}"]
         return Diagram(tuple(nodes), tuple(edges))
 
     def _box(self, choices: Sequence[int]) -> str:
@@ -276,7 +276,7 @@ class ChainCNN(SearchSpace):
             kernel = KERNELS[choices[1]]
             text += f" {kernel}x{kernel}"
         if len(choices) > 2 and _IS_WIDE[operation]:
-            text += f"\n{self.widths[choices[2]]} channels"
+            text += f"\n{counted(self.widths[choices[2]], 'channel')}"
         return text
 
     def _layers(self, prefix: Sequence[int]) -> list[Any]:

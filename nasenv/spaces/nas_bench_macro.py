@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nasenv.configuration import integer
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
 from nasenv.task import CIFAR10, Images, Task
@@ -99,17 +99,17 @@ class NASBenchMacro(SearchSpace):
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
         """Return the layers decided so far, in order, with the channels that each puts out."""
-        nodes = ["input\n" + "x".join(map(str, self.task.shape)), f"conv 3x3\n{self.channels} channels"]
+        nodes = ["input\n" + "x".join(map(str, self.task.shape)), f"conv 3x3\n{counted(self.channels, 'channel')}"]
         width = self.channels
         for i, choice in enumerate(prefix):
             width *= 2 if i in _FIRST else 1
             name = "conv 1x1" if i in _FIRST and not choice else OPERATIONS[choice]
-            nodes.append(f"{name}\n{width} channels" + (", half the map" if i in _FIRST else ""))
+            nodes.append(f"{name}\n{counted(width, 'channel')}" + (", half the map" if i in _FIRST else ""))
         if len(prefix) == self.num_decisions:
             nodes += [
-                f"conv 1x1\n{self.head_width} channels",
+                f"conv 1x1\n{counted(self.head_width, 'channel')}",
                 "global average pool",
-                f"linear\n{self.task.outputs} outputs",
+                f"linear\n{counted(self.task.outputs, 'output')}",
             ]
         return Diagram(tuple(nodes), tuple((i, i + 1, "") for i in range(len(nodes) - 1)))
 

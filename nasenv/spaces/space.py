@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from nasenv.configuration import Configurable, digest
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.spaces.features import counts, one_hot, thermometer
 from nasenv.task import Task
 from nasenv.trial import Architecture
@@ -251,7 +251,9 @@ class SearchSpace(Configurable, ABC):
                 f"got {architecture!r}"
             ) from None
         if len(row) != self.num_decisions:
-            raise InputError(f"a design of {type(self).__name__} has {self.num_decisions} decisions, got {len(row)}")
+            raise InputError(
+                f"a design of {type(self).__name__} has {counted(self.num_decisions, 'decision')}, got {len(row)}"
+            )
         if all(map(operator.contains, self._ranges, row)) and self._are_valid(np.array([row])):
             return row
         for t, valid in enumerate(self._masks_along(row)):

@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from nasenv.errors import counted
 from nasenv.provenance import provenance
 
 _PACKAGES = ("nasenv", "torch", "numpy")
@@ -111,7 +112,7 @@ def _difficulty(columns: Columns, top: NDArray[np.int64]) -> list[tuple[str, str
         ("validation accuracy: median", f"{np.median(val):.4f}"),
         ("validation accuracy: best above median", f"{best - np.median(val):.4f}"),
         ("validation accuracy: quartiles", " and ".join(f"{q:.4f}" for q in np.quantile(val, [0.25, 0.75]))),
-        (f"top 1 % ({len(top):,} networks): lowest validation accuracy", f"{val[top].min():.4f}"),
+        (f"top 1 % ({counted(len(top), 'network')}): lowest validation accuracy", f"{val[top].min():.4f}"),
         ("top 1 %: standard deviation of the validation accuracies", f"{val[top].std():.4f}"),
         ("top 1 %: distinct validation accuracies", f"{len(np.unique(val[top])):,}"),
         ("networks that have the best validation accuracy", f"{int((val == best).sum()):,}"),
@@ -164,7 +165,8 @@ def _setting() -> str:
     """Return processor, cores, versions and day."""
     known = provenance()
     versions = ", ".join(f"{package} {known[package]}" for package in _PACKAGES)
-    return f"{known['processor']}, {known['cores']} cores, Python {known['python']}, {versions}, {date.today()}"
+    machine = f"{known['processor']}, {counted(int(known['cores']), 'core')}"
+    return f"{machine}, Python {known['python']}, {versions}, {date.today()}"
 
 
 def _markdown(rows: Sequence[tuple[str, str]]) -> str:

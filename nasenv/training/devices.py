@@ -7,7 +7,7 @@ import re
 
 import torch
 
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -29,7 +29,9 @@ def resolve_devices(devices: str) -> tuple[str, ...]:
         raise InputError(f"devices must be auto, cpu, cuda, or a list such as cuda:0,cuda:1, got {devices!r}")
     named = [f"cuda:{i}" for i in range(there)] if devices == "cuda" else list(dict.fromkeys(devices.split(",")))
     if not named or any(_index(name) >= there for name in named):
-        raise InputError(f"devices {devices}: PyTorch sees {there} CUDA devices here; give --evaluator.devices cpu")
+        raise InputError(
+            f"devices {devices}: PyTorch sees {counted(there, 'CUDA device')} here; give --evaluator.devices cpu"
+        )
     return tuple(named)
 
 

@@ -1,8 +1,10 @@
 """The command line: what is made of it, and how it refuses."""
 
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -401,3 +403,21 @@ def test_what_nasenv_itself_raises_is_shown_as_it_is(folder: Path, monkeypatch: 
     monkeypatch.setattr("nasenv.commands.arguments.call", divmod)  # which takes no three arguments
     with pytest.raises(TypeError, match="divmod"):
         main(["train"])
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.4, 0.8, 1.5])
+def test_ctrl_c_while_modules_are_imported_is_one_line(delay: float, tmp_path: Path):
+    code = "import sys; from nasenv.commands.cli import main; print('ready', flush=True); sys.exit(main(['train']))"
+    line = [sys.executable, "-c", code]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, cwd=tmp_path, **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.005 + delay)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode in (3, 130), said
+    assert said.strip().splitlines()[-1].startswith("nasenv train: "), said
+    assert "Traceback" not in said
+    if process.returncode == 130:
+        assert said.count("\n") == 1

@@ -134,8 +134,8 @@ def test_the_table_is_read_in_80_columns(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("agent"))
     assert lines[head].split("  ")[0] == "agent"
-    for word in ("seeds", "rank", "validation %", "test %", "met best", "evaluations"):
-        assert word in lines[head]
+    assert lines[head].split() == ["agent", "seeds", "rank", *["accuracy", "(%)"] * 2, "best", "to", "the", "best"]
+    assert lines[head - 1].split() == ["mean", "validation", "test", "the", "evaluations"]
     assert {line.split()[0] for line in lines[head + 2 : head + 5]} == {"random", "mine", "local_search"}
     assert lines[head + 5].startswith("- ")  # every agent has one line
     paths = ("report: ", "figures: ", "every run in TensorBoard: ")

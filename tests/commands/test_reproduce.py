@@ -128,7 +128,8 @@ def test_a_run_that_was_concluded_is_concluded_again(early, capsys):
     result = json.loads((early / "result.json").read_text())
     assert result["evaluations"] == 12
     assert json.loads((early.with_name("run-again") / "result.json").read_text()) == result
-    said = f"12 evaluations, the winner {result['winner']['text']} and its test accuracy {result['test_score']:.4f}"
+    score = f"{100 * result['test_score']:.2f} %"
+    said = f"12 evaluations, the winner {result['winner']['text']} and its test accuracy {score}"
     assert said in capsys.readouterr().out
 
 
@@ -136,7 +137,7 @@ def test_the_winner_of_a_run_that_was_concluded_is_compared(early, capsys):
     result = json.loads((early / "result.json").read_text())
     (early / "result.json").write_text(json.dumps({**result, "test_score": 0.5}))
     assert main(["reproduce", str(early)]) == 1
-    assert "- the winner's accuracies: on test data it was 0.5, now 0." in capsys.readouterr().out
+    assert "- the winner's scores: on test data it was 0.5, now 0." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["result.json", "journal.jsonl", "config.yaml"])

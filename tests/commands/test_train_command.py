@@ -168,7 +168,7 @@ def test_coverage_of_a_space_that_is_too_large_to_count(monkeypatch):
 def test_coverage_says_the_chances_of_random_search(monkeypatch):
     """Against a simulation: how often 200 draws of 100,000 designs meet the best 1 % and 0.1 %."""
     monkeypatch.setattr(Bits, "said", 100_000)
-    said = re.findall(r"(\d+)%", coverage(Bits(3), Budget(evaluations=200)))
+    said = re.findall(r"(?:probability of|with) (\d+) %", coverage(Bits(3), Budget(evaluations=200)))
     draws = np.random.default_rng(0).integers(100_000, size=(4000, 200))
     simulated = [100 * np.mean((draws < best).any(axis=1)) for best in (1000, 100)]
     tolerance = 4 * 50 / np.sqrt(4000) + 0.5  # four deviations of a share of 4,000, and the rounding
@@ -185,7 +185,8 @@ def test_a_run_says_what_it_does_and_leaves_its_result(tmp_path, monkeypatch, ca
     said = capsys.readouterr().out
     result = json.loads((folder / "result.json").read_text())
     assert f"{SPACE.size:,} designs" in said
-    assert re.search(r"20 of 20 evaluations  best 0\.\d{4}  mean of last 32 0\.\d{4}  repeats \d+", said)
+    best, mean = r"best validation accuracy \d\d\.\d\d %", r"mean of the last 20 evaluations \d\d\.\d\d %"
+    assert re.search(rf"20 of 20 evaluations in \d+ s: {best}, {mean}", said)
     assert "the budget of 20 evaluations is used up" in said
     assert "hand-made reference" in said
     assert f"winner: {result['winner']['text']}" in said
@@ -200,7 +201,7 @@ def test_what_is_said_is_what_was_spent_where_trainings_were_shorter(capsys):
     with search:
         search.evaluate(designs, fidelity=0.5)
         search.evaluate(designs[:1])
-    said = [line.partition("  best ")[0] for line in capsys.readouterr().out.splitlines()]
+    said = [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == [
         "1 of 5 full trainings spent on 2 evaluations",
         "2 of 5 full trainings spent on 4 evaluations",
@@ -250,7 +251,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, cap
         run(tmp_path / "run", Interrupted(SPACE))
     capsys.readouterr()
     evaluator = run(tmp_path / "run")
-    assert re.search(r"which holds \d evaluations", capsys.readouterr().out)
+    assert re.search(r"going on from the journal of .*: \d evaluations", capsys.readouterr().out)
     assert 0 < sum(map(len, evaluator.calls)) < 20
     assert timeless(tmp_path / "run") == timeless(tmp_path / "whole")
     whole, gone_on = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "run"))
@@ -271,7 +272,7 @@ def test_a_second_run_takes_everything_from_the_cache(tmp_path, capsys):
     first = run(tmp_path / "a", cache=cache)
     second = run(tmp_path / "b", cache=cache)
     assert (len(first.calls) > 0, second.calls) == (True, [])
-    assert "20 evaluations from the cache" in capsys.readouterr().out
+    assert "20 scores known from the cache" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("finished", [True, False])

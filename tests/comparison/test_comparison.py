@@ -233,7 +233,7 @@ def slow(folder, workers=2):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (fakes.Raises, r"agent Raises raised KeyError: .*fakes\.py, line \d+\) after 1 evaluations"),
+        (fakes.Raises, r"agent Raises raised KeyError: .*fakes\.py, line \d+\) after 1 evaluation"),
         (fakes.Quits, r"agent Quits raised SystemExit: 0 \(.*fakes\.py, line \d+\) after 0 evaluations"),
         (fakes.Refuses, "agent Refuses: this space is not for me; after 0 evaluations"),
         (fakes.Nonsense, "agent Nonsense: proposed a design that is not one of the space: .* after 0 evaluations"),

@@ -91,7 +91,7 @@ def test_what_is_stopped_comes_back_and_goes_on(cluster, tmp_path):
         compared.stop("stopped by the test")
 
     threading.Thread(target=stop, daemon=True).start()
-    with pytest.raises(SearchStopped, match=r"stopped by the test; \d of 4 runs are done"):
+    with pytest.raises(SearchStopped, match=r"stopped by the test; \d of 4 runs done"):
         compared.run_on_ray(lambda run: None, None, None)
     kept = trials(stopped)
     assert 0 < len(kept) < len(trials(undisturbed))

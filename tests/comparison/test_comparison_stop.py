@@ -93,7 +93,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize(("workers", "until"), [(0, 7), (2, 15), (2, 45)])
 def test_a_stop_keeps_every_training(workers, until, undisturbed, tmp_path):
-    with pytest.raises(SearchStopped, match=r"stopped by the test; \d of 4 runs are done"):
+    with pytest.raises(SearchStopped, match=r"stopped by the test; \d of 4 runs done"):
         run(tmp_path, workers, until, seen := [])
     kept = trials(tmp_path)
     assert until <= len(kept) <= seen[0] + 10, "what was in flight, and what two workers did until they heard of it"
@@ -144,7 +144,7 @@ def test_ctrl_c_on_the_command(tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "stopped by Ctrl-C; " in said.splitlines()[-1]
-    assert "of 400 runs are done; what is done is kept, the same command goes on" in said.splitlines()[-1]
+    assert "of 400 runs done; what is done is kept, the same command goes on" in said.splitlines()[-1]
     assert "Traceback" not in said
 
 

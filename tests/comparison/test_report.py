@@ -98,15 +98,15 @@ def page(tmp_path):
 def test_standings_are_given_with_units_and_uncertainty(page):
     failing = standing("dqn", 0.8, faults={3: "raised"}, seeds=29, success=None)
     found = page(summary(standing(), failing))
-    quality = found.table("agent", "mean rank", "validation %, IQM [95 %]")
+    quality = found.table("agent", "mean rank", "validation accuracy (%), IQM [95 %]")
     assert quality[0] == {
         "agent": "ppo",
         "seeds": "30",
         "mean rank": "1.50",
-        "validation %, mean ± std": "90.00 ± 1.00",
-        "validation %, median": "90.10",
-        "validation %, IQM [95 %]": "90.00 [89.80, 90.30]",
-        "test %, mean ± std": "92.00 ± 1.00",
+        "validation accuracy (%), mean ± std": "90.00 ± 1.00",
+        "validation accuracy (%), median": "90.10",
+        "validation accuracy (%), IQM [95 %]": "90.00 [89.80, 90.30]",
+        "test accuracy (%), mean ± std": "92.00 ± 1.00",
         "regret, mean ± std": "0.0500 ± 0.0100",
     }
     assert quality[1]["seeds"] == "29 of 30"
@@ -114,15 +114,15 @@ def test_standings_are_given_with_units_and_uncertainty(page):
     assert effort[0]["met the best, % [95 %]"] == "50 [33, 67]"
     assert effort[0]["evaluations to the best, mean [95 %]"] == "≥ 1,234 [1,100, 1,301]"
     assert effort[1]["evaluations to the best, mean [95 %]"] == "-"
-    assert "The best reward of the space is 0.95." in found.text
+    assert "The best reward of the space is 0.9500." in found.text
 
 
 def test_a_reward_that_is_no_accuracy_has_columns_of_its_own():
     heads, rows = standings_table(summary(standing(reward=spread(-3.5, float("nan")))))
     assert dict(zip(heads, rows[0], strict=True))["reward"] == "-3.5000"
-    assert "test %" in heads
+    assert "test accuracy (%)" in heads
     ranked_by_test, _ = standings_table(summary(ranked_by="test_score"))
-    assert ranked_by_test.index("test %") < ranked_by_test.index("validation %")
+    assert ranked_by_test.index("test accuracy (%)") < ranked_by_test.index("validation accuracy (%)")
 
 
 def test_a_metric_that_is_no_accuracy_is_a_plain_number(page):
@@ -136,7 +136,7 @@ def test_a_metric_that_is_no_accuracy_is_a_plain_number(page):
 def test_what_no_agent_has_has_no_column():
     bare = standing(test_score=None, regret=None, success=None, mean_rank=None)
     heads, rows = standings_table(summary(bare))
-    assert heads == ["agent", "seeds", "validation %"]
+    assert heads == ["agent", "seeds", "validation accuracy (%)"]
     assert len(rows[0]) == len(heads)
 
 
@@ -186,9 +186,9 @@ def test_published_numbers_stand_beside_ours(page):
 
 def test_problems_are_set_side_by_side(page):
     found = page(summary(), summary(standing("ppo", 0.7), standing("tpe", 0.6), problem="nets"))
-    glance = found.table("agent", "cells, validation %", "nets, validation %")
-    assert [row["nets, validation %"] for row in glance] == ["70.00 ± 1.00", "60.00 ± 1.00"]
-    assert glance[1]["cells, validation %"] == "-"
+    glance = found.table("agent", "cells, validation accuracy (%)", "nets, validation accuracy (%)")
+    assert [row["nets, validation accuracy (%)"] for row in glance] == ["70.00 ± 1.00", "60.00 ± 1.00"]
+    assert glance[1]["cells, validation accuracy (%)"] == "-"
     assert {target for target in found.targets if target != "#words"} <= {f"#{name}" for name in found.ids}
 
 

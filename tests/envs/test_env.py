@@ -246,7 +246,7 @@ def test_actions_outside_the_action_space_are_redirected():
 def test_action_is_one_whole_number(action):
     env = env_of(pairs())
     env.reset()
-    with pytest.raises(InputError, match="whole numbers, one for each of 1 designs"):
+    with pytest.raises(InputError, match="whole numbers, one for each of 1 design,"):
         env.step(action)
 
 
@@ -270,7 +270,7 @@ def test_budget_ends_a_step():
     env.reset()
     env.step(1)
     env.step(1)
-    with pytest.raises(BudgetExhausted, match="budget of 1 evaluations"):
+    with pytest.raises(BudgetExhausted, match="budget of 1 evaluation is"):
         env.step(1)
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(1)

@@ -130,7 +130,7 @@ def test_a_stop_keeps_what_was_in_flight_and_the_search_goes_on(undisturbed, tmp
 def test_a_stop_in_the_final_training_goes_on_there(undisturbed, tmp_path):
     _, made, result = undisturbed
     search = search_on(tmp_path, OneByOne(SPACE, 26, lambda: search.stop("enough")))
-    with search, pytest.raises(SearchStopped, match="stopped when"):
+    with search, pytest.raises(SearchStopped, match="stopped after"):
         conclude(ran(search))
     evaluator = OneByOne(SPACE)
     with search_on(tmp_path, evaluator) as search:

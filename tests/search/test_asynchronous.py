@@ -269,7 +269,7 @@ def test_a_search_that_has_nothing_else_to_do_waits_for_another_in_words(tmp_pat
         said = []
         made.on_wait = lambda text: (said.append(text), end(True))
         made.run()
-    assert said == ["waiting for 1 designs that another search on the same cache is training"]
+    assert said == ["waiting for 1 design that another search on the same cache is training"]
     assert journal(tmp_path / "run")[0]["score"] == 0.5
 
 

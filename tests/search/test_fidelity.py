@@ -132,7 +132,7 @@ def test_of_a_batch_as_many_are_answered_as_are_paid_for():
             search.evaluate([*DESIGNS[:2], DESIGNS[0], *DESIGNS[2:20]], 2 / 9)
         assert len(search.history) == 4
         assert search.history.repeats == 1
-        assert search.ended == "the budget of 1 evaluations is used up"
+        assert search.ended == "the budget of 1 evaluation is used up"
     assert evaluator.trained == [Trial(a, 2 / 9) for a in DESIGNS[:4]]
 
 

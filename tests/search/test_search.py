@@ -279,7 +279,7 @@ BAD = {
 def test_what_is_no_design_is_the_agents_error(bad, tmp_path):
     with (
         make(Scripted([DESIGNS[:1], bad]), run_dir=tmp_path) as search,
-        pytest.raises(AgentError, match=r"^agent Scripted: proposed .*; after 1 evaluations$") as refusal,
+        pytest.raises(AgentError, match=r"^agent Scripted: proposed .*; after 1 evaluation$") as refusal,
     ):
         search.run()
     assert "\n" not in str(refusal.value)
@@ -575,7 +575,7 @@ def test_a_finished_run_shows_its_result_without_working(finished, monkeypatch, 
     assert main(["train", *OPTIONS.split()]) == 0
     out = capsys.readouterr().out
     assert "run is finished; this is its result" in out
-    assert f"{json.loads((finished / 'result.json').read_text())['test_score']:.4f}" in out
+    assert f"{100 * json.loads((finished / 'result.json').read_text())['test_score']:.2f} %" in out
     assert contents(finished) == before
 
 
@@ -594,7 +594,7 @@ def test_a_run_interrupted_at_its_end_comes_to_the_same_result(finished, monkeyp
     (tmp_path / "run" / "result.json").unlink()
     monkeypatch.chdir(tmp_path)
     assert main(["train", *OPTIONS.split()]) == 0
-    assert "holds 4 evaluations" in capsys.readouterr().out
+    assert "from the journal of run: 4 evaluations" in capsys.readouterr().out
     again, first = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "run", finished))
     assert again == first
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
