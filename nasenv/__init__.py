@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+import gymnasium
+
 from nasenv import agents
-from nasenv.envs.registration import register_environments
 from nasenv.lazy import lazy_names
 from nasenv.version import __version__ as __version__
 
@@ -101,4 +102,14 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
-register_environments()
+for _name, _module in {
+    "ChainCNN": "chain_cnn",
+    "NASBench201": "nas_bench_201",
+    "NASBenchMacro": "nas_bench_macro",
+}.items():
+    gymnasium.register(
+        f"nasenv/{_name}-v0",
+        entry_point="nasenv.envs.env:make_env",
+        vector_entry_point="nasenv.envs.vector_env:make_vec_env",
+        kwargs={"space": f"{_MODULES[_name]}.{_name}"},
+    )
