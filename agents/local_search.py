@@ -1,4 +1,4 @@
-"""Local search: climb from a random design to a better neighbour until there is none, and start again."""
+"""Local search: climb from a random architecture to a better neighbour until there is none, and start again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from nasenv.trial import Architecture, Outcome
 class LocalSearch(Agent):
     """Hill climbing with restarts (White et al. 2021, https://arxiv.org/abs/2005.02960, algorithm 1).
 
-    Neighbours, the designs that differ in one decision, are asked for in random order. A design that was evaluated
-    before is not proposed again as a neighbour: its reward is remembered. Where the search was given designs to start
-    from, it first climbs from the best of them.
+    Neighbours, the architectures that differ in one decision, are asked for in random order. An architecture that was
+    evaluated before is not proposed again as a neighbour: its reward is remembered. Where the search was given
+    architectures to start from, it first climbs from the best of them.
 
     Args:
         improvement: first moves as soon as a neighbour is better (the paper's "query until lower"); best looks at all
             neighbours before it moves.
-        batch_size: number of neighbours, or of random designs to start from, at a time; a neighbourhood's last batch
-            can be smaller.
+        batch_size: number of neighbours, or of random architectures to start from, at a time; a neighbourhood's last
+            batch can be smaller.
         asynchronous: see `Agent`; neighbours are evaluated ahead, but it moves in their order, and nothing is asked for
             while the last of a neighbourhood are in flight.
 
@@ -48,7 +48,7 @@ class LocalSearch(Agent):
         self._awaited: set[Architecture] = set()  # neighbours of where it stands, or stood, that are not answered yet
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return up to n neighbours not asked for before, or n random designs where it stands nowhere."""
+        """Return up to n neighbours not asked for before, or n random architectures where it stands nowhere."""
         if self._here is None:
             return self._space.sample(n, self._rng)
         asked = [a for a in self._neighbours if a not in self._rewards and a not in self._awaited][:n]

@@ -24,19 +24,20 @@ class LSTMReinforce(Agent):
     """Neural architecture search with reinforcement learning (Zoph & Le 2017, https://arxiv.org/abs/1611.01578).
 
     The LSTM reads the embedding of each choice and gives the logits of the next decision; an invalid choice has no
-    probability. Each batch is one update, by Adam, of the designs' log-probabilities times their advantages: how far
-    a reward is above the exponential mean, in standard deviations. The paper's controller (2 layers of 35 units,
-    learning rate 6e-4, no entropy bonus, no penalty) was trained on 12,800 designs; the defaults are for some hundreds.
-    Designs that the search was given to start from are learnt from as if the policy had drawn them.
+    probability. Each batch is one update, by Adam, of the architectures' log-probabilities times their advantages: how
+    far a reward is above the exponential mean, in standard deviations. The paper's controller (2 layers of 35 units,
+    learning rate 6e-4, no entropy bonus, no penalty) was trained on 12,800 architectures; the defaults are for some
+    hundreds. Architectures that the search was given to start from are learnt from as if the policy had drawn them.
 
     Args:
         learning_rate: of Adam.
         hidden_size: units of each layer, and length of an embedding.
         layers: of the LSTM.
         entropy_weight: weight of the policy's entropy, summed over the decisions, in the loss.
-        repeat_penalty: what a design that was proposed before is paid less, in standard deviations of the rewards.
+        repeat_penalty: what an architecture that was proposed before is paid less, in standard deviations of the
+            rewards.
         baseline_decay: in [0, 1], how much of mean and variance is kept a batch.
-        batch_size: number of designs an update; they are evaluated side by side.
+        batch_size: number of architectures an update; they are evaluated side by side.
 
     Raises:
         InputError: a size or learning rate that is not positive, a decay outside [0, 1], a negative
@@ -75,7 +76,7 @@ class LSTMReinforce(Agent):
         self._told, self._mean, self._variance = False, 0.0, 0.0
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n designs drawn from the policy."""
+        """Return n architectures drawn from the policy."""
         noise = self._rng.gumbel(size=(n, self._space.num_decisions, self._space.max_choices))
         return to_architectures(self._controller.sample(noise))
 
@@ -114,7 +115,7 @@ class _Controller(nn.Module):
             nn.init.uniform_(parameter, -_INITIAL_RANGE, _INITIAL_RANGE)
 
     def forward(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return log-probability and entropy of n designs, (n,) each, from their rows, (n, T)."""
+        """Return log-probability and entropy of n architectures, (n,) each, from their rows, (n, T)."""
         n, t = rows.shape
         offsets = 1 + np.arange(t - 1) * self._space.max_choices
         tokens = np.concatenate([np.zeros((n, 1), dtype=np.int64), rows[:, :-1] + offsets], axis=1)
@@ -127,7 +128,7 @@ class _Controller(nn.Module):
 
     @torch.no_grad()
     def sample(self, noise: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return n designs, (n, T), drawn by Gumbel noise, (n, T, C): the largest logit + noise is a draw."""
+        """Return n architectures, (n, T), drawn by Gumbel noise, (n, T, C): the largest logit + noise is a draw."""
         n, t, c = noise.shape
         rows, token, state = np.zeros((n, t), dtype=np.int64), np.zeros((n, 1), dtype=np.int64), None
         for i in range(t):

@@ -19,14 +19,15 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 class Reinforce(Agent):
     """REINFORCE (Williams 1992) as NAS-Bench-201 runs it (Dong & Yang 2020, https://arxiv.org/abs/2001.00326).
 
-    The policy is a table of logits, (T, C): the decisions are independent, but for the masks. Each design is one
+    The policy is a table of logits, (T, C): the decisions are independent, but for the masks. Each architecture is one
     update, by Adam, of its log-probability times its advantage over an exponential mean of the rewards; there is no
-    entropy bonus. Designs that the search was given to start from are learnt from as if the policy had drawn them.
+    entropy bonus. Architectures that the search was given to start from are learnt from as if the policy had drawn
+    them.
 
     Args:
         learning_rate: of Adam; 0.01 as in NATS-Bench, 0.5 as in NAS-Bench-201.
-        baseline_decay: in [0, 1], how much of the baseline is kept a design.
-        batch_size: number of designs drawn between updates; they are evaluated side by side.
+        baseline_decay: in [0, 1], how much of the baseline is kept an architecture.
+        batch_size: number of architectures drawn between updates; they are evaluated side by side.
 
     Raises:
         InputError: a learning rate that is not positive, a decay outside [0, 1].
@@ -45,7 +46,7 @@ class Reinforce(Agent):
         self._reward_sum = self._weight_sum = 0.0  # their ratio is the baseline
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n designs drawn from the policy; an invalid choice has no probability."""
+        """Return n architectures drawn from the policy; an invalid choice has no probability."""
         noise = self._rng.gumbel(size=(n, *self._logits.shape))  # the largest logit + Gumbel noise is a draw
         rows = np.zeros((n, self._space.num_decisions), dtype=np.int64)
         for t, logits in enumerate(self._logits):
@@ -54,7 +55,7 @@ class Reinforce(Agent):
         return to_architectures(rows)
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Update the policy by each design in turn."""
+        """Update the policy by each architecture in turn."""
         for outcome in outcomes:
             decay = self.baseline_decay
             self._reward_sum = decay * self._reward_sum + (1 - decay) * outcome.reward
@@ -63,7 +64,7 @@ class Reinforce(Agent):
             self._adam.ascend(advantage * self._score(outcome.architecture))
 
     def _score(self, architecture: Architecture) -> NDArray[np.float64]:
-        """Return the gradient, (T, C), of the design's log-probability: what was chosen minus the probabilities."""
+        """Return the gradient, (T, C), of the architecture's log-probability: what was chosen minus the probabilities."""
         row = np.array([architecture])
         masks = np.concatenate([self._space.mask(row[:, :t]) for t in range(len(architecture))])  # (T, C)
         exponentials = np.exp(self._logits - self._logits.max(axis=1, keepdims=True)) * masks

@@ -22,13 +22,13 @@ Shaping: TypeAlias = Callable[[_Rewards, NDArray[np.bool_]], _Rewards]
 """What an algorithm is paid, (n,), for n rewards, (n,), of which some are repeats, (n,)."""
 
 Revise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""The n designs, (n, T), that are evaluated in the place of those that an algorithm made, (n, T)."""
+"""The n architectures, (n, T), that are evaluated in the place of those that an algorithm made, (n, T)."""
 
 
 class RankReward:
-    """Pays a design its rank among the distinct designs seen so far, from -1 (worst) to 1 (best); ties share a rank.
+    """Pays an architecture its rank among the distinct architectures seen so far, from -1 (worst) to 1 (best); ties share a rank.
 
-    Ranks keep the pressure up when all designs have become good and their accuracies differ by hardly anything.
+    Ranks keep the pressure up when all architectures have become good and their accuracies differ by hardly anything.
     """
 
     def __init__(self) -> None:
@@ -48,11 +48,11 @@ class SearchVecEnv(VecEnv):
     Observations, actions and masks are those of `nasenv.envs.vector_env.ArchitectureVectorEnv`.
 
     Args:
-        search: evaluates the designs; its budget ends a step with `BudgetExhausted`.
-        num_envs: number of designs at once.
+        search: evaluates the architectures; its budget ends a step with `BudgetExhausted`.
+        num_envs: number of architectures at once.
         shape: what the algorithm is paid for rewards.
-        repeat_penalty: what it is paid less for a design that was proposed before.
-        revise: changes the designs that it makes; None leaves them as they are.
+        repeat_penalty: what it is paid less for an architecture that was proposed before.
+        revise: changes the architectures that it makes; None leaves them as they are.
     """
 
     render_mode: str | None = None
@@ -67,12 +67,12 @@ class SearchVecEnv(VecEnv):
         super().__init__(num_envs, *single_spaces(search.space))
 
     def pay(self, answers: Answers) -> _Rewards:
-        """Return what the algorithm is paid for n designs, (n,)."""
+        """Return what the algorithm is paid for n architectures, (n,)."""
         repeats = answers.repeats
         return self._shape(answers.rewards, repeats) - self._penalty * repeats
 
     def reset(self) -> NDArray[Any]:
-        """Begin num_envs designs and return the first observations, (num_envs, D)."""
+        """Begin num_envs architectures and return the first observations, (num_envs, D)."""
         self._episodes.restart()
         return self._episodes.observations.copy()
 

@@ -1,6 +1,6 @@
 """What an on-policy algorithm evaluates and learns from beside what its policy draws.
 
-No design twice, neighbours of good ones, good ones to imitate, those that a search starts from.
+No architecture twice, neighbours of good ones, good ones to imitate, those that a search starts from.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from nasenv.search.layer import SearchLike
 from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.trial import Architecture
 
-_IMITATED = 8  # the best designs so far
+_IMITATED = 8  # the best architectures so far
 _ENOUGH = 0.6  # mean probability of their actions at which they are imitated: above, there would be no others
-_STEPS_AT_START = 100  # of imitation, at most, of the designs that a search starts from
-_PARENTS = 20  # the best designs so far
+_STEPS_AT_START = 100  # of imitation, at most, of the architectures that a search starts from
+_PARENTS = 20  # the best architectures so far
 _PRESSURE = 0.5  # probability that the best of them is the parent; else, that the second is; ...
-_WARM_UP = 16  # designs before one is taken for good
+_WARM_UP = 16  # architectures before one is taken for good
 _NEIGHBOURHOODS = 1024  # kept: the same parents are mutated again and again
 
 
 class Revision:
-    """Puts other designs in the place of some that a policy has drawn, before they are evaluated.
+    """Puts other architectures in the place of some that a policy has drawn, before they are evaluated.
 
     Args:
-        search: which designs are new to it, and which are good.
-        replace_repeats: whether a design that was proposed before, or is the same network as one that was, gives way to
-            a neighbour that is new.
-        mutation_share: probability that a design gives way to a new neighbour of one of the best so far.
+        search: which architectures are new to it, and which are good.
+        replace_repeats: whether an architecture that was proposed before, or is the same network as one that was, gives
+            way to a neighbour that is new.
+        mutation_share: probability that an architecture gives way to a new neighbour of one of the best so far.
 
     Attributes:
-        designs: (n, T), as they were returned last.
+        architectures: (n, T), as they were returned last.
         seen: what is not new.
     """
 
-    designs: NDArray[np.int64]
+    architectures: NDArray[np.int64]
 
     def __init__(self, search: SearchLike, replace_repeats: bool, mutation_share: float) -> None:
         self.search, self.rng = search, np.random.default_rng(search.seed)
@@ -65,37 +65,37 @@ class Revision:
         self.neighbours_of = lru_cache(_NEIGHBOURHOODS)(search.space.neighbours)
 
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the n designs to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
+        """Return the n architectures to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
         self.seen.catch_up()
         history = self.search.history
         self._parents = best(history, _PARENTS) if len(history) >= _WARM_UP else []
-        designs = to_architectures(drawn)
-        for i, design in enumerate(designs):
-            designs[i] = self.revised(design)
-            self.seen.add(designs[i])
-        self.designs = np.array(designs, dtype=np.int64)
-        return self.designs
+        architectures = to_architectures(drawn)
+        for i, architecture in enumerate(architectures):
+            architectures[i] = self.revised(architecture)
+            self.seen.add(architectures[i])
+        self.architectures = np.array(architectures, dtype=np.int64)
+        return self.architectures
 
-    def revised(self, design: Architecture) -> Architecture:
-        """Return what is evaluated for one design."""
+    def revised(self, architecture: Architecture) -> Architecture:
+        """Return what is evaluated for one architecture."""
         parent = self.parent()
-        if parent is None and not (self._replace and design in self.seen):
-            return design
-        return unseen(self.neighbours_of, parent or design, self.seen, self.rng)
+        if parent is None and not (self._replace and architecture in self.seen):
+            return architecture
+        return unseen(self.neighbours_of, parent or architecture, self.seen, self.rng)
 
     def parent(self) -> Architecture | None:
-        """Return one of the best designs, if one is to be mutated now."""
+        """Return one of the best architectures, if one is to be mutated now."""
         if not self._parents or self.rng.random() >= self._share:
             return None
         return self._parents[min(int(self.rng.geometric(_PRESSURE)), len(self._parents)) - 1]
 
 
 class Guidance(BaseCallback):
-    """Lets an on-policy algorithm learn from the designs that were evaluated, whoever made them, and from the best.
+    """Lets an on-policy algorithm learn from the architectures that were evaluated, whoever made them, and from the best.
 
     Args:
-        search: where the best designs are.
-        revise: the designs that the algorithm draws.
+        search: where the best architectures are.
+        revise: the architectures that the algorithm draws.
         imitation_steps: of imitation before each rollout.
         relabelling: whether the algorithm is told what was evaluated in the place of what it drew.
     """
@@ -115,28 +115,28 @@ class Guidance(BaseCallback):
             _imitate_best(self.model, self._search, self._steps)
 
     def _on_rollout_end(self) -> None:
-        designs, drawn = self.revise.designs, self.model.rollout_buffer.actions[:, :, 0].T
-        places = np.flatnonzero((designs != drawn).any(axis=1))
+        architectures, drawn = self.revise.architectures, self.model.rollout_buffer.actions[:, :, 0].T
+        places = np.flatnonzero((architectures != drawn).any(axis=1))
         if self._relabelling and len(places):
-            relabel(self.model, recorded(self._search.space, to_architectures(designs[places])), places)
+            relabel(self.model, recorded(self._search.space, to_architectures(architectures[places])), places)
 
 
 def best(history: History, k: int) -> list[Architecture]:
-    """Return the k designs that were measured with the highest rewards, best first, the earlier among equals."""
+    """Return the k architectures that were measured with the highest rewards, best first, the earlier among equals."""
     return [outcome.architecture for outcome in history.top(k)]
 
 
 def _imitate_best(model: OnPolicyAlgorithm, search: SearchLike, steps: int) -> None:
-    """Let a policy imitate the best designs of a search so far, if there are any, for as many steps at most."""
-    if designs := best(search.history, _IMITATED):
-        imitate(model.policy, recorded(search.space, designs), steps, _ENOUGH)
+    """Let a policy imitate the best architectures of a search so far, if there are any, for as many steps at most."""
+    if architectures := best(search.history, _IMITATED):
+        imitate(model.policy, recorded(search.space, architectures), steps, _ENOUGH)
 
 
 def learn_from_start(model: BaseAlgorithm, search: SearchLike, rewards: NDArray[np.float64]) -> None:
-    """Let an algorithm learn, before it makes its first design, from those that the search has evaluated.
+    """Let an algorithm learn, before it makes its first architecture, from those that the search has evaluated.
 
-    An on-policy algorithm cannot learn from what another policy did: it imitates the best designs for a few steps.
-    An off-policy one takes all of them into its replay buffer. Any other starts as if there were none.
+    An on-policy algorithm cannot learn from what another policy did: it imitates the best architectures for a few
+    steps. An off-policy one takes all of them into its replay buffer. Any other starts as if there were none.
 
     Args:
         model: about to learn.
@@ -170,7 +170,7 @@ def _remember(model: OffPolicyAlgorithm, episodes: Recorded, rewards: NDArray[np
 
 @dataclass(frozen=True)
 class Recorded:
-    """What is seen and done on the way to n designs of T decisions.
+    """What is seen and done on the way to n architectures of T decisions.
 
     Args:
         observations: (T, n, D), before each decision.
@@ -183,9 +183,9 @@ class Recorded:
     masks: NDArray[np.bool_]
 
 
-def recorded(space: SearchSpace, designs: Sequence[Architecture]) -> Recorded:
-    """Return the episodes that make n designs."""
-    episodes, actions = Episodes(space, len(designs)), np.array(designs, dtype=np.int64).T
+def recorded(space: SearchSpace, architectures: Sequence[Architecture]) -> Recorded:
+    """Return the episodes that make n architectures."""
+    episodes, actions = Episodes(space, len(architectures)), np.array(architectures, dtype=np.int64).T
     observations, masks = [], []
     for taken in actions:
         observations.append(episodes.observations.copy())

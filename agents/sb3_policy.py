@@ -1,11 +1,12 @@
 """Policies: Stable-Baselines3's MlpPolicy with fewer calls, and networks that read the decisions as a sequence.
 
-A rollout asks for the next choices at every decision, for a handful of designs: there, the networks take less time than
-the objects and the checks around them. The lean policies are asked, and answer, the same to the last bit.
+A rollout asks for the next choices at every decision, for a handful of architectures: there, the networks take less
+time than the objects and the checks around them. The lean policies are asked, and answer, the same to the last bit.
 
-An observation holds the whole prefix of a design, so a policy need not carry a state from step to step: the features
-of a sequence are computed anew, and are the state that a recurrent policy would have carried there. So they work in the
-unmodified algorithms, in MaskablePPO too, which has no recurrent policy, and no state is stored with what is learnt.
+An observation holds the whole prefix of an architecture, so a policy need not carry a state from step to step: the
+features of a sequence are computed anew, and are the state that a recurrent policy would have carried there. So they
+work in the unmodified algorithms, in MaskablePPO too, which has no recurrent policy, and no state is stored with what
+is learnt.
 """
 
 from __future__ import annotations

@@ -28,12 +28,12 @@ _EVALUATIONS = 23  # of a search, so that no batch of 2 or more ends with it
 
 
 class Formula(Evaluator):
-    """Trains nothing: a design's accuracy is a figure of its own, drawn by a hash, and some designs fail.
+    """Trains nothing: an architecture's accuracy is a figure of its own, drawn by a hash, and some architectures fail.
 
     Args:
-        space: the space whose designs it measures.
-        failing: share of the designs whose evaluation fails.
-        accuracy: of all other designs; None for each its own.
+        space: the space whose architectures it measures.
+        failing: share of the architectures whose evaluation fails.
+        accuracy: of all other architectures; None for each its own.
     """
 
     trains = False
@@ -58,11 +58,11 @@ class Formula(Evaluator):
 
 
 class AnyOrder(Formula):
-    """Measures several designs at once, in pretence; which is done first is drawn from a generator of its own.
+    """Measures several architectures at once, in pretence; which is done first is drawn from a generator of its own.
 
     Args:
-        space: the space whose designs it measures.
-        failing: share of the designs whose evaluation fails.
+        space: the space whose architectures it measures.
+        failing: share of the architectures whose evaluation fails.
         slots: how many it works on at once.
         order: seeds the generator.
     """
@@ -77,7 +77,7 @@ class AnyOrder(Formula):
 
     @property
     def slots(self) -> int:
-        """How many designs it works on at once."""
+        """How many architectures it works on at once."""
         return self._slots
 
     def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
@@ -120,7 +120,7 @@ class AgentContract:
         """Return an agent from what ``config()`` returned; to be overridden where an argument has no plain form."""
         return type(self.make())(**config["init_args"])
 
-    def test_keeps_the_budget_exactly_and_proposes_valid_designs(self) -> None:
+    def test_keeps_the_budget_exactly_and_proposes_valid_architectures(self) -> None:
         """Also where the budget is smaller than a batch; masks of the space forbid some choices."""
         for evaluations in (1, 2, _EVALUATIONS):
             search = self._searched(evaluations=evaluations)
@@ -136,8 +136,8 @@ class AgentContract:
         """Whatever the state of the global generators; another seed leads elsewhere."""
         first = self._proposed(seed=1)
         _disturb_global_generators()
-        assert first == self._proposed(seed=1), "the same seed led to other designs: not all randomness is seeded"
-        assert first != self._proposed(seed=2), "another seed led to the same designs"
+        assert first == self._proposed(seed=1), "the same seed led to other architectures: not all randomness is seeded"
+        assert first != self._proposed(seed=2), "another seed led to the same architectures"
 
     def test_starts_fresh_in_a_second_search(self) -> None:
         """The same object forgets its first search."""
@@ -169,29 +169,31 @@ class AgentContract:
             assert len(self._searched(space, Formula(space, failing)).history) == _EVALUATIONS
 
     def test_survives_equal_rewards(self) -> None:
-        """Nothing is to be learnt where all designs are worth the same."""
+        """Nothing is to be learnt where all architectures are worth the same."""
         space = _masked_space()
         assert len(self._searched(space, Formula(space, 0.0, 0.5)).history) == _EVALUATIONS
 
-    def test_ends_in_a_space_of_one_design(self) -> None:
+    def test_ends_in_a_space_of_one_architecture(self) -> None:
         """There is nothing to choose."""
         search = self._searched(ChoiceSpace({"a": (1,), "b": (2,)}, _no_network))
-        assert search.ended == "all 1 designs of the space are evaluated", search.ended
+        assert search.ended == "all 1 architectures of the space are evaluated", search.ended
 
     def test_ends_in_a_space_smaller_than_its_budget(self) -> None:
-        """It has seen all designs, or comes to repeat itself; then the search ends."""
+        """It has seen all architectures, or comes to repeat itself; then the search ends."""
         search = self._searched(ChoiceSpace({"a": (1, 2), "b": (3, 4, 5)}, _no_network), repeats=2)
         assert search.ended is not None
-        assert search.ended.startswith(("all 6 designs", "the agent proposes what it proposed before")), search.ended
+        assert search.ended.startswith(("all 6 architectures", "the agent proposes what it proposed before")), (
+            search.ended
+        )
 
-    def test_goes_on_from_starting_designs(self) -> None:
+    def test_goes_on_from_starting_architectures(self) -> None:
         """They are in the history before its first proposal and count as evaluations, be it one, some, or failures."""
         space = _masked_space()
         for n, failing in ((1, 0.0), (9, 0.1), (3, 1.0)):
             start = list(dict.fromkeys(space.sample(3 * n, np.random.default_rng(n))))[:n]
             ways = [self._searched(space, Formula(space, failing), start=start) for _ in range(2)]
             first, second = ([o.architecture for o in search.history] for search in ways)
-            assert first == second, "the same starting designs and seed led to other designs"
+            assert first == second, "the same starting architectures and seed led to other architectures"
             assert first[:n] == start
             assert len(first) == _EVALUATIONS, ways[0].ended
 
@@ -205,10 +207,12 @@ class AgentContract:
         for failing in (0.1, 1.0):
             first = self._searched(space, AnyOrder(space, failing, order=1), agent)
             assert first.ended == f"the budget of {_EVALUATIONS} evaluations is used up", first.ended
-            designs = [o.architecture for o in first.history]
+            architectures = [o.architecture for o in first.history]
             evaluator = AnyOrder(space, failing, slots=2, order=2)
-            again = self._searched(space, evaluator, self.make_again(config), course=Course(first.slots, designs))
-            assert [o.architecture for o in again.history] == designs, "the same answers led to other designs"
+            again = self._searched(space, evaluator, self.make_again(config), course=Course(first.slots, architectures))
+            assert [o.architecture for o in again.history] == architectures, (
+                "the same answers led to other architectures"
+            )
 
     def _searched(
         self,
@@ -237,7 +241,7 @@ class _Watched(Search):
 
     def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
         most = max(getattr(self.agent, "batch_size", len(architectures)), len(self.start))
-        assert len(architectures) <= most, f"{len(architectures)} designs at a time, the batch_size is {most}"
+        assert len(architectures) <= most, f"{len(architectures)} architectures at a time, the batch_size is {most}"
         return super().evaluate(architectures, fidelity, by=by)
 
 
@@ -246,7 +250,7 @@ def _masked_space() -> SearchSpace:
 
 
 def _no_network(task: Task, **choices: int) -> nn.Module:
-    raise NotImplementedError("designs of this space are not to be trained")
+    raise NotImplementedError("architectures of this space are not to be trained")
 
 
 def _global_state() -> dict[str, str]:

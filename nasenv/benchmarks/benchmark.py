@@ -21,10 +21,10 @@ _BUILT = 20  # networks whose parameters are counted
 
 @dataclass(frozen=True)
 class Rows:
-    """What a benchmark says of n designs.
+    """What a benchmark says of n architectures.
 
     Args:
-        architectures: (n,), texts of the designs, as their space writes them.
+        architectures: (n,), texts of the architectures, as their space writes them.
         columns: by name, (n,) numbers each, as `nasenv.tables.table` wants them: accuracies in [0, 1].
     """
 
@@ -33,7 +33,7 @@ class Rows:
 
     @classmethod
     def of(cls, numbers: Mapping[str, Mapping[str, float]]) -> Self:
-        """Return the rows of numbers by column by design."""
+        """Return the rows of numbers by column by architecture."""
         names = next(iter(numbers.values()), {})
         return cls(list(numbers), {name: [row[name] for row in numbers.values()] for name in names})
 
@@ -52,7 +52,7 @@ class Published:
 
 
 class Benchmark(ABC):
-    """A table of measured designs that others published.
+    """A table of measured architectures that others published.
 
     Attributes:
         name: what a user calls it.
@@ -93,23 +93,27 @@ class Benchmark(ABC):
             InputError: the rows are not those that were published; the message says what is different.
         """
         known, space = self.published[dataset], self.space(dataset)
-        designs = [space.from_text(text) for text in rows.architectures]
-        if len(designs) != known.rows or len({*designs}) != known.rows:
-            raise self.refusal(dataset, f"expected {known.rows:,} distinct designs, got {len({*designs}):,}")
+        architectures = [space.from_text(text) for text in rows.architectures]
+        if len(architectures) != known.rows or len({*architectures}) != known.rows:
+            raise self.refusal(
+                dataset, f"expected {known.rows:,} distinct architectures, got {len({*architectures}):,}"
+            )
         for column, expected in known.maxima.items():
             if abs(found := float(np.nanmax(rows.columns[column])) - expected) > _TOLERANCE:
                 raise self.refusal(
                     dataset, f"expected a highest {column} of {expected:.5f}, got {found + expected:.5f}"
                 )
         maxima = ", ".join(f"{column} {value:.2%}" for column, value in known.maxima.items())
-        lines = [f"{known.rows:,} distinct designs of {type(space).__name__}", f"known maxima: {maxima}"]
-        return [*lines, self.verify_networks(dataset, space, designs, rows)]
+        lines = [f"{known.rows:,} distinct architectures of {type(space).__name__}", f"known maxima: {maxima}"]
+        return [*lines, self.verify_networks(dataset, space, architectures, rows)]
 
-    def verify_networks(self, dataset: str, space: SearchSpace, designs: Sequence[Architecture], rows: Rows) -> str:
+    def verify_networks(
+        self, dataset: str, space: SearchSpace, architectures: Sequence[Architecture], rows: Rows
+    ) -> str:
         """Compare the parameters of some networks of the space with those published; return what was found."""
-        for i in np.linspace(0, len(designs) - 1, _BUILT).astype(int).tolist():
+        for i in np.linspace(0, len(architectures) - 1, _BUILT).astype(int).tolist():
             with torch.device("meta"):
-                built = sum(p.numel() for p in space.build(designs[i]).parameters())
+                built = sum(p.numel() for p in space.build(architectures[i]).parameters())
             if built != (published := rows.columns["params"][i]):
                 raise self.refusal(
                     dataset, f"{rows.architectures[i]} has {published:,.0f} params, its network in nasenv {built:,}"

@@ -60,7 +60,7 @@ class NATSBenchArchive(Benchmark):
         return NASBench201(task=Task(Images(shape), num_classes))
 
     def read(self, dataset: str, source: Path | None) -> Rows:
-        """Return the rows of the designs of which there are files in an unpacked archive."""
+        """Return the rows of the architectures of which there are files in an unpacked archive."""
         if source is None or not (source / f"meta{_ENDING}").is_file():
             raise self.no_source(f"FOLDER with meta{_ENDING}", source)
         try:
@@ -84,7 +84,7 @@ class NATSBenchArchive(Benchmark):
 
 
 def _numbers(dataset: str, runs: dict[int, Any]) -> dict[str, float]:
-    """Return the columns of a design, of its results (`nats_bench.ArchResults`) by number of epochs."""
+    """Return the columns of an architecture, of its results (`nats_bench.ArchResults`) by number of epochs."""
     numbers: dict[str, float] = {}
     for epochs, results in runs.items():
         validation, test = _accuracies(dataset, results)
@@ -98,7 +98,7 @@ def _numbers(dataset: str, runs: dict[int, Any]) -> dict[str, float]:
 
 
 def _transferred(dataset: str, results: Any) -> dict[str, float]:
-    """Return the columns of a design's converged training on the other data sets."""
+    """Return the columns of an architecture's converged training on the other data sets."""
     numbers: dict[str, float] = {}
     for other in _NETWORKS.keys() - {dataset}:
         prefix = other.lower().replace("-", "_")

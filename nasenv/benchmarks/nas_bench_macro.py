@@ -15,7 +15,7 @@ _LARGEST = 100_000_000  # bytes; the published file has 1.6 million
 
 
 class NASBenchMacroJSON(Benchmark):
-    """CIFAR-10, 50 epochs, 3 runs a design (Su et al. 2021, https://arxiv.org/abs/2103.11922).
+    """CIFAR-10, 50 epochs, 3 runs an architecture (Su et al. 2021, https://arxiv.org/abs/2103.11922).
 
     Columns: `val_accuracy` and `test_accuracy`, both the mean test accuracy; `test_accuracy_std` over the runs;
     `params`; `flops`.

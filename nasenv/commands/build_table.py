@@ -84,7 +84,7 @@ def every_design(space: SearchSpace, trainings: int, limit: int) -> list[Archite
             f"{type(space).__name__} has {count} designs, above the limit of {limit:,}: {trainings} trainings of each, "
             f"of one second, would take {hours:,.0f} hours of a core; make the space smaller, or give a higher --limit"
         )
-    return to_architectures(space.designs())
+    return to_architectures(space.all_architectures())
 
 
 class BuildLog(TrialLog):

@@ -35,7 +35,7 @@ def conclusions(summary: Summary, final: bool, random: str | None) -> tuple[str,
 
 
 def _method(pairs: Sequence[Pair], words: str) -> Iterator[str]:
-    yield f"Agents are ranked by the {words} of their best design (by reward) at the end of a run."
+    yield f"Agents are ranked by the {words} of their best architecture (by reward) at the end of a run."
     if not pairs:
         yield "There are no two agents that can be compared."
         return

@@ -1,4 +1,4 @@
-"""A problem is what agents are compared on: a space, what measures its designs, an objective and a budget."""
+"""A problem is what agents are compared on: a space, what measures its architectures, an objective and a budget."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nasenv.spaces.space import SearchSpace
 
 @dataclass(frozen=True)
 class Problem:
-    """A space, what measures its designs, what they are paid for, and the budget that every agent has.
+    """A space, what measures its architectures, what they are paid for, and the budget that every agent has.
 
     Args:
         space: what is searched.
-        evaluator: what measures a design; made for this space.
+        evaluator: what measures an architecture; made for this space.
         objective: measurement -> reward.
         budget: when a search is over.
         data: what the evaluator was given to train on; for configuration files.
@@ -50,7 +50,7 @@ class Problem:
 
     @property
     def optimum(self) -> float | None:
-        """The highest reward that a design of the space is paid; None where the evaluator cannot tell."""
+        """The highest reward that an architecture of the space is paid; None where the evaluator cannot tell."""
         known = self.evaluator.all_measurements()
         if known is None and type(self.objective) is Score:
             return self.evaluator.best_score()

@@ -35,9 +35,9 @@ class Run:
         ended: why the search was over.
         error: what was wrong where the agent raised, stalled, or proposed nonsense; None where it did not.
         wall_seconds: what the run took on this machine.
-        proposals: number of designs proposed, repeats too.
+        proposals: number of architectures proposed, repeats too.
         charged_seconds: what the search was charged in all.
-        architectures: (n,), the designs in the space's words.
+        architectures: (n,), the architectures in the space's words.
         proposal: (n,), the number, from 1, of the proposal that led to each evaluation.
         seconds: (n,), charged up to and with each evaluation.
         reward: (n,), what the agent was paid.

@@ -1,4 +1,4 @@
-"""One run of a comparison is done: the search, what its designs are worth at last, and the files that it leaves."""
+"""One run of a comparison is done: the search, what its architectures are worth at last, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def watched(asked: Callable[[], bool], act: Callable[[], None], seconds: float) 
 def _final_scores(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return validation and test score, (n,) each, after the final training; nan where that is not known.
 
-    Of a table they are known for all designs; where they cost trainings, the incumbent alone is trained again.
+    Of a table they are known for all architectures; where they cost trainings, the incumbent alone is trained again.
     """
     evaluator, history = search.evaluator, search.history
     final_val, test = np.full(len(history), np.nan), np.full(len(history), np.nan)
@@ -256,22 +256,29 @@ def _final_scores(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float
     if evaluator.trains:
         last = history.best.evaluation if history.best else 0
         indices, seeds = range(max(0, last - 1), last), range(search.budget.final_seeds)
-    designs = [evaluator.representative(history.architectures[i]) for i in indices]
-    if designs:
-        final_val[indices], test[indices] = _trained_again(search, designs, seeds)
+    architectures = [evaluator.representative(history.architectures[i]) for i in indices]
+    if architectures:
+        final_val[indices], test[indices] = _trained_again(search, architectures, seeds)
     return final_val, test
 
 
-def _trained_again(search: Search, designs: list[Architecture], seeds: range) -> tuple[list[float], list[float]]:
-    """Return the mean validation and test scores of the designs over the seeds, nan where none is known."""
+def _trained_again(search: Search, architectures: list[Architecture], seeds: range) -> tuple[list[float], list[float]]:
+    """Return the mean validation and test scores of the architectures over the seeds, nan where none is known."""
     purposes: tuple[Purpose, ...] = ("confirm", "test")
-    trials = [Trial(design, 1.0, purpose, seed) for purpose in purposes for design in designs for seed in seeds]
+    trials = [
+        Trial(architecture, 1.0, purpose, seed)
+        for purpose in purposes
+        for architecture in architectures
+        for seed in seeds
+    ]
     if search.evaluator.trains:
         found = measured(search.evaluator, trials, search.trials, search.is_stopped)
     else:  # a table is asked in one go, which is most of what a run on it costs
         found = dict(zip(trials, search.evaluator.measure(trials), strict=True))
     confirmed, tested = (
-        _means([[found[Trial(design, 1.0, purpose, seed)].score for seed in seeds] for design in designs])
+        _means(
+            [[found[Trial(architecture, 1.0, purpose, seed)].score for seed in seeds] for architecture in architectures]
+        )
         for purpose in purposes
     )
     return confirmed, tested

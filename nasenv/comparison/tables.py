@@ -80,7 +80,7 @@ def standings_table(summary: Summary) -> TextTable:
 
 
 def quality_table(summary: Summary) -> TextTable:
-    """Return a row for each agent, the best on top: how good its runs' best designs are."""
+    """Return a row for each agent, the best on top: how good its runs' best architectures are."""
     ranked, *others = _quantities(summary)
     shown = summary.display(ranked)
 

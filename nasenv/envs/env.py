@@ -27,11 +27,11 @@ _FRAME_INCHES = (6.0, 6.0)  # of every picture, so that the frames of an episode
 
 
 class Episodes:
-    """n designs in the making, all at the same decision: what both environments are made of.
+    """n architectures in the making, all at the same decision: what both environments are made of.
 
     Args:
         space: the space whose decisions are taken.
-        n: number of designs.
+        n: number of architectures.
 
     Attributes:
         choices: (n, T) int64, the choices taken; 0 where still open.
@@ -45,14 +45,14 @@ class Episodes:
         self.space, self.n = space, n
         self._ends = np.cumsum(space.num_choices).tolist()  # in an observation, of each decision's choices
         self._size = observation_size(space)
-        starts = np.arange(n) * self._size  # of each design, in all observations one after the other
+        starts = np.arange(n) * self._size  # of each architecture, in all observations one after the other
         self._places = [starts + end - k for end, k in zip(self._ends, space.num_choices.tolist(), strict=True)]
         self._all_valid = np.ones((n, space.max_choices), dtype=np.bool_)
         self._masks = _fixed_masks(space, n) if space.is_product else None
         self.restart()
 
     def restart(self) -> None:
-        """Begin n new designs."""
+        """Begin n new architectures."""
         self.step = 0
         self.choices = np.zeros((self.space.num_decisions, self.n), dtype=np.int64).T  # so a decision is contiguous
         self.observations = np.zeros((self.n, self._size), dtype=np.float32)
@@ -60,15 +60,15 @@ class Episodes:
         self.mask = self._next_mask()
 
     def take(self, actions: ArrayLike) -> bool:
-        """Take one decision for each design, (n,), invalid ones redirected; return whether it was the last.
+        """Take one decision for each architecture, (n,), invalid ones redirected; return whether it was the last.
 
         Raises:
             gymnasium.error.ResetNeeded: the last decision has been taken.
-            InputError: not one whole number for each design.
+            InputError: not one whole number for each architecture.
         """
         t = self.step
         if t == self.space.num_decisions:
-            raise gymnasium.error.ResetNeeded("the design is complete; call reset() for the next")
+            raise gymnasium.error.ResetNeeded("the architecture is complete; call reset() for the next")
         checked, k = self._checked(actions), len(self.space.decisions[t].choices)
         chosen = checked % k if self.space.is_product else redirected(self.mask, checked)
         self.choices[:, t] = chosen
@@ -82,7 +82,7 @@ class Episodes:
         return done
 
     def prefix(self, i: int) -> tuple[int, ...]:
-        """Return the choices taken for design i."""
+        """Return the choices taken for architecture i."""
         return tuple(self.choices[i, : self.step].tolist())
 
     def _next_mask(self) -> NDArray[np.bool_]:
@@ -92,7 +92,7 @@ class Episodes:
         given = np.asarray(actions)
         if given.shape != (self.n,) or given.dtype.kind not in "iu":
             raise InputError(
-                f"expected whole numbers, one for each of {self.n} designs, "
+                f"expected whole numbers, one for each of {self.n} architectures, "
                 f"got an array of shape {given.shape} and type {given.dtype}"
             )
         return given.astype(np.int64)
@@ -123,7 +123,7 @@ def choice_numbers(space: SearchSpace) -> NDArray[np.float32]:
 
 
 def single_spaces(space: SearchSpace) -> tuple[spaces.Space[NDArray[np.float32]], spaces.Discrete]:
-    """Return the observation and the action space of one design."""
+    """Return the observation and the action space of one architecture."""
     box = spaces.Box(0.0, 1.0, (observation_size(space),), np.float32)
     return cast(spaces.Space[NDArray[np.float32]], box), spaces.Discrete(space.max_choices)
 
@@ -137,7 +137,7 @@ def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> s
 
 
 def describe(answers: Answers) -> dict[str, NDArray[Any]]:
-    """Return what an environment's info says of n finished designs, by key, each (n,).
+    """Return what an environment's info says of n finished architectures, by key, each (n,).
 
     A score is nan where the evaluation failed.
     """
@@ -156,14 +156,14 @@ def decisions_as_text(space: SearchSpace, prefix: Sequence[int]) -> str:
 
 
 def picture(space: SearchSpace, prefix: Sequence[int]) -> NDArray[np.uint8]:
-    """Return a picture, (h, w, 3), of the design so far."""
+    """Return a picture, (h, w, 3), of the architecture so far."""
     from nasenv.plots import draw_diagram, to_rgb  # matplotlib takes half a second to import
 
     return to_rgb(draw_diagram(space.diagram(prefix), inches=_FRAME_INCHES))
 
 
 class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """An episode designs one network, a decision a step; the last step pays what the network is worth.
+    """An episode builds one network, a decision a step; the last step pays what the network is worth.
 
     | | |
     |---|---|
@@ -171,7 +171,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     | Observation | ``Box(0, 1, (choices of all decisions + T,), float32)``: see below |
     | Reward | 0 until the last step, then the objective's: validation accuracy in [0, 1] by default |
     | Episode | always T steps, then terminated; never truncated |
-    | Info | ``action_mask`` (C,) int8, what is valid next; at the end also what `describe` says of the design |
+    | Info | ``action_mask`` (C,) int8, what is valid next; at the end also what `describe` says of the architecture |
 
     An observation is the one-hot of each decision taken (zeros where it is open), then the one-hot of the decision to
     be taken next (zeros at the end).
@@ -179,7 +179,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     ``action_masks()`` gives the mask as bool, as sb3-contrib's MaskablePPO asks for it.
 
     Args:
-        search: evaluates the designs; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
+        search: evaluates the architectures; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
         render_mode: ansi returns the decisions taken as text; rgb_array the network as a picture, (h, w, 3) uint8.
 
     >>> import gymnasium, nasenv
@@ -200,13 +200,13 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin a design; nothing about it is random, so a seed changes nothing."""
+        """Begin an architecture; nothing about it is random, so a seed changes nothing."""
         super().reset(seed=seed)
         self._episode.restart()
         return self._episode.observations[0].copy(), self._info()
 
     def step(self, action: np.int64 | int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Take one decision; the last one evaluates the design."""
+        """Take one decision; the last one evaluates the architecture."""
         done = self._episode.take(np.asarray([action]))
         reward, info = 0.0, self._info()
         if done:
@@ -221,7 +221,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return mask
 
     def render(self) -> Any:
-        """Return the design so far as text (ansi) or picture (rgb_array)."""
+        """Return the architecture so far as text (ansi) or picture (rgb_array)."""
         prefix = self._episode.prefix(0)
         if self.render_mode == "ansi":
             return decisions_as_text(self.search.space, prefix)

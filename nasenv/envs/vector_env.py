@@ -1,4 +1,4 @@
-"""Many designs at once: a vector environment whose episodes end together, with one evaluation for all."""
+"""Many architectures at once: a vector environment whose episodes end together, with one evaluation for all."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
     and ``final_info``. All is as `gymnasium.vector.SyncVectorEnv` would return it.
 
     Args:
-        search: evaluates the designs; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
-        num_envs: number of designs at once.
-        render_mode: rgb_array returns a picture of each design, ansi its decisions.
+        search: evaluates the architectures; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
+        num_envs: number of architectures at once.
+        render_mode: rgb_array returns a picture of each architecture, ansi its decisions.
 
     Attributes:
-        outcomes: those of the last designs that were finished, one an environment.
+        outcomes: those of the last architectures that were finished, one an environment.
 
     Raises:
-        InputError: a number of designs that is not positive, an unknown render mode, or actions that are not one
+        InputError: a number of architectures that is not positive, an unknown render mode, or actions that are not one
             whole number for each.
     """
 
@@ -66,13 +66,13 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[_Array, dict[str, Any]]:
-        """Begin ``num_envs`` designs; nothing about them is random, so a seed changes nothing."""
+        """Begin ``num_envs`` architectures; nothing about them is random, so a seed changes nothing."""
         super().reset(seed=seed if isinstance(seed, int) else None)
         self._episodes.restart()
         return self._episodes.observations.copy(), self._info()
 
     def step(self, actions: _Array) -> tuple[_Array, _Array, _Array, _Array, dict[str, Any]]:
-        """Take one decision for each design; the last one evaluates them all and begins the next ones."""
+        """Take one decision for each architecture; the last one evaluates them all and begins the next ones."""
         done = self._episodes.take(actions)
         rewards, final = np.zeros(self.num_envs), {}
         if done:
@@ -87,7 +87,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         return self._episodes.mask.copy()
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return the designs so far, one an environment, as pictures or text."""
+        """Return the architectures so far, one an environment, as pictures or text."""
         space = self.search.space
         prefixes = [self._episodes.prefix(i) for i in range(self.num_envs)]
         if self.render_mode == "ansi":

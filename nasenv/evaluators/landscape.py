@@ -1,6 +1,6 @@
-"""A score for every design of a product of choices, with interactions between neighbours and a known optimum.
+"""A score for every architecture of a product of choices, with interactions between neighbours and a known optimum.
 
-The score of a design x of T decisions is a sum of T terms, each of ``order`` neighbouring decisions:
+The score of an architecture x of T decisions is a sum of T terms, each of ``order`` neighbouring decisions:
 
     F(x) = sum over t of  main_t(x_t) + joint_t(x_{t - order + 1}, ..., x_t)
 
@@ -41,8 +41,8 @@ class Landscape:
         seed: of the draws.
 
     Attributes:
-        best: the design of the highest sum.
-        low, high: the lowest and the highest sum of a design.
+        best: the architecture of the highest sum.
+        low, high: the lowest and the highest sum of an architecture.
 
     Raises:
         InputError: a term would have more than a million entries.
@@ -60,9 +60,9 @@ class Landscape:
         self._strides, self._starts = _places(terms)
         self._entries = np.concatenate([term.ravel() for term in terms])
 
-    def sums(self, designs: Sequence[Architecture]) -> _Integers:
-        """Return F, (n,), of n designs."""
-        rows = np.array(designs, dtype=np.int64).reshape(len(designs), len(self._starts))
+    def sums(self, architectures: Sequence[Architecture]) -> _Integers:
+        """Return F, (n,), of n architectures."""
+        rows = np.array(architectures, dtype=np.int64).reshape(len(architectures), len(self._starts))
         return np.asarray(self._entries[rows @ self._strides + self._starts].sum(axis=1))
 
 
@@ -110,7 +110,7 @@ def _joint(choices: Sequence[int], ordered: Sequence[bool], draws: Draws) -> _In
 
 
 def _highest(terms: Sequence[_Integers], order: int) -> tuple[Architecture, int]:
-    """Return the design of the highest sum, and that, by dynamic programming from the first decision on."""
+    """Return the architecture of the highest sum, and that, by dynamic programming from the first decision on."""
     value = terms[0]  # the highest sum so far, by the last decisions that terms to come read
     answers = []  # to each decision that no term to come reads: its best choice, by those after it
     for t, term in enumerate(terms[1:], 1):
@@ -118,14 +118,14 @@ def _highest(terms: Sequence[_Integers], order: int) -> tuple[Architecture, int]
             answers.append(value.argmax(axis=0))
             value = value.max(axis=0)
         value = value[..., None] + term
-    design = tuple(map(int, np.unravel_index(int(value.argmax()), value.shape)))
+    architecture = tuple(map(int, np.unravel_index(int(value.argmax()), value.shape)))
     for answer in reversed(answers):
-        design = (int(answer[design[: order - 1]]), *design)
-    return design, int(value.max())
+        architecture = (int(answer[architecture[: order - 1]]), *architecture)
+    return architecture, int(value.max())
 
 
 def _places(terms: Sequence[_Integers]) -> tuple[_Integers, _Integers]:
-    """Return strides, (T, T), and starts, (T,): term t of a design x is entry ``x @ strides[:, t] + starts[t]``."""
+    """Return strides, (T, T), and starts, (T,): term t of an architecture x is entry ``x @ strides[:, t] + starts[t]``."""
     strides = np.zeros((len(terms), len(terms)), dtype=np.int64)
     for t, term in enumerate(terms):
         for axis in range(term.ndim):

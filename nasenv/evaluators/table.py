@@ -120,15 +120,15 @@ class TableEvaluator(Evaluator):
         return self._measurement(row, column, trial.fidelity * float(self._seconds[row]))
 
     def representative(self, architecture: Architecture) -> Architecture:
-        """Return the design whose row is looked up: this very one, with ``canonical`` the canonical one."""
+        """Return the architecture whose row is looked up: this very one, with ``canonical`` the canonical one."""
         return self.space.canonical(architecture) if self.canonical else architecture
 
     def all_measurements(self) -> Sequence[Measurement]:
-        """Return what the table says of all its designs; with ``canonical``, of one for each class."""
+        """Return what the table says of all its architectures; with ``canonical``, of one for each class."""
         return list(self._measurements.values())
 
     def _by_architecture(self, architectures: Sequence[Architecture]) -> dict[Architecture, int]:
-        """Return the row, from 0, of each design that can be looked up."""
+        """Return the row, from 0, of each architecture that can be looked up."""
         rows: dict[Architecture, int] = {}
         for row, architecture in enumerate(architectures):
             key = self.representative(architecture)
@@ -140,7 +140,7 @@ class TableEvaluator(Evaluator):
         return self._rows[self._key_of(architecture)]
 
     def _key_of(self, architecture: Architecture) -> Architecture:
-        """Return the design that has a row for this one."""
+        """Return the architecture that has a row for this one."""
         if architecture in self._rows:
             return architecture
         if architecture in self._keys:
@@ -148,8 +148,8 @@ class TableEvaluator(Evaluator):
         key = self.representative(self.space.check(architecture))
         if key not in self._rows:
             known = not self.canonical and self.space.canonical(key) in self._rows
-            hint = "; its canonical design has one: give canonical=true" if known else ""
-            raise InputError(f"table {self._path} has no row of the design {self.space.to_text(key)}{hint}")
+            hint = "; its canonical architecture has one: give canonical=true" if known else ""
+            raise InputError(f"table {self._path} has no row of the architecture {self.space.to_text(key)}{hint}")
         self._keys[architecture] = key
         return key
 
@@ -164,20 +164,20 @@ class TableEvaluator(Evaluator):
 
 
 def _architectures(space: SearchSpace, table: Table) -> list[Architecture]:
-    """Return the design of each row; raise InputError, with the line, on a text of another space or a repeat."""
+    """Return the architecture of each row; raise InputError, with the line, on a text of another space or a repeat."""
     size = space.size
     listed = size is not None and size <= _LISTED * len(table.lines)
-    known = {space.to_text(a): a for a in to_architectures(space.designs())} if listed else {}
+    known = {space.to_text(a): a for a in to_architectures(space.all_architectures())} if listed else {}
     first: dict[Architecture, int] = {}
     for row, text in enumerate(table.architectures):
-        design = known.get(text)
-        if design is None:
+        architecture = known.get(text)
+        if architecture is None:
             try:
-                design = space.from_text(text)
+                architecture = space.from_text(text)
             except InputError as error:
-                raise table.error(row, f"no design of this {type(space).__name__}: {error}") from error
-        if first.setdefault(design, row) != row:
-            raise table.error(row, f"{text!r} is the design of line {table.lines[first[design]]}")
+                raise table.error(row, f"no architecture of this {type(space).__name__}: {error}") from error
+        if first.setdefault(architecture, row) != row:
+            raise table.error(row, f"{text!r} is the architecture of line {table.lines[first[architecture]]}")
     return list(first)
 
 

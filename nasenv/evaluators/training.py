@@ -31,7 +31,7 @@ from nasenv.workers.pool import WorkerPool
 _VERSION = 2  # counted up when the same settings come to give another measurement
 
 RECIPES = {"digits": Recipe(epochs=5, batch_size=64), "mnist5k": Recipe(epochs=3, batch_size=128)}
-"""The training of a search by data set: long enough that two seeds rank designs alike (BENCHMARKS.md)."""
+"""The training of a search by data set: long enough that two seeds rank architectures alike (BENCHMARKS.md)."""
 
 OTHER_RECIPE = Recipe(epochs=5, batch_size=128)
 """The training of a search on data that are not named in `RECIPES`."""

@@ -1,4 +1,4 @@
-"""The end of a search: its best designs are trained for longer, the winner is tested, and leaves as files."""
+"""The end of a search: its best architectures are trained for longer, the winner is tested, and leaves as files."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ _NETWORKS = "networks"  # the winner's, of each seed, until the run is finished
 def conclude(search: Search) -> Result:
     """Choose and test the winner of a finished search, and write it into the run directory, if there is one.
 
-    The best designs by reward (``budget.finalists``; of those that are the same network, one) are trained
+    The best architectures by reward (``budget.finalists``; of those that are the same network, one) are trained
     ``budget.final_seeds`` times for the evaluator's final length on the training split; the best mean reward wins. Then
     the winner, and what it is held against, are trained on training + validation data and tested: test data have no
     part in any choice. What had been trained when the search was interrupted here is not trained again.
 
     Raises:
-        InputError: no design was measured, or none could be trained to the end.
+        InputError: no architecture was measured, or none could be trained to the end.
         SearchStopped: the search was stopped, before its end or here.
     """
     if search.stopped is not None:
         raise SearchStopped(search.stopped)
     finalists, rivals = _finalists(search), _rivals(search)
-    designs = list(dict.fromkeys([*finalists, *rivals.values()]))
-    confirmed = _confirmed(search, designs)
+    architectures = list(dict.fromkeys([*finalists, *rivals.values()]))
+    confirmed = _confirmed(search, architectures)
     trained = [a for a in finalists if any(m.error is None for m in confirmed[a])]
     if not trained:
-        raise InputError(f"every final training failed, the best design's with: {confirmed[finalists[0]][0].error}")
+        raise InputError(
+            f"every final training failed, the best architecture's with: {confirmed[finalists[0]][0].error}"
+        )
     rewards = _mean_rewards(search, {a: confirmed[a] for a in finalists})
     winner = max(trained, key=rewards.__getitem__)
     roles = {"winner": winner, **rivals}
@@ -122,13 +124,13 @@ def _network(search: Search, trial: Trial) -> nn.Module | None:
 
 
 def _finalists(search: Search) -> list[Architecture]:
-    """Return the best designs, each as the network that was measured for it, without repeats."""
+    """Return the best architectures, each as the network that was measured for it, without repeats."""
     history = search.history
     ranked = (search.evaluator.representative(o.architecture) for o in history.top(len(history)))
     finalists = list(dict.fromkeys(ranked))[: search.budget.finalists]
     if not finalists:
         first = f"; the first failed with: {history[0].measurement.error}" if len(history) else f": {search.ended}"
-        raise InputError(f"no design could be evaluated{first}")
+        raise InputError(f"no architecture could be evaluated{first}")
     return finalists
 
 
@@ -141,7 +143,7 @@ def _rivals(search: Search) -> dict[str, Architecture]:
     early = [o for o in search.history[:_EARLY] if o.measurement.error is None]
     if early:
         rivals[f"best of the first {len(search.history[:_EARLY])}"] = max(early, key=lambda o: o.reward).architecture
-    return {role: search.evaluator.representative(design) for role, design in rivals.items()}
+    return {role: search.evaluator.representative(architecture) for role, architecture in rivals.items()}
 
 
 def _mean_rewards(search: Search, confirmed: Mapping[Architecture, Sequence[Measurement]]) -> dict[Architecture, float]:

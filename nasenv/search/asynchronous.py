@@ -109,7 +109,7 @@ class InFlight:
                 return
             proposals = propose(proposed)
             if len(proposals) > 1:
-                raise AgentError(f"proposed {len(proposals)} designs, was asked for one")
+                raise AgentError(f"proposed {len(proposals)} architectures, was asked for one")
             self.add(proposals[0], repeat=not proposals.new)
 
     def remove(self, architecture: Architecture) -> None:

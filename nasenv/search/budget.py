@@ -22,17 +22,17 @@ class Budget:
     Args:
         evaluations: full trainings' worth that may be spent: a distinct architecture costs its fidelity, 1 for a full
             training; None is no limit.
-        charged_seconds: training time that may be charged: what each distinct design's training took, also where a
-            cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
+        charged_seconds: training time that may be charged: what each distinct architecture's training took, also where
+            a cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
         wall_seconds: wall time after which a start of the search stops early, as Ctrl-C does: what is measured is kept,
             and the same search, started again, goes on; None is no limit.
-        charge_repeats: whether a design proposed again is charged again, as an evaluation and in seconds, as the
+        charge_repeats: whether an architecture proposed again is charged again, as an evaluation and in seconds, as the
             protocols of most tabular benchmarks do; else repeats are free.
         target_reward: reward at which the search has found enough, and ends with the proposals that are being answered;
             None goes on.
         repeats_per_evaluation: free repeats for each evaluation of the budget, after which the agent is taken to have
-            collapsed onto a few designs, and the search ends.
-        finalists: number of best designs that are trained again, for longer, to choose the winner.
+            collapsed onto a few architectures, and the search ends.
+        finalists: number of best architectures that are trained again, for longer, to choose the winner.
         final_seeds: number of times that each of them is.
 
     Raises:

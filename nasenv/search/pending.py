@@ -210,7 +210,7 @@ class PendingTrials:
     def _wait(self, trials: int) -> None:
         """Give other searches on the cache time for what they are training."""
         if not self._has_waited:
-            self._on_wait(f"waiting for {trials} designs that another search on the same cache is training")
+            self._on_wait(f"waiting for {trials} architectures that another search on the same cache is training")
         self._has_waited = True
         time.sleep(_POLL_SECONDS)
 

@@ -326,14 +326,14 @@ class Search:
     def _propose(self, architectures: Architectures, fidelity: float) -> Proposals:
         """Return architectures as proposals; raise AgentError where they are not of the space, or there are none."""
         if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
-            raise AgentError(f"proposed {architectures!r:.80}, expected one or more designs of the space")
+            raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures of the space")
         try:
             rounded = 1.0 if fidelity == 1.0 else self._evaluator.fidelity(fidelity)
             return self.history.propose(architectures, self.space.check_all, rounded)
         except InputError as error:
-            raise AgentError(f"proposed a design that is not one of the space: {error}") from error
+            raise AgentError(f"proposed an architecture that is not one of the space: {error}") from error
         except (TypeError, ValueError) as error:
-            raise AgentError(f"proposed something that is not a design: {error}") from error
+            raise AgentError(f"proposed something that is not an architecture: {error}") from error
 
     def _begin(self) -> None:
         """Start the clocks, where they do not run yet; raise where the search is over."""

@@ -95,7 +95,7 @@ class Stopping:
         """Return why it is over, None where it is not."""
         exhausted = self._budget.exhausted(self._history)
         if exhausted is None and self._history.full_evaluations == self._size:
-            return f"all {self._size} designs of the space are evaluated"
+            return f"all {self._size} architectures of the space are evaluated"
         return exhausted
 
     @contextmanager
@@ -110,7 +110,9 @@ class Stopping:
         mine = (threading.get_ident(),)
         holder = self._inside.setdefault("thread", mine)  # atomic
         if holder != mine:
-            raise AgentError("evaluate is called from one thread at a time; give it several designs at once instead")
+            raise AgentError(
+                "evaluate is called from one thread at a time; give it several architectures at once instead"
+            )
         try:
             yield
         except (BudgetExhausted, AgentError):

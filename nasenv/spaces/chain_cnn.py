@@ -54,9 +54,9 @@ class ChainCNN(SearchSpace):
 
     Input: (n, channels, height, width) float32. Output: (n, task.outputs).
 
-    ## Equivalent designs
+    ## Equivalent architectures
 
-    An identity without skip changes nothing, and no skip follows it, so the canonical design leaves it out.
+    An identity without skip changes nothing, and no skip follows it, so the canonical architecture leaves it out.
 
     ## Text
 
@@ -65,7 +65,7 @@ class ChainCNN(SearchSpace):
     Args:
         max_layers: the most layers, 1 or more.
         widths: numbers of output channels of conv and sep_conv, distinct. The default is small on purpose: 5 epochs on
-            scikit-learn's digits then take 0.1 s for an average design and 0.4 s for the reference, on one core.
+            scikit-learn's digits then take 0.1 s for an average architecture and 0.4 s for the reference, on one core.
         task: images of any sizes from 1; by default of 1x8x8 in 10 classes, as scikit-learn's digits are.
 
     Raises:
@@ -74,10 +74,10 @@ class ChainCNN(SearchSpace):
     Example:
         >>> import torch
         >>> space = ChainCNN(max_layers=3)
-        >>> design = space.from_text("conv3x16|max_pool3|sep_conv5x32+skip")
-        >>> design
+        >>> architecture = space.from_text("conv3x16|max_pool3|sep_conv5x32+skip")
+        >>> architecture
         (2, 0, 1, 1, 0, 2, 1, 0, 0, 1, 2, 2, 1)
-        >>> space.build(design)(torch.zeros(2, 1, 8, 8)).shape
+        >>> space.build(architecture)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
 
     References:
@@ -141,7 +141,7 @@ class ChainCNN(SearchSpace):
 
     @property
     def size(self) -> int:
-        """Number of valid designs, counted over (pools so far, whether the last layer was an identity without skip)."""
+        """Number of valid architectures, counted over (pools so far, whether the last layer was an identity without skip)."""
         total = 0
         counts = Counter({(0, True): 1})  # the input behaves as such an identity: no skip after it
         for _ in range(self.max_layers):
@@ -179,7 +179,7 @@ class ChainCNN(SearchSpace):
         return valid
 
     def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which choices were valid at each decision of n designs, (n, T) -> (n, T, C), all at once."""
+        """Return which choices were valid at each decision of n architectures, (n, T) -> (n, T, C), all at once."""
         layers = rows[:, 1:].reshape(len(rows), self.max_layers, 4)
         operations, skips = layers[..., 0], layers[..., 3]
         pools = np.minimum(_IS_POOL[operations].cumsum(axis=1) - _IS_POOL[operations], len(self._operation_masks) - 1)
@@ -192,19 +192,19 @@ class ChainCNN(SearchSpace):
         return np.concatenate([depth, masks.reshape(len(rows), -1, self.max_choices)], axis=1)
 
     def _are_valid(self, rows: NDArray[np.int64]) -> bool:
-        """Return whether all rows, (n, T) int64, are valid designs."""
+        """Return whether all rows, (n, T) int64, are valid architectures."""
         if not ((rows >= 0) & (rows < self.num_choices)).all():
             return False
         return bool(np.take_along_axis(self.masks(rows), rows[..., None], axis=2).all())
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the design without the identities that have no skip; a single identity where nothing is left.
+        """Return the architecture without the identities that have no skip; a single identity where nothing is left.
 
         Where such a layer j is left out, layer j+1 has no skip, and the skip of layer j+2 reads y_j = y_{j-1}, which
         is the layer before the last of the shorter chain too. Maps keep their sizes, so what was valid stays so.
         """
         layers = self._layers(architecture)
-        return self._design([layer for layer in layers if layer != _IDENTITY] or [_IDENTITY])
+        return self._architecture([layer for layer in layers if layer != _IDENTITY] or [_IDENTITY])
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the untrained network: (n, channels, height, width) float32 -> (n, task.outputs)."""
@@ -241,7 +241,7 @@ class ChainCNN(SearchSpace):
         return "|".join(self._names[layer] for layer in self._layers(architecture))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design that ``to_text`` wrote; raise InputError on a text of another form or space."""
+        """Return the architecture that ``to_text`` wrote; raise InputError on a text of another form or space."""
         names = [name.strip() for name in text.split("|")]
         if len(names) > self.max_layers:
             raise InputError(f"{text!r} has {len(names)} layers, this ChainCNN has at most {self.max_layers}")
@@ -251,7 +251,7 @@ class ChainCNN(SearchSpace):
                     f"{text!r}: {name!r} is no layer of this ChainCNN; expected layers such as conv3x{self.widths[0]}, "
                     f"sep_conv5x{self.widths[-1]}+skip, max_pool3, identity, with widths of {self.widths}"
                 )
-        return self.check(self._design([self._layers_by_name[name] for name in names]))
+        return self.check(self._architecture([self._layers_by_name[name] for name in names]))
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
         """Return the layers decided so far, the last perhaps in part; global pool and linear layer when all are."""
@@ -284,14 +284,14 @@ class ChainCNN(SearchSpace):
         end = min(len(prefix), 1 + 4 * (prefix[0] + 1)) if prefix else 0
         return [tuple(prefix[t : min(t + 4, end)]) for t in range(1, end, 4)]
 
-    def _design(self, layers: Sequence[_Layer]) -> Architecture:
-        """Return the design that has these layers."""
+    def _architecture(self, layers: Sequence[_Layer]) -> Architecture:
+        """Return the architecture that has these layers."""
         choices = [choice for layer in layers for choice in layer]
         return (len(layers) - 1, *choices, *[0] * (4 * self.max_layers - len(choices)))
 
 
 class ChainNetwork(nn.Module):
-    """The network of a ChainCNN design: (n, channels, height, width) float32 -> (n, task.outputs).
+    """The network of a ChainCNN architecture: (n, channels, height, width) float32 -> (n, task.outputs).
 
     Args:
         layers: by name, in order; each is given the output of the one before.

@@ -27,7 +27,7 @@ _MOST_JOINED = 64  # the most axes of a NumPy array
 
 
 class ChoiceSpace(SearchSpace):
-    """A space of named choices, for designs of the user's own.
+    """A space of named choices, for architectures of the user's own.
 
     ==========  ===============================  ==========================================
     step        decision                         choices
@@ -38,7 +38,7 @@ class ChoiceSpace(SearchSpace):
 
     A constraint is a function whose parameters are named like the decisions it reads, and returns whether they go
     together. Constraints that share decisions are worked out together when the space is made, so the masks look
-    ahead: no design can end up breaking one. A choice that does not matter beside another is ruled out the same
+    ahead: no architecture can end up breaking one. A choice that does not matter beside another is ruled out the same
     way: ``lambda num_layers, second_width: num_layers > 1 or second_width == 16``, where 16 is the first choice.
 
     Worker processes get a copy of the space without its constraints: what they allow is kept as arrays. They import
@@ -50,13 +50,14 @@ class ChoiceSpace(SearchSpace):
         build: called as ``build(task=..., **choices)`` with one choice for each name, returns the untrained network:
             (n, *task.shape) float32 -> (n, task.outputs).
         constraints: functions of decisions, each returning True or False.
-        reference: a design made by hand, the choice for each name, to hold a search's winner against.
+        reference: an architecture made by hand, the choice for each name, to hold a search's winner against.
         task: what the data ask of a network; by default images of 1x8x8 in 10 classes, as scikit-learn's digits are.
 
     Raises:
         InputError: choices of another type or none; a ``build`` that cannot be imported or does not take the choices; a
             constraint that reads something else than decisions, raises, returns no bool, or cannot be kept;
-            constraints that join decisions of more than 10^7 combinations; a reference that is not a valid design.
+            constraints that join decisions of more than 10^7 combinations; a reference that is not a valid
+            architecture.
 
     Example:
         >>> class Encoders(ChoiceSpace):
@@ -100,11 +101,11 @@ class ChoiceSpace(SearchSpace):
         self._place = {t: (group, at) for group in self._groups for at, t in enumerate(group.members)}
         allowed = [hashlib.sha256(group.allowed.tobytes()).hexdigest() for group in self._groups]
         self._source_digest = digest([super().source_digest(), source(build), allowed])
-        self._reference = None if reference is None else self._design(reference)
+        self._reference = None if reference is None else self._architecture(reference)
 
     @property
     def size(self) -> int:
-        """Number of valid designs, exact."""
+        """Number of valid architectures, exact."""
         return math.prod(int(group.allowed.sum()) for group in self._groups)
 
     def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -125,7 +126,7 @@ class ChoiceSpace(SearchSpace):
         return network
 
     def reference(self) -> Architecture | None:
-        """Return the design that the space was given as its reference."""
+        """Return the architecture that the space was given as its reference."""
         return self._reference
 
     def source_digest(self) -> str:
@@ -135,7 +136,7 @@ class ChoiceSpace(SearchSpace):
     def _meaningful(self, prefix: Sequence[int]) -> list[tuple[str, Hashable]]:
         """Return (name, choice) of the decisions taken at which more than one choice was valid.
 
-        A search puts every design into words; masks are made for many prefixes at once and slow for one.
+        A search puts every architecture into words; masks are made for many prefixes at once and slow for one.
         """
         pairs = []
         for t, choice in enumerate(prefix):
@@ -144,7 +145,7 @@ class ChoiceSpace(SearchSpace):
                 pairs.append((self.decisions[t].name, self.decisions[t].choices[choice]))
         return pairs
 
-    def _design(self, choices: Mapping[str, Any]) -> Architecture:
+    def _architecture(self, choices: Mapping[str, Any]) -> Architecture:
         names = [d.name for d in self.decisions]
         if not isinstance(choices, Mapping) or set(choices) != set(names):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Designs as numbers, for models that predict what a design is worth from others like it."""
+"""Architectures as numbers, for models that predict what an architecture is worth from others like it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def one_hot(choices: Choices, rows: NDArray[np.int64], is_open: NDArray[np.bool_
 
     Args:
         choices: of each decision.
-        rows: (n, T), the designs.
+        rows: (n, T), the architectures.
         is_open: (n, T), whether more than one choice was valid; a decision that was not open is zeros.
     """
     codes = [(rows[:, t, None] == np.arange(len(listed))) & is_open[:, t, None] for t, listed in enumerate(choices)]

@@ -48,10 +48,10 @@ class NASBench201(SearchSpace):
 
     All edges own their parameters, as published, but an edge that brings nothing to the cell's output is not
     computed: its parameters get no gradient. A convolution of nothing is nothing here, while the published one
-    brings its learned batch norm bias; that keeps the designs of one class equal.
+    brings its learned batch norm bias; that keeps the architectures of one class equal.
 
-    Designs with the same published "unique string" are equivalent: 6,466 classes. The representative is the first in
-    the order of the choices. Members of a class can differ in parameters: on edges that lead nowhere, and because
+    Architectures with the same published "unique string" are equivalent: 6,466 classes. The representative is the first
+    in the order of the choices. Members of a class can differ in parameters: on edges that lead nowhere, and because
     the string does not tell one convolution that is used twice from two convolutions of one input.
 
     The reference is the residual block that the paper compares with. The text form is the official string.
@@ -84,7 +84,7 @@ class NASBench201(SearchSpace):
         self.channels, self.cells = integer("channels", channels), integer("cells", cells)
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the first design, in the order of the choices, of this one's published equivalence class."""
+        """Return the first architecture, in the order of the choices, of this one's published equivalence class."""
         return cast(Architecture, tuple(_representatives()[architecture].tolist()))
 
     def feature_parts(self, architectures: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
@@ -130,7 +130,7 @@ class NASBench201(SearchSpace):
         return _TEXT.format(*(OPERATIONS[c] for c in architecture))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design of an official string; raise InputError on any other text."""
+        """Return the architecture of an official string; raise InputError on any other text."""
         pattern = re.escape(_TEXT).replace(r"\{\}", "([^|~]*)")
         found = re.fullmatch(pattern, text.strip())
         if found is None:

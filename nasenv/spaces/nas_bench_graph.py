@@ -44,15 +44,15 @@ class NASBenchGraph(SearchSpace):
               node does                             ignores the graph), skip (nothing)
     ========  ====================================  ==================================================================
 
-    Every choice is valid, but for a skip at the last node where all before it skip: 59,040 designs.
+    Every choice is valid, but for a skip at the last node where all before it skip: 59,040 architectures.
 
     They are table only: their data are graphs, which nasenv does not train on, so ``build`` raises InputError. Get the
     published measurements with ``nasenv import_benchmark nas-bench-graph``.
 
-    Equivalent are the designs that the benchmark has one row for: those that differ in the order of their nodes, or
-    in skips that do nothing. Such is a skip that another node reads, that alone reads its node, or that reads the
-    input. The representative is the published row: first these skips, one after another, then the others in the
-    order in which their operations come first.
+    Equivalent are the architectures that the benchmark has one row for: those that differ in the order of their nodes,
+    or in skips that do nothing. Such is a skip that another node reads, that alone reads its node, or that reads the
+    input. The representative is the published row: first these skips, one after another, then the others in the order
+    in which their operations come first.
 
     The text form says what each node does and reads: ``gat~0|gcn~1|fc~1|skip~2``.
 
@@ -96,7 +96,7 @@ class NASBenchGraph(SearchSpace):
         return valid
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the design of the published row that this one belongs to."""
+        """Return the architecture of the published row that this one belongs to."""
         nodes = architecture[1:]
         links, orders = _orders(architecture[0], tuple(choice == self._skip for choice in nodes))
         return (links, *min([order(nodes) for order in orders]))
@@ -125,7 +125,7 @@ class NASBenchGraph(SearchSpace):
         return "|".join(f"{self.operations[c]}~{i}" for c, i in zip(architecture[1:], sources, strict=True))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design that ``to_text`` wrote; raise InputError on a text of another form or space."""
+        """Return the architecture that ``to_text`` wrote; raise InputError on a text of another form or space."""
         nodes = [part.strip().partition("~") for part in text.split("|")]
         links = "".join(source for _, _, source in nodes)
         choices = self.decisions[0].choices
@@ -138,7 +138,7 @@ class NASBenchGraph(SearchSpace):
             if name not in self.operations:
                 raise InputError(f"{text!r}: expected operations of {', '.join(self.operations)}, got {name!r}")
         if all(name == "skip" for name, _, _ in nodes):
-            raise InputError(f"{text!r}: a network of nothing but skips is no design of NASBenchGraph")
+            raise InputError(f"{text!r}: a network of nothing but skips is no architecture of NASBenchGraph")
         return (choices.index(links), *(self.operations.index(name) for name, _, _ in nodes))
 
 

@@ -35,9 +35,9 @@ class NASBenchMacro(SearchSpace):
     norm, ReLU; stages of 2, 3 and 3 layers, the first of which halves the map (odd sizes rounded up) and doubles the
     channels; 1x1 convolution to ``features`` channels, batch norm, ReLU, global average and a linear layer.
 
-    An identity that is first in its stage is a 1x1 convolution with batch norm. Any other does nothing, so designs
-    that differ in where those stand among the later layers of a stage are the same network: 3,969 classes. The
-    representative, as published, has them at the end of the stage.
+    An identity that is first in its stage is a 1x1 convolution with batch norm. Any other does nothing, so
+    architectures that differ in where those stand among the later layers of a stage are the same network: 3,969
+    classes. The representative, as published, has them at the end of the stage.
 
     The reference is mb6_k5 everywhere: one block, and the depth all used, as in MobileNetV2
     (https://arxiv.org/abs/1801.04381). The text form is the published one, a digit a layer: ``02012100``.
@@ -73,7 +73,7 @@ class NASBenchMacro(SearchSpace):
         self.head_width = integer("features", features)
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the design with the identities after a stage's first layer moved to the stage's end."""
+        """Return the architecture with the identities after a stage's first layer moved to the stage's end."""
         choices: list[int] = []
         for stage in STAGES:
             first, *later = architecture[stage]
@@ -118,7 +118,7 @@ class NASBenchMacro(SearchSpace):
         return "".join(map(str, architecture))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design of a published name; raise InputError on any other text."""
+        """Return the architecture of a published name; raise InputError on any other text."""
         digits = text.strip()
         if re.fullmatch("[012]{8}", digits) is None:
             raise InputError(

@@ -22,7 +22,7 @@ from nasenv.task import Task
 from nasenv.trial import Architecture
 
 _BITS = 8  # of a byte
-_MOST_DESIGNS = 10_000_000  # that are listed in memory
+_MOST_ARCHITECTURES = 10_000_000  # that are listed in memory
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Diagram:
-    """What a picture of a design shows: boxes in the order of the data's way, and arrows between them.
+    """What a picture of an architecture shows: boxes in the order of the data's way, and arrows between them.
 
     nodes: the text in each box; edges: (from, to, label), indices into nodes.
     """
@@ -49,12 +49,12 @@ class Diagram:
 
 
 class SearchSpace(Configurable, ABC):
-    """All the designs that an agent can make by T decisions, each of at most C choices.
+    """All the architectures that an agent can make by T decisions, each of at most C choices.
 
     A subclass passes its decisions and its task to ``super().__init__`` and writes ``build``; it overrides ``mask``
-    where not every choice is valid, and ``canonical`` where several designs are the same network. It is complete when
-    it is made: its task is among its arguments, so its masks know what fits. On the command line the task comes from
-    the data; a space that is not trained gives it a default.
+    where not every choice is valid, and ``canonical`` where several architectures are the same network. It is complete
+    when it is made: its task is among its arguments, so its masks know what fits. On the command line the task comes
+    from the data; a space that is not trained gives it a default.
 
     Args:
         decisions: the T decisions, in the order in which they are taken.
@@ -81,7 +81,7 @@ class SearchSpace(Configurable, ABC):
 
     @property
     def num_decisions(self) -> int:
-        """T, the number of decisions of every design."""
+        """T, the number of decisions of every architecture."""
         return len(self.decisions)
 
     @cached_property
@@ -91,7 +91,7 @@ class SearchSpace(Configurable, ABC):
 
     @property
     def size(self) -> int | None:
-        """Number of valid designs; None where it is above ten million and the space has no formula for it."""
+        """Number of valid architectures; None where it is above ten million and the space has no formula for it."""
         if self.is_product:
             return math.prod(map(len, self._ranges))
         rows = self._enumerated()
@@ -109,7 +109,7 @@ class SearchSpace(Configurable, ABC):
         return np.broadcast_to(row, (n, self.max_choices)).copy()
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the representative of the designs equivalent to this one; it is the one that is trained."""
+        """Return the representative of the architectures equivalent to this one; it is the one that is trained."""
         return architecture
 
     @abstractmethod
@@ -120,15 +120,16 @@ class SearchSpace(Configurable, ABC):
         """
 
     def reference(self) -> Architecture | None:
-        """Return a design that an expert would make by hand, to hold a search's winner against; None without one."""
+        """Return an architecture that an expert would make by hand, to hold a search's winner against; None without one."""
         return None
 
     def feature_parts(self, architectures: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
-        """Return n designs as numbers, in parts: names, and for each an (n, d) array in which like designs are close.
+        """Return n architectures as numbers, in parts: names, and for each an (n, d) array in which like architectures are close.
 
-        A model such as `GaussianProcess` takes two designs for alike where they are close in all parts. It is given
-        canonical designs. A space adds what it knows of its networks, ``super().feature_parts(architectures) |
-        {"depth": ...}``, in whatever unit: what counts is a distance beside that of two random designs.
+        A model such as `GaussianProcess` takes two architectures for alike where they are close in all parts. It is
+        given canonical architectures. A space adds what it knows of its networks,
+        ``super().feature_parts(architectures) | {"depth": ...}``, in whatever unit: what counts is a distance beside
+        that of two random architectures.
 
         Here: the choice taken at each decision (one-hot); how often each was taken over decisions of the same choices;
         numbers in order, such as widths, by how far they are from each other (thermometer). A decision that was not
@@ -144,7 +145,7 @@ class SearchSpace(Configurable, ABC):
         return {name: part for name, part in parts.items() if part.shape[1]}
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
-        """Return what a picture of the (perhaps unfinished) design shows."""
+        """Return what a picture of the (perhaps unfinished) architecture shows."""
         taken = self._meaningful(prefix)
         nodes = ("input", *(f"{name}\n{choice}" for name, choice in taken))
         if len(prefix) == self.num_decisions:
@@ -167,7 +168,7 @@ class SearchSpace(Configurable, ABC):
         return redirected(self.mask(prefixes), actions)
 
     def features(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-        """Return n designs as numbers, (n, d): all ``feature_parts`` of their canonical designs, side by side.
+        """Return n architectures as numbers, (n, d): all ``feature_parts`` of their canonical architectures, side by side.
 
         Equal networks have equal features.
         """
@@ -175,14 +176,14 @@ class SearchSpace(Configurable, ABC):
         return np.concatenate(list(parts.values()), axis=1)
 
     def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which choices were valid at each decision of n designs, (n, T) -> (n, T, C)."""
+        """Return which choices were valid at each decision of n architectures, (n, T) -> (n, T, C)."""
         if self.is_product:
             open_ = np.arange(self.max_choices) < self.num_choices[:, None]
             return np.broadcast_to(open_, (len(rows), *open_.shape))
         return np.stack([self.mask(rows[:, :t]) for t in range(self.num_decisions)], axis=1)
 
     def complete(self, choices: ArrayLike, taken: int = 0) -> list[Architecture]:
-        """Return n valid designs from n rows of T choices, (n, T), each choice redirected where it is invalid.
+        """Return n valid architectures from n rows of T choices, (n, T), each choice redirected where it is invalid.
 
         Args:
             choices: the rows.
@@ -196,7 +197,7 @@ class SearchSpace(Configurable, ABC):
         return to_architectures(rows)
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Architecture]:
-        """Return n random designs: at each decision, every valid choice is equally likely."""
+        """Return n random architectures: at each decision, every valid choice is equally likely."""
         if self.is_product:
             return to_architectures(rng.integers(self.num_choices, size=(n, self.num_decisions)))
         rows = np.zeros((n, self.num_decisions), dtype=np.int64)
@@ -205,19 +206,21 @@ class SearchSpace(Configurable, ABC):
             rows[:, t] = keys.argmax(axis=1)
         return to_architectures(rows)
 
-    def designs(self) -> NDArray[np.int64]:
-        """Return all valid designs, (size, T), in the order of their choices.
+    def all_architectures(self) -> NDArray[np.int64]:
+        """Return all valid architectures, (size, T), in the order of their choices.
 
         Raises:
             InputError: there are more than ten million.
         """
         rows = self._enumerated()
         if rows is None:
-            raise InputError(f"{type(self).__name__} has more than {_MOST_DESIGNS:,} designs; too many to list")
+            raise InputError(
+                f"{type(self).__name__} has more than {_MOST_ARCHITECTURES:,} architectures; too many to list"
+            )
         return rows
 
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
-        """Return the designs that differ by one decision, without repeats.
+        """Return the architectures that differ by one decision, without repeats.
 
         Later choices that the change makes invalid are redirected.
         """
@@ -242,16 +245,18 @@ class SearchSpace(Configurable, ABC):
         return row if self.is_product else self.complete(row, taken=t + 1)[0]
 
     def check(self, architecture: Sequence[int]) -> Architecture:
-        """Return the design as a tuple of ints; raise InputError where it is not a valid one of this space."""
+        """Return the architecture as a tuple of ints; raise InputError where it is not a valid one of this space."""
         try:
             row = tuple(operator.index(c) for c in architecture)
         except TypeError:
             raise InputError(
-                f"a design of {type(self).__name__} is a sequence of integers, the indices of its choices, "
+                f"an architecture of {type(self).__name__} is a sequence of integers, the indices of its choices, "
                 f"got {architecture!r}"
             ) from None
         if len(row) != self.num_decisions:
-            raise InputError(f"a design of {type(self).__name__} has {self.num_decisions} decisions, got {len(row)}")
+            raise InputError(
+                f"an architecture of {type(self).__name__} has {self.num_decisions} decisions, got {len(row)}"
+            )
         if all(map(operator.contains, self._ranges, row)) and self._are_valid(np.array([row])):
             return row
         for t, valid in enumerate(self._masks_along(row)):
@@ -265,7 +270,7 @@ class SearchSpace(Configurable, ABC):
         return row
 
     def check_all(self, architectures: Sequence[Sequence[int]] | NDArray[np.integer[Any]]) -> list[Architecture]:
-        """Return the designs as tuples of ints; raise InputError, as `check` does, for the first that is not valid.
+        """Return the architectures as tuples of ints; raise InputError, as `check` does, for the first that is not valid.
 
         Many at once take hardly longer than one.
         """
@@ -285,7 +290,7 @@ class SearchSpace(Configurable, ABC):
         return ",".join(f"{name}={choice}" for name, choice in self._meaningful(architecture))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design that ``to_text`` wrote; raise InputError on a text of another form or space."""
+        """Return the architecture that ``to_text`` wrote; raise InputError on a text of another form or space."""
         names_next = "|".join(re.escape(d.name) for d in self.decisions)  # a comma can stand inside a choice
         parts = re.split(rf",(?=(?:{names_next})=)", text)
         given = {name: choice for name, _, choice in (part.partition("=") for part in parts if part)}
@@ -311,11 +316,11 @@ class SearchSpace(Configurable, ABC):
         return [(d.name, d.choices[c]) for d, c, valid in pairs if valid.sum() > 1]
 
     def _enumerated(self) -> NDArray[np.int64] | None:
-        """Return all valid designs, (size, T); None where there are too many."""
+        """Return all valid architectures, (size, T); None where there are too many."""
         rows = np.zeros((1, 0), dtype=np.int64)
         for _ in range(self.num_decisions):
             parents, choices = np.nonzero(self.mask(rows))
-            if len(parents) > _MOST_DESIGNS:
+            if len(parents) > _MOST_ARCHITECTURES:
                 return None
             rows = np.column_stack([rows[parents], choices])
         return rows
@@ -330,7 +335,7 @@ class SearchSpace(Configurable, ABC):
         return [[[c for c in choices if c != taken] for taken in choices] for choices in self._ranges]
 
     def _others_along(self, architecture: Architecture) -> list[list[int]]:
-        """Return the valid choices, other than the one taken, at each decision of a design."""
+        """Return the valid choices, other than the one taken, at each decision of an architecture."""
         if self.is_product:
             return [others[c] for others, c in zip(self._other_choices, architecture, strict=True)]
         masks = self._masks_along(architecture)
@@ -338,7 +343,7 @@ class SearchSpace(Configurable, ABC):
         return [[c for c in np.flatnonzero(valid).tolist() if c != taken] for valid, taken in pairs]
 
     def _are_valid(self, rows: NDArray[np.int64]) -> bool:
-        """Return whether all rows, (n, T) int64, are valid designs."""
+        """Return whether all rows, (n, T) int64, are valid architectures."""
         if not ((rows >= 0) & (rows < self.num_choices)).all():
             return False
         steps = range(0 if self.is_product else self.num_decisions)

@@ -25,7 +25,7 @@ Computed by `nasenv build_table`, which also wrote this card and every number in
 
 ## What was computed
 
-{designs:,} designs, which are {networks:,} different networks: designs that the space declares equivalent share their
+{architectures:,} architectures, which are {networks:,} different networks: architectures that the space declares equivalent share their
 trainings and have equal rows. Every network was trained from {seeds} seeds on the training data and scored on the
 validation data (`val_accuracy_seed0`, ...), and trained anew, from {seeds} seeds, on training and validation data
 together and scored on the test data (`test_accuracy_seed0`, ...). Each of these trainings lasted `final_epochs`.
@@ -57,7 +57,7 @@ Columns = Mapping[str, NDArray[np.float64]]
 def card(
     name: str,
     config: Mapping[str, Any],
-    designs: int,
+    architectures: int,
     sizes: Mapping[str, int],
     columns: Columns,
     note: str = "",
@@ -67,7 +67,7 @@ def card(
     Args:
         name: of the table's file.
         config: the options of the command that built it: space, evaluator, data where it reads them, seeds.
-        designs: number of rows, equivalent designs counted each.
+        architectures: number of rows, equivalent architectures counted each.
         sizes: examples in each split of the data; empty where the evaluator has none.
         columns: the table's, (n,), each network once.
         note: a paragraph of the user's.
@@ -76,7 +76,7 @@ def card(
         name=name,
         space=_class_name(config["space"]),
         data=config["data"]["source"] if "data" in config else _class_name(config["evaluator"]),
-        designs=designs,
+        architectures=architectures,
         networks=len(columns["val_accuracy"]),
         seeds=config["seeds"],
         examples="; ".join(f"{count:,} for {use}" for use, count in sizes.items()) or "unknown",

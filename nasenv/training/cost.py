@@ -12,13 +12,13 @@ from nasenv.trial import Architecture
 
 
 class TrainingCost:
-    """Expects the cost of a training by ridge regression on the one-hot decisions of its design.
+    """Expects the cost of a training by ridge regression on the one-hot decisions of its architecture.
 
     The order in which trainings begin changes no measurement; with the longest first, workers do not wait for one that
     began last (longest processing time first: Graham 1969, https://doi.org/10.1137/0117039). No network is built.
 
     Args:
-        space: the space of the designs.
+        space: the space of the architectures.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -34,7 +34,7 @@ class TrainingCost:
         self._targets += features * seconds
 
     def longest_first(self, architectures: Sequence[Architecture]) -> list[int]:
-        """Return the indices of the designs by falling expected cost; in their order before anything is learnt."""
+        """Return the indices of the architectures by falling expected cost; in their order before anything is learnt."""
         expected = self._features(architectures) @ np.linalg.solve(self._products, self._targets)
         return [int(i) for i in np.argsort(-expected, kind="stable")]
 

@@ -5,7 +5,7 @@ Each part is a file in scripts/configs that ``nasenv compare`` takes too:
 | part | file | problems |
 |---|---|---|
 | synthetic | landscapes.yaml | 30 decisions, whose best is 1 and where nothing can be listed |
-| training | few_trainings.yaml | chains of convolutions trained on digits and mnist5k, each design once |
+| training | few_trainings.yaml | chains of convolutions trained on digits and mnist5k, each architecture once |
 | optimum | evaluations_to_optimum.yaml | published tables, until the best is met |
 | graph | nas_bench_graph.yaml | published tables that no default was chosen on |
 | ablation | ppo_ablation.yaml | those of optimum; PPO, one part of it left out at a time |

@@ -1,8 +1,8 @@
 """A cache on a PostgreSQL server under the load of many searches, and what a server that is killed loses.
 
-Each client is a process that does as a search on a machine of its own does: it looks for 16 designs, claims them, and
-adds each when its turn has come. One more search finds what others have measured, one design at a time: those are
-the hits. All are on one machine here, the server too, so the clients run at a lower priority than server and hits.
+Each client is a process that does as a search on a machine of its own does: it looks for 16 architectures, claims them,
+and adds each when its turn has come. One more search finds what others have measured, one architecture at a time: those
+are the hits. All are on one machine here, the server too, so the clients run at a lower priority than server and hits.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from scripts.benchmarks.postgresql_server import Server, execute, programs
 
 GOAL_RATE, GOAL_MS = 1000.0, 2.0
 _PROBLEM = Problem("a space's fingerprint", "an evaluator's")
-_BATCH = 16  # designs that the default agents propose at a time
+_BATCH = 16  # architectures that the default agents propose at a time
 _FILLED = 1000  # rows of a transaction of the first filling
 _HITS = 200.0  # a second
 _SOME = 100  # measurements that a client has at hand
@@ -120,7 +120,7 @@ def _fill(url: str, rows: int) -> int:
     with Cache(url) as cache:
         started = time.monotonic()
         for first in range(0, rows, _FILLED):
-            cache.add(_PROBLEM, {_design(first + k): some[k] for k in range(min(_FILLED, rows - first))})
+            cache.add(_PROBLEM, {_architecture(first + k): some[k] for k in range(min(_FILLED, rows - first))})
         execute(url, "VACUUM ANALYZE nasenv.measurements")  # which the server would do by itself a minute later
         print(f"{rows:,} rows added in {time.monotonic() - started:.0f} s", flush=True)
         return len(cache)
@@ -157,7 +157,7 @@ def _work(plan: Client) -> Done:
 
 
 def _adds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
-    """Look for, claim and add new designs; return how many were added."""
+    """Look for, claim and add new architectures; return how many were added."""
     os.nice(_LOW_PRIORITY)
     rng = np.random.default_rng(plan.number)
     some = [measurement(rng) for _ in range(_SOME)]
@@ -178,7 +178,7 @@ def _finds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
     """Find what was there before; return that nothing was added."""
     rng = np.random.default_rng(plan.number)
     for _ in _turns(plan, rng):
-        known = _design(int(rng.integers(plan.rows)))
+        known = _architecture(int(rng.integers(plan.rows)))
         with _timed(took, "hit"):
             found = cache.find(_PROBLEM, [known])
         assert known in found, "a measurement that was there before is not found"
@@ -211,11 +211,11 @@ def _lost(url: str, done: list[Done]) -> int:
 
 
 def _own(plan: Client, number: int) -> Trial:
-    """Return a design that no other client and no earlier filling has."""
-    return Trial((6 + plan.number, *_design(number).architecture))
+    """Return an architecture that no other client and no earlier filling has."""
+    return Trial((6 + plan.number, *_architecture(number).architecture))
 
 
-def _design(number: int) -> Trial:
+def _architecture(number: int) -> Trial:
     return Trial(tuple(number // 6**place % 6 for place in range(12)))
 
 

@@ -44,7 +44,10 @@ from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 _SCRIPTS = Path(__file__).parents[1]
 _COMMAND = _SCRIPTS / "compare_controllers.py"
-_OBSERVED, _TIMED = (100, 1000, 10_000), 41  # designs that a search starts from, proposals that are timed after them
+_OBSERVED, _TIMED = (
+    (100, 1000, 10_000),
+    41,
+)  # architectures that a search starts from, proposals that are timed after them
 _DEFAULT_SECONDS, _BYTES = 180.0, 1 << 30
 AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is made, evaluations a second wanted
     "RandomSearch": (RandomSearch, 10_000.0),
@@ -54,7 +57,7 @@ AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is mad
     "GaussianProcess": (GaussianProcess, 500.0),
     "ModelAssistedPPO": (ModelAssistedPPO, 300.0),
     "PPO": (PPO, 300.0),
-    "PPO, 16 designs, 4 epochs": (lambda: PPO(num_envs=16, n_epochs=4, imitation_steps=2), 1_000.0),
+    "PPO, 16 architectures, 4 epochs": (lambda: PPO(num_envs=16, n_epochs=4, imitation_steps=2), 1_000.0),
 }
 
 

@@ -46,7 +46,7 @@ class Way:
 
 
 class PlainLoop:
-    """Trains a design from a seed in some way, and returns its validation accuracy.
+    """Trains an architecture from a seed in some way, and returns its validation accuracy.
 
     It has our epochs, batch size, peak rate, weight decay and number of steps. On a GPU the loader has workers and
     pinned memory.
@@ -61,10 +61,10 @@ class PlainLoop:
 
     def __call__(self, job: tuple[Architecture, int, Way]) -> float:
         """Train as the job says, and score."""
-        design, seed, way = job
+        architecture, seed, way = job
         torch.set_num_threads(way.threads)
         torch.manual_seed(seed)
-        model = self._build(design, way)
+        model = self._build(architecture, way)
         batches = self._batches(self.problem.data.train, way)
         step = _stepper(model, self.recipe, way, self.recipe.epochs * len(batches))
         for _ in range(self.recipe.epochs):
@@ -74,8 +74,8 @@ class PlainLoop:
                 step(loss)
         return self._score(model, way)
 
-    def _build(self, design: Architecture, way: Way) -> nn.Module:
-        model = self.problem.space.build(design)
+    def _build(self, architecture: Architecture, way: Way) -> nn.Module:
+        model = self.problem.space.build(architecture)
         if not way.pool:
             _with_the_usual_pool(model)
         model = model.to(self.device)

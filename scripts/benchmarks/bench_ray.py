@@ -7,7 +7,8 @@ repeats itself. What a round takes beside the sleep is measured, and the share o
 told for both lengths of a sleep. Sleeps that are too short measure how fast this machine is, as driver and slots share
 its cores: the driver's CPU and the slots' are to be well below the sleep over the slots.
 
-Then designs are trained on one node of one core and on two, all on this machine, which needs two cores that are idle.
+Then architectures are trained on one node of one core and on two, all on this machine, which needs two cores that are
+idle.
 """
 
 import argparse
@@ -40,7 +41,7 @@ AGENTS: dict[str, Callable[[int], Agent]] = {
 
 
 class Sleeping(Evaluator):
-    """Takes so many seconds over a design, and finds it as good as the share of its choices that are 1."""
+    """Takes so many seconds over an architecture, and finds it as good as the share of its choices that are 1."""
 
     def __init__(self, space: ChainCNN, seconds: float) -> None:
         super().__init__(space)
@@ -53,8 +54,8 @@ class Sleeping(Evaluator):
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
         """Sleep over each."""
         time.sleep(self.seconds * len(trials))
-        designs = [trial.architecture for trial in trials]
-        return [Measurement(a.count(1) / len(a), train_seconds=self.seconds) for a in designs]
+        architectures = [trial.architecture for trial in trials]
+        return [Measurement(a.count(1) / len(a), train_seconds=self.seconds) for a in architectures]
 
 
 class Crowded(RayEvaluator):
@@ -104,9 +105,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     tables, goals = [_load_table(loads, arguments)], [_idle_goal(agent, load) for agent, load in loads.items()]
     nodes = {}
     if arguments.rounds:
-        nodes = _nodes(arguments.designs, arguments.rounds)
+        nodes = _nodes(arguments.architectures, arguments.rounds)
         rows = [[name, shown(spread(seconds))] for name, seconds in nodes["seconds"].items()]
-        tables.append(table(f"seconds for {arguments.designs} trainings on digits", ["nodes", "seconds"], rows))
+        tables.append(table(f"seconds for {arguments.architectures} trainings on digits", ["nodes", "seconds"], rows))
         ratio = spread(nodes["ratios"])["median"]
         goals.append(goal("two nodes of one core against one", ratio, ratio >= GOAL_NODES, asked=">= 1.8 times"))
     return {"loads": loads, "nodes": nodes, "tables": tables, "goals": goals}
@@ -172,10 +173,10 @@ def _idle_goal(agent: str, load: dict[str, Any]) -> dict[str, Any]:
     return goal(what, load["idle"], load["idle"] < GOAL_IDLE, ".2%", "< 5 %")
 
 
-def _nodes(designs: int, rounds: int) -> dict[str, Any]:
+def _nodes(architectures: int, rounds: int) -> dict[str, Any]:
     """Return the seconds of the same trainings on one node and on two, and their ratios, round by round."""
     space = ChainCNN()
-    asked = [Trial(design) for design in space.sample(designs, np.random.default_rng(0))]
+    asked = [Trial(architecture) for architecture in space.sample(architectures, np.random.default_rng(0))]
     seconds: dict[str, list[float]] = {"one": [], "two": []}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": _STORE})
     node = {"num_cpus": 1, "object_store_memory": _STORE}
@@ -192,13 +193,13 @@ def _nodes(designs: int, rounds: int) -> dict[str, Any]:
     return {"seconds": seconds, "ratios": ratios}
 
 
-def _trained(space: ChainCNN, designs: Sequence[Trial], address: str, slots: int) -> float:
+def _trained(space: ChainCNN, architectures: Sequence[Trial], address: str, slots: int) -> float:
     """Return the seconds of trainings whose workers are ready, and have trained before."""
     with RayEvaluator(space, TrainingEvaluator(space, devices="cpu"), address) as evaluator:
         evaluator.start(slots)
-        evaluator.measure(designs[: 2 * slots])
+        evaluator.measure(architectures[: 2 * slots])
         began = time.perf_counter()
-        evaluator.measure(designs)
+        evaluator.measure(architectures)
         return time.perf_counter() - began
 
 
@@ -208,6 +209,6 @@ if __name__ == "__main__":
     parser.add_argument("--slots", type=at_least(100), default=1000, help="a multiple of 100")
     parser.add_argument("--evaluations", type=at_least(_PARTS), default=100_000)
     parser.add_argument("--seconds", type=float, default=5.0, help="that an evaluation sleeps instead of 60")
-    parser.add_argument("--designs", type=at_least(4), default=48, help="trained on one node and on two")
+    parser.add_argument("--architectures", type=at_least(4), default=48, help="trained on one node and on two")
     parser.add_argument("--rounds", type=at_least(0), default=3, help="of those trainings")
     run(parser, measure)

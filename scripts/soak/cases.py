@@ -1,7 +1,7 @@
 """The spaces that the soak walks: several configurations each, with their rules written down a second time.
 
-A rule says of whole designs which of them are valid. It is made from the card of the space (its docstring) and shares
-no code with the masks, which look at unfinished designs.
+A rule says of whole architectures which of them are valid. It is made from the card of the space (its docstring) and
+shares no code with the masks, which look at unfinished architectures.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,9 +35,9 @@ class Case:
     Args:
         name: the space and what is particular here.
         space: the space.
-        rule: says which rows of choices, (n, T), each within its decision's range, are valid designs: (n,).
+        rule: says which rows of choices, (n, T), each within its decision's range, are valid architectures: (n,).
         builds: whether it builds networks.
-        merges: whether equivalent designs are the very same network, with as many parameters.
+        merges: whether equivalent architectures are the very same network, with as many parameters.
     """
 
     name: str

@@ -20,7 +20,7 @@ from nasenv import Cache, ChainCNN, InputError, Measurement, Trial
 from nasenv.benchmarks.nas_bench_macro import NASBenchMacroJSON
 from nasenv.cache.problem import Problem
 from nasenv.commands.parser import Parser
-from nasenv.commands.train import starting_designs
+from nasenv.commands.train import starting_architectures
 from nasenv.comparison.run import Run
 from nasenv.comparison.tables import PublishedResults
 from nasenv.data import pictures
@@ -140,10 +140,10 @@ def _table_readers(folder: Path) -> list[Reader]:
 
 def _model_readers(folder: Path) -> list[Reader]:
     data, space = load_dataset(), ChainCNN(max_layers=1)
-    design = space.from_text("conv3x8")
+    architecture = space.from_text("conv3x8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        save_model(folder / "model", space, design, space.build(design), data)
+        save_model(folder / "model", space, architecture, space.build(architecture), data)
     described, weights = ((folder / "model" / name) for name in ("architecture.json", "weights.safetensors"))
     whole = {path: path.read_bytes() for path in (described, weights)}
 
@@ -220,7 +220,7 @@ def _cache_reader(folder: Path, measured: dict[str, Any]) -> Reader:
 def _option_readers(folder: Path) -> list[Reader]:
     options = b'seed: 3\nname: "a b"\nrates: &r [0.1, 1e-3]\nmore: {a: 1, b: *r, c: {d: null}}\n'
     space = ChainCNN(max_layers=2)
-    designs = b"# known ones\nconv3x16|max_pool3\n\nsep_conv5x32\n"
+    architectures = b"# known ones\nconv3x16|max_pool3\n\nsep_conv5x32\n"
     published = {"source": "s", "reward": {"a": [0.5, 0.1]}, "val_score": {"b": [0.5, 0.1]}}
     return [
         Reader("config.yaml", any_bytes(options), _of_file(folder / "o.yaml", _parsed(_parser()))),
@@ -231,8 +231,8 @@ def _option_readers(folder: Path) -> list[Reader]:
         ),
         Reader(
             "start_from",
-            any_bytes(designs),
-            _of_file(folder / "s.txt", lambda path: starting_designs(space, str(path))),
+            any_bytes(architectures),
+            _of_file(folder / "s.txt", lambda path: starting_architectures(space, str(path))),
         ),
         Reader("published", changed(published), PublishedResults.of),
     ]

@@ -1,4 +1,4 @@
-"""Searches side by side on one cache: no design is trained twice, and nobody waits for the dead."""
+"""Searches side by side on one cache: no architecture is trained twice, and nobody waits for the dead."""
 
 import gc
 import itertools
@@ -193,7 +193,7 @@ def test_a_holder_that_wakes_up_late_changes_nothing(place, quick):
             holder.kill()
 
 
-def test_eight_processes_train_each_design_once_though_one_is_killed(place, tmp_path):
+def test_eight_processes_train_each_architecture_once_though_one_is_killed(place, tmp_path):
     trained = tmp_path / "trained"
     command = [sys.executable, "-c", CROWD, place, str(trained)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -35,8 +35,8 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]
 
 ROOT = Path(__file__).parents[2]
 SPACE = ChainCNN(max_layers=3, widths=(8, 16))
-DESIGNS = SPACE.sample(24, np.random.default_rng(0))
-TRIALS = [Trial(design) for design in DESIGNS]
+ARCHITECTURES = SPACE.sample(24, np.random.default_rng(0))
+TRIALS = [Trial(architecture) for architecture in ARCHITECTURES]
 SYNCHRONOUS = {
     "PPO": lambda: PPO(num_envs=8),
     "RegularizedEvolution": lambda: RegularizedEvolution(8, 3, batch_size=8),
@@ -219,7 +219,7 @@ def test_a_killed_worker_is_replaced(evaluator, folder):
 def test_what_kills_every_worker_is_a_failed_measurement_with_its_reason(evaluator, folder, monkeypatch):
     monkeypatch.setattr(evaluator._pool, "retries", 1)
     (folder / "always-worker").touch()
-    trial = Trial(DESIGNS[0], 1.0, "test", 3)
+    trial = Trial(ARCHITECTURES[0], 1.0, "test", 3)
     ((measured, result),) = evaluator.results([trial])
     assert measured == trial
     assert result.error.startswith("the worker process died (")
@@ -259,7 +259,7 @@ def test_a_stop_waits_for_what_is_in_flight(evaluator):
 
 def test_nodes_that_join_are_used(evaluator, nodes):
     workers = set()
-    trials = [Trial(design, 1.0, "test", seed) for design in DESIGNS for seed in range(100)]
+    trials = [Trial(architecture, 1.0, "test", seed) for architecture in ARCHITECTURES for seed in range(100)]
     for number, _ in enumerate(evaluator.results(trials, lambda: len(workers) == 3)):
         if number == 10:
             nodes.have(3)
@@ -269,12 +269,12 @@ def test_nodes_that_join_are_used(evaluator, nodes):
 
 
 def test_training_is_the_same(elsewhere):
-    trials = [*TRIALS[:3], Trial(DESIGNS[0], 0.5), Trial(DESIGNS[0], 1.0, "test")]
+    trials = [*TRIALS[:3], Trial(ARCHITECTURES[0], 0.5), Trial(ARCHITECTURES[0], 1.0, "test")]
     with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu"), elsewhere) as evaluator:
         alone = TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu", concurrency=0)
         assert evaluator.fingerprint() == alone.fingerprint()
         assert evaluator.fidelity(0.3) == alone.fidelity(0.3)
-        assert evaluator.costs(DESIGNS[0]) == alone.costs(DESIGNS[0])
+        assert evaluator.costs(ARCHITECTURES[0]) == alone.costs(ARCHITECTURES[0])
         assert figures(evaluator.measure(trials)) == figures(alone.measure(trials))
         assert set(evaluator.worked) == {"data", "building", "training", "scoring"}
     evaluator.let_go()
@@ -462,7 +462,9 @@ def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray
 
 def test_a_lost_head_is_told(evaluator, nodes, monkeypatch):  # the last one
     monkeypatch.setattr("nasenv.cluster.connection._LOST_SECONDS", 1.0)
-    stream = evaluator.results([Trial(design, 1.0, "test", s) for design in DESIGNS for s in range(100)])
+    stream = evaluator.results(
+        [Trial(architecture, 1.0, "test", s) for architecture in ARCHITECTURES for s in range(100)]
+    )
     next(stream)
     nodes.cluster.head_node.kill_gcs_server()
     said = r"the head of the Ray cluster, .*, has not answered for 1 s; what is done .* goes on"

@@ -236,7 +236,10 @@ def slow(folder, workers=2):
         (fakes.Raises, r"agent Raises raised KeyError: .*fakes\.py, line \d+\) after 1 evaluations"),
         (fakes.Quits, r"agent Quits raised SystemExit: 0 \(.*fakes\.py, line \d+\) after 0 evaluations"),
         (fakes.Refuses, "agent Refuses: this space is not for me; after 0 evaluations"),
-        (fakes.Nonsense, "agent Nonsense: proposed a design that is not one of the space: .* after 0 evaluations"),
+        (
+            fakes.Nonsense,
+            "agent Nonsense: proposed an architecture that is not one of the space: .* after 0 evaluations",
+        ),
         (fakes.Silent, "it ended without an evaluation"),
     ],
 )
@@ -291,7 +294,7 @@ def test_a_space_that_is_used_up_is_not_an_early_end(tmp_path):
 
 
 class Priced(Table):
-    """Every design is charged a tenth of a second."""
+    """Every architecture is charged a tenth of a second."""
 
     def figure(self, architecture):
         return dataclasses.replace(super().figure(architecture), train_seconds=0.1)

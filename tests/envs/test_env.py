@@ -246,7 +246,7 @@ def test_actions_outside_the_action_space_are_redirected():
 def test_action_is_one_whole_number(action):
     env = env_of(pairs())
     env.reset()
-    with pytest.raises(InputError, match="whole numbers, one for each of 1 designs"):
+    with pytest.raises(InputError, match="whole numbers, one for each of 1 architectures"):
         env.step(action)
 
 
@@ -292,7 +292,7 @@ def one_decision(k):
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_without_a_budget_repeats_are_answered_for_ever_though_all_designs_are_known(k):
+def test_without_a_budget_repeats_are_answered_for_ever_though_all_architectures_are_known(k):
     space = one_decision(k)
     env = nasenv.envs.env.make_env(space, evaluator=Hashed(space))
     for _ in range(60 * k):
@@ -312,5 +312,5 @@ def test_a_budget_of_ones_own_ends_a_small_space_all_the_same():
         env.reset()
         env.step(action)
     env.reset()
-    with pytest.raises(BudgetExhausted, match="all 2 designs"):
+    with pytest.raises(BudgetExhausted, match="all 2 architectures"):
         env.step(0)

@@ -94,13 +94,13 @@ def test_trainings_that_ran_out_of_memory_are_made_again_with_fewer_beside_them(
     evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=1)
     evaluator._concurrency, evaluator._pool = Concurrency(1, 8), SmallMemory(room=2, size=8)
     evaluator._concurrency.now = 8
-    designs = list(dict.fromkeys(evaluator.space.sample(20, np.random.default_rng(0))))
-    answers = dict(evaluator.results([Trial(design) for design in designs]))
-    assert len(answers) == len(designs)
+    architectures = list(dict.fromkeys(evaluator.space.sample(20, np.random.default_rng(0))))
+    answers = dict(evaluator.results([Trial(architecture) for architecture in architectures]))
+    assert len(answers) == len(architectures)
     assert all(m.error is None for m in answers.values())
     assert evaluator._pool.size == 2
     evaluator._pool.room = 0
-    (failed,) = evaluator.measure([Trial(designs[0])])
+    (failed,) = evaluator.measure([Trial(architectures[0])])
     assert failed.error == "out of memory: 2 GiB"
 
 
@@ -109,18 +109,18 @@ def test_a_stream_that_is_fed_finds_the_number_too(monkeypatch):
     monkeypatch.setattr(training, "time", clock)
     evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=1)
     evaluator._concurrency, evaluator._pool = Concurrency(1, 8, first=2), SmallMemory(room=8, size=2)
-    designs = list(dict.fromkeys(evaluator.space.sample(60, np.random.default_rng(0))))
-    at_once, rest, waiting = [], iter(designs[2:]), 2
-    for design in designs[:2]:
-        evaluator.submit(Trial(design))
+    architectures = list(dict.fromkeys(evaluator.space.sample(60, np.random.default_rng(0))))
+    at_once, rest, waiting = [], iter(architectures[2:]), 2
+    for architecture in architectures[:2]:
+        evaluator.submit(Trial(architecture))
     for _ in evaluator.completed():
         at_once.append(evaluator.slots)
         clock.now += 1 / evaluator.slots  # the more, the better
         waiting -= 1
-        while waiting < evaluator.slots and (design := next(rest, None)):
-            evaluator.submit(Trial(design))
+        while waiting < evaluator.slots and (architecture := next(rest, None)):
+            evaluator.submit(Trial(architecture))
             waiting += 1
-    assert len(at_once) == len(designs)
+    assert len(at_once) == len(architectures)
     assert at_once[:3] == [2, 2, 2]
     assert evaluator._pool.size == evaluator.slots > 2
 
