@@ -68,7 +68,7 @@ class AnyOrder(Formula):
     """
 
     trains = True
-    indifferent = ("slots", "order")
+    excluded_from_identity = ("slots", "order")
 
     def __init__(self, space: SearchSpace, failing: float = 0.1, slots: int = 3, order: int = 0) -> None:
         super().__init__(space, failing)

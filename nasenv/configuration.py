@@ -44,7 +44,7 @@ class Configurable:
     {'stations': 3, 'top': 11}
     """
 
-    indifferent: ClassVar[tuple[str, ...]] = ()
+    excluded_from_identity: ClassVar[tuple[str, ...]] = ()
     """Arguments that change nothing of what comes out, such as a number of processes."""
 
     _arguments: dict[str, Any]
@@ -73,9 +73,9 @@ class Configurable:
         return {"class_path": import_path(type(self)), "init_args": {k: _plain(v) for k, v in self._arguments.items()}}
 
     def identity(self) -> dict[str, Any]:
-        """Return the configuration without what is `indifferent`: two of one identity can stand for each other."""
+        """Return the configuration without what is `excluded_from_identity`: two of one identity can stand for each other."""
         config = self.config()
-        essential = {k: v for k, v in config["init_args"].items() if k not in self.indifferent}
+        essential = {k: v for k, v in config["init_args"].items() if k not in self.excluded_from_identity}
         return {**config, "init_args": essential}
 
     def source_digest(self) -> str:

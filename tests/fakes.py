@@ -70,7 +70,7 @@ class HiddenArchitecture(Formula):
 class Faulty(Hashed):
     """As `Hashed`, but for what files of a folder say; each is obeyed by one evaluation, ``always-`` ones by all."""
 
-    indifferent = ("folder", "seconds")
+    excluded_from_identity = ("folder", "seconds")
 
     def __init__(self, space, folder, seconds=0.02):
         super().__init__(space)

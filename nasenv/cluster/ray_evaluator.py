@@ -55,7 +55,7 @@ class RayEvaluator(Evaluator):
             at the address, or none of its nodes has room for an evaluation.
     """
 
-    indifferent = ("address", "cpus_per_evaluation", "gpus_per_evaluation", "retries", "scale_to")
+    excluded_from_identity = ("address", "cpus_per_evaluation", "gpus_per_evaluation", "retries", "scale_to")
     at_once = 1  # trials that a worker has at the same time
 
     def __init__(

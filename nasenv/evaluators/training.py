@@ -80,7 +80,7 @@ class TrainingEvaluator(Evaluator):
         InputError: unusable settings or data, or data that do not fit the space.
     """
 
-    indifferent = ("concurrency", "devices")
+    excluded_from_identity = ("concurrency", "devices")
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ def test_one_architecture_at_a_time_is_enough_to_learn_from(agent):
 class Wide(HiddenArchitecture):
     """Works on several architectures at once, as it says."""
 
-    indifferent = ("slots",)
+    excluded_from_identity = ("slots",)
 
     def __init__(self, space, hidden, slots):
         super().__init__(space, hidden)

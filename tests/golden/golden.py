@@ -124,7 +124,7 @@ class Formula(nasenv.Evaluator):
     the lowest hash, whatever was done before, so that a search that is started again meets the same order.
     """
 
-    indifferent = ("slots", "cut_after")
+    excluded_from_identity = ("slots", "cut_after")
 
     def __init__(self, space, failing=0.0, trains=False, slots=1, cut_after=None):
         super().__init__(space)

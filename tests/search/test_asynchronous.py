@@ -49,7 +49,7 @@ class PowerCut(BaseException):
 class Slots(AnyOrder):
     """Trainings of a second, some of which fail; notes what was begun and how much is at work, up to a power cut."""
 
-    indifferent = ("slots", "order", "cut_after")
+    excluded_from_identity = ("slots", "order", "cut_after")
 
     def __init__(self, space, slots=3, order=0, cut_after=None):
         super().__init__(space, 0.2, slots, order)

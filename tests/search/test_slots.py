@@ -12,7 +12,7 @@ from tests.search.test_asynchronous import AGENTS, SPACE, PowerCut, Slots, journ
 class Elastic(Slots):
     """Has other numbers of slots from some trainings on."""
 
-    indifferent = ("plan", "order", "cut_after")
+    excluded_from_identity = ("plan", "order", "cut_after")
 
     def __init__(self, space, plan, order=0, cut_after=None):
         super().__init__(space, 1, order, cut_after)
