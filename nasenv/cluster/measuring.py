@@ -33,7 +33,7 @@ class Measured(NamedTuple):
 
     measurement: Measurement
     weights: bytes | None
-    worked: Mapping[str, float]
+    worker_seconds: Mapping[str, float]
     eager: Mapping[str, int]
 
 
@@ -50,12 +50,12 @@ class Measuring(Worker):
     def do(self, asked: Asked) -> Reply:
         """Measure a trial."""
         evaluator = self._evaluator
-        worked, eager = dict(evaluator.worked), dict(evaluator.eager)
+        worker_seconds, eager = dict(evaluator.worker_seconds), dict(evaluator.eager)
         measurement, weights = self._measured(asked)
         measured = Measured(
             measurement,
             weights,
-            {part: seconds - worked.get(part, 0.0) for part, seconds in evaluator.worked.items()},
+            {part: seconds - worker_seconds.get(part, 0.0) for part, seconds in evaluator.worker_seconds.items()},
             {why: count - eager.get(why, 0) for why, count in evaluator.eager.items()},
         )
         return Reply(measured, again=isinstance(evaluator, TrainingEvaluator) and may_be_mended(measurement))

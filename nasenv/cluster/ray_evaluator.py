@@ -83,7 +83,7 @@ class RayEvaluator(Evaluator):
         self.dataset: Dataset | None = inner.dataset
         self.trains = inner.trains
         self.eager: Counter[str] = Counter()
-        self._worked: Counter[str] = Counter()
+        self._worker_seconds: Counter[str] = Counter()
         self._cost = TrainingCost(space)
         self._files: dict[Trial, tuple[Path | None, Path | None]] = {}  # to begin with, and to be written
         self._cluster: Cluster | None = None
@@ -128,9 +128,9 @@ class RayEvaluator(Evaluator):
         return self._slots
 
     @property
-    def worked(self) -> Mapping[str, float]:
+    def worker_seconds(self) -> Mapping[str, float]:
         """Wall seconds of the inner evaluators by part, of all together."""
-        return self._worked
+        return self._worker_seconds
 
     def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:
         """Ask for a trial; see `Evaluator.submit`."""
@@ -187,7 +187,7 @@ class RayEvaluator(Evaluator):
         if reply.fault is not None:
             return Measurement(None, reply.fault, seconds)
         measured: Measured = reply.value
-        self._worked.update(measured.worked)
+        self._worker_seconds.update(measured.worker_seconds)
         self.eager.update(measured.eager)
         measurement = measured.measurement
         if trial.purpose == "search" and measurement.error is None:

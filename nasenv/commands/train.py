@@ -195,7 +195,7 @@ def _show_times(search: Search, console: Terminal) -> None:
     """Print the parts of a search's time, the largest first, and why trainings on a GPU were no CUDA graphs."""
     evaluator, spent = search.evaluator, search.where_time_went()
     whole = sum(spent.values()) or 1.0
-    workers = f", {evaluator.slots} trainings at once" if evaluator.worked else ""
+    workers = f", {evaluator.slots} trainings at once" if evaluator.worker_seconds else ""
     shown = Table(title=f"where the time of the search went{workers}")
     shown.add_column("")
     shown.add_column("seconds", justify="right")

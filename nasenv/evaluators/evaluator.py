@@ -60,7 +60,7 @@ class Evaluator(Configurable, ABC):
         return 1
 
     @property
-    def worked(self) -> Mapping[str, float]:
+    def worker_seconds(self) -> Mapping[str, float]:
         """Wall seconds of its trainings so far by part, such as building and training, of all workers together."""
         return {}
 

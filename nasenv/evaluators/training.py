@@ -121,7 +121,7 @@ class TrainingEvaluator(Evaluator):
         self.deterministic = flag("deterministic", deterministic)
         self.precision = resolve_precision(precision, self.devices[0])
         self.compile_final = flag("compile_final", compile_final)
-        self._worked = Counter[str]()  # wall seconds
+        self._worker_seconds = Counter[str]()  # wall seconds
         self.eager: Counter[str] = Counter()
         settings = (self.timeout_seconds, self.deterministic, self.precision)
         self._trainer = Trainer(space, dataset, self.devices[0], *settings)
@@ -181,9 +181,9 @@ class TrainingEvaluator(Evaluator):
         return max(1, self._concurrency.now)
 
     @property
-    def worked(self) -> Mapping[str, float]:
+    def worker_seconds(self) -> Mapping[str, float]:
         """Wall seconds of its trainings so far: data, building, training, scoring; of all workers together."""
-        return self._worked
+        return self._worker_seconds
 
     def start(self) -> None:
         """Start the worker processes, where there are to be any; a worker process itself trains alone."""
@@ -222,7 +222,7 @@ class TrainingEvaluator(Evaluator):
 
     def _learn(self, job: Job, trained: Trained) -> None:
         """Take in what a training took."""
-        self._worked.update(trained.seconds)
+        self._worker_seconds.update(trained.seconds)
         if trained.error is None:
             epochs = job.trial.fidelity * job.recipe.epochs
             self._cost.add(job.trial.architecture, trained.train_seconds / epochs)

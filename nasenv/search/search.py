@@ -308,7 +308,7 @@ class Search:
 
     def where_time_went(self) -> dict[str, float]:
         """Return the seconds of this start by part, the largest first; what workers did counts by their number."""
-        return where_it_went(self.timing.seconds, self._evaluator.worked, self._evaluator.slots)
+        return where_it_went(self.timing.seconds, self._evaluator.worker_seconds, self._evaluator.slots)
 
     def close(self) -> None:
         """Let go of the run directory and of the evaluator's workers."""

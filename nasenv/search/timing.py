@@ -62,19 +62,19 @@ class _Part:
         self._timing.leave()
 
 
-def where_it_went(wall: Mapping[str, float], worked: Mapping[str, float], workers: int) -> dict[str, float]:
+def where_it_went(wall: Mapping[str, float], worker_seconds: Mapping[str, float], workers: int) -> dict[str, float]:
     """Return seconds by part, the largest first; they add up to the wall time.
 
     Args:
         wall: wall time of the process that searches, by part; ``evaluation`` is what it waited for the workers.
-        worked: what workers did while it waited, by part, of all of them together; their time counts by their number.
+        worker_seconds: what workers did while it waited, by part, of all of them together; their time counts by their number.
         workers: how many there are to work.
     """
     parts = {part: seconds for part, seconds in wall.items() if part != EVALUATION}
-    parts |= {part: seconds / workers for part, seconds in worked.items()}
+    parts |= {part: seconds / workers for part, seconds in worker_seconds.items()}
     waited = wall.get(EVALUATION, 0.0)
-    if worked:
-        parts[IDLE] = max(0.0, waited - sum(worked.values()) / workers)
+    if worker_seconds:
+        parts[IDLE] = max(0.0, waited - sum(worker_seconds.values()) / workers)
     elif waited:
         parts[EVALUATION] = waited
     return dict(sorted(parts.items(), key=lambda item: -item[1]))

@@ -276,7 +276,7 @@ def test_training_is_the_same(elsewhere):
         assert evaluator.fidelity(0.3) == alone.fidelity(0.3)
         assert evaluator.costs(ARCHITECTURES[0]) == alone.costs(ARCHITECTURES[0])
         assert figures(evaluator.measure(trials)) == figures(alone.measure(trials))
-        assert set(evaluator.worked) == {"data", "building", "training", "scoring"}
+        assert set(evaluator.worker_seconds) == {"data", "building", "training", "scoring"}
     evaluator.let_go()
 
 
