@@ -76,7 +76,7 @@ def set_limits(setter: Callable[[float, float], Any], low: float, high: float) -
     setter(low - margin, high + margin)
 
 
-def settled(figure: Figure) -> Figure:
+def fix_layout(figure: Figure) -> Figure:
     """Return the figure with its layout computed once and for all, so that saving it changes nothing."""
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
     for _ in range(2):  # axes of equal aspect come to rest at the second
@@ -136,7 +136,7 @@ def panels(rows: Sequence[Sequence[Panel]], looks: Looks, title: str, note: str)
             axes.set_xlim(0, max(line.x[-1] for line in panel.lines.values()))
             panel.limit(axes, panel.lines)
             _name_ends(axes, panel.lines, looks, height * 72)
-    return settled(figure)
+    return fix_layout(figure)
 
 
 def _name_ends(axes: Axes, lines: Mapping[str, Line], looks: Looks, points: float) -> None:

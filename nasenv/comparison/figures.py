@@ -27,6 +27,7 @@ from nasenv.comparison.drawing import (
     Looks,
     Panel,
     dress,
+    fix_layout,
     focus,
     log,
     looks_of,
@@ -34,7 +35,6 @@ from nasenv.comparison.drawing import (
     one_line,
     panels,
     set_limits,
-    settled,
     shares,
 )
 from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
@@ -176,7 +176,7 @@ def _final_figure(sound: _AgentRuns, summary: Summary, looks: Looks, title: str)
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
-    return settled(figure)
+    return fix_layout(figure)
 
 
 def _ends(sound: _AgentRuns, quantity: Quantity, summary: Summary) -> dict[str, NDArray[np.float64]]:
@@ -229,7 +229,7 @@ def _improvement_figure(summary: Summary, title: str) -> Figure | None:
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=SMALL, colors=INK)
     axes.spines[:].set_visible(False)
-    return settled(figure)
+    return fix_layout(figure)
 
 
 def save(figures: Mapping[str, Figure], folder: Path, problem: str) -> dict[str, str]:
