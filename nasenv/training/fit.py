@@ -139,7 +139,7 @@ class _Training:
 
     def step(self) -> None:
         """Train on the next batch; nothing here waits for the device, so that it can be captured."""
-        inputs, targets = self.batches.batch(self._number)
+        inputs, targets = self.batches.get(self._number)
         self._rate.copy_(self._rates_of_epoch.index_select(0, self._number)[0])
         self._number += 1
         self._optimizer.zero_grad()
@@ -195,7 +195,7 @@ def _refresh_batch_norm(model: nn.Module, batches: Batches) -> None:
         norm.train()
     batches.shuffle()
     for number in range(min(_STATISTICS_BATCHES, len(batches))):
-        inputs, _ = batches.batch(torch.tensor([number], device=batches.device))
+        inputs, _ = batches.get(torch.tensor([number], device=batches.device))
         model(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -254,7 +254,7 @@ class Batches:
         if self._flip:
             self._drawn[..., 2].random_(2, generator=self._generator)
 
-    def batch(self, number: Tensor) -> tuple[Tensor, Tensor]:
+    def get(self, number: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs (b, *shape) and targets (b, ...) of a batch of this pass; number, (1,), is on the device."""
         rows = self._order.index_select(0, number)[0]
         inputs = self._cropped(rows, number) if self._pad else self._inputs.index_select(0, rows)

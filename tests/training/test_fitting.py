@@ -192,7 +192,7 @@ def place_coded(n, height, width):
 def one_pass(data, recipe, seed=1):
     batches = Batches(data, recipe, generator(seed))
     batches.shuffle()
-    return [batches.batch(torch.tensor([number])) for number in range(len(batches))]
+    return [batches.get(torch.tensor([number])) for number in range(len(batches))]
 
 
 def batches_of(data, augment, seed, size=128):
