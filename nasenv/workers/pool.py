@@ -148,7 +148,7 @@ class WorkerPool(Generic[Job, Answer]):
             while len(stream.busy) < self.size and (task := stream.next()) is not None:
                 idle = self._idle() if task.fault is None else []
                 worker = idle[0] if idle else self._fresh()
-                worker.give(task.job, self._clock(), self._timeout)
+                worker.send(task.job, self._clock(), self._timeout)
                 stream.busy[worker] = task
             if (surplus := len(self._workers) - self.size) > 0:
                 self._drop(*self._idle()[:surplus])
@@ -157,7 +157,7 @@ class WorkerPool(Generic[Job, Answer]):
     def _settle(self, stream: _Stream[Job, Answer], worker: Worker) -> list[tuple[Job, Answer]]:
         """Do what follows from what a worker says; return its job with the answer, where that is final."""
         with self._gate:
-            task, message = stream.busy.pop(worker), worker.hear()
+            task, message = stream.busy.pop(worker), worker.receive()
             if message.kind == "answer" and (task.fault is not None or not self._retry(message.content)):
                 worker.busy = False
                 return [(task.job, message.content)]
@@ -191,7 +191,7 @@ class WorkerPool(Generic[Job, Answer]):
             for worker in new:
                 if not worker.connection.poll(_STARTING_SECONDS):
                     worker.kill(overdue=True)
-                if (message := worker.hear()).kind != "ready":
+                if (message := worker.receive()).kind != "ready":
                     raise InputError(_NOT_READY.format(message.content))
         except BaseException:
             self._drop(*new)

@@ -64,13 +64,13 @@ class Worker:
         with suppress(*_GONE):  # heard when it is listened to
             self.connection.send({**os.environ, **environment})
 
-    def give(self, job: Any, now: float, seconds: float) -> None:
+    def send(self, job: Any, now: float, seconds: float) -> None:
         """Send a job that may take so long; that the process has ended is heard as the job's fault."""
         self.busy, self.began, self.deadline = True, now, now + seconds
         with suppress(*_GONE):
             self.connection.send(job)
 
-    def hear(self) -> Message:
+    def receive(self) -> Message:
         """Return what the worker says, or why it says nothing; waits for that."""
         if self.overdue:
             return Message("fault", "timeout: the worker hung and was ended")
@@ -93,7 +93,7 @@ class Worker:
         return f"the worker process was killed by signal {-code} ({signal.strsignal(-code)}{hint})"
 
     def kill(self, overdue: bool = False) -> None:
-        """End the process, whatever it does; `release` is to follow. Where it is overdue, `hear` says so."""
+        """End the process, whatever it does; `release` is to follow. Where it is overdue, `receive` says so."""
         self.overdue = self.overdue or overdue
         with suppress(ValueError):  # released before
             if self._process.is_alive():
