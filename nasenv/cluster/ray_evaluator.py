@@ -12,7 +12,7 @@ import torch
 
 from nasenv.cluster.actors import ActorPool
 from nasenv.cluster.connection import Cluster, Share
-from nasenv.cluster.measuring import Asked, Measured, Measuring, alone, settings_on
+from nasenv.cluster.evaluator_worker import EvaluatorWorker, TrialRequest, TrialResult, in_process, machine_settings
 from nasenv.cluster.worker import Reply
 from nasenv.configuration import integer, weight
 from nasenv.data.dataset import Dataset
@@ -79,7 +79,7 @@ class RayEvaluator(Evaluator):
         self._share = _share(cpus_per_evaluation, gpus_per_evaluation)
         gpu = self._share.gpus > 0
         here = not gpu or torch.cuda.is_available()  # else a worker is asked
-        self._settings = settings_on(inner, gpu) if here else None
+        self._settings = machine_settings(inner, gpu) if here else None
         self.dataset: Dataset | None = inner.dataset
         self.trains = inner.trains
         self.eager: Counter[str] = Counter()
@@ -98,7 +98,7 @@ class RayEvaluator(Evaluator):
         """Return that of the inner evaluator where it works; a worker is asked where this machine cannot tell."""
         if self._settings is None:
             self.start()
-        return alone(self.inner, self._settings or {}).fingerprint()
+        return in_process(self.inner, self._settings or {}).fingerprint()
 
     def fidelity(self, wanted: float) -> float:
         """Return the nearest fidelity that the inner evaluator can do."""
@@ -170,23 +170,23 @@ class RayEvaluator(Evaluator):
             self._cluster = Cluster(self.address, self._share, self.scale_to)
         if self._pool is None:
             self._pool = ActorPool(
-                *(self._cluster, Measuring, (self.inner, self._share.gpus > 0), self._asked, self.retries),
+                *(self._cluster, EvaluatorWorker, (self.inner, self._share.gpus > 0), self._asked, self.retries),
                 limit=getattr(self.inner, "timeout_seconds", math.inf) + _GRACE_SECONDS,
                 settings=self._settings,
                 at_once=self.at_once,
             )
         return self._pool
 
-    def _asked(self, trial: Trial) -> Asked:
+    def _asked(self, trial: Trial) -> TrialRequest:
         start, keep = self._files[trial]
-        return Asked(trial, None if start is None else start.read_bytes(), keep is not None)
+        return TrialRequest(trial, None if start is None else start.read_bytes(), keep is not None)
 
     def _measurement(self, trial: Trial, reply: Reply, seconds: float) -> Measurement:
         """Return the measurement; take in what it took, and write the weights that are kept."""
         _, keep = self._files.pop(trial)
         if reply.fault is not None:
             return Measurement(None, reply.fault, seconds)
-        measured: Measured = reply.value
+        measured: TrialResult = reply.value
         self._worker_seconds.update(measured.worker_seconds)
         self.eager.update(measured.eager)
         measurement = measured.measurement

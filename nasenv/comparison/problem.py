@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from nasenv.cluster.measuring import alone, settings_on
+from nasenv.cluster.evaluator_worker import in_process, machine_settings
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
@@ -57,7 +57,7 @@ class Problem:
         rewards = [self.objective.reward(m) for m in known or () if m.error is None]
         return max(rewards, default=None)
 
-    def alone(self, name: str) -> Problem:
+    def in_process(self, name: str) -> Problem:
         """Return the problem for another process, whose evaluator works there, on a processor.
 
         Args:
@@ -66,7 +66,7 @@ class Problem:
         Raises:
             InputError: it would not be measured there as it is here.
         """
-        evaluator = alone(self.evaluator, settings_on(self.evaluator, gpu=False))
+        evaluator = in_process(self.evaluator, machine_settings(self.evaluator, gpu=False))
         if evaluator.fingerprint() != self.evaluator.fingerprint():
             raise InputError(
                 f"problem {name} would be measured on processors there, and otherwise than on this machine's GPU; give "

@@ -40,7 +40,7 @@ class RayRuns:
         self._runner, self._cluster = runner, Cluster(address, Share(1.0, 0.0))
         self._told = False  # whether workers were told to stop
         limit = math.inf if timeout_seconds is None else timeout_seconds
-        parts = (runner.alone(),)
+        parts = (runner.in_process(),)
         self._pool = ActorPool(self._cluster, Running, parts, self._asked, _RETRIES, limit, retries_hung=False)
 
     def stream(self, keys: Iterable[RunKey]) -> Iterator[tuple[RunKey, Run | None]]:

@@ -117,14 +117,14 @@ class Runner:
                     with closing(TrialLog(trained, self._search(key).identity())) as log:
                         add_to_cache(log, self._problems[key.problem].evaluator, cache)
 
-    def alone(self) -> Self:
+    def in_process(self) -> Self:
         """Return one for a process of another machine that does one run at a time, on a processor.
 
         Raises:
             InputError: a problem would not be measured there as it is here.
         """
         other = copy.copy(self)
-        other._problems = {name: problem.alone(name) for name, problem in self._problems.items()}
+        other._problems = {name: problem.in_process(name) for name, problem in self._problems.items()}
         if self._cache is not None and "://" not in self._cache:
             other._cache = str(Path(self._cache).absolute())
         return other

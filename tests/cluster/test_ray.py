@@ -19,7 +19,7 @@ from nasenv.agents.sb3 import PPO
 from nasenv.agents.tpe import TPE
 from nasenv.cluster import actors
 from nasenv.cluster.connection import Share
-from nasenv.cluster.measuring import alone, settings_on
+from nasenv.cluster.evaluator_worker import in_process, machine_settings
 from nasenv.cluster.ray_evaluator import RayEvaluator
 from nasenv.errors import InputError
 from nasenv.evaluators.estimate import Estimate
@@ -376,9 +376,9 @@ class Small(Estimate):
 def test_what_an_estimate_ends_with_is_trained_in_the_workers_own_process():
     inner = TrainingEvaluator(SPACE, devices="cpu", concurrency=2, precision="bfloat16")
     estimate = Small(SPACE, inner)
-    settings = settings_on(estimate, gpu=False)
+    settings = machine_settings(estimate, gpu=False)
     assert settings == {"devices": "cpu", "precision": "bfloat16"}
-    single = alone(estimate, settings)
+    single = in_process(estimate, settings)
     assert (single.inner.concurrency, single.inner.slots) == (0, 1)
     assert single.inner.fingerprint() == inner.fingerprint()
     assert inner.concurrency == 2

@@ -20,7 +20,7 @@ from nasenv.trial import Measurement, Trial
 from nasenv.workers.concurrency import Concurrency
 
 
-class Asked(NamedTuple):
+class TrialRequest(NamedTuple):
     """A trial as it is sent: with the weights to begin with, as safetensors, and whether the trained ones are kept."""
 
     trial: Trial
@@ -28,7 +28,7 @@ class Asked(NamedTuple):
     keeps: bool
 
 
-class Measured(NamedTuple):
+class TrialResult(NamedTuple):
     """What comes back: weights as safetensors, wall seconds by part, trainings that were no CUDA graph by reason."""
 
     measurement: Measurement
@@ -37,22 +37,22 @@ class Measured(NamedTuple):
     eager: Mapping[str, int]
 
 
-class Measuring(Worker):
+class EvaluatorWorker(Worker):
     """Measures trials with an evaluator that the driver put, and beside it whether trials have a GPU, or a part."""
 
     def open(self, evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
         """Start the evaluator as it is to be here; return the settings that it left to the machine."""
-        settings = settings_on(evaluator, gpu)
-        self._evaluator = alone(evaluator, settings)
+        settings = machine_settings(evaluator, gpu)
+        self._evaluator = in_process(evaluator, settings)
         self._evaluator.start()
         return settings
 
-    def do(self, asked: Asked) -> Reply:
+    def do(self, asked: TrialRequest) -> Reply:
         """Measure a trial."""
         evaluator = self._evaluator
         worker_seconds, eager = dict(evaluator.worker_seconds), dict(evaluator.eager)
         measurement, weights = self._measured(asked)
-        measured = Measured(
+        measured = TrialResult(
             measurement,
             weights,
             {part: seconds - worker_seconds.get(part, 0.0) for part, seconds in evaluator.worker_seconds.items()},
@@ -60,7 +60,7 @@ class Measuring(Worker):
         )
         return Reply(measured, again=isinstance(evaluator, TrainingEvaluator) and may_be_mended(measurement))
 
-    def _measured(self, asked: Asked) -> tuple[Measurement, bytes | None]:
+    def _measured(self, asked: TrialRequest) -> tuple[Measurement, bytes | None]:
         """Return the measurement, and the weights where they are kept."""
         trial, start, keeps = asked
         if start is None and not keeps:
@@ -73,14 +73,14 @@ class Measuring(Worker):
             return measurement, after.read_bytes() if after.exists() else None
 
 
-def settings_on(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
+def machine_settings(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
     """Return what an evaluator leaves to the machine, as it comes out here: of one that trains, device and precision.
 
     Raises:
         InputError: it asks for another device than it is given, or there is no such.
     """
     if isinstance(evaluator, Estimate):
-        return settings_on(evaluator.inner, gpu)
+        return machine_settings(evaluator.inner, gpu)
     if not isinstance(evaluator, TrainingEvaluator):
         return {}
     asked, kind = evaluator.config()["init_args"], "cuda" if gpu else "cpu"
@@ -92,11 +92,11 @@ def settings_on(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
     return {"devices": kind, "precision": resolve_precision(asked.get("precision", "auto"), kind)}
 
 
-def alone(evaluator: Evaluator, settings: Mapping[str, str]) -> Evaluator:
+def in_process(evaluator: Evaluator, settings: Mapping[str, str]) -> Evaluator:
     """Return the evaluator as it measures with these settings, in its own process, on a processor or the first GPU."""
     other = copy(evaluator)
     if isinstance(other, Estimate):
-        other.inner = alone(other.inner, settings)
+        other.inner = in_process(other.inner, settings)
     if isinstance(other, TrainingEvaluator):
         other.devices = ("cuda:0" if settings["devices"] == "cuda" else "cpu",)
         other.precision, other.concurrency = settings["precision"], 0
