@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from nasenv.cache.problem import Away, Key, Problem
+from nasenv.cache.keys import Key, ProblemKey, ServerUnavailable
 from nasenv.errors import InputError
 from nasenv.files import parse_json
 from nasenv.trial import Measurement, Trial
@@ -63,7 +63,7 @@ class Cache:
             holds the file.
 
     >>> with Cache(":memory:") as cache:
-    ...     problem, trial = Problem("fingerprint of a space", "of an evaluator"), Trial((0, 1))
+    ...     problem, trial = ProblemKey("fingerprint of a space", "of an evaluator"), Trial((0, 1))
     ...     cache.add(problem, {trial: Measurement(0.9)})
     ...     cache.find(problem, [trial])[trial].score
     0.9
@@ -79,12 +79,12 @@ class Cache:
         try:
             self._database.prepare(patience=None if waits else 0.0)
         except InputError as error:
-            if waits and isinstance(error, Away):
+            if waits and isinstance(error, ServerUnavailable):
                 return
             self._database.close()
             raise
 
-    def find(self, problem: Problem, trials: Iterable[Trial]) -> dict[Trial, Measurement]:
+    def find(self, problem: ProblemKey, trials: Iterable[Trial]) -> dict[Trial, Measurement]:
         """Return the measurements known of these trials.
 
         Raises:
@@ -94,7 +94,7 @@ class Cache:
         self._catch_up()
         try:
             found = self._database.read(lambda connection: self._database.find(connection, problem, asked))
-        except Away:
+        except ServerUnavailable:
             found = {trial: self._late.get((problem, trial)) for trial in asked}
         return {trial: self._measurement((problem, trial), text) for trial, text in found.items() if text is not None}
 
@@ -104,7 +104,7 @@ class Cache:
         except (ValueError, TypeError, KeyError) as error:
             raise self._database.damaged(key, error) from error
 
-    def claim(self, problem: Problem, trials: Iterable[Trial]) -> set[Trial]:
+    def claim(self, problem: ProblemKey, trials: Iterable[Trial]) -> set[Trial]:
         """Return those trials that nobody has measured and nobody else is measuring: they are this object's now.
 
         Raises:
@@ -114,10 +114,10 @@ class Cache:
         self._catch_up()
         try:
             return self._leases.claim(problem, wanted)
-        except Away:
+        except ServerUnavailable:
             return {trial for trial in wanted if self._late.get((problem, trial)) is None}
 
-    def release(self, problem: Problem, trials: Iterable[Trial]) -> None:
+    def release(self, problem: ProblemKey, trials: Iterable[Trial]) -> None:
         """Give up claims without a measurement; trials that are not claimed do not matter.
 
         Raises:
@@ -125,7 +125,7 @@ class Cache:
         """
         self._store({(problem, trial): None for trial in trials})
 
-    def add(self, problem: Problem, measurements: Mapping[Trial, Measurement]) -> None:
+    def add(self, problem: ProblemKey, measurements: Mapping[Trial, Measurement]) -> None:
         """Keep measurements in one transaction, and give up the claims on them; the first of a trial stays.
 
         What was claimed cost a training and is on the disk on return. The rest (looked up in a table, say) survives
@@ -149,7 +149,7 @@ class Cache:
         if texts or held:
             try:
                 self._database.write(store, durable=bool(texts and held), patience=patience)
-            except Away:
+            except ServerUnavailable:
                 self._late = told
                 return
         self._leases.forget(held)

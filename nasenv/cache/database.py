@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from nasenv.cache.problem import Away, Key, Problem
+from nasenv.cache.keys import Key, ProblemKey, ServerUnavailable
 from nasenv.errors import InputError
 from nasenv.trial import Trial
 
@@ -40,7 +40,7 @@ _log = logging.getLogger("nasenv")
 _T = TypeVar("_T")
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 Prepared: TypeAlias = Callable[[Connection, Rows], Iterable[Sequence[Any]]]
-Lookup: TypeAlias = Callable[[Connection, Problem, Iterable[Trial]], dict[Trial, Any]]
+Lookup: TypeAlias = Callable[[Connection, ProblemKey, Iterable[Trial]], dict[Trial, Any]]
 
 _TEXT = sql.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 _KEY: dict[str, sql.types.TypeEngine[Any]] = {
@@ -65,7 +65,7 @@ _VERSION = sql.Table("version", _TABLES, sql.Column("version", sql.Integer, null
 def row(key: Key) -> dict[str, Any]:
     """Return what the columns of a key hold.
 
-    >>> row((Problem("s", "e"), Trial((1, 2))))
+    >>> row((ProblemKey("s", "e"), Trial((1, 2))))
     {'space': 's', 'evaluator': 'e', 'architecture': '1,2', 'fidelity': 1.0, 'purpose': 'search', 'seed': 0}
     """
     problem, trial = key
@@ -180,7 +180,7 @@ class Database(ABC):
         # A subquery: with IN, both read the whole table where they know little of it.
         select = self.prepared(sql.select(asked, sql.select(column).where(*same).scalar_subquery()))
 
-        def found(connection: Connection, problem: Problem, trials: Iterable[Trial]) -> dict[Trial, Any]:
+        def found(connection: Connection, problem: ProblemKey, trials: Iterable[Trial]) -> dict[Trial, Any]:
             values: dict[Trial, Any] = {}
             for _, group in itertools.groupby(sorted(trials, key=_rest), _rest):
                 keys = [(row((problem, trial)), trial) for trial in group]
@@ -244,9 +244,9 @@ class Database(ABC):
             except (sql.exc.DBAPIError, self._driver_error, UnicodeError) as error:  # the last: names in a damaged file
                 refusal = self._refusal(error.orig if isinstance(error, sql.exc.DBAPIError) else error)
                 gone = time.monotonic() - started
-                if not isinstance(refusal, Away | _Busy) or gone + pause > seconds:
+                if not isinstance(refusal, ServerUnavailable | _Busy) or gone + pause > seconds:
                     raise refusal from error
-                if gone > _QUIET_SECONDS and isinstance(refusal, Away) and not said:
+                if gone > _QUIET_SECONDS and isinstance(refusal, ServerUnavailable) and not said:
                     _log.warning("%s; trying again for %.0f s", refusal, seconds)
                     said = True
             time.sleep(pause)

@@ -17,7 +17,7 @@ import sqlalchemy as sql
 from sqlalchemy import Connection
 
 from nasenv.cache.database import HOLDERS, LEASES, Database, is_row, rows
-from nasenv.cache.problem import Key, Problem
+from nasenv.cache.keys import Key, ProblemKey
 from nasenv.errors import InputError
 from nasenv.trial import Trial
 
@@ -63,7 +63,7 @@ class Leases:
         self._stopped = threading.Event()
         weakref.finalize(self, self._stopped.set)
 
-    def claim(self, problem: Problem, trials: Collection[Trial]) -> set[Trial]:
+    def claim(self, problem: ProblemKey, trials: Collection[Trial]) -> set[Trial]:
         """Return those that nobody else holds and nobody has measured; they are held now."""
         if not trials:
             return set()

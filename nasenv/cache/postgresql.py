@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
 from nasenv.cache.database import Database
-from nasenv.cache.problem import Away
+from nasenv.cache.keys import ServerUnavailable
 from nasenv.errors import InputError
 
 _FOLDER = "nasenv"  # a schema, as PostgreSQL says: another program's tables cannot be in the way
@@ -91,8 +91,8 @@ class PostgreSQL(Database):
         """Make the tables where there are none; see `Database.prepare`."""
         try:
             super().prepare(patience)
-        except Away as away:
-            raise Away(f"{away}: see to its server; or {_OTHERS}") from away
+        except ServerUnavailable as away:
+            raise ServerUnavailable(f"{away}: see to its server; or {_OTHERS}") from away
 
     def _make(self, connection: Connection) -> None:
         """Make the tables as a part of a transaction, one process after the other."""
@@ -106,7 +106,7 @@ class PostgreSQL(Database):
         """Return what is wrong by a driver's error, in words, and what to do; what went wrong is connected anew."""
         self._engine.dispose()
         if isinstance(error, _PASSING):
-            return Away(f"cache {self.name} does not answer ({error})")
+            return ServerUnavailable(f"cache {self.name} does not answer ({error})")
         return InputError(f"cache {self.name} cannot be used ({error}): {_OTHERS}")
 
     def _tried(self, act: Callable[[], _T], patience: float | None) -> _T:
@@ -115,10 +115,10 @@ class PostgreSQL(Database):
             return super()._tried(act, patience)
         given_up = self._rests_until is not None
         if self._rests_until is not None and time.monotonic() < self._rests_until:
-            raise Away(f"cache {self.name} does not answer")
+            raise ServerUnavailable(f"cache {self.name} does not answer")
         try:
             result = super()._tried(act, 0.0 if given_up else None)
-        except Away as away:
+        except ServerUnavailable as away:
             if not given_up:
                 _log.warning("%s; the search goes on without it, and what it measures waits to enter it", away)
             self._rests_until = time.monotonic() + _REST_SECONDS

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Rewards
@@ -54,7 +54,7 @@ class PendingTrials:
             if trial.purpose == "search":
                 self._known[trial] = measurement
                 self._payers.pop(trial, None)
-        self._problem = Problem(evaluator.space.fingerprint(), evaluator.fingerprint())
+        self._problem = ProblemKey(evaluator.space.fingerprint(), evaluator.fingerprint())
         if cache is not None and log is not None:
             with timing.part(_CACHE):
                 add_to_cache(log, evaluator, cache)
@@ -222,4 +222,4 @@ class PendingTrials:
 def add_to_cache(log: TrialLog, evaluator: Evaluator, cache: Cache) -> None:
     """Add to a cache what a search has trained: some may not have reached its server before an earlier start ended."""
     trained = {trial: measurement for trial, measurement in log.measurements.items() if trial.purpose == "search"}
-    cache.add(Problem(evaluator.space.fingerprint(), evaluator.fingerprint()), trained)
+    cache.add(ProblemKey(evaluator.space.fingerprint(), evaluator.fingerprint()), trained)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nasenv import Cache, ChainCNN, Measurement, TrainingEvaluator, Trial
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from scripts.benchmarks.bench import at_least, goal, run, table
 
 GOAL_US = 100.0
@@ -24,7 +24,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     architectures = _architectures(space, 2 * arguments.rows, rng)
     known, unknown = architectures[: arguments.rows], architectures[arguments.rows :]
-    problem = Problem(space.fingerprint(), TrainingEvaluator(space, "digits").fingerprint())
+    problem = ProblemKey(space.fingerprint(), TrainingEvaluator(space, "digits").fingerprint())
     shuffled = [known[i] for i in rng.permutation(len(known))]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "cache.db"
@@ -54,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "bytes_a_row": size / rows, "microseconds": figures, "goals": [met]}
 
 
-def _train(cache: Cache, problem: Problem, trained: dict[Trial, Measurement]) -> None:
+def _train(cache: Cache, problem: ProblemKey, trained: dict[Trial, Measurement]) -> None:
     """Do what is done around a training."""
     assert cache.claim(problem, trained) == trained.keys()
     cache.add(problem, trained)

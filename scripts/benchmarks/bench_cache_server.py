@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv import Cache, InputError, Trial
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from scripts.benchmarks.bench import at_least, goal, run, table
 from scripts.benchmarks.bench_cache import measurement
 from scripts.benchmarks.postgresql_server import Server, execute, programs
 
 GOAL_RATE, GOAL_MS = 1000.0, 2.0
-_PROBLEM = Problem("a space's fingerprint", "an evaluator's")
+_PROBLEM = ProblemKey("a space's fingerprint", "an evaluator's")
 _BATCH = 16  # architectures that the default agents propose at a time
 _FILLED = 1000  # rows of a transaction of the first filling
 _HITS = 200.0  # a second

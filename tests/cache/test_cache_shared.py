@@ -13,20 +13,20 @@ import pytest
 
 from nasenv.cache import leases
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.trial import Measurement, Trial
 
-PROBLEM = Problem("space", "evaluator")
+PROBLEM = ProblemKey("space", "evaluator")
 ONE, TWO, THREE = (Trial((k,)) for k in (1, 2, 3))
 TIMEOUT = Measurement(None, error="timeout: the training took more than 1 s")
 HOLDER = """
 import sys
 from nasenv.cache import leases
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.trial import Measurement, Trial
 leases._BEAT_SECONDS = 0.05
-problem = Problem("space", "evaluator")
+problem = ProblemKey("space", "evaluator")
 with Cache(sys.argv[1]) as cache:
     print(len(cache.claim(problem, [Trial((1,)), Trial((2,))])), flush=True)
     sys.stdin.readline()
@@ -39,10 +39,10 @@ CROWD = """
 import os, random, signal, sys, time
 from nasenv.cache import leases
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.trial import Measurement, Trial
 leases._BEAT_SECONDS, leases._DEAD_SECONDS = 0.1, 3.0
-problem, trials = Problem("space", "evaluator"), [Trial((k,)) for k in range(60)]
+problem, trials = ProblemKey("space", "evaluator"), [Trial((k,)) for k in range(60)]
 path, trained = sys.argv[1:]
 
 def search(number):
@@ -112,7 +112,7 @@ def test_what_one_claims_another_does_not_get(pair):
     assert one.claim(PROBLEM, [ONE, TWO]) == {ONE, TWO}
     assert other.claim(PROBLEM, [TWO, THREE]) == {THREE}
     assert one.claim(PROBLEM, [ONE, TWO, THREE]) == {ONE, TWO}
-    assert other.claim(Problem("space", "another"), [ONE]) == {ONE}
+    assert other.claim(ProblemKey("space", "another"), [ONE]) == {ONE}
     assert other.claim(PROBLEM, []) == set()
 
 

@@ -8,15 +8,15 @@ from nasenv.errors import InputError
 from nasenv.trial import Trial
 
 
-class Problem(NamedTuple):
+class ProblemKey(NamedTuple):
     """Within which measurements mean the same: the fingerprints of a space and of an evaluator."""
 
     space: str
     evaluator: str
 
 
-Key: TypeAlias = tuple[Problem, Trial]
+Key: TypeAlias = tuple[ProblemKey, Trial]
 
 
-class Away(InputError):
+class ServerUnavailable(InputError):
     """The server does not answer, but may do so later; never said of a file."""
