@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nasenv import Cache, ChainCNN, InputError, Measurement, Trial
 from nasenv.benchmarks.nas_bench_macro import NASBenchMacroJSON
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.commands.parser import Parser
 from nasenv.commands.train import starting_architectures
 from nasenv.comparison.run import Run
@@ -204,7 +204,7 @@ def _read_trials(path: Path) -> object:
 def _cache_reader(folder: Path, measured: dict[str, Any]) -> Reader:
     path, sound = folder / "c.db", folder / "sound.db"
     with Cache(sound) as cache:
-        cache.add(Problem("s", "e"), {Trial((0, 1)): Measurement.from_json(measured)})
+        cache.add(ProblemKey("s", "e"), {Trial((0, 1)): Measurement.from_json(measured)})
     with contextlib.closing(sqlite3.connect(sound)) as database:
         database.execute("PRAGMA journal_mode=DELETE")
 
@@ -212,7 +212,7 @@ def _cache_reader(folder: Path, measured: dict[str, Any]) -> Reader:
         for ending in ("-wal", "-shm"):
             path.with_name(path.name + ending).unlink(missing_ok=True)
         with Cache(path) as cache:
-            return cache.find(Problem("s", "e"), [Trial((0, 1))])
+            return cache.find(ProblemKey("s", "e"), [Trial((0, 1))])
 
     return Reader("cache.db", any_bytes(sound.read_bytes()), _of_file(path, read))
 
