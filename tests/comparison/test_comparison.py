@@ -23,8 +23,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 import nasenv.workers.pool
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
-from nasenv.cache import problem as cache_problem
 from nasenv.cache.cache import Cache
+from nasenv.cache.keys import ProblemKey
 from nasenv.comparison.analysis import summarise
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.problem import Problem
@@ -382,7 +382,7 @@ def test_a_problem_that_trains_tests_its_last_incumbent_alone(tmp_path):
         assert one.architectures == other.architectures
         assert (one.reward.tolist(), one.seconds.tolist()) == (other.reward.tolist(), other.seconds.tolist())
     with Cache(cache) as store:
-        key = cache_problem.Problem(SPACE.fingerprint(), trains()["p"].evaluator.fingerprint())
+        key = ProblemKey(SPACE.fingerprint(), trains()["p"].evaluator.fingerprint())
         trials = [Trial(SPACE.canonical(SPACE.from_text(text))) for run in done for text in run.architectures]
         assert set(store.find(key, trials)) == set(trials)
     (tmp_path / "b" / "runs" / "p" / "random" / "seed-0" / "run.json").unlink()
