@@ -24,7 +24,7 @@ from nasenv.search.index import Architectures
 from nasenv.search.layer import Runs, SearchLike, on_layers
 from nasenv.search.pending import PendingTrials
 from nasenv.search.recorder import Recorder
-from nasenv.search.stopping import Stopping
+from nasenv.search.status import SearchStatus
 from nasenv.search.timing import EVALUATION, Timing, where_it_went
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Finding, Outcome
@@ -104,7 +104,7 @@ class Search:
         self._evaluator, self._course, self._is_concluding = evaluator, course or Course(), resume == "conclude"
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
-        self._stopping = Stopping(self.budget, self.history, self._size, type(agent).__name__, endless)
+        self._status = SearchStatus(self.budget, self.history, self._size, type(agent).__name__, endless)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
         self.files = self._open(self.run_dir, resume) if self.run_dir is not None else None
@@ -150,7 +150,7 @@ class Search:
             SearchStopped: it was stopped, and is not over.
             AgentError: something that is not an architecture of the space was proposed, or another thread is served.
         """
-        with self._stopping.serving(), self._bookkeeping:
+        with self._status.serving(), self._bookkeeping:
             proposals = self._propose(architectures, fidelity)
             self._begin()
             payable = self.budget.payable(proposals, self.history)
@@ -180,12 +180,12 @@ class Search:
             self._evaluator.start()
         try:
             while True:
-                with self._stopping.noting_faults():
+                with self._status.noting_faults():
                     self._begin()
                 in_flight.fill(ask, lambda found: self._propose(found, 1.0), is_payable)
                 if not in_flight:
                     self._end_short_of_budget()
-                with self._evaluation, self._stopping.noting_faults():
+                with self._evaluation, self._status.noting_faults():
                     found = answer.find()
                     if found is None:
                         continue  # it was stopped
@@ -196,7 +196,7 @@ class Search:
                     answers = self._record(proposals, proposals, found.findings, replayed, "agent", found.slots)
                 yield answers
         except BudgetExhausted:
-            with self._stopping.noting_faults():
+            with self._status.noting_faults():
                 self._trials.finish()
             raise
         finally:
@@ -230,11 +230,11 @@ class Search:
     @property
     def ended(self) -> str | None:
         """Why the search is over; None while it is not."""
-        return self._stopping.ended
+        return self._status.ended
 
     @ended.setter
     def ended(self, why: str) -> None:
-        self._stopping.ended = why
+        self._status.ended = why
 
     def run(self) -> None:
         """Let the agent search until the budget is used up, or it is stopped: ``stopped`` tells.
@@ -244,7 +244,7 @@ class Search:
         """
         if self.agent is None:
             raise InputError("this search has no agent to run; give it one, or call evaluate")
-        with self._stopping.running():
+        with self._status.running():
             if self._is_concluding:
                 self._conclude_journal()
             if self.start:
@@ -263,16 +263,16 @@ class Search:
 
         It may be called from a signal handler or another thread. The same search, started again, goes on.
         """
-        self._stopping.stop(reason)
+        self._status.stop(reason)
 
     def is_stopped(self) -> bool:
         """Return whether the search was asked to end early."""
-        return self._stopping.is_stopped()
+        return self._status.is_stopped()
 
     @property
     def stopped(self) -> str | None:
         """Why it was stopped before its end; None where it was not."""
-        return self._stopping.stopped
+        return self._status.stopped
 
     @property
     def evaluator(self) -> Evaluator:
@@ -312,7 +312,7 @@ class Search:
 
     def close(self) -> None:
         """Let go of the run directory and of the evaluator's workers."""
-        self._stopping.close()
+        self._status.close()
         self._evaluator.close()
         if self.files is not None:
             self.files.close()
@@ -337,11 +337,11 @@ class Search:
 
     def _begin(self) -> None:
         """Start the clocks, where they do not run yet; raise where the search is over."""
-        self._stopping.check()
+        self._status.check()
         if self._since is None and not self.replayed:
             self._since = time.monotonic()
         if self.budget.wall_seconds is not None:
-            self._stopping.watch_the_clock()
+            self._status.watch_the_clock()
 
     def _find_out(self, proposals: Proposals, by: str) -> tuple[list[Finding], int]:
         """Return findings of the first new proposals, as far as seconds and a stop let, and how many were replayed."""
@@ -383,9 +383,9 @@ class Search:
 
     def _end_short_of_budget(self) -> None:
         """Raise that the search is over or stopped; else what is left of the budget does not pay for the next."""
-        self._stopping.check()
+        self._status.check()
         self.ended = self.budget.used_up()
-        self._stopping.check()
+        self._status.check()
 
     def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
         """Return the proposals up to the one that uses the charged seconds up; None where none does."""

@@ -14,7 +14,7 @@ from nasenv.search.history import History
 _REFUSALS = 1000  # after which an agent is taken not to hear
 
 
-class Stopping:
+class SearchStatus:
     """Why a search is over, or was stopped before.
 
     Args:
