@@ -13,7 +13,7 @@ import numpy as np
 from nasenv.comparison import statistics
 from nasenv.comparison.conclusions import conclusions
 from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
-from nasenv.comparison.summary import LEVEL, Estimate, Pair, Spread, Standing, Success, Summary
+from nasenv.comparison.summary import LEVEL, IntervalEstimate, Pair, Spread, Standing, Success, Summary
 from nasenv.errors import InputError
 
 _Ends: TypeAlias = Mapping[str, Mapping[int, float]]  # agent -> seed -> what agents are ranked by, at the end
@@ -116,7 +116,7 @@ def _spreads(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, Spr
         for (name, values), iqm in zip(known.items(), iqms, strict=True):
             mean = float(values[0] + (values - values[0]).mean())  # equal values have exactly their own mean
             std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-            spreads[name] = Spread(mean, std, float(np.median(values)), Estimate(*map(float, iqm)), len(values))
+            spreads[name] = Spread(mean, std, float(np.median(values)), IntervalEstimate(*map(float, iqm)), len(values))
     return spreads
 
 
@@ -125,8 +125,8 @@ def _success(sound: Sequence[Trajectory], optimum: float, seed: int) -> Success:
     met = np.array([hit is not None for hit in hits])
     times = np.array([hit or run.evaluations for run, hit in zip(sound, hits, strict=True)], dtype=float)
     return Success(
-        rate=Estimate(float(met.mean()), *map(float, statistics.wilson(float(met.mean()), len(met)))),
-        mean_evaluations=Estimate(*statistics.mean_time(times, met, seed)),
+        rate=IntervalEstimate(float(met.mean()), *map(float, statistics.wilson(float(met.mean()), len(met)))),
+        mean_evaluations=IntervalEstimate(*statistics.mean_time(times, met, seed)),
         median_evaluations=statistics.median_time(times, met),
         limit=max(run.evaluations for run in sound),
     )
@@ -150,7 +150,7 @@ def _pairs(ends: _Ends, seed: int) -> tuple[Pair, ...]:
         Pair(
             better=better,
             worse=worse,
-            improvement=Estimate(*statistics.improvement(x, y, seed)),
+            improvement=IntervalEstimate(*statistics.improvement(x, y, seed)),
             p_value=tests[i][1],
             p_holm=float(corrected[i]),
             separated=separated[i],

@@ -65,7 +65,7 @@ def display(quantity: Quantity | Literal["regret"], metric: str) -> Display:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A figure and its 95 % interval."""
 
     value: float
@@ -83,7 +83,7 @@ class Spread:
     mean: float
     std: float
     median: float
-    iqm: Estimate
+    iqm: IntervalEstimate
     n: int
 
 
@@ -100,8 +100,8 @@ class Success:
         limit: the most evaluations of a run.
     """
 
-    rate: Estimate
-    mean_evaluations: Estimate
+    rate: IntervalEstimate
+    mean_evaluations: IntervalEstimate
     median_evaluations: float | None
     limit: int
 
@@ -160,7 +160,7 @@ class Pair:
 
     better: str
     worse: str
-    improvement: Estimate
+    improvement: IntervalEstimate
     p_value: float
     p_holm: float
     separated: bool

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, NamedTuple, Self, get_args
 
 from nasenv.comparison.run import Quantity
-from nasenv.comparison.summary import Display, Estimate, Spread, Standing, Success, Summary
+from nasenv.comparison.summary import Display, IntervalEstimate, Spread, Standing, Success, Summary
 from nasenv.errors import InputError
 
 NONE = "-"
@@ -199,7 +199,7 @@ def _written(mean: float, std: float, shown: Display) -> str:
     return f"{shown.factor * mean:{shown.digits}}{deviation}"
 
 
-def _estimate(estimate: Estimate, digits: str, factor: float = 1.0) -> str:
+def _estimate(estimate: IntervalEstimate, digits: str, factor: float = 1.0) -> str:
     value, low, high = (f"{factor * v:{digits}}" for v in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"
 
