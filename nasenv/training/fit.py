@@ -112,7 +112,7 @@ class _Training:
         self._rates = rates.view(self.epochs, per_epoch)
         self._rates_of_epoch = torch.zeros(per_epoch, device=self._device)
         self._rate = torch.zeros((), device=self._device)
-        self._optimizer = FlatOptimizer(network, recipe, self._rate)
+        self._optimizer = FlatParameterOptimizer(network, recipe, self._rate)
         self._number = torch.zeros(1, dtype=torch.int64, device=self._device)  # of the next batch
         self._total = torch.zeros((), device=self._device)  # of the losses of this epoch
         self._losses = torch.zeros(self.epochs, device=self._device)
@@ -269,7 +269,7 @@ class Batches:
         return self._inputs[rows[:, None, None], ys[:, :, None], xs[:, None, :]]
 
 
-class FlatOptimizer:
+class FlatParameterOptimizer:
     """Updates the parameters of a network as one vector a type of number; they become views of it, as do gradients.
 
     What it computes is what the rule would parameter by parameter, but that one without a gradient decays too.

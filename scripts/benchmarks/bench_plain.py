@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nasenv import Architecture, Split, TrainingEvaluator
 from nasenv.spaces.layers import GlobalAveragePool
-from nasenv.training.fit import FlatOptimizer
+from nasenv.training.fit import FlatParameterOptimizer
 from nasenv.training.recipe import Recipe, one_cycle
 from scripts.benchmarks.bench_problems import Problem
 
@@ -142,7 +142,7 @@ def _stepper(model: nn.Module, recipe: Recipe, way: Way, steps: int) -> Callable
 
 def _flat_stepper(model: nn.Module, recipe: Recipe, steps: int) -> Callable[[Tensor], None]:
     rate = torch.zeros((), device=next(model.parameters()).device)
-    optimizer = FlatOptimizer(model, recipe, rate)
+    optimizer = FlatParameterOptimizer(model, recipe, rate)
     rates = one_cycle(steps, recipe.learning_rate)
 
     def step(loss: Tensor) -> None:

@@ -16,7 +16,7 @@ from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 from nasenv.task import Encoding, Images, Task
 from nasenv.training import Diverged, Recipe, one_cycle, one_thread, seeded
-from nasenv.training.fit import BETAS, Batches, FlatOptimizer, channels_last
+from nasenv.training.fit import BETAS, Batches, FlatParameterOptimizer, channels_last
 from nasenv.training.repeating import repeated
 
 CPU = torch.device("cpu")
@@ -280,7 +280,7 @@ def test_the_flat_optimizer_does_what_its_rule_does_to_each(optimizer):
     rule = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
     extra = {"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {"betas": BETAS}
     theirs = rule([p for p in plain.parameters() if p.requires_grad], 0.03, weight_decay=0.2, **extra)
-    ours = FlatOptimizer(model, Recipe(1, 2, optimizer, weight_decay=0.2), torch.tensor(0.03))
+    ours = FlatParameterOptimizer(model, Recipe(1, 2, optimizer, weight_decay=0.2), torch.tensor(0.03))
     for _ in range(3):
         ours.zero_grad()
         model(x).square().sum().backward()
