@@ -118,7 +118,7 @@ class Guidance(BaseCallback):
         architectures, drawn = self.revise.architectures, self.model.rollout_buffer.actions[:, :, 0].T
         places = np.flatnonzero((architectures != drawn).any(axis=1))
         if self._relabelling and len(places):
-            relabel(self.model, recorded(self._search.space, to_architectures(architectures[places])), places)
+            relabel(self.model, episode_batch(self._search.space, to_architectures(architectures[places])), places)
 
 
 def best(history: History, k: int) -> list[Architecture]:
@@ -129,7 +129,7 @@ def best(history: History, k: int) -> list[Architecture]:
 def _imitate_best(model: OnPolicyAlgorithm, search: SearchLike, steps: int) -> None:
     """Let a policy imitate the best architectures of a search so far, if there are any, for as many steps at most."""
     if architectures := best(search.history, _IMITATED):
-        imitate(model.policy, recorded(search.space, architectures), steps, _ENOUGH)
+        imitate(model.policy, episode_batch(search.space, architectures), steps, _ENOUGH)
 
 
 def learn_from_start(model: BaseAlgorithm, search: SearchLike, rewards: NDArray[np.float64]) -> None:
@@ -146,10 +146,10 @@ def learn_from_start(model: BaseAlgorithm, search: SearchLike, rewards: NDArray[
     if isinstance(model, OnPolicyAlgorithm):
         _imitate_best(model, search, _STEPS_AT_START)
     elif isinstance(model, OffPolicyAlgorithm):
-        _remember(model, recorded(search.space, search.history.architectures), rewards)
+        _remember(model, episode_batch(search.space, search.history.architectures), rewards)
 
 
-def _remember(model: OffPolicyAlgorithm, episodes: Recorded, rewards: NDArray[np.float64]) -> None:
+def _remember(model: OffPolicyAlgorithm, episodes: EpisodeBatch, rewards: NDArray[np.float64]) -> None:
     """Add the episodes to the replay buffer, as many at a time as there are environments; some twice in the last."""
     t, n = episodes.actions.shape
     buffer = model.replay_buffer
@@ -169,7 +169,7 @@ def _remember(model: OffPolicyAlgorithm, episodes: Recorded, rewards: NDArray[np
 
 
 @dataclass(frozen=True)
-class Recorded:
+class EpisodeBatch:
     """What is seen and done on the way to n architectures of T decisions.
 
     Args:
@@ -183,7 +183,7 @@ class Recorded:
     masks: NDArray[np.bool_]
 
 
-def recorded(space: SearchSpace, architectures: Sequence[Architecture]) -> Recorded:
+def episode_batch(space: SearchSpace, architectures: Sequence[Architecture]) -> EpisodeBatch:
     """Return the episodes that make n architectures."""
     episodes, actions = Episodes(space, len(architectures)), np.array(architectures, dtype=np.int64).T
     observations, masks = [], []
@@ -191,10 +191,10 @@ def recorded(space: SearchSpace, architectures: Sequence[Architecture]) -> Recor
         observations.append(episodes.observations.copy())
         masks.append(episodes.mask)
         episodes.take(taken)
-    return Recorded(np.stack(observations), actions, np.stack(masks))
+    return EpisodeBatch(np.stack(observations), actions, np.stack(masks))
 
 
-def judged(policy: ActorCriticPolicy, episodes: Recorded) -> tuple[Tensor, Tensor]:
+def values_and_log_probs(policy: ActorCriticPolicy, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
     """Return a policy's values and the log-probabilities of the actions, both (n, T)."""
     n = episodes.actions.shape[1]
     observations, actions, masks = (  # one episode after the other
@@ -211,7 +211,7 @@ def judged(policy: ActorCriticPolicy, episodes: Recorded) -> tuple[Tensor, Tenso
     return values.reshape(n, -1), log_probs.reshape(n, -1)
 
 
-def imitate(policy: ActorCriticPolicy, episodes: Recorded, steps: int, enough: float = 1.0) -> None:
+def imitate(policy: ActorCriticPolicy, episodes: EpisodeBatch, steps: int, enough: float = 1.0) -> None:
     """Raise the log-probability of the actions where there was something to choose: behaviour cloning.
 
     Args:
@@ -223,7 +223,7 @@ def imitate(policy: ActorCriticPolicy, episodes: Recorded, steps: int, enough: f
     chosen = torch.from_numpy(episodes.masks.sum(axis=2).T > 1)
     policy.set_training_mode(True)
     for _ in range(steps):
-        _, log_probs = judged(policy, episodes)
+        _, log_probs = values_and_log_probs(policy, episodes)
         loss = -log_probs[chosen].mean()
         if not loss > -np.log(enough):  # also where there is nothing to choose, and the loss is nan
             break
@@ -232,7 +232,7 @@ def imitate(policy: ActorCriticPolicy, episodes: Recorded, steps: int, enough: f
         policy.optimizer.step()
 
 
-def relabel(model: OnPolicyAlgorithm, episodes: Recorded, places: NDArray[np.int64]) -> None:
+def relabel(model: OnPolicyAlgorithm, episodes: EpisodeBatch, places: NDArray[np.int64]) -> None:
     """Put episodes into a full rollout buffer in the place of those that were drawn, for the rewards that are there.
 
     Args:
@@ -242,7 +242,7 @@ def relabel(model: OnPolicyAlgorithm, episodes: Recorded, places: NDArray[np.int
     """
     buffer, policy = model.rollout_buffer, model.policy
     with torch.no_grad():
-        values, log_probs = judged(policy, episodes)
+        values, log_probs = values_and_log_probs(policy, episodes)
         if isinstance(buffer, RecurrentRolloutBuffer) and isinstance(policy, RecurrentActorCriticPolicy):
             _relabel_memory(buffer, policy, episodes, places)
     buffer.observations[:, places] = episodes.observations
@@ -254,7 +254,10 @@ def relabel(model: OnPolicyAlgorithm, episodes: Recorded, places: NDArray[np.int
 
 
 def _relabel_memory(
-    buffer: RecurrentRolloutBuffer, policy: RecurrentActorCriticPolicy, episodes: Recorded, places: NDArray[np.int64]
+    buffer: RecurrentRolloutBuffer,
+    policy: RecurrentActorCriticPolicy,
+    episodes: EpisodeBatch,
+    places: NDArray[np.int64],
 ) -> None:
     """Put what the LSTMs remember before each decision into the buffer."""
     remember = [(policy.lstm_actor, ("hidden_states_pi", "cell_states_pi"))]

@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from nasenv.agents import PPO, MaskablePPO, ModelAssistedPPO, RecurrentPPO
 from nasenv.agents.model_assisted_ppo import Screening
 from nasenv.agents.novelty import Seen
-from nasenv.agents.sb3_guidance import Revision, imitate, judged, recorded, relabel
+from nasenv.agents.sb3_guidance import Revision, episode_batch, imitate, relabel, values_and_log_probs
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -85,7 +85,7 @@ def test_relabelling_by_what_was_drawn_changes_nothing(agent):
     def look(model):
         before = columns(model.rollout_buffer)
         architectures = architectures_in(model)
-        relabel(model, recorded(PRODUCT, architectures), np.arange(len(architectures)))
+        relabel(model, episode_batch(PRODUCT, architectures), np.arange(len(architectures)))
         for name, after in columns(model.rollout_buffer).items():
             begun = int("states" in name)  # what an LSTM remembers at the beginning of an episode is not looked at
             np.testing.assert_allclose(after[begun:], before[name][begun:], atol=1e-5, err_msg=name)
@@ -151,14 +151,14 @@ def test_mutants_are_neighbours_of_the_best():
 @pytest.mark.parametrize("agent", PPOS)
 def test_imitation_makes_architectures_likelier_until_it_is_enough(agent):
     architectures = SPACE.sample(4, np.random.default_rng(0))
-    episodes, told = recorded(SPACE, architectures), []
+    episodes, told = episode_batch(SPACE, architectures), []
     chosen = torch.from_numpy(episodes.masks.sum(axis=2).T > 1)
 
     def look(model):
         if not told:
             for steps, enough in ((0, 1.0), (30, 1.0), (30, 1e-6)):
                 imitate(model.policy, episodes, steps, enough)
-                told.append(float(judged(model.policy, episodes)[1].detach()[chosen].sum()))
+                told.append(float(values_and_log_probs(model.policy, episodes)[1].detach()[chosen].sum()))
 
     looked_at(agent(), look)
     assert told[1] > told[0] + 1.0
