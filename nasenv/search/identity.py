@@ -10,7 +10,7 @@ from nasenv.configuration import import_path
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective
 from nasenv.search.budget import Budget
-from nasenv.search.layer import Runs
+from nasenv.search.layer import AgentLike
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture
 
@@ -21,7 +21,7 @@ class SearchParts:
 
     space: SearchSpace
     evaluator: Evaluator
-    agent: Runs | None
+    agent: AgentLike | None
     objective: Objective
     budget: Budget
     seed: int

@@ -56,7 +56,7 @@ class SearchLike(Protocol):
         """Write an agent's own scalars to TensorBoard."""
 
 
-class Runs(Protocol):
+class AgentLike(Protocol):
     """What a search asks of an agent."""
 
     def run(self, search: SearchLike) -> None:

@@ -21,7 +21,7 @@ from nasenv.search.budget import Budget
 from nasenv.search.history import Answers, History, Proposals
 from nasenv.search.identity import SearchParts
 from nasenv.search.index import Architectures
-from nasenv.search.layer import Runs, SearchLike, on_layers
+from nasenv.search.layer import AgentLike, SearchLike, on_layers
 from nasenv.search.pending import PendingTrials
 from nasenv.search.recorder import Recorder
 from nasenv.search.status import SearchStatus
@@ -76,7 +76,7 @@ class Search:
         self,
         space: SearchSpace,
         evaluator: Evaluator,
-        agent: Runs | None = None,
+        agent: AgentLike | None = None,
         budget: Budget | None = None,
         objective: Objective | None = None,
         cache: Cache | None = None,
