@@ -14,7 +14,7 @@ from nasenv.cluster.worker import Reply, Worker
 from nasenv.errors import InputError
 from nasenv.evaluators.estimate import Estimate
 from nasenv.evaluators.evaluator import Evaluator
-from nasenv.evaluators.training import TrainingEvaluator, may_be_mended
+from nasenv.evaluators.training import TrainingEvaluator, worth_retrying
 from nasenv.training.trainer import resolve_precision
 from nasenv.trial import Measurement, Trial
 from nasenv.workers.concurrency import Concurrency
@@ -58,7 +58,7 @@ class EvaluatorWorker(Worker):
             {part: seconds - worker_seconds.get(part, 0.0) for part, seconds in evaluator.worker_seconds.items()},
             {why: count - eager.get(why, 0) for why, count in evaluator.eager.items()},
         )
-        return Reply(measured, again=isinstance(evaluator, TrainingEvaluator) and may_be_mended(measurement))
+        return Reply(measured, again=isinstance(evaluator, TrainingEvaluator) and worth_retrying(measurement))
 
     def _measured(self, asked: TrialRequest) -> tuple[Measurement, bytes | None]:
         """Return the measurement, and the weights where they are kept."""

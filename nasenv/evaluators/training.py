@@ -22,8 +22,8 @@ from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.spaces.space import SearchSpace
 from nasenv.training import TIMEOUT, Recipe
 from nasenv.training.cost import TrainingCost
-from nasenv.training.devices import environments, resolve_devices
-from nasenv.training.trainer import OUT_OF_MEMORY, Job, Trained, Trainer, resolve_precision
+from nasenv.training.devices import device_environments, resolve_devices
+from nasenv.training.trainer import OUT_OF_MEMORY, Job, Trainer, TrainingResult, resolve_precision
 from nasenv.trial import DIVERGED, Architecture, Measurement, Trial
 from nasenv.workers.concurrency import Concurrency
 from nasenv.workers.pool import WorkerPool
@@ -128,7 +128,7 @@ class TrainingEvaluator(Evaluator):
         self._cost = TrainingCost(space)
         self._waiting: dict[Trial, Job] = {}
         self._sorted = True
-        self._pool: WorkerPool[Job, Trained] | None = None
+        self._pool: WorkerPool[Job, TrainingResult] | None = None
 
     def fingerprint(self) -> str:
         """Return a short hash of data, recipe, seed, kind of device, precision, and a subclass's source."""
@@ -189,9 +189,9 @@ class TrainingEvaluator(Evaluator):
         """Start the worker processes, where there are to be any; a worker process itself trains alone."""
         if self.concurrency and self._pool is None and not multiprocessing.current_process().daemon:
             trainer = self._trainer.on(torch.device(self.devices[0]).type)  # each worker sees its own device alone
-            each = environments(self.devices)
+            each = device_environments(self.devices)
             size = self._concurrency.now
-            self._pool = WorkerPool(trainer.run, size, self.timeout_seconds, may_be_mended, environments=each)
+            self._pool = WorkerPool(trainer.run, size, self.timeout_seconds, worth_retrying, environments=each)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -212,7 +212,7 @@ class TrainingEvaluator(Evaluator):
                 among[job] = self._concurrency.now
             yield job
 
-    def _trained(self, jobs: Iterator[Job | None], stopped: Callable[[], bool]) -> Iterator[tuple[Job, Trained]]:
+    def _trained(self, jobs: Iterator[Job | None], stopped: Callable[[], bool]) -> Iterator[tuple[Job, TrainingResult]]:
         """Yield the jobs as they are done: side by side where there are workers, else one after the other."""
         if self._pool is not None:
             yield from self._pool.stream(jobs, _failed, stopped)
@@ -220,7 +220,7 @@ class TrainingEvaluator(Evaluator):
         while not stopped() and (job := next(jobs)) is not None:
             yield job, self._trainer.run(job)
 
-    def _learn(self, job: Job, trained: Trained) -> None:
+    def _learn(self, job: Job, trained: TrainingResult) -> None:
         """Take in what a training took."""
         self._worker_seconds.update(trained.seconds)
         if trained.error is None:
@@ -260,14 +260,14 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
         )
 
 
-def may_be_mended(trained: Trained | Measurement) -> bool:
+def worth_retrying(trained: TrainingResult | Measurement) -> bool:
     """Return whether a fresh process might do better: out of memory, or a device or library in a bad state."""
     return trained.error is not None and not trained.error.startswith((DIVERGED, TIMEOUT))
 
 
-def _failed(_: Job, reason: str, seconds: float) -> Trained:
-    return Trained(None, reason, seconds, {})
+def _failed(_: Job, reason: str, seconds: float) -> TrainingResult:
+    return TrainingResult(None, reason, seconds, {})
 
 
-def _measurement(trained: Trained) -> Measurement:
+def _measurement(trained: TrainingResult) -> Measurement:
     return Measurement(trained.score, trained.error, trained.train_seconds, trained.metrics, trained.curve)

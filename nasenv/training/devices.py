@@ -33,7 +33,7 @@ def resolve_devices(devices: str) -> tuple[str, ...]:
     return tuple(named)
 
 
-def environments(devices: tuple[str, ...]) -> list[dict[str, str]]:
+def device_environments(devices: tuple[str, ...]) -> list[dict[str, str]]:
     """Return, by device, what makes a process see that device alone; nothing for the processor."""
     if devices == ("cpu",):
         return [{}]

@@ -26,7 +26,7 @@ seeds of each benchmark gained 0.9 points of validation accuracy on digits, 2.8 
 _STATISTICS_BATCHES = 4  # forward passes that batch normalisation takes its statistics from
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """A training that is over.
 
     Args:
@@ -52,7 +52,7 @@ def fit(
     precision: torch.dtype = torch.float32,
     compiled: bool = False,
     steps: int | None = None,
-) -> Fitted:
+) -> FitResult:
     """Train the model in place.
 
     Args:
@@ -84,7 +84,7 @@ def fit(
             training.end(epoch)
         curve = training.curve()
     _refresh_batch_norm(model, training.batches)
-    return Fitted(curve, repeat.eager)
+    return FitResult(curve, repeat.eager)
 
 
 class _Training:

@@ -50,7 +50,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What a job came to; score or error, and where the time went.
 
     Args:
@@ -108,9 +108,9 @@ class Trainer:
     def costs(self, architecture: Architecture) -> dict[str, float]:
         """Return ``params`` and ``flops`` of one forward pass of one input."""
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return count(self.space.build(architecture), self.space.task.shape, torch.device("meta"))
+            return count_costs(self.space.build(architecture), self.space.task.shape, torch.device("meta"))
 
-    def run(self, job: Job) -> Trained:
+    def run(self, job: Job) -> TrainingResult:
         """Train and score; a failure comes back as its reason.
 
         Raises:
@@ -133,9 +133,9 @@ class Trainer:
             if job.keep is not None:
                 write_weights(job.keep, model)
             return trained
-        return Trained(None, reason, time.perf_counter() - started, {})
+        return TrainingResult(None, reason, time.perf_counter() - started, {})
 
-    def _train(self, job: Job, begin_with: Mapping[str, torch.Tensor] | None) -> tuple[nn.Module, Trained]:
+    def _train(self, job: Job, begin_with: Mapping[str, torch.Tensor] | None) -> tuple[nn.Module, TrainingResult]:
         times = _Times(self.device)
         data = self._data()
         times.end("data")
@@ -144,7 +144,7 @@ class Trainer:
         if begin_with is not None:
             model.load_state_dict(begin_with)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        metrics = count(model, self.space.task.shape, self.device)
+        metrics = count_costs(model, self.space.task.shape, self.device)
         precision = self._precision(metrics["flops"] * job.recipe.batch_size)
         generator = torch.Generator(self.device).manual_seed(job.seed)
         times.end("building")
@@ -158,7 +158,7 @@ class Trainer:
         found = score(model, self.space.task, data.encoding, data.test if testing else data.validation)
         times.end("scoring")
         eager = fitted.eager if self.device.type == "cuda" else None
-        return model, Trained(found, None, train_seconds, metrics, fitted.curve, times.wall, eager)
+        return model, TrainingResult(found, None, train_seconds, metrics, fitted.curve, times.wall, eager)
 
     def _current(self) -> contextlib.AbstractContextManager[object]:
         """Make the device the current one, as capturing a CUDA graph needs it to be."""
@@ -204,7 +204,7 @@ class _Times:
         return wall, time.thread_time() if self._device.type == "cpu" else wall
 
 
-def count(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
+def count_costs(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
     """Return ``params`` and ``flops`` of one forward pass of one input."""
     model.eval()
     with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted

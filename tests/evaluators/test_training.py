@@ -21,7 +21,7 @@ from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.task import Images, Task
 from nasenv.training import score, trainer
-from nasenv.training.trainer import count
+from nasenv.training.trainer import count_costs
 from nasenv.trial import Trial
 
 DIGITS = load_dataset("digits")
@@ -150,7 +150,7 @@ def test_parameters_and_flops_by_hand():
 
 def test_count_of_a_linear_network():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
-    assert count(model, (3, 2, 2), torch.device("cpu")) == {"params": 65, "flops": 120}
+    assert count_costs(model, (3, 2, 2), torch.device("cpu")) == {"params": 65, "flops": 120}
 
 
 def test_seed_and_fidelity_change_it(in_process):

@@ -10,8 +10,8 @@ from nasenv.data.dataset import load_dataset
 from nasenv.evaluators import training
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.training.devices import environments
-from nasenv.training.trainer import Trained
+from nasenv.training.devices import device_environments
+from nasenv.training.trainer import TrainingResult
 from nasenv.trial import Trial
 from nasenv.workers.concurrency import Concurrency
 from nasenv.workers.pool import WorkerPool
@@ -84,7 +84,7 @@ class SmallMemory:
             self.tried.append(len(at_work))
             for job in at_work:
                 fits = len(at_work) <= self.room
-                yield job, Trained(0.5, None, 1.0, {}) if fits else failed(job, "out of memory: 2 GiB", 1.0)
+                yield job, TrainingResult(0.5, None, 1.0, {}) if fits else failed(job, "out of memory: 2 GiB", 1.0)
 
     def close(self):
         pass
@@ -131,7 +131,7 @@ def seen(_):
 
 def test_each_worker_sees_its_own_gpu_and_so_does_the_one_that_replaces_it(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")  # of which PyTorch's first is 4
-    each = environments(("cuda:0", "cuda:2"))
+    each = device_environments(("cuda:0", "cuda:2"))
     with closing(WorkerPool(seen, 2, timeout_seconds=60, environments=each)) as pool:
         assert {answer for _, answer in pool.stream(range(20), lambda *fault: fault)} == {"4", "7"}
         os.kill(min(pool.pids), signal.SIGKILL)
@@ -140,5 +140,5 @@ def test_each_worker_sees_its_own_gpu_and_so_does_the_one_that_replaces_it(monke
 
 def test_without_the_variable_gpus_are_numbered(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert environments(("cuda:1", "cuda:0")) == [{"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "0"}]
-    assert environments(("cpu",)) == [{}]
+    assert device_environments(("cuda:1", "cuda:0")) == [{"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "0"}]
+    assert device_environments(("cpu",)) == [{}]
