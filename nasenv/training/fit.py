@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from nasenv.data.split import Split
 from nasenv.task import Encoding, Task
+from nasenv.training.cuda_graphs import graphed
 from nasenv.training.recipe import Recipe, one_cycle
-from nasenv.training.repeating import repeated
 
 TIMEOUT = "timeout"  # how the error of a training that took too long begins
 _SCORING_BATCH = {"cpu": 256, "cuda": 2048}  # larger ones leave a processor's cache; a GPU wants few, large ones
@@ -74,7 +74,7 @@ def fit(
     network: nn.Module = torch.compile(model, dynamic=False) if compiled else model  # type: ignore[assignment]
     training = _Training(network, task, data, recipe, generator, precision, steps)
     model.train()
-    with repeated(training.step, training.steps, data.inputs.device) as repeat:
+    with graphed(training.step, training.steps, data.inputs.device) as repeat:
         for epoch in range(training.epochs):
             training.begin(epoch)
             step = training.step if repeat.eager is not None else repeat

@@ -14,7 +14,7 @@ _WORTH_CAPTURING = 16  # calls, from which on the capture costs less than it sav
 _log = logging.getLogger("nasenv")
 
 
-class Repeated:
+class GraphedFunction:
     """A function without arguments that works in place on tensors of one device, and never waits for it.
 
     On a GPU the first calls are warm-up, real calls on a side stream; then the function is captured as a CUDA graph,
@@ -84,9 +84,9 @@ class Repeated:
 
 
 @contextmanager
-def repeated(act: Callable[[], None], calls: int, device: torch.device) -> Iterator[Repeated]:
-    """Give a function that is called many times; see `Repeated`."""
-    made = Repeated(act, calls, device)
+def graphed(act: Callable[[], None], calls: int, device: torch.device) -> Iterator[GraphedFunction]:
+    """Give a function that is called many times; see `GraphedFunction`."""
+    made = GraphedFunction(act, calls, device)
     try:
         yield made
     finally:
