@@ -2,18 +2,18 @@
 
 from nasenv.training.fit import TIMEOUT, Diverged, FitResult, fit, mixed, score
 from nasenv.training.recipe import Recipe, one_cycle
-from nasenv.training.setting import one_thread, same_each_time, seeded
+from nasenv.training.reproducibility import deterministic_algorithms, one_thread, seeded
 
 __all__ = [
     "TIMEOUT",
     "Diverged",
     "FitResult",
     "Recipe",
+    "deterministic_algorithms",
     "fit",
     "mixed",
     "one_cycle",
     "one_thread",
-    "same_each_time",
     "score",
     "seeded",
 ]

@@ -20,7 +20,7 @@ from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
 from nasenv.files import write_whole
 from nasenv.spaces.space import SearchSpace
-from nasenv.training import Diverged, Recipe, fit, one_thread, same_each_time, score, seeded
+from nasenv.training import Diverged, Recipe, deterministic_algorithms, fit, one_thread, score, seeded
 from nasenv.trial import DIVERGED, Architecture, Trial
 
 OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
@@ -91,7 +91,7 @@ class Trainer:
         precision: str = "float32",
     ) -> None:
         self.space, self.dataset, self.timeout_seconds, self.precision = space, dataset, timeout_seconds, precision
-        self._sameness = same_each_time if deterministic else contextlib.nullcontext
+        self._determinism = deterministic_algorithms if deterministic else contextlib.nullcontext
         self.device = torch.device(device)
         self._resident: Dataset | None = None
 
@@ -119,7 +119,12 @@ class Trainer:
         started = time.perf_counter()
         begin_with = None if job.start is None else read_weights(job.start)
         try:
-            with self._current(), one_thread(self.device), seeded(job.seed, self.device), self._sameness(self.device):
+            with (
+                self._current(),
+                one_thread(self.device),
+                seeded(job.seed, self.device),
+                self._determinism(self.device),
+            ):
                 model, trained = self._train(job, begin_with)
         except Diverged as error:
             reason = f"{DIVERGED}: {error}"

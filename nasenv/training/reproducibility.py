@@ -35,7 +35,7 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def same_each_time(device: torch.device) -> Iterator[None]:
+def deterministic_algorithms(device: torch.device) -> Iterator[None]:
     """Use on a GPU only algorithms that give the same numbers each time; an operation that has none raises.
 
     One processor thread always gives the same. See https://docs.pytorch.org/docs/stable/notes/randomness.html.
