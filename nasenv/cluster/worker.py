@@ -22,7 +22,7 @@ from nasenv.cluster.connection import imported_ray
 from nasenv.data.split import Split
 from nasenv.errors import InputError
 from nasenv.provenance import versions
-from nasenv.workers.serving import described
+from nasenv.workers.serving import describe_error
 
 Packed: TypeAlias = tuple[bytes, dict[int, tuple[NDArray[np.float32], NDArray[Any]]]]
 """Objects as they lie in Ray's object store: pickled, but for the inputs and targets of splits of data, by number.
@@ -81,7 +81,7 @@ class Worker(ABC):
         try:
             return About(*me, self.open(*unpack(packed)))
         except BaseException as error:  # of a user's module
-            return About(*me, fault=described(error))
+            return About(*me, fault=describe_error(error))
 
     def answer(self, job: Any) -> Reply:
         """Do a job; whatever is raised is told."""
@@ -91,7 +91,7 @@ class Worker(ABC):
         except InputError as error:
             return Reply(refusal=str(error))
         except BaseException as error:  # of a user's class
-            return Reply(fault=described(error))
+            return Reply(fault=describe_error(error))
 
 
 def pack(*parts: Any) -> Packed:
@@ -100,7 +100,7 @@ def pack(*parts: Any) -> Packed:
     try:
         packer.dump(parts)
     except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
-        said = described(error)
+        said = describe_error(error)
         raise InputError(f"the space, evaluator or agent cannot be sent to Ray's workers ({said})") from error
     return file.getvalue(), {k: (s.inputs.cpu().numpy(), s.targets.cpu().numpy()) for k, s in packer.splits.items()}
 

@@ -29,7 +29,7 @@ class Message(NamedTuple):
     content: Any = None
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an exception as one line, ``TypeName: text``."""
     try:
         text = " ".join(str(error).split())
@@ -38,7 +38,7 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:_LONGEST_REASON] or 'no message'}"
 
 
-def opened(pickled: torch.Tensor) -> Callable[[Any], Any]:
+def load_work(pickled: torch.Tensor) -> Callable[[Any], Any]:
     """Return the work from its pickled bytes, (n,) of uint8; whatever its classes raise is raised."""
     work: Callable[[Any], Any] = pickle.loads(pickled.numpy().tobytes())  # of our own parent
     return work
@@ -63,7 +63,7 @@ def serve(connection: Connection, opening: Callable[[], Callable[[Any], Any]]) -
         try:
             work = opening()
         except BaseException as error:  # of a user's module
-            connection.send(Message("fault", described(error)))
+            connection.send(Message("fault", describe_error(error)))
             return
         connection.send(Message("ready"))
         while True:
@@ -79,7 +79,7 @@ def _reply(work: Callable[[Any], Any], job: bytes) -> memoryview:
     except InputError as error:
         return ForkingPickler.dumps(Message("refusal", str(error)))
     except BaseException as error:
-        return ForkingPickler.dumps(Message("fault", described(error)))
+        return ForkingPickler.dumps(Message("fault", describe_error(error)))
 
 
 def _tie_to_parent() -> None:

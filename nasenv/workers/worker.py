@@ -19,7 +19,7 @@ import torch
 import torch.multiprocessing  # tensors are sent as shared memory
 
 from nasenv.errors import InputError
-from nasenv.workers.serving import SIGNALS, Message, described, opened, serve
+from nasenv.workers.serving import SIGNALS, Message, describe_error, load_work, serve
 
 _IMPORTED = ["torch._dynamo", "nasenv.evaluators.training"]  # once, by the process that all workers are forked from
 _NAME = "nasenv-worker"
@@ -79,7 +79,7 @@ class Worker:
         except (EOFError, *_GONE):
             return Message("fault", self._ending())
         except Exception as error:  # a user's class may raise anything
-            return Message("fault", f"the answer cannot be read ({described(error)})")
+            return Message("fault", f"the answer cannot be read ({describe_error(error)})")
         return message
 
     def _ending(self) -> str:
@@ -154,4 +154,4 @@ class _Parcel:
     def __reduce__(self) -> tuple[type[partial[Any]], tuple[Any, ...]]:
         pickled = torch.frombuffer(bytearray(ForkingPickler.dumps(self._work)), dtype=torch.uint8)
         self._sent = pickled.share_memory_()  # type: ignore[no-untyped-call]  # kept until it is sent
-        return partial, (opened, self._sent)
+        return partial, (load_work, self._sent)
