@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from nasenv.cluster.connection import Cluster, imported_ray
-from nasenv.cluster.worker import About, Reply, Worker, pack
+from nasenv.cluster.worker import ActorInfo, Reply, Worker, pack
 from nasenv.errors import InputError
 from nasenv.provenance import versions
 from nasenv.workers.clock import WakingClock
@@ -29,7 +29,7 @@ Job = TypeVar("Job")
 @dataclass(eq=False)
 class _Actor:
     handle: Any
-    about: About | None = None  # None while it starts
+    about: ActorInfo | None = None  # None while it starts
     is_hung: bool = False
 
 
@@ -228,11 +228,11 @@ class ActorPool(Generic[Job]):
             self._actors.append(actor)
             self._calls[actor.handle.begin.remote(self._packed)] = actor, None
 
-    def _take_in(self, actor: _Actor, said: About | Exception) -> None:
+    def _take_in(self, actor: _Actor, said: ActorInfo | Exception) -> None:
         """Take in an actor that is ready; raise InputError where it is no use, or none will be."""
         if actor not in self._actors:
             return
-        if isinstance(said, About):
+        if isinstance(said, ActorInfo):
             self._check(said)
             actor.about, self._failed_starts = said, 0
             self._free.extend([actor] * self._at_once)
@@ -242,7 +242,7 @@ class ActorPool(Generic[Job]):
         if "creation task" in str(said) or self._failed_starts > _FAILED_STARTS * max(1, len(self._actors)):
             raise InputError(f"Ray's workers ended before they were ready: {reason(said)}")
 
-    def _check(self, about: About) -> None:
+    def _check(self, about: ActorInfo) -> None:
         """Raise InputError where an actor cannot do the work, or its measurements would differ from those of others."""
         theirs = about.versions
         differing = [

@@ -32,7 +32,7 @@ _HINTS = (
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Share(NamedTuple):
+class JobResources(NamedTuple):
     """What one job has of a node: processor cores and GPUs, 0 or more; of a GPU it may be a part."""
 
     cpus: float
@@ -41,7 +41,7 @@ class Share(NamedTuple):
     def fits(self, resources: Mapping[str, float]) -> int:
         """Return how many jobs fit side by side on a node.
 
-        >>> Share(1.0, 0.3).fits({"CPU": 16.0, "GPU": 2.0})
+        >>> JobResources(1.0, 0.3).fits({"CPU": 16.0, "GPU": 2.0})
         6
         """
         room = [resources.get("CPU", 0.0) / self.cpus] if self.cpus else []
@@ -64,7 +64,7 @@ class Cluster:
         InputError: Ray is not installed; nothing answers at the address; no node has room for a job.
     """
 
-    def __init__(self, address: str | None, share: Share, scale_to: int | None = None) -> None:
+    def __init__(self, address: str | None, share: JobResources, scale_to: int | None = None) -> None:
         self.share, self._scale_to = share, scale_to
         self._silent_since: float | None = None
         self._slots: dict[str, int] = {}

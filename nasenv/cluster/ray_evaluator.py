@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nasenv.cluster.actors import ActorPool
-from nasenv.cluster.connection import Cluster, Share
+from nasenv.cluster.connection import Cluster, JobResources
 from nasenv.cluster.evaluator_worker import EvaluatorWorker, TrialRequest, TrialResult, in_process, machine_settings
 from nasenv.cluster.worker import Reply
 from nasenv.configuration import integer, weight
@@ -197,8 +197,8 @@ class RayEvaluator(Evaluator):
         return measurement
 
 
-def _share(cpus: Any, gpus: Any) -> Share:
-    share = Share(weight("cpus_per_evaluation", cpus), weight("gpus_per_evaluation", gpus))
+def _share(cpus: Any, gpus: Any) -> JobResources:
+    share = JobResources(weight("cpus_per_evaluation", cpus), weight("gpus_per_evaluation", gpus))
     if share.gpus > 1 and share.gpus != int(share.gpus):
         raise InputError(f"gpus_per_evaluation must be a share of 1, or a whole number, got {gpus!r}")
     if not any(share):

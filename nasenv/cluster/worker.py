@@ -43,7 +43,7 @@ class Reply(NamedTuple):
     again: bool = False
 
 
-class About(NamedTuple):
+class ActorInfo(NamedTuple):
     """An actor that has begun, as it says of itself; with a ``fault`` it cannot do jobs."""
 
     node: str  # host name and address
@@ -72,16 +72,16 @@ class Worker(ABC):
     def do(self, job: Any) -> Reply:
         """Do a job; an `InputError` ends everything, other exceptions are the job's fault."""
 
-    def begin(self, packed: Packed) -> About:
+    def begin(self, packed: Packed) -> ActorInfo:
         """Get ready, and say who this is."""
         ray = imported_ray()
         torch.set_num_threads(1)
         node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
         me = node, str(ray.get_runtime_context().get_node_id()), os.getpid(), versions()
         try:
-            return About(*me, self.open(*unpack(packed)))
+            return ActorInfo(*me, self.open(*unpack(packed)))
         except BaseException as error:  # of a user's module
-            return About(*me, fault=describe_error(error))
+            return ActorInfo(*me, fault=describe_error(error))
 
     def answer(self, job: Any) -> Reply:
         """Do a job; whatever is raised is told."""

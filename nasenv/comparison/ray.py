@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from nasenv.cluster.actors import ActorPool
-from nasenv.cluster.connection import Cluster, Share
+from nasenv.cluster.connection import Cluster, JobResources
 from nasenv.cluster.worker import Reply, Worker
 from nasenv.comparison.run import Run
 from nasenv.comparison.runner import RunKey, Runner
@@ -37,7 +37,7 @@ class RayRuns:
     """
 
     def __init__(self, runner: Runner, address: str | None, timeout_seconds: float | None) -> None:
-        self._runner, self._cluster = runner, Cluster(address, Share(1.0, 0.0))
+        self._runner, self._cluster = runner, Cluster(address, JobResources(1.0, 0.0))
         self._told = False  # whether workers were told to stop
         limit = math.inf if timeout_seconds is None else timeout_seconds
         parts = (runner.in_process(),)

@@ -18,7 +18,7 @@ from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.sb3 import PPO
 from nasenv.agents.tpe import TPE
 from nasenv.cluster import actors
-from nasenv.cluster.connection import Share
+from nasenv.cluster.connection import JobResources
 from nasenv.cluster.evaluator_worker import in_process, machine_settings
 from nasenv.cluster.ray_evaluator import RayEvaluator
 from nasenv.errors import InputError
@@ -387,12 +387,12 @@ def test_what_an_estimate_ends_with_is_trained_in_the_workers_own_process():
 @pytest.mark.parametrize(
     ("share", "node", "fits"),
     [
-        (Share(1, 0), {"CPU": 8.0}, 8),
-        (Share(0.1, 0), {"CPU": 0.3}, 3),
-        (Share(1, 0.4), {"CPU": 8.0, "GPU": 2.0}, 4),
-        (Share(4, 0.25), {"CPU": 8.0, "GPU": 1.0}, 2),
-        (Share(0, 2), {"CPU": 8.0, "GPU": 5.0}, 2),
-        (Share(1, 1), {"CPU": 8.0}, 0),
+        (JobResources(1, 0), {"CPU": 8.0}, 8),
+        (JobResources(0.1, 0), {"CPU": 0.3}, 3),
+        (JobResources(1, 0.4), {"CPU": 8.0, "GPU": 2.0}, 4),
+        (JobResources(4, 0.25), {"CPU": 8.0, "GPU": 1.0}, 2),
+        (JobResources(0, 2), {"CPU": 8.0, "GPU": 5.0}, 2),
+        (JobResources(1, 1), {"CPU": 8.0}, 0),
     ],
 )
 def test_what_fits_on_a_node(share, node, fits):
