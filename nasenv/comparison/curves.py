@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
-from nasenv.comparison.statistics import at, interquartile_interval, interquartile_mean
+from nasenv.comparison.statistics import interquartile_interval, interquartile_mean, step_function_at
 from nasenv.errors import InputError
 
 Against = Literal["evaluations", "seconds"]
@@ -93,7 +93,7 @@ def _table(
     for i, run in enumerate(sound):
         counts = np.isfinite(run.reward if quantity == "reward" else run.val_score)
         x = (run.seconds if against == "seconds" else run.evaluation)[counts].astype(np.float64)
-        table[i] = at(x, run.values(quantity, final)[counts], grid)
-        started[i] = np.isfinite(at(x, x, grid))
+        table[i] = step_function_at(x, run.values(quantity, final)[counts], grid)
+        started[i] = np.isfinite(step_function_at(x, x, grid))
     unknown = (started & np.isnan(table)).any(axis=0)
     return np.sort(table, axis=0), np.where(unknown, 0, started.sum(axis=0))  # nan is sorted to the end

@@ -23,7 +23,7 @@ _Counts = NDArray[np.int16]  # how often each run is drawn
 _Interval = tuple[_Floats, _Floats]
 
 
-def at(x: _Floats, y: _Floats, grid: _Floats) -> _Floats:
+def step_function_at(x: _Floats, y: _Floats, grid: _Floats) -> _Floats:
     """Return, (g,), the step function of y (n,) over ascending x (n,) at the grid (g,); nan before the first x."""
     before = np.concatenate([[np.nan], y])
     return before[np.searchsorted(x, grid, side="right")]

@@ -34,7 +34,7 @@ from nasenv.commands.arguments import make
 from nasenv.commands.compare import problems_of
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.run import Trajectory
-from nasenv.comparison.statistics import at, holm, mean_interval, mean_time, signed_rank
+from nasenv.comparison.statistics import holm, mean_interval, mean_time, signed_rank, step_function_at
 from scripts.benchmarks.bench import at_least, cores, run, table
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
@@ -163,7 +163,7 @@ def until_best(title: str, trajectories: Trajectories, optimum: float, most: int
 
 def _after(trajectory: Trajectory, grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the incumbent's reward after each number of evaluations, (g,)."""
-    return at(trajectory.evaluation.astype(np.float64), trajectory.reward, grid)
+    return step_function_at(trajectory.evaluation.astype(np.float64), trajectory.reward, grid)
 
 
 def _needed(trajectory: Trajectory, optimum: float, most: int) -> float:
