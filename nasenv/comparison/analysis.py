@@ -121,7 +121,7 @@ def _spreads(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, Spr
 
 
 def _success(sound: Sequence[Trajectory], optimum: float, seed: int) -> Success:
-    hits = [run.met(optimum) for run in sound]
+    hits = [run.evaluation_of_optimum(optimum) for run in sound]
     met = np.array([hit is not None for hit in hits])
     times = np.array([hit or run.evaluations for run, hit in zip(sound, hits, strict=True)], dtype=float)
     return Success(

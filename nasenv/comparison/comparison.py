@@ -63,7 +63,7 @@ class Comparison:
 
     def _is_done(self, key: RunKey) -> bool:
         path = self._runner.path(key)
-        return path.exists() and Run.is_of(path, self._runner.identity(key))
+        return path.exists() and Run.matches(path, self._runner.identity(key))
 
     def run(self, done: Callable[[Run], None], workers: int, timeout_seconds: float | None) -> None:
         """Do what is not yet done; to be called while the folder is ``held``.

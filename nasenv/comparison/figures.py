@@ -137,7 +137,7 @@ def _met(group: Sequence[Trajectory], optimum: float) -> Line:
     https://doi.org/10.1080/01621459.1958.10501452. The band is Wilson's, of as many runs as were not censored before,
     so that at the end it is the interval of the success rate; there is none before the first run has met it.
     """
-    first = np.array([run.met(optimum) or 0 for run in group])
+    first = np.array([run.evaluation_of_optimum(optimum) or 0 for run in group])
     times = np.where(first, first, [run.evaluations for run in group])
     distinct, surviving = survival(times.astype(float), first > 0, np.ones((1, len(group)), dtype=np.int16))
     share = 1 - surviving[0]

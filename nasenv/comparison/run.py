@@ -100,14 +100,14 @@ class Run:
 
         Args:
             path: the file.
-            identity: hash of everything that the run follows from, for ``is_of``.
+            identity: hash of everything that the run follows from, for ``matches``.
         """
         values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         lines = [json.dumps(line, separators=(",", ":")) for line in ({"identity": identity}, values)]
         write_whole(path, "\n".join(lines) + "\n")
 
     @staticmethod
-    def is_of(path: Path, identity: str) -> bool:
+    def matches(path: Path, identity: str) -> bool:
         """Return True where the file is of this identity; raise InputError where it is of another, or damaged."""
         try:
             with open_file(path) as file:
@@ -186,7 +186,7 @@ class Trajectory(Run):
         values: _Floats = getattr(self, "final_val_score" if quantity == "val_score" and final else quantity)
         return values
 
-    def met(self, optimum: float) -> int | None:
+    def evaluation_of_optimum(self, optimum: float) -> int | None:
         """Return the number of the evaluation that met the best reward of the space; None where none did."""
         there = self.evaluation[self.reward >= optimum - 1e-12 * max(1.0, abs(optimum))]
         return int(there[0]) if len(there) else None

@@ -168,7 +168,7 @@ def _after(trajectory: Trajectory, grid: NDArray[np.float64]) -> NDArray[np.floa
 
 def _needed(trajectory: Trajectory, optimum: float, most: int) -> float:
     """Return the evaluations of a run until the best, one more than the most where it did not meet it."""
-    return float(trajectory.met(optimum) or most + 1)
+    return float(trajectory.evaluation_of_optimum(optimum) or most + 1)
 
 
 def _mean(ends: Ends) -> str:

@@ -184,7 +184,7 @@ def _run_readers(folder: Path) -> list[Reader]:
             opened.close()
 
     def read_run(path: Path) -> object:
-        return Run.is_of(path, "i"), Run.read(path)
+        return Run.matches(path, "i"), Run.read(path)
 
     return [
         Reader("result.json", json_files(result), _of_file(folder / "result.json", Result.read)),

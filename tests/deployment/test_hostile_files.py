@@ -259,7 +259,7 @@ READERS = {
     "table": read_table,
     "benchmark": lambda path: NASBenchMacroJSON().read("cifar10", Path(path)),
     "run": lambda path: Run.read(Path(path)),
-    "identity": lambda path: Run.is_of(Path(path), "i"),
+    "identity": lambda path: Run.matches(Path(path), "i"),
     "any": lambda path: read_whole(Path(path), 100),
 }
 
