@@ -118,7 +118,7 @@ class Comparison:
 
     def _fill_cache(self) -> None:
         pending = set(self.pending)
-        self._runner.bring(key for key in self.keys if key not in pending)
+        self._runner.cache_finished(key for key in self.keys if key not in pending)
 
     def _collect(self, answers: Iterator[tuple[RunKey, Run | None]], done: Callable[[Run], None]) -> None:
         """Tell of each run that is done; raise SearchStopped where the comparison was stopped."""

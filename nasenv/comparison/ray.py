@@ -84,7 +84,7 @@ class Running(Worker):
         """Do a run from its files, and return it with those that there are then; None where it was stopped."""
         key, files = asked
         with tempfile.TemporaryDirectory(prefix="nasenv-") as folder:
-            runner = self._runner.below(Path(folder))
+            runner = self._runner.in_folder(Path(folder))
             path = runner.path(key)
             _write(path, files)
             return Reply((runner(key), _read(path.parent)))

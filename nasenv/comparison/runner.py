@@ -102,7 +102,7 @@ class Runner:
         parts = (problem.space, problem.evaluator, agent, problem.budget, problem.objective)
         return Search(*parts, cache=cache, seed=key.seed, run_dir=run_dir)
 
-    def bring(self, done: Iterable[RunKey]) -> None:
+    def cache_finished(self, done: Iterable[RunKey]) -> None:
         """Add to the cache what runs have trained that are done: its server may have been away when they ended.
 
         Raises:
@@ -129,7 +129,7 @@ class Runner:
             other._cache = str(Path(self._cache).absolute())
         return other
 
-    def below(self, folder: Path) -> Self:
+    def in_folder(self, folder: Path) -> Self:
         """Return one that leaves its runs' folders in another folder."""
         other = copy.copy(self)
         other._folder = folder
@@ -151,7 +151,7 @@ class Runner:
         """Stop a search that trains when `stop` is called, in whichever process."""
         if not self.trains(key):
             return nullcontext()
-        return watched(self.is_stopped, lambda: search.stop("the comparison is stopped"), _POLL_SECONDS)
+        return call_when(self.is_stopped, lambda: search.stop("the comparison is stopped"), _POLL_SECONDS)
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
         """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
@@ -226,7 +226,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def watched(asked: Callable[[], bool], act: Callable[[], None], seconds: float) -> Iterator[None]:
+def call_when(asked: Callable[[], bool], act: Callable[[], None], seconds: float) -> Iterator[None]:
     """Call ``act`` in a thread of its own, once ``asked`` says yes; it is looked at every so many seconds."""
     over = threading.Event()
 
