@@ -24,7 +24,7 @@ from nasenv.comparison.run import Run
 from nasenv.configuration import digest
 from nasenv.errors import AgentError, SearchStopped
 from nasenv.records.run_directory import TRIALS
-from nasenv.records.trials import TrialLog, measured
+from nasenv.records.trials import TrialLog, measure_trials
 from nasenv.search.pending import add_to_cache
 from nasenv.search.search import Search
 from nasenv.trial import Architecture, Purpose, Trial
@@ -272,7 +272,7 @@ def _trained_again(search: Search, architectures: list[Architecture], seeds: ran
         for seed in seeds
     ]
     if search.evaluator.trains:
-        found = measured(search.evaluator, trials, search.trials, search.is_stopped)
+        found = measure_trials(search.evaluator, trials, search.trials, search.is_stopped)
     else:  # a table is asked in one go, which is most of what a run on it costs
         found = dict(zip(trials, search.evaluator.measure(trials), strict=True))
     confirmed, tested = (

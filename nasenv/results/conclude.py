@@ -13,7 +13,7 @@ from nasenv.deployment.export import built, save_model
 from nasenv.errors import InputError, SearchStopped
 from nasenv.files import write_whole
 from nasenv.objectives import Rewards
-from nasenv.records.trials import measured
+from nasenv.records.trials import measure_trials
 from nasenv.results.result import RESULT, Contender, Result, mean, table
 from nasenv.search.search import Search
 from nasenv.training.trainer import read_weights
@@ -97,7 +97,7 @@ def _measured(
     """Return the final trainings of each architecture, one a seed; weights of one of them are kept."""
     trials = [Trial(a, 1.0, purpose, seed) for a in architectures for seed in range(search.budget.final_seeds)]
     keep = {t: path for t in trials if t.architecture == kept and (path := _weights_path(search, t)) is not None}
-    found = measured(search.evaluator, trials, search.trials, search.is_stopped, keep)
+    found = measure_trials(search.evaluator, trials, search.trials, search.is_stopped, keep)
     return {a: [found[trial] for trial in trials if trial.architecture == a] for a in architectures}
 
 
@@ -116,7 +116,7 @@ def _network(search: Search, trial: Trial) -> nn.Module | None:
     if path is None or search.evaluator.dataset is None:
         return None
     if not path.exists():  # its file was deleted between two starts
-        measured(search.evaluator, [trial], None, search.is_stopped, {trial: path})
+        measure_trials(search.evaluator, [trial], None, search.is_stopped, {trial: path})
     try:
         return built(search.space, trial.architecture, read_weights(path))
     except (InputError, RuntimeError) as error:
