@@ -218,7 +218,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def built(space: SearchSpace, architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
+def build_trained(space: SearchSpace, architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
     """Return the network of an architecture with these weights, on the CPU, in evaluation mode."""
     network = _built(space, architecture)
     network.load_state_dict(weights)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nasenv.deployment.export import built, save_model
+from nasenv.deployment.export import build_trained, save_model
 from nasenv.errors import InputError, SearchStopped
 from nasenv.files import write_whole
 from nasenv.objectives import Rewards
@@ -118,7 +118,7 @@ def _network(search: Search, trial: Trial) -> nn.Module | None:
     if not path.exists():  # its file was deleted between two starts
         measure_trials(search.evaluator, [trial], None, search.is_stopped, {trial: path})
     try:
-        return built(search.space, trial.architecture, read_weights(path))
+        return build_trained(search.space, trial.architecture, read_weights(path))
     except (InputError, RuntimeError) as error:
         raise InputError(f"{path} is damaged; delete it, and the line of its training in trials.jsonl") from error
 
