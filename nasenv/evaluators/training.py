@@ -168,7 +168,7 @@ class TrainingEvaluator(Evaluator):
                     ended, epochs = ended + 1, epochs + job.trial.fidelity * job.recipe.epochs
                     yield job.trial, _measurement(trained)
                 if ended >= 2 * self._concurrency.now:
-                    self._concurrency.measured(ended, epochs, time.perf_counter() - began)
+                    self._concurrency.update(ended, epochs, time.perf_counter() - began)
                     began, epochs, ended = time.perf_counter(), 0.0, 0
                 if self._pool is not None:
                     self._pool.size = self._concurrency.now

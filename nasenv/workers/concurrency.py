@@ -26,7 +26,7 @@ class Concurrency:
         self._rates: dict[int, float] = {}
         self._settled = False
 
-    def measured(self, trainings: int, work: float, seconds: float) -> None:
+    def update(self, trainings: int, work: float, seconds: float) -> None:
         """Take in what a batch came to, and choose the number for the next.
 
         Args:

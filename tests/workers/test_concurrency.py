@@ -21,7 +21,7 @@ def found(rate_of, least=1, most=16, batches=10):
     """Return the number that is settled on where so many at once come to such a rate."""
     concurrency = Concurrency(least, most)
     for _ in range(batches):
-        concurrency.measured(32, 32.0, 32.0 / rate_of(concurrency.now))
+        concurrency.update(32, 32.0, 32.0 / rate_of(concurrency.now))
     return concurrency.now
 
 
@@ -50,17 +50,17 @@ def test_it_keeps_to_its_bounds():
 def test_small_batches_tell_nothing():
     concurrency = Concurrency(1, 8)
     for _ in range(9):
-        concurrency.measured(2, 2.0, 1.0 / concurrency.now)
+        concurrency.update(2, 2.0, 1.0 / concurrency.now)
     assert concurrency.now == 2
 
 
 def test_it_backs_off_for_good_where_memory_runs_out():
     concurrency = Concurrency(1, 16)
     for _ in range(3):
-        concurrency.measured(32, 1.0, 1.0 / concurrency.now)
+        concurrency.update(32, 1.0, 1.0 / concurrency.now)
     assert concurrency.now == 8
     assert concurrency.out_of_memory(8)
-    concurrency.measured(32, 1.0, 0.01)
+    concurrency.update(32, 1.0, 0.01)
     assert concurrency.now == 4
     assert concurrency.out_of_memory(8)  # began beside the first
     assert concurrency.now == 4
