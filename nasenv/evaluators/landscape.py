@@ -49,7 +49,7 @@ class Landscape:
     """
 
     def __init__(self, num_choices: Sequence[int], ordered: Sequence[bool], order: int, seed: int) -> None:
-        draws = Draws(seed)
+        draws = RandomIntegers(seed)
         terms = []
         for t in range(len(num_choices)):
             reads = slice(max(0, t - order + 1), t + 1)
@@ -66,7 +66,7 @@ class Landscape:
         return np.asarray(self._entries[rows @ self._strides + self._starts].sum(axis=1))
 
 
-class Draws:
+class RandomIntegers:
     """Whole numbers of 0 to 2^20 - 1, all equally likely, the same on every machine.
 
     Args:
@@ -84,15 +84,15 @@ class Draws:
         return (raw >> np.uint64(64 - _BITS)).astype(np.int64).reshape(shape)
 
 
-def _main(choices: int, ordered: bool, draws: Draws) -> _Integers:
+def _main(choices: int, ordered: bool, draws: RandomIntegers) -> _Integers:
     """Return main_t, (C,): drawn for each choice, or, of sizes, a parabola around a place that is drawn."""
     if not ordered:
         return draws(choices)
-    places = Draws.unit * np.arange(choices) // (choices - 1)  # from the smallest size to the largest
-    return 2 * (Draws.unit - ((places - draws(1)) ** 2 >> _BITS))
+    places = RandomIntegers.unit * np.arange(choices) // (choices - 1)  # from the smallest size to the largest
+    return 2 * (RandomIntegers.unit - ((places - draws(1)) ** 2 >> _BITS))
 
 
-def _joint(choices: Sequence[int], ordered: Sequence[bool], draws: Draws) -> _Integers:
+def _joint(choices: Sequence[int], ordered: Sequence[bool], draws: RandomIntegers) -> _Integers:
     """Return joint_t, an axis a decision: drawn at all corners, of sizes at the two ends and linear between them."""
     if np.prod(choices, dtype=np.float64) > _MOST_ENTRIES:
         raise InputError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nasenv.configuration import digest, integer, weight
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
-from nasenv.evaluators.landscape import Draws, Landscape
+from nasenv.evaluators.landscape import Landscape, RandomIntegers
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Architecture, Measurement, Trial
 
@@ -106,8 +106,8 @@ class SyntheticEvaluator(Evaluator):
         return np.asarray(1.0 - (1.0 - guessed) * below)
 
     def _noise(self, architecture: Architecture) -> float:
-        total = int(Draws([self.seed, *architecture])(_UNIFORMS).sum())
-        return self.noise * (total / Draws.unit - _UNIFORMS / 2)
+        total = int(RandomIntegers([self.seed, *architecture])(_UNIFORMS).sum())
+        return self.noise * (total / RandomIntegers.unit - _UNIFORMS / 2)
 
     def _train_seconds(self, architecture: Architecture) -> float:
         chosen = sum(costs[c] for costs, c in zip(self._milliseconds, architecture, strict=True))
