@@ -13,7 +13,7 @@ from torch import nn
 from nasenv.agents.agent import Agent
 from nasenv.configuration import digest
 from nasenv.evaluators.evaluator import Evaluator, never
-from nasenv.records.replay import Course
+from nasenv.records.replay import CompletionOrder
 from nasenv.search.budget import Budget
 from nasenv.search.history import Answers
 from nasenv.search.index import Architectures
@@ -209,7 +209,9 @@ class AgentContract:
             assert first.ended == f"the budget of {_EVALUATIONS} evaluations is used up", first.ended
             architectures = [o.architecture for o in first.history]
             evaluator = AnyOrder(space, failing, slots=2, order=2)
-            again = self._searched(space, evaluator, self.make_again(config), course=Course(first.slots, architectures))
+            again = self._searched(
+                space, evaluator, self.make_again(config), course=CompletionOrder(first.slots, architectures)
+            )
             assert [o.architecture for o in again.history] == architectures, (
                 "the same answers led to other architectures"
             )
@@ -223,7 +225,7 @@ class AgentContract:
         evaluations: int = _EVALUATIONS,
         start: Sequence[Architecture] = (),
         repeats: int = 20,
-        course: Course | None = None,
+        course: CompletionOrder | None = None,
     ) -> Search:
         space = space or _masked_space()
         budget = Budget(evaluations, repeats_per_evaluation=repeats)

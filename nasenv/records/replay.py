@@ -17,7 +17,7 @@ _AFRESH = "--resume continue keeps every measurement and lets the agent start af
 
 
 @dataclass(frozen=True)
-class Course:
+class CompletionOrder:
     """What decides, beside the seed, which way an asynchronous search goes.
 
     Args:

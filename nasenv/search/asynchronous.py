@@ -8,7 +8,7 @@ from itertools import count
 from typing import NamedTuple
 
 from nasenv.errors import AgentError
-from nasenv.records.replay import Course, Replay
+from nasenv.records.replay import CompletionOrder, Replay
 from nasenv.search.history import History, Proposals
 from nasenv.search.index import Architectures
 from nasenv.search.pending import PendingTrials
@@ -186,7 +186,7 @@ class NextAnswer:
         history: History,
         trials: PendingTrials,
         replay: Replay | None,
-        course: Course,
+        course: CompletionOrder,
         slots: Callable[[], int],
         stopped: Callable[[], bool],
     ) -> None:

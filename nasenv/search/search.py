@@ -15,7 +15,7 @@ from nasenv.configuration import integer
 from nasenv.errors import AgentError, BudgetExhausted, InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective, Rewards, Score
-from nasenv.records.replay import Course, Replay
+from nasenv.records.replay import CompletionOrder, Replay
 from nasenv.search.asynchronous import InFlight, NextAnswer
 from nasenv.search.budget import Budget
 from nasenv.search.history import Answers, History, Proposals
@@ -85,7 +85,7 @@ class Search:
         callbacks: Iterable[Callback] = (),
         start: Sequence[Architecture] = (),
         resume: Resume = "replay",
-        course: Course | None = None,
+        course: CompletionOrder | None = None,
         layers: Sequence[Callable[[SearchLike], SearchLike]] = (),
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
@@ -101,7 +101,11 @@ class Search:
         self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
         parts = (self.objective, self.budget, self.seed, self.start, self.layers)
         self._parts = SearchParts(space, evaluator, agent, *parts)
-        self._evaluator, self._course, self._is_concluding = evaluator, course or Course(), resume == "conclude"
+        self._evaluator, self._course, self._is_concluding = (
+            evaluator,
+            course or CompletionOrder(),
+            resume == "conclude",
+        )
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
         self._status = SearchStatus(self.budget, self.history, self._size, type(agent).__name__, endless)

@@ -24,7 +24,7 @@ from nasenv.cluster.ray_evaluator import RayEvaluator
 from nasenv.errors import InputError
 from nasenv.evaluators.estimate import Estimate
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.records.replay import Course
+from nasenv.records.replay import CompletionOrder
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -204,7 +204,7 @@ def test_an_asynchronous_search_loses_a_node_and_repeats_itself(agent, evaluator
     for name in ("journal.jsonl", "trials.jsonl"):
         path = tmp_path / "again" / name
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:20]))
-    course = Course.read(tmp_path / "once" / "journal.jsonl")
+    course = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
     assert run(tmp_path / "again", ASYNCHRONOUS[agent](), evaluator, course=course) == entries
 
 

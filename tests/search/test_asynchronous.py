@@ -18,7 +18,7 @@ from nasenv.cache.cache import Cache, Problem
 from nasenv.commands.cli import main
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.table import TableEvaluator
-from nasenv.records.replay import Course
+from nasenv.records.replay import CompletionOrder
 from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
@@ -164,7 +164,7 @@ def test_after_a_power_cut_it_goes_on_and_trains_nothing_twice(tmp_path, agent, 
 def test_the_same_course_is_the_same_search(tmp_path, agent):
     make, starting = partial(AGENTS[agent], asynchronous=True), some_networks(6)
     once = run(tmp_path / "once", make(), Slots(SPACE, order=1), start=starting)
-    course = Course.read(tmp_path / "once" / "journal.jsonl")
+    course = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
     again = run(tmp_path / "again", make(), Slots(SPACE, slots=2, order=2), start=starting, course=course)
     assert again == once
     if agent != "RandomSearch":  # what it proposes does not depend on the answers
@@ -316,7 +316,7 @@ def test_reproduce_follows_the_course_of_an_asynchronous_run(tmp_path, capsys):
     (folder / "config.yaml").write_text(config.replace("concurrency: 2", "concurrency: 0"))
     assert main(["reproduce", str(folder)]) == 0
     assert "the same again: 8 evaluations" in capsys.readouterr().out
-    assert Course.read(tmp_path / "run-again" / "journal.jsonl").slots == 2
+    assert CompletionOrder.read(tmp_path / "run-again" / "journal.jsonl").slots == 2
 
 
 class Greedy(Agent):

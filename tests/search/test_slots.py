@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nasenv.errors import InputError
-from nasenv.records.replay import Course
+from nasenv.records.replay import CompletionOrder
 from tests.search.test_asynchronous import AGENTS, SPACE, PowerCut, Slots, journal, run, search
 
 
@@ -57,7 +57,7 @@ def test_after_a_power_cut_the_same_is_in_flight_again(tmp_path, agent, cut_afte
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_same_course_has_the_same_slots(tmp_path, agent):
     once = run(tmp_path / "once", AGENTS[agent](asynchronous=True), Elastic(SPACE, PLAN))
-    course = Course.read(tmp_path / "once" / "journal.jsonl")
+    course = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
     assert (
         run(tmp_path / "again", AGENTS[agent](asynchronous=True), Elastic(SPACE, {0: 5}, order=7), course=course)
         == once
