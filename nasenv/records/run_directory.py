@@ -20,7 +20,7 @@ from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.records.trials import TrialLog
 from nasenv.trial import Measurement, Trial
 
-JOURNAL, TRIALS, CONFIG, TIMES = "journal.jsonl", "trials.jsonl", "config.yaml", "times.json"
+JOURNAL, TRIALS, CONFIG, TIMING = "journal.jsonl", "trials.jsonl", "config.yaml", "timing.json"
 
 
 class RunDirectory:
@@ -88,10 +88,10 @@ class RunDirectory:
         if other and len(self.journal):
             yield f"the search was begun with {', '.join(other)}"
 
-    def leave_times(self, seconds: Mapping[str, float], slots: int) -> None:
+    def write_timing(self, seconds: Mapping[str, float], slots: int) -> None:
         """Write where the time of a start went, by part, on so many slots."""
         parts = {part: round(spent, 3) for part, spent in seconds.items()}
-        write_whole(self.path / TIMES, json.dumps({"slots": slots, "seconds": parts}, indent=1) + "\n")
+        write_whole(self.path / TIMING, json.dumps({"slots": slots, "seconds": parts}, indent=1) + "\n")
 
     def restore(self) -> None:
         """Write again what somebody deleted in the course of the search."""

@@ -260,7 +260,7 @@ class Search:
         if self.ended is None and self.stopped is None:
             self.ended = f"agent {type(self.agent).__name__} stopped by itself"
         if self.files is not None:
-            self.files.leave_times(self.where_time_went(), self._evaluator.slots)
+            self.files.write_timing(self.where_time_went(), self._evaluator.slots)
 
     def stop(self, reason: str) -> None:
         """Ask the search to end early, for a reason: trainings in flight are kept, then ``evaluate`` raises.

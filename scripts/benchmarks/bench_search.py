@@ -48,7 +48,7 @@ class Run:
         _, *lines = (folder / "journal.jsonl").read_text().splitlines()
         self.journal: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self.result = json.loads((folder / "result.json").read_text())
-        self.spent: dict[str, float] = json.loads((folder / "times.json").read_text())["seconds"]
+        self.spent: dict[str, float] = json.loads((folder / "timing.json").read_text())["seconds"]
 
     def without_times(self) -> list[dict[str, Any]]:
         """Return the journal without what no two runs share."""

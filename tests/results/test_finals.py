@@ -259,7 +259,7 @@ def test_everything_is_in_the_run_directory(run):
         "config.yaml",
         "journal.jsonl",
         "trials.jsonl",
-        "times.json",
+        "timing.json",
         "result.json",
         "model",
         "architecture.png",
