@@ -49,7 +49,7 @@ class TrialLog(JSONLines):
         self.measurements[trial] = measurement
 
 
-def measured(
+def measure_trials(
     evaluator: Evaluator,
     trials: Iterable[Trial],
     log: TrialLog | None = None,

@@ -12,7 +12,6 @@ from hypothesis.extra.numpy import arrays
 
 from nasenv.comparison.statistics import (
     RESAMPLES,
-    at,
     fewest_seeds,
     holm,
     improvement,
@@ -24,6 +23,7 @@ from nasenv.comparison.statistics import (
     median_time,
     seeds_needed,
     signed_rank,
+    step_function_at,
     wilson,
 )
 
