@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*(ROOT / "agents").rglob("*.py"), *(ROOT / "nasenv").rglob("*.py")])
-BANNED = set(
-    "answering batch designs ending finals hear in_flight indifferent known measuring mendable said settled setup "
-    "single times trainings worked".split()
-)
+BANNED = {
+    *("answering", "batch", "designs", "ending", "finals", "hear", "in_flight", "indifferent", "known", "measuring"),
+    *("mendable", "said", "settled", "setup", "single", "times", "trainings", "worked"),
+}
 
 
 def names(tree: ast.AST) -> Iterator[str]:
@@ -27,9 +26,11 @@ def names(tree: ast.AST) -> Iterator[str]:
             yield node.attr
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_names_are_the_fields_own(path):
-    assert not BANNED & {path.stem, *names(ast.parse(path.read_text(encoding="utf-8")))}
+def test_names_are_the_fields_own():
+    files = [*(ROOT / "agents").rglob("*.py"), *(ROOT / "nasenv").rglob("*.py")]
+    found = {path: BANNED & {path.stem, *names(ast.parse(path.read_text(encoding="utf-8")))} for path in files}
+    assert not {path: banned for path, banned in found.items() if banned}
+    assert len(found) > 100
 
 
 @pytest.mark.parametrize(
