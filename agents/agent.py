@@ -1,4 +1,4 @@
-"""The contract of an agent, and the loop of those that ask and tell."""
+"""The contract of an agent, and the ask-and-tell loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nasenv.trial import Architecture, Outcome
 
 
 class Agent(Configurable):
-    """A controller: proposes architectures and learns from what they are worth.
+    """Proposes architectures and learns from their rewards: a controller, as the field also calls it.
 
     A subclass writes ``ask`` and ``tell`` (and ``begin``, to make its state), or ``run`` where it brings its own loop.
     All its randomness comes from the generator, or the ``search.seed``, that it is given.
@@ -48,7 +48,7 @@ class Agent(Configurable):
         self.asynchronous = flag(f"{name}: asynchronous", asynchronous)
 
     def run(self, search: SearchLike) -> None:
-        """Propose and learn until `BudgetExhausted` is raised; the search sees to it that it is."""
+        """Propose and learn until the search raises `BudgetExhausted`."""
         self.begin(search.space, np.random.default_rng(search.seed))
         if len(search.history):
             self.tell(list(search.history))
@@ -59,7 +59,7 @@ class Agent(Configurable):
             self.tell(search.evaluate(self.ask(self.batch_size)))
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        """Make the state of a new search."""
+        """Initialise the state for a new search."""
 
     def ask(self, n: int) -> Sequence[Architecture] | NDArray[np.integer[Any]]:
         """Return n architectures to be evaluated, one at least: tuples, or an integer array (n, T).
@@ -69,7 +69,7 @@ class Agent(Configurable):
         raise AgentError(f"{type(self).__name__} has neither run nor ask; an agent writes one of them")
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Learn from the outcomes of the architectures asked for, in their order.
+        """Learn from the outcomes of the architectures that ``ask`` returned, in their order.
 
         It is called before the first ``ask`` too where the search was given architectures to start from: with their
         outcomes.

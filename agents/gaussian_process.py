@@ -1,4 +1,4 @@
-"""Bayesian optimization: a Gaussian process says which architecture is worth evaluating next."""
+"""Bayesian optimization: a Gaussian process decides which architecture is evaluated next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PARENTS = 16  # of mutants
 
 
 class GaussianProcess(Agent):
-    """Bayesian optimization with a Gaussian process over the features of architectures (Snoek et al. 2012, arXiv:1206.2944).
+    """Runs Bayesian optimization with a Gaussian process (Snoek et al. 2012, https://arxiv.org/abs/1206.2944).
 
     The process predicts the rank of every architecture from those evaluated (`Surrogate`): architectures are alike that
     take like decisions, use options as often, or have like paths (`SearchSpace.feature_parts`). The architecture with
@@ -61,7 +61,7 @@ class GaussianProcess(Agent):
         self.noise = positive("GaussianProcess: noise", noise)
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        """Know nothing."""
+        """Reset the state."""
         self._space, self._rng = space, rng
         self._candidates = (
             EveryArchitecture(space) if EveryArchitecture.suits(space) else NearTheBest(space, self.candidates)
@@ -70,7 +70,7 @@ class GaussianProcess(Agent):
         self._asked: set[Architecture] = set()
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n architectures that were not asked for before, fewer where there are no more; any where there are none."""
+        """Return up to n architectures that are new to it; any once all architectures were asked for."""
         architectures: list[Architecture] = []
         while len(architectures) < n and (architecture := self._next()) is not None:
             self._drop([architecture])
@@ -79,7 +79,7 @@ class GaussianProcess(Agent):
         return architectures or self._space.sample(1, self._rng)
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Take in what the architectures are worth."""
+        """Add the outcomes to the Gaussian process."""
         new = [outcome for outcome in outcomes if not outcome.repeat]
         if new:
             architectures = [outcome.architecture for outcome in new]
@@ -87,19 +87,19 @@ class GaussianProcess(Agent):
             self._surrogate.observe(architectures, [outcome.reward for outcome in new])
 
     def _next(self) -> Architecture | None:
-        """Return the architecture to be evaluated next."""
+        """Return the next architecture to be evaluated."""
         if len(self._asked) < self.startup_designs:
             return self._candidates.random(self._rng)
         return self._candidates.best(self._surrogate, self.beta, self._rng)
 
     def _drop(self, architectures: Sequence[Architecture]) -> None:
-        """Never ask for these again."""
+        """Exclude architectures from further proposals."""
         self._asked.update(architectures)
         self._candidates.drop(architectures)
 
 
 class EveryArchitecture:
-    """All architectures of a space. Equal networks are predicted once.
+    """Offers all architectures of a small space; equivalent ones are predicted once.
 
     Attributes:
         networks: the canonical architectures.
@@ -115,28 +115,28 @@ class EveryArchitecture:
 
     @staticmethod
     def suits(space: SearchSpace) -> bool:
-        """Return whether the space is small enough."""
+        """Return whether the space is small enough to be listed."""
         return (space.size or _MOST_LISTED + 1) <= _MOST_LISTED
 
     def drop(self, architectures: Iterable[Architecture]) -> None:
-        """Offer these no more."""
+        """Exclude architectures from further proposals."""
         self._is_new[[self._places[architecture] for architecture in architectures]] = False
 
     def best(self, surrogate: Surrogate, beta: float, rng: np.random.Generator) -> Architecture | None:
-        """Return the architecture of the highest upper confidence bound, of equals any; None where all were dropped."""
+        """Return the architecture with the highest upper confidence bound, ties at random; None if none is left."""
         new = np.flatnonzero(self._is_new)
         return (
             self._architectures[_highest(surrogate.pool_ucb(beta)[self._network[new]], new, rng)] if len(new) else None
         )
 
     def random(self, rng: np.random.Generator) -> Architecture | None:
-        """Return an architecture that was not dropped; None where all were."""
+        """Return a random architecture of those that are left; None if there is none."""
         new = np.flatnonzero(self._is_new)
         return self._architectures[rng.choice(new)] if len(new) else None
 
 
 class NearTheBest:
-    """Mutants of the best architectures, two fifths by one decision, two fifths by two, and one fifth random architectures."""
+    """Offers mutants of the best architectures (two fifths by one decision, two by two) and random ones (one fifth)."""
 
     networks: Sequence[Architecture] = ()
 
@@ -145,11 +145,11 @@ class NearTheBest:
         self._dropped: set[Architecture] = set()
 
     def drop(self, architectures: Iterable[Architecture]) -> None:
-        """Offer these no more."""
+        """Exclude architectures from further proposals."""
         self._dropped.update(architectures)
 
     def best(self, surrogate: Surrogate, beta: float, rng: np.random.Generator) -> Architecture | None:
-        """Return the candidate of the highest upper confidence bound, of equals any; None where none is new."""
+        """Return the new candidate with the highest upper confidence bound, ties at random; None if there is none."""
         parents = np.array(surrogate.best(_PARENTS), dtype=np.int64)
         architectures = self._space.sample(self._number // 5, rng)
         if len(parents):
@@ -160,14 +160,14 @@ class NearTheBest:
         return new[_highest(surrogate.ucb(new, beta), np.arange(len(new)), rng)] if new else None
 
     def random(self, rng: np.random.Generator) -> Architecture | None:
-        """Return an architecture that was not dropped; None where none of some random ones is."""
+        """Return a random new architecture; None if some random ones are all excluded."""
         return next(
             (architecture for architecture in self._space.sample(100, rng) if architecture not in self._dropped), None
         )
 
 
 def mutants(space: SearchSpace, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return a random neighbour of each of n architectures, (n, T), as `SearchSpace.mutate` does of one."""
+    """Return a random neighbour of each of n architectures, (n, T); `SearchSpace.mutate` returns that of one."""
     every = np.arange(len(rows))
     others = space.masks(rows) & (np.arange(space.max_choices) != rows[:, :, None])  # (n, T, C)
     decisions = np.where(others.any(axis=2), rng.random(rows.shape), -1.0).argmax(axis=1)
@@ -179,5 +179,5 @@ def mutants(space: SearchSpace, rows: NDArray[np.int64], rng: np.random.Generato
 
 
 def _highest(scores: NDArray[np.floating], items: NDArray[np.int64], rng: np.random.Generator) -> int:
-    """Return the item of the highest score, of equals any."""
+    """Return the item with the highest score, ties at random."""
     return int(rng.choice(items[scores == scores.max()]))

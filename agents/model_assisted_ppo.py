@@ -18,7 +18,7 @@ _UNSCREENED = 10  # first architectures, of which there is nothing to learn from
 
 
 class Screening(Revision):
-    """Evaluates, for each architecture, the most promising of itself and some of its neighbours that are new.
+    """Replaces each drawn architecture by the most promising new one among itself and some of its neighbours.
 
     Args:
         search: what its architectures were worth.
@@ -33,7 +33,7 @@ class Screening(Revision):
         self._surrogate, self._observed = Surrogate(search.space), 0
 
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the n architectures to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
+        """Return the n architectures to evaluate, (n, T), instead of those drawn, (n, T)."""
         history = self.search.history
         first, self._observed = self._observed, len(history)
         if first < len(history):
@@ -42,7 +42,7 @@ class Screening(Revision):
         return super().__call__(drawn)
 
     def revised(self, architecture: Architecture) -> Architecture:
-        """Return the most promising new architecture near to one that was drawn, or to one of the best."""
+        """Return the most promising new architecture near the drawn one, or near one of the best."""
         if self._observed < _UNSCREENED:
             return super().revised(architecture)
         architecture = self.parent() or architecture
@@ -57,7 +57,7 @@ class Screening(Revision):
 
 
 class ModelAssistedPPO(MaskablePPO):
-    """`MaskablePPO` that evaluates, for each architecture it draws, the most promising of that and its neighbours.
+    """Runs `MaskablePPO`, but evaluates the most promising of each drawn architecture and its neighbours.
 
     What is promising says a Gaussian process of all that was evaluated (`Surrogate`). The policy learns from what was
     evaluated, as if it had drawn it. Related: DyNA-PPO (Angermueller et al. 2020,
@@ -96,6 +96,6 @@ class ModelAssistedPPO(MaskablePPO):
         self.neighbours, self.beta = integer("neighbours", neighbours), weight("beta", beta)
 
     def guidance_for(self, search: SearchLike) -> Guidance:
-        """Return what screens the architectures."""
+        """Return the callback that screens the architectures."""
         screening = Screening(search, self.mutation_share, self.neighbours, self.beta)
         return Guidance(search, screening, self.imitation_steps, self.relabelling)

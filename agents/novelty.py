@@ -1,4 +1,4 @@
-"""Architectures that are new to a search."""
+"""Finds architectures that are new to a search."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REMEMBERED = 1 << 15  # networks of architectures: neighbours of good ones are 
 
 
 class Seen:
-    """The architectures that an evaluation would tell a search nothing of: itself, or an equal network, has been evaluated.
+    """Holds the architectures that are not new to a search: they or equivalent ones have been evaluated.
 
     Args:
         search: says which architectures are one network to it.
@@ -29,12 +29,12 @@ class Seen:
         self._read = 0
 
     def catch_up(self) -> None:
-        """Take in what was evaluated since this was called before."""
+        """Add the architectures that were evaluated since the last call."""
         self._networks.update(map(self._network, self._history.architectures[self._read :]))
         self._read = len(self._history)
 
     def add(self, architecture: Architecture) -> None:
-        """Take in an architecture that is about to be evaluated."""
+        """Add an architecture that is about to be evaluated."""
         self._networks.add(self._network(architecture))
 
     def __contains__(self, architecture: Any) -> bool:
@@ -47,7 +47,7 @@ def unseen(
     seen: Container[Architecture],
     rng: np.random.Generator,
 ) -> Architecture:
-    """Return a random one of an architecture's neighbours that are new; where none is, of a neighbour's, and so on.
+    """Return a random new neighbour of an architecture; if there is none, one of a neighbour, and so on.
 
     After some steps a neighbour is returned that is not new: a small space may have no new architecture left.
     """

@@ -1,4 +1,4 @@
-"""MetaQNN: tabular Q-learning of the decisions, with replay of all architectures seen."""
+"""MetaQNN: tabular Q-learning of the decisions, with experience replay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _State = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Step:
-    """One decision of an architecture: the state it was taken in, the choices valid there, and the one taken."""
+    """Holds one decision of an architecture: its state, the valid choices, and the one taken."""
 
     state: _State
     valid: tuple[int, ...]
@@ -32,7 +32,7 @@ class _Step:
 
 
 class QLearning(Agent):
-    """MetaQNN (Baker et al. 2017, https://arxiv.org/abs/1611.02167): epsilon-greedy, tabular, with experience replay.
+    """Runs MetaQNN (Baker et al. 2017, https://arxiv.org/abs/1611.02167): epsilon-greedy tabular Q-learning.
 
     The state is all the choices before a decision, or the last ``memory`` of them and how many there were, as the
     paper's is a layer and its depth. What a state forgets gets no credit, as values are passed on from state to state.
@@ -73,29 +73,29 @@ class QLearning(Agent):
         self.evaluations = None if evaluations is None else integer("QLearning: evaluations", evaluations)
 
     def run(self, search: SearchLike) -> None:
-        """Search with the schedule spread over the budget."""
+        """Search, with the schedule of epsilon spread over the budget."""
         self._search = search
         super().run(search)
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        """Start with equal Q values and nothing to replay."""
+        """Reset the Q values and the replay memory."""
         self._space, self._rng = space, rng
         self._q: dict[_State, list[float]] = defaultdict(lambda: [_INITIAL_Q] * space.max_choices)
         self._episodes: list[tuple[list[_Step], float]] = []  # with their rewards
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n architectures, each choice random with a probability of epsilon and the best known else."""
+        """Return n architectures; each choice is random with probability epsilon, else the best known."""
         return [self._architecture(epsilon(self._share_spent())) for _ in range(n)]
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Replay architectures drawn from all those seen, as often for each new one."""
+        """Add the architectures to the replay memory, and learn from some drawn from it."""
         for outcome in outcomes:
             self._episodes.append((self._steps(outcome.architecture), outcome.reward))
             for i in self._rng.integers(len(self._episodes), size=self.replays).tolist():
                 self._learn(*self._episodes[i])
 
     def _share_spent(self) -> float:
-        """Return the share of what the schedule is spread over, above 1 where it is over."""
+        """Return the share of the schedule that is spent; it exceeds 1 after its end."""
         history, budget = self._search.history, self._search.budget
         planned = self.evaluations or budget.evaluations
         if planned is None and budget.charged_seconds is not None:
@@ -113,7 +113,7 @@ class QLearning(Agent):
         return row
 
     def _learn(self, steps: Sequence[_Step], reward: float) -> None:
-        """Move the Q value of each step, the last first, towards what follows it."""
+        """Move the Q value of each step, the last first, towards the value of the next state."""
         target = reward
         for step in reversed(steps):
             q = self._q[step.state]
@@ -133,7 +133,7 @@ class QLearning(Agent):
 
 
 def epsilon(share: float) -> float:
-    """Return the paper's epsilon after this share of the search; its last one, 0.1, beyond the end.
+    """Return the paper's epsilon after this share of the search; 0.1 from its end on.
 
     >>> [epsilon(s) for s in (0.0, 0.5, 0.56, 0.7, 1.0)]
     [1.0, 1.0, 0.9, 0.6, 0.1]

@@ -1,4 +1,4 @@
-"""Random search: the baseline that any other agent has to beat."""
+"""Random search: the baseline for every other agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nasenv.trial import Architecture
 
 
 class RandomSearch(Agent):
-    """Proposes architectures at random: at each decision, every valid choice is equally likely.
+    """Proposes random architectures: at each decision, every valid choice is equally likely.
 
     Li and Talwalkar 2019 (https://arxiv.org/abs/1902.07638) show how strong a baseline it is.
 
@@ -20,7 +20,7 @@ class RandomSearch(Agent):
     """
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        """Keep what architectures are drawn from."""
+        """Store space and generator."""
         self._space, self._rng = space, rng
 
     def ask(self, n: int) -> list[Architecture]:

@@ -1,4 +1,4 @@
-"""Algorithms of Stable-Baselines3 and sb3-contrib as agents, with settings that suit episodes of some ten decisions."""
+"""Algorithms of Stable-Baselines3 and sb3-contrib as agents, with settings for episodes of about ten decisions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REPLAYED = 1_000  # architectures that DQN's replay buffer holds
 
 
 class StableBaselines(Agent):
-    """Any algorithm of Stable-Baselines3 or sb3-contrib, by its class.
+    """Runs any algorithm of Stable-Baselines3 or sb3-contrib, given its class.
 
     The algorithm is the unmodified class, on the CPU under one thread: its networks are too small for more, and a
     search repeats exactly. The policies that are a perceptron for actor and critic choose as the library's do, by fewer
@@ -71,7 +71,7 @@ class StableBaselines(Agent):
         self.repeat_penalty = weight("repeat_penalty", repeat_penalty)
 
     def run(self, search: SearchLike) -> None:
-        """Let the algorithm learn until the budget is used up."""
+        """Run the algorithm until the budget is used up."""
         shape = RankReward() if self.reward == "rank" else lambda rewards, repeats: rewards
         guidance = self.guidance_for(search)
         revise = guidance.revise if guidance is not None else None
@@ -94,11 +94,11 @@ class StableBaselines(Agent):
         return math.ceil(_ARCHITECTURES / search.slots) * search.slots if self.num_envs == "auto" else self.batch_size
 
     def settings_for(self, search: SearchLike) -> dict[str, Any]:
-        """Return the arguments of the algorithm for one search."""
+        """Return the constructor arguments of the algorithm for one search."""
         return self.settings
 
     def guidance_for(self, search: SearchLike) -> Guidance | None:
-        """Return what revises the algorithm's architectures in a search, and what it learns from; None for nothing."""
+        """Return the callback that revises and imitates architectures in a search; None for none."""
         return None
 
     def _make(self, env: VecEnv, search: SearchLike) -> BaseAlgorithm:
@@ -121,14 +121,14 @@ _CHECKS: dict[Callable[[str, Any], float], tuple[str, ...]] = {
 
 
 def _settings(net_arch: Sequence[int], **settings: Any) -> dict[str, Any]:
-    """Return arguments of an algorithm, those that have a range checked."""
+    """Return arguments of an algorithm; those with a range are checked."""
     for check, names in _CHECKS.items():
         settings.update({name: check(name, settings[name]) for name in names if name in settings})
     return {**settings, "policy_kwargs": {"net_arch": list(net_arch)}}
 
 
 class PPO(StableBaselines):
-    """Proximal policy optimisation (Schulman et al. 2017, https://arxiv.org/abs/1707.06347) by Stable-Baselines3.
+    """Runs proximal policy optimisation (Schulman et al. 2017, https://arxiv.org/abs/1707.06347) by Stable-Baselines3.
 
     An update learns from ``num_envs`` whole architectures as one batch. The other arguments are those of
     `StableBaselines`.
@@ -194,20 +194,20 @@ class PPO(StableBaselines):
         self.network = one_of("network", network, tuple(NETWORKS))
 
     def settings_for(self, search: SearchLike) -> dict[str, Any]:
-        """Return the arguments of the algorithm: rollouts of one episode an environment, learnt from as one batch."""
+        """Return the arguments of the algorithm: rollouts are one episode an environment, learnt from as one batch."""
         episode = search.space.num_decisions
         policy = self.settings["policy_kwargs"] | network_settings(self.network, search.space)
         batch = {"n_steps": episode, "batch_size": episode * self.architectures_at_once(search)}
         return self.settings | batch | {"policy_kwargs": policy}
 
     def guidance_for(self, search: SearchLike) -> Guidance:
-        """Return what the options say of repeats, mutation, imitation and relabelling."""
+        """Return the callback for repeats, mutation, imitation and relabelling, as the options say."""
         revision = Revision(search, self.replace_repeats, self.mutation_share)
         return Guidance(search, revision, self.imitation_steps, self.relabelling)
 
 
 class MaskablePPO(PPO):
-    """`PPO` that gives invalid choices no probability (Huang and Ontañón 2020, https://arxiv.org/abs/2006.14171).
+    """Runs `PPO` with invalid choices masked (Huang and Ontañón 2020, https://arxiv.org/abs/2006.14171).
 
     The arguments are those of `PPO`.
     """
@@ -216,7 +216,7 @@ class MaskablePPO(PPO):
 
 
 class RecurrentPPO(PPO):
-    """`PPO` whose policy and value network each read the episode by an LSTM, by sb3-contrib.
+    """Runs `PPO` whose policy and value network each read the episode by an LSTM, by sb3-contrib.
 
     The other arguments are those of `PPO`.
 
@@ -234,7 +234,7 @@ class RecurrentPPO(PPO):
 
 
 class A2C(StableBaselines):
-    """Advantage actor critic (Mnih et al. 2016, https://arxiv.org/abs/1602.01783) by Stable-Baselines3.
+    """Runs advantage actor critic (Mnih et al. 2016, https://arxiv.org/abs/1602.01783) by Stable-Baselines3.
 
     An update is one step, by Adam, on ``num_envs`` whole architectures. The other arguments are those of
     `StableBaselines`.
@@ -265,12 +265,12 @@ class A2C(StableBaselines):
         super().__init__(stable_baselines3.A2C, "MlpPolicy", settings, num_envs, **kwargs)
 
     def settings_for(self, search: SearchLike) -> dict[str, Any]:
-        """Return the arguments of the algorithm: rollouts of one episode an environment."""
+        """Return the arguments of the algorithm: rollouts are one episode an environment."""
         return {**self.settings, "n_steps": search.space.num_decisions}
 
 
 class DQN(StableBaselines):
-    """Deep Q-network (Mnih et al. 2015, https://doi.org/10.1038/nature14236) by Stable-Baselines3.
+    """Runs a deep Q-network (Mnih et al. 2015, https://doi.org/10.1038/nature14236) by Stable-Baselines3.
 
     Returns are those of whole episodes (as many steps as there are decisions), so a reward reaches the first decision
     at once. After each round of ``num_envs`` architectures it learns from ``gradient_steps`` batches out of the replay
@@ -312,7 +312,7 @@ class DQN(StableBaselines):
         self.random_designs = integer("random_designs", random_designs)
 
     def settings_for(self, search: SearchLike) -> dict[str, Any]:
-        """Return the arguments of the algorithm, its steps counted in episodes."""
+        """Return the arguments of the algorithm; its steps are counted in episodes."""
         episode = search.space.num_decisions
         return {
             **self.settings,

@@ -1,4 +1,4 @@
-"""What an on-policy algorithm evaluates and learns from beside what its policy draws.
+"""Guides an on-policy algorithm: revises the architectures that it draws, and lets it learn from others.
 
 No architecture twice, neighbours of good ones, good ones to imitate, those that a search starts from.
 """
@@ -42,7 +42,7 @@ _NEIGHBOURHOODS = 1024  # kept: the same parents are mutated again and again
 
 
 class Revision:
-    """Puts other architectures in the place of some that a policy has drawn, before they are evaluated.
+    """Replaces some of the architectures that a policy has drawn, before they are evaluated.
 
     Args:
         search: which architectures are new to it, and which are good.
@@ -65,7 +65,7 @@ class Revision:
         self.neighbours_of = lru_cache(_NEIGHBOURHOODS)(search.space.neighbours)
 
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the n architectures to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
+        """Return the n architectures to evaluate, (n, T), instead of those drawn, (n, T)."""
         self.seen.catch_up()
         history = self.search.history
         self._parents = best(history, _PARENTS) if len(history) >= _WARM_UP else []
@@ -77,21 +77,21 @@ class Revision:
         return self.architectures
 
     def revised(self, architecture: Architecture) -> Architecture:
-        """Return what is evaluated for one architecture."""
+        """Return the architecture to evaluate instead of a drawn one."""
         parent = self.parent()
         if parent is None and not (self._replace and architecture in self.seen):
             return architecture
         return unseen(self.neighbours_of, parent or architecture, self.seen, self.rng)
 
     def parent(self) -> Architecture | None:
-        """Return one of the best architectures, if one is to be mutated now."""
+        """Return one of the best architectures, with the probability of a mutation; else None."""
         if not self._parents or self.rng.random() >= self._share:
             return None
         return self._parents[min(int(self.rng.geometric(_PRESSURE)), len(self._parents)) - 1]
 
 
 class Guidance(BaseCallback):
-    """Lets an on-policy algorithm learn from the architectures that were evaluated, whoever made them, and from the best.
+    """Trains an on-policy algorithm also on evaluated architectures that it did not draw, and on the best ones.
 
     Args:
         search: where the best architectures are.
@@ -122,18 +122,18 @@ class Guidance(BaseCallback):
 
 
 def best(history: History, k: int) -> list[Architecture]:
-    """Return the k architectures that were measured with the highest rewards, best first, the earlier among equals."""
+    """Return the k measured architectures with the highest rewards, best first, the earlier first among equals."""
     return [outcome.architecture for outcome in history.top(k)]
 
 
 def _imitate_best(model: OnPolicyAlgorithm, search: SearchLike, steps: int) -> None:
-    """Let a policy imitate the best architectures of a search so far, if there are any, for as many steps at most."""
+    """Train a policy to imitate the best architectures of a search so far, for at most so many steps."""
     if architectures := best(search.history, _IMITATED):
         imitate(model.policy, episode_batch(search.space, architectures), steps, _ENOUGH)
 
 
 def learn_from_start(model: BaseAlgorithm, search: SearchLike, rewards: NDArray[np.float64]) -> None:
-    """Let an algorithm learn, before it makes its first architecture, from those that the search has evaluated.
+    """Train an algorithm on the architectures that the search has evaluated before its first.
 
     An on-policy algorithm cannot learn from what another policy did: it imitates the best architectures for a few
     steps. An off-policy one takes all of them into its replay buffer. Any other starts as if there were none.
@@ -150,7 +150,7 @@ def learn_from_start(model: BaseAlgorithm, search: SearchLike, rewards: NDArray[
 
 
 def _remember(model: OffPolicyAlgorithm, episodes: EpisodeBatch, rewards: NDArray[np.float64]) -> None:
-    """Add the episodes to the replay buffer, as many at a time as there are environments; some twice in the last."""
+    """Add the episodes to the replay buffer, one for each environment at a time; the last round repeats some."""
     t, n = episodes.actions.shape
     buffer = model.replay_buffer
     assert buffer is not None  # made with the algorithm
@@ -170,7 +170,7 @@ def _remember(model: OffPolicyAlgorithm, episodes: EpisodeBatch, rewards: NDArra
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """What is seen and done on the way to n architectures of T decisions.
+    """Holds the observations, actions and masks of the episodes of n architectures of T decisions.
 
     Args:
         observations: (T, n, D), before each decision.
@@ -184,7 +184,7 @@ class EpisodeBatch:
 
 
 def episode_batch(space: SearchSpace, architectures: Sequence[Architecture]) -> EpisodeBatch:
-    """Return the episodes that make n architectures."""
+    """Return the episodes that build n architectures."""
     episodes, actions = Episodes(space, len(architectures)), np.array(architectures, dtype=np.int64).T
     observations, masks = [], []
     for taken in actions:
@@ -195,7 +195,7 @@ def episode_batch(space: SearchSpace, architectures: Sequence[Architecture]) -> 
 
 
 def values_and_log_probs(policy: ActorCriticPolicy, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
-    """Return a policy's values and the log-probabilities of the actions, both (n, T)."""
+    """Return a policy's values and the log-probabilities of the actions, (n, T) each."""
     n = episodes.actions.shape[1]
     observations, actions, masks = (  # one episode after the other
         np.concatenate(list(steps.swapaxes(0, 1)))
@@ -212,7 +212,7 @@ def values_and_log_probs(policy: ActorCriticPolicy, episodes: EpisodeBatch) -> t
 
 
 def imitate(policy: ActorCriticPolicy, episodes: EpisodeBatch, steps: int, enough: float = 1.0) -> None:
-    """Raise the log-probability of the actions where there was something to choose: behaviour cloning.
+    """Raise the log-probabilities of the actions by behaviour cloning, at decisions with several valid choices.
 
     Args:
         policy: is changed.
@@ -233,7 +233,7 @@ def imitate(policy: ActorCriticPolicy, episodes: EpisodeBatch, steps: int, enoug
 
 
 def relabel(model: OnPolicyAlgorithm, episodes: EpisodeBatch, places: NDArray[np.int64]) -> None:
-    """Put episodes into a full rollout buffer in the place of those that were drawn, for the rewards that are there.
+    """Replace episodes of a full rollout buffer; the rewards in it are kept.
 
     Args:
         model: its rollouts are one episode an environment, and are about to be learnt from.
@@ -259,7 +259,7 @@ def _relabel_memory(
     episodes: EpisodeBatch,
     places: NDArray[np.int64],
 ) -> None:
-    """Put what the LSTMs remember before each decision into the buffer."""
+    """Write the LSTM states before each decision into the buffer."""
     remember = [(policy.lstm_actor, ("hidden_states_pi", "cell_states_pi"))]
     if policy.lstm_critic is not None:
         remember.append((policy.lstm_critic, ("hidden_states_vf", "cell_states_vf")))

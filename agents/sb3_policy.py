@@ -38,7 +38,7 @@ _Function = Callable[[Tensor], Tensor]
 
 
 class _Lean(BasePolicy):
-    """Draws from the networks' logits itself, where it is asked for vectors and one choice.
+    """Draws actions directly from the networks' logits, if observations are vectors and the action is one choice.
 
     Elsewhere, or where features are extracted by a class of the user's, it is the standard policy, which comes after it
     among a class's parents.
@@ -76,11 +76,11 @@ class _Lean(BasePolicy):
 
 
 class LeanPolicy(_Lean, ActorCriticPolicy):
-    """`ActorCriticPolicy` with fewer calls."""
+    """Computes what `ActorCriticPolicy` does, with fewer calls."""
 
 
 class LeanMaskablePolicy(_Lean, MaskableActorCriticPolicy):
-    """`MaskableActorCriticPolicy` with fewer calls."""
+    """Computes what `MaskableActorCriticPolicy` does, with fewer calls."""
 
 
 _LEAN: dict[type[BasePolicy], type[BasePolicy]] = {
@@ -90,7 +90,7 @@ _LEAN: dict[type[BasePolicy], type[BasePolicy]] = {
 
 
 def policy_of(algorithm: type[BaseAlgorithm], name: str) -> str | type[BasePolicy]:
-    """Return the lean policy in the place of the one that an algorithm knows by this name; the name if there is none.
+    """Return the lean policy that replaces the algorithm's policy of this name; the name if there is none.
 
     >>> from stable_baselines3 import DQN, PPO
     >>> policy_of(PPO, "MlpPolicy").__name__, policy_of(PPO, "CnnPolicy"), policy_of(DQN, "MlpPolicy")
@@ -101,7 +101,7 @@ def policy_of(algorithm: type[BaseAlgorithm], name: str) -> str | type[BasePolic
 
 
 def _layers(policy: Any) -> tuple[list[_Function], list[_Function]]:
-    """Return actor and critic layer by layer, empty unless features are the observations and an action one choice.
+    """Return the layers of actor and critic; empty lists unless observations are features and actions one choice.
 
     Called as modules of modules, the calls take longer than the layers.
     """
@@ -116,7 +116,7 @@ def _layers(policy: Any) -> tuple[list[_Function], list[_Function]]:
 
 
 def _function(layer: nn.Module) -> _Function:
-    """Return what a layer does, on the parameters that it has: optimisers change them in place."""
+    """Return a function that computes a layer with its current parameters."""
     if type(layer) is nn.Linear:
         return partial(functional.linear, weight=layer.weight, bias=layer.bias)
     return torch.tanh if type(layer) is nn.Tanh else layer.forward
@@ -133,7 +133,7 @@ def _normalised(logits: Tensor) -> Tensor:
 
 
 def _told(log_probs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of actions, and the entropies, both (n,), from all log-probabilities, (n, C).
+    """Return log-probabilities of actions and entropies, (n,) each, from all log-probabilities, (n, C).
 
     Raises:
         AgentError: they are not numbers any more.
@@ -156,7 +156,7 @@ def _draw(log_probs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SequenceFeatures(BaseFeaturesExtractor):
-    """Features of the next decision, from the sequence of those taken.
+    """Extracts features of the next decision from the sequence of those taken.
 
     Place t of a sequence, from 0 to T, embeds the choice taken before it (nothing at 0) and the decision to be taken
     there (nothing at T); what is read there depends on places 0 to t alone.
@@ -186,11 +186,11 @@ class SequenceFeatures(BaseFeaturesExtractor):
 
     @abstractmethod
     def read(self, sequences: Tensor) -> Tensor:
-        """Return what is known at each place, (m, L, F), of m embedded sequences, (m, L, F), from its left alone."""
+        """Return the outputs (m, L, F) for m embedded sequences (m, L, F); each place depends on its left only."""
 
 
 class LSTMFeatures(SequenceFeatures):
-    """The states of a long short-term memory.
+    """Extracts the states of a long short-term memory.
 
     References: Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735
     """
@@ -200,13 +200,13 @@ class LSTMFeatures(SequenceFeatures):
         self.lstm = nn.LSTM(features_dim, features_dim, batch_first=True)
 
     def read(self, sequences: Tensor) -> Tensor:
-        """Return the states, (m, L, F)."""
+        """Return the LSTM's states, (m, L, F)."""
         states: Tensor = self.lstm(sequences)[0]
         return states
 
 
 class AttentionFeatures(SequenceFeatures):
-    """One layer of a transformer whose places attend to themselves and to their left.
+    """Extracts features by one causal transformer layer.
 
     References: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
     """
@@ -216,7 +216,7 @@ class AttentionFeatures(SequenceFeatures):
         self.layer = nn.TransformerEncoderLayer(features_dim, _HEADS, 2 * features_dim, dropout=0.0, batch_first=True)
 
     def read(self, sequences: Tensor) -> Tensor:
-        """Return what the layer says, (m, L, F)."""
+        """Return the layer's outputs, (m, L, F)."""
         later = nn.Transformer.generate_square_subsequent_mask(sequences.shape[1], sequences.device)
         read: Tensor = self.layer(sequences, src_mask=later, is_causal=True)
         return read
@@ -227,7 +227,7 @@ NETWORKS: dict[str, type[SequenceFeatures] | None] = {"mlp": None, "lstm": LSTMF
 
 
 def network_settings(network: str, space: SearchSpace) -> dict[str, Any]:
-    """Return the ``policy_kwargs`` that make a policy read its observations by one of `NETWORKS`."""
+    """Return the ``policy_kwargs`` for a policy that reads its observations by one of `NETWORKS`."""
     features = NETWORKS[network]
     if features is None:
         return {}
@@ -235,7 +235,7 @@ def network_settings(network: str, space: SearchSpace) -> dict[str, Any]:
 
 
 def _longest(prefixes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sequences, (m, L), that begin no other, and for each prefix, (n,), the one of them that it begins.
+    """Return the sequences (m, L) that are no prefix of another, and for each prefix (n,) the one that contains it.
 
     The decisions of an episode are prefixes of one sequence, which need be read only once. In sorted order a prefix,
     filled up by zeros, comes right before a sequence that it begins.

@@ -1,4 +1,4 @@
-"""The contract of an agent as tests: a class to inherit from, for agents of one's own too."""
+"""The contract of an agent as tests, to be inherited by the test class of any agent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EVALUATIONS = 23  # of a search, so that no batch of 2 or more ends with it
 
 
 class Formula(Evaluator):
-    """Trains nothing: an architecture's accuracy is a figure of its own, drawn by a hash, and some architectures fail.
+    """Scores each architecture by a hash, without training; some architectures fail.
 
     Args:
         space: the space whose architectures it measures.
@@ -43,11 +43,11 @@ class Formula(Evaluator):
         self.failing, self.accuracy = failing, accuracy
 
     def fingerprint(self) -> str:
-        """Return a hash of what the figures follow from."""
+        """Return a hash of the arguments."""
         return digest([type(self).__name__, self.failing, self.accuracy])
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
-        """Return the figure of each trial's architecture."""
+        """Return the hashed score of each trial's architecture."""
         return [self._measure(trial.architecture) for trial in trials]
 
     def _measure(self, architecture: Architecture) -> Measurement:
@@ -58,7 +58,7 @@ class Formula(Evaluator):
 
 
 class AnyOrder(Formula):
-    """Measures several architectures at once, in pretence; which is done first is drawn from a generator of its own.
+    """Simulates measuring several architectures at once; a random generator decides which ends first.
 
     Args:
         space: the space whose architectures it measures.
@@ -77,11 +77,11 @@ class AnyOrder(Formula):
 
     @property
     def slots(self) -> int:
-        """How many architectures it works on at once."""
+        """Return how many architectures it measures at once."""
         return self._slots
 
     def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
-        """Yield trials with their figures, of those at work any."""
+        """Yield trials with their scores, in random order among those in flight."""
         self.at_work.clear()
         while True:
             while self._submitted and len(self.at_work) < self._slots and not stopped():
@@ -94,7 +94,7 @@ class AnyOrder(Formula):
 
 
 class AgentContract:
-    """What holds for every agent, as tests that pytest runs on any class that inherits from this one.
+    """Tests what holds for every agent; pytest runs the tests of any class that inherits from this one.
 
     In ``test_my_agent.py``, for pytest to collect it, a class whose name starts with Test::
 
@@ -117,7 +117,7 @@ class AgentContract:
         raise NotImplementedError(f"{type(self).__name__} has no method make that returns an agent")
 
     def make_again(self, config: dict[str, Any]) -> Agent:
-        """Return an agent from what ``config()`` returned; to be overridden where an argument has no plain form."""
+        """Return an agent made from what ``config()`` returned; override it if an argument has no plain form."""
         return type(self.make())(**config["init_args"])
 
     def test_keeps_the_budget_exactly_and_proposes_valid_architectures(self) -> None:
@@ -239,7 +239,7 @@ class AgentContract:
 
 
 class _Watched(Search):
-    """Holds an agent to proposing no more than it is to at a time."""
+    """Checks that an agent proposes no more architectures at a time than it may."""
 
     def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
         most = max(getattr(self.agent, "batch_size", len(architectures)), len(self.start))

@@ -1,4 +1,4 @@
-"""Tree-structured Parzen estimator, by Optuna."""
+"""The tree-structured Parzen estimator of Optuna."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nasenv.trial import Architecture, Outcome
 
 
 class TPE(Agent):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011, https://papers.nips.cc/paper/4443) by Optuna.
+    """Runs Optuna's tree-structured Parzen estimator (Bergstra et al. 2011, https://papers.nips.cc/paper/4443).
 
     Needs the extra ``tpe``: ``pip install 'nasenv[tpe]'``. A decision is a categorical parameter of the choices that
     are valid: where masks leave it others, it is another parameter, so the tree is that of the masks. The
@@ -52,7 +52,7 @@ class TPE(Agent):
         self.multivariate = flag("TPE: multivariate", multivariate)
 
     def run(self, search: SearchLike) -> None:
-        """Search without Optuna's own messages, such as a line for each study."""
+        """Search without Optuna's log messages."""
         try:
             from optuna import logging
         except ImportError as error:
@@ -82,7 +82,7 @@ class TPE(Agent):
         self._numbers: dict[Architecture, int] = {}  # of the trials of the architectures that were asked for, or told
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n architectures, none of which was asked for before as far as that can be; their trials are running."""
+        """Return n architectures, new ones as far as possible; their Optuna trials are running."""
         architectures: list[Architecture] = []
         for _ in range(n):
             architecture = self._suggested()
@@ -93,13 +93,13 @@ class TPE(Agent):
         return architectures
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """End the trial of each architecture that is new."""
+        """Complete the Optuna trial of each new architecture."""
         for outcome in outcomes:
             if not outcome.repeat:
                 self._study.tell(self._trial(outcome.architecture), outcome.reward)
 
     def _suggested(self) -> Architecture:
-        """Return the estimator's architecture; the trial that it takes is given up, as what is evaluated may be another."""
+        """Return the sampler's architecture; its Optuna trial is failed, since another may be evaluated instead."""
         from optuna.trial import TrialState
 
         trial = self._study.ask()
@@ -111,7 +111,7 @@ class TPE(Agent):
         return row
 
     def _trial(self, architecture: Architecture) -> int:
-        """Return the number of an architecture's trial; a new architecture's begins to run."""
+        """Return the number of an architecture's Optuna trial; a new architecture's is started."""
         from optuna.distributions import CategoricalDistribution
         from optuna.trial import TrialState, create_trial
 
@@ -129,6 +129,6 @@ class TPE(Agent):
         return self._numbers[architecture]
 
     def _parameter(self, prefix: Architecture) -> tuple[str, tuple[int, ...]]:
-        """Return the name and the values of the parameter that stands for the next decision."""
+        """Return the name and the values of the Optuna parameter for the next decision."""
         valid = tuple(np.flatnonzero(self._space.mask(np.array([prefix], dtype=np.int64))[0]).tolist())
         return f"{self._space.decisions[len(prefix)].name} of {valid}", valid

@@ -1,4 +1,4 @@
-"""A published benchmark: where a user gets it, how it is read, and what is known of it to hold a reading against."""
+"""The base class of published benchmarks: how they are obtained, read and verified."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BUILT = 20  # networks whose parameters are counted
 
 @dataclass(frozen=True)
 class Rows:
-    """What a benchmark says of n architectures.
+    """Holds the rows of a benchmark for n architectures.
 
     Args:
         architectures: (n,), texts of the architectures, as their space writes them.
@@ -33,14 +33,14 @@ class Rows:
 
     @classmethod
     def of(cls, numbers: Mapping[str, Mapping[str, float]]) -> Self:
-        """Return the rows of numbers by column by architecture."""
+        """Return rows from numbers by architecture and column."""
         names = next(iter(numbers.values()), {})
         return cls(list(numbers), {name: [row[name] for row in numbers.values()] for name in names})
 
 
 @dataclass(frozen=True)
 class Published:
-    """What is known of a benchmark's rows for one data set.
+    """Holds published facts about a benchmark's rows for one data set, by which they are verified.
 
     Args:
         rows: how many there are.
@@ -52,7 +52,7 @@ class Published:
 
 
 class Benchmark(ABC):
-    """A table of measured architectures that others published.
+    """Reads and verifies a published table of measured architectures.
 
     Attributes:
         name: what a user calls it.
@@ -76,18 +76,18 @@ class Benchmark(ABC):
         """Return the space of the rows."""
 
     def space_options(self, dataset: str) -> Mapping[str, Any]:
-        """Return the options of the space without which a table for the data set is not of it."""
+        """Return the options that the space needs for the data set's table."""
         return {}
 
     @abstractmethod
     def read(self, dataset: str, source: Path | None) -> Rows:
-        """Return what a source says, not yet verified; raise InputError where it is missing or cannot be read.
+        """Return a source's rows, not yet verified; raise InputError if it is missing or cannot be read.
 
         Where ``needs_trust`` is not empty, ask before: a crafted source can run commands.
         """
 
     def verify(self, dataset: str, rows: Rows) -> list[str]:
-        """Return what was found as it should be, a line each.
+        """Verify the rows against what is published, and return the verified facts, a line each.
 
         Raises:
             InputError: the rows are not those that were published; the message says what is different.
@@ -110,7 +110,7 @@ class Benchmark(ABC):
     def verify_networks(
         self, dataset: str, space: SearchSpace, architectures: Sequence[Architecture], rows: Rows
     ) -> str:
-        """Compare the parameters of some networks of the space with those published; return what was found."""
+        """Compare the parameters of some networks with the published numbers, and return what was verified."""
         for i in np.linspace(0, len(architectures) - 1, _BUILT).astype(int).tolist():
             with torch.device("meta"):
                 built = sum(p.numel() for p in space.build(architectures[i]).parameters())
@@ -121,10 +121,10 @@ class Benchmark(ABC):
         return f"{_BUILT} networks that nasenv builds have the published number of parameters"
 
     def no_source(self, what: str, source: Path | None) -> InputError:
-        """Return the error that a missing or wrong ``--source`` is refused with, which says where to get it."""
+        """Return the error for a missing or wrong ``--source``, which says where to get it."""
         got = "" if source is None else f", got {source}"
         return InputError(f"{self.name} needs --source {what}{got}: {self.source}")
 
     def refusal(self, dataset: str, reason: str) -> InputError:
-        """Return the error that a source is refused with which is not what was published."""
+        """Return the error for a source that differs from what was published."""
         return InputError(f"this is not {self.name} for {dataset} as published: {reason}; source: {self.source}")

@@ -1,4 +1,4 @@
-"""NAS-Bench-Graph, from the package of that name."""
+"""Reads NAS-Bench-Graph from the package of that name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAXIMA = {  # number of rows, highest val_accuracy, highest test_accuracy in na
 
 
 class NASBenchGraphPackage(Benchmark):
-    """Nine graph data sets, 3 runs an architecture (Qin et al. 2022, https://arxiv.org/abs/2206.09166).
+    """Reads nine graph data sets, 3 runs an architecture (Qin et al. 2022, https://arxiv.org/abs/2206.09166).
 
     Columns: `val_accuracy`, `test_accuracy`; `latency_ms`; `params`. There is a row for each class of architectures
         that are
@@ -56,11 +56,11 @@ class NASBenchGraphPackage(Benchmark):
         return NASBenchGraph(**self.space_options(dataset))
 
     def space_options(self, dataset: str) -> Mapping[str, Any]:
-        """Return the operations measured on proteins, which are fewer."""
+        """Return the operations of the data set proteins, which has fewer."""
         return {"operations": _ON_PROTEINS} if dataset == "proteins" else {}
 
     def read(self, dataset: str, source: Path | None) -> Rows:
-        """Return the rows that the installed package carries."""
+        """Return the rows in the installed package."""
         if source is not None:
             raise InputError(f"{self.name} takes no --source, got {source}; it is read from {self.source}")
         try:
@@ -79,7 +79,7 @@ class NASBenchGraphPackage(Benchmark):
     def verify_networks(
         self, dataset: str, space: SearchSpace, architectures: Sequence[Architecture], rows: Rows
     ) -> str:
-        """Compare the classes of the space with the rows, since its networks are not built."""
+        """Verify that each row is a class representative, since networks are not built."""
         for architecture, text in zip(architectures, rows.architectures, strict=True):
             if space.canonical(architecture) != architecture:
                 raise self.refusal(dataset, f"{text} is not the representative of its class")

@@ -1,4 +1,4 @@
-"""What a measurement is kept by, and what is said of a server that does not answer."""
+"""The key of a cached measurement, and the error of a server that does not answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nasenv.trial import Trial
 
 
 class ProblemKey(NamedTuple):
-    """Within which measurements mean the same: the fingerprints of a space and of an evaluator."""
+    """Identifies the problem that measurements belong to, by the fingerprints of a space and of an evaluator."""
 
     space: str
     evaluator: str
@@ -19,4 +19,4 @@ Key: TypeAlias = tuple[ProblemKey, Trial]
 
 
 class ServerUnavailable(InputError):
-    """The server does not answer, but may do so later; never said of a file."""
+    """The server of a cache does not answer, but may do so later."""

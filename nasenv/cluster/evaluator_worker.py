@@ -1,4 +1,4 @@
-"""An evaluator in a worker on a cluster: it measures one trial after the other on the device that it was given."""
+"""A worker that measures trials on a Ray cluster with a copy of the driver's evaluator, on its own device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nasenv.workers.concurrency import Concurrency
 
 
 class TrialRequest(NamedTuple):
-    """A trial as it is sent: with the weights to begin with, as safetensors, and whether the trained ones are kept."""
+    """Holds a trial as it is sent: with initial weights as safetensors, and whether trained ones are returned."""
 
     trial: Trial
     start: bytes | None
@@ -29,7 +29,7 @@ class TrialRequest(NamedTuple):
 
 
 class TrialResult(NamedTuple):
-    """What comes back: weights as safetensors, wall seconds by part, trainings that were no CUDA graph by reason."""
+    """Holds a measurement, trained weights as safetensors, seconds by part, and why trainings used no CUDA graph."""
 
     measurement: Measurement
     weights: bytes | None
@@ -38,17 +38,17 @@ class TrialResult(NamedTuple):
 
 
 class EvaluatorWorker(Worker):
-    """Measures trials with an evaluator that the driver put, and beside it whether trials have a GPU, or a part."""
+    """Measures trials with an evaluator that the driver has put into Ray's object store."""
 
     def open(self, evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
-        """Start the evaluator as it is to be here; return the settings that it left to the machine."""
+        """Start the evaluator on this machine; return the settings that it left to the machine."""
         settings = machine_settings(evaluator, gpu)
         self._evaluator = in_process(evaluator, settings)
         self._evaluator.start()
         return settings
 
     def do(self, asked: TrialRequest) -> Reply:
-        """Measure a trial."""
+        """Measure a trial and return the reply."""
         evaluator = self._evaluator
         worker_seconds, eager = dict(evaluator.worker_seconds), dict(evaluator.eager)
         measurement, weights = self._measured(asked)
@@ -61,7 +61,7 @@ class EvaluatorWorker(Worker):
         return Reply(measured, again=isinstance(evaluator, TrainingEvaluator) and worth_retrying(measurement))
 
     def _measured(self, asked: TrialRequest) -> tuple[Measurement, bytes | None]:
-        """Return the measurement, and the weights where they are kept."""
+        """Return the measurement, and the trained weights if they are to be returned."""
         trial, start, keeps = asked
         if start is None and not keeps:
             return self._evaluator.measure([trial])[0], None
@@ -74,7 +74,7 @@ class EvaluatorWorker(Worker):
 
 
 def machine_settings(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
-    """Return what an evaluator leaves to the machine, as it comes out here: of one that trains, device and precision.
+    """Return the settings that an evaluator leaves to the machine: device and precision, if it trains.
 
     Raises:
         InputError: it asks for another device than it is given, or there is no such.
@@ -93,7 +93,7 @@ def machine_settings(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
 
 
 def in_process(evaluator: Evaluator, settings: Mapping[str, str]) -> Evaluator:
-    """Return the evaluator as it measures with these settings, in its own process, on a processor or the first GPU."""
+    """Return a copy of the evaluator that trains in its own process with these settings, on the CPU or first GPU."""
     other = copy(evaluator)
     if isinstance(other, Estimate):
         other.inner = in_process(other.inner, settings)

@@ -1,4 +1,4 @@
-"""What runs in a Ray actor: it says who it is, gets ready, and does one job after the other."""
+"""The base class of Ray actors: a worker reports about itself, and does one job after the other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ All workers of a node read these where they lie, and cannot write to them; left 
 
 
 class Reply(NamedTuple):
-    """What comes of a job: a value, or why there is none: its fault, or a refusal, which ends everything.
+    """Holds the reply to a job: a value, or a fault, or a refusal (an InputError), which ends everything.
 
     ``again`` says that a fresh process might do better.
     """
@@ -44,7 +44,7 @@ class Reply(NamedTuple):
 
 
 class ActorInfo(NamedTuple):
-    """An actor that has begun, as it says of itself; with a ``fault`` it cannot do jobs."""
+    """Holds what an actor reports about itself when it has started; with a ``fault`` it cannot do jobs."""
 
     node: str  # host name and address
     node_id: str  # Ray's name of it
@@ -55,7 +55,7 @@ class ActorInfo(NamedTuple):
 
 
 class Worker(ABC):
-    """Does jobs, one after the other; a subclass is made an actor by ``ray.remote``.
+    """Does jobs one after the other; ``ray.remote`` makes a subclass an actor.
 
     Args:
         paths: folders in which the driver finds modules; those that there are here are looked through last.
@@ -66,14 +66,14 @@ class Worker(ABC):
 
     @abstractmethod
     def open(self, *parts: Any) -> Mapping[str, str]:
-        """Get ready with what the driver put; return the settings that were left to the machine, as they are here."""
+        """Prepare with the objects that the driver put; return the settings that were left to the machine."""
 
     @abstractmethod
     def do(self, job: Any) -> Reply:
-        """Do a job; an `InputError` ends everything, other exceptions are the job's fault."""
+        """Do a job; an `InputError` ends everything, any other exception is returned as the job's fault."""
 
     def begin(self, packed: Packed) -> ActorInfo:
-        """Get ready, and say who this is."""
+        """Prepare, and return information about this actor."""
         ray = imported_ray()
         torch.set_num_threads(1)
         node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
@@ -84,7 +84,7 @@ class Worker(ABC):
             return ActorInfo(*me, fault=describe_error(error))
 
     def answer(self, job: Any) -> Reply:
-        """Do a job; whatever is raised is told."""
+        """Do a job; an exception is returned in the reply."""
         torch.set_num_threads(1)  # each thread has a number of its own
         try:
             return self.do(job)
@@ -95,7 +95,7 @@ class Worker(ABC):
 
 
 def pack(*parts: Any) -> Packed:
-    """Return objects to be sent to workers; raise InputError where they cannot be."""
+    """Return objects pickled to be sent to workers; raise InputError if they cannot be pickled."""
     packer = _Packer(file := io.BytesIO())
     try:
         packer.dump(parts)
@@ -106,7 +106,7 @@ def pack(*parts: Any) -> Packed:
 
 
 def unpack(packed: Packed) -> tuple[Any, ...]:
-    """Return what was packed; whatever its classes raise is raised. Its data are not to be written to."""
+    """Return the objects that were packed; their data are read-only. Errors of their classes are raised."""
     unpacker = _Unpacker(io.BytesIO(packed[0]))
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # that they cannot be written to
         unpacker.splits = {k: Split(*map(torch.from_numpy, arrays)) for k, arrays in packed[1].items()}

@@ -1,4 +1,4 @@
-"""The runs of one problem are summed up: spreads over the seeds, ranks, every two agents against each other."""
+"""Summarises the runs of one problem: spreads over seeds, ranks, and tests of all pairs of agents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def summarise(
     random: str | None = None,
     metric: str = "accuracy",
 ) -> Summary:
-    """Return what the runs of one problem say.
+    """Return the summary of the runs of one problem.
 
     Args:
         problem: its name.
@@ -72,7 +72,7 @@ def _by_agent(problem: str, runs: Sequence[Trajectory]) -> dict[str, list[Trajec
 
 
 def _ranks(ranked: _Ends) -> dict[str, float]:
-    """Return each agent's mean rank over the seeds that all of them have; none where there are no such seeds."""
+    """Return each agent's mean rank over the seeds that all agents have; an empty dict if there are none."""
     seeds = sorted(set[int].intersection(*(set(values) for values in ranked.values()))) if ranked else []
     if not seeds:
         return {}
@@ -107,7 +107,7 @@ def _standing(
 
 
 def _spreads(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, Spread | None]:
-    """Return the spread of each column of values; None where one of them is not known, or there are none."""
+    """Return the spread of each column; None if a value is unknown or there are none."""
     spreads: dict[str, Spread | None] = dict.fromkeys(columns)
     known = {name: np.array(values) for name, values in columns.items() if values and all(map(math.isfinite, values))}
     if known:
@@ -133,7 +133,7 @@ def _success(sound: Sequence[Trajectory], optimum: float, seed: int) -> Success:
 
 
 def _pairs(ends: _Ends, seed: int) -> tuple[Pair, ...]:
-    """Return the pairs of agents that have seeds in common, the lowest p-values first."""
+    """Return the pairs of agents with common seeds, the lowest p-values first."""
     samples = []
     for one, other in itertools.combinations(ends, 2):
         seeds = [s for s in ends[one] if s in ends[other]]

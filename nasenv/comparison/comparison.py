@@ -1,4 +1,4 @@
-"""A comparison runs several agents on several problems from many seeds; runs that are done already are kept."""
+"""A comparison runs agents on problems from several seeds, and keeps the runs that are done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 class Comparison:
-    """Every agent on every problem, once a seed.
+    """Runs every agent on every problem, once for each seed.
 
     A run leaves its own folder below ``folder/runs``, and a comparison made again on the same folder does only what is
     not there yet: after it was killed, or with more seeds, agents or problems.
@@ -66,7 +66,7 @@ class Comparison:
         return path.exists() and Run.matches(path, self._runner.identity(key))
 
     def run(self, done: Callable[[Run], None], workers: int, timeout_seconds: float | None) -> None:
-        """Do what is not yet done; to be called while the folder is ``held``.
+        """Do the runs that are missing; call it while the folder is ``held``.
 
         Args:
             done: told of each run when it is written.
@@ -92,7 +92,7 @@ class Comparison:
             pool.close()
 
     def run_on_ray(self, done: Callable[[Run], None], address: str | None, timeout_seconds: float | None) -> None:
-        """Do what is not yet done on a Ray cluster, each run on a core of some node; see ``run``.
+        """Do the runs that are missing on a Ray cluster, each on one core of a node; see ``run``.
 
         Args:
             done: told of each run when it is written here.
@@ -121,7 +121,7 @@ class Comparison:
         self._runner.cache_finished(key for key in self.keys if key not in pending)
 
     def _collect(self, answers: Iterator[tuple[RunKey, Run | None]], done: Callable[[Run], None]) -> None:
-        """Tell of each run that is done; raise SearchStopped where the comparison was stopped."""
+        """Report each finished run to ``done``; raise SearchStopped if the comparison was stopped."""
         runs = 0
         for _, run in answers:
             if run is not None:
@@ -132,7 +132,7 @@ class Comparison:
             raise SearchStopped(f"{self._stopped}; {known} of {len(self.keys)} runs are done")
 
     def stop(self, reason: str) -> None:
-        """Ask ``run`` to end early: trainings in flight are waited for and kept, searches on tables run to their end.
+        """Stop ``run`` early: running trainings end and are kept; searches on tables run to their end.
 
         It may be called from a signal handler or another thread. The same comparison, started again, goes on.
         """
@@ -141,7 +141,7 @@ class Comparison:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other comparisons from the folder, until the end or a crash.
+        """Lock the folder against other comparisons until the end of the context or a crash.
 
         Raises:
             InputError: another one has it, or it cannot be written.
@@ -166,7 +166,7 @@ class Comparison:
                 yield Run.read(self._runner.path(key))
 
     def write_results(self, path: Path) -> dict[str, list[Trajectory]]:
-        """Write one CSV row for each evaluation of each run, unknowns empty; return the trajectories by problem."""
+        """Write a CSV row for each evaluation of each run, and return the trajectories by problem."""
         trajectories: dict[str, list[Trajectory]] = {problem: [] for problem in self.problems}
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -187,7 +187,7 @@ def _rows(run: Run) -> Iterator[list[object]]:
 
 
 def _check_name(name: str) -> None:
-    """Raise InputError where folders and files cannot bear the name of a problem or agent."""
+    """Raise InputError if the name of a problem or agent cannot be a file's name."""
     if not isinstance(name, str) or not name.isprintable() or not name.strip(". "):
         raise InputError(f"a problem or agent has a name of letters and digits, got {name!r}")
     if len(quote(name)) > _LONGEST_NAME:

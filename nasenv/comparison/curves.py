@@ -1,4 +1,4 @@
-"""Anytime curves say how good the incumbent of an agent is, over its runs, as the search goes on."""
+"""Anytime curves show how good an agent's incumbents are, over its runs, as the search goes on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """The incumbents of one agent on one problem over its runs, at each of g points.
+    """Holds the incumbents of one agent on one problem over its runs, at each of g points.
 
     A run that has ended keeps its last incumbent. A run counts from its first evaluation on; for scores, from
     its first that did not fail. Where the incumbent of a run that counts is not known (of a search that trains, only
@@ -43,7 +43,7 @@ class Curve:
 
 
 def curve(runs: Iterable[Run], quantity: Quantity, against: Against, points: int = 300, seed: int = 0) -> Curve:
-    """Return the curve of one agent's runs on one problem, without the faulty ones.
+    """Return the curve of one agent's runs on one problem; failed runs are left out.
 
     Args:
         runs: the runs, or their trajectories.
@@ -86,7 +86,7 @@ def _grid(sound: Sequence[Trajectory], against: Against, points: int) -> _Floats
 def _table(
     sound: Sequence[Trajectory], quantity: Quantity, against: Against, grid: _Floats
 ) -> tuple[_Floats, NDArray[np.int64]]:
-    """Return the incumbents' values, (runs, g), each column ascending, and how many of them count, (g,)."""
+    """Return the incumbents' values (runs, g), each column ascending, and how many of them count, (g,)."""
     final = final_known(sound)
     table = np.full((len(sound), len(grid)), np.nan)
     started = np.zeros(table.shape, dtype=bool)

@@ -1,4 +1,4 @@
-"""A problem is what agents are compared on: a space, what measures its architectures, an objective and a budget."""
+"""A problem that agents are compared on: a space, an evaluator, an objective and a budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nasenv.spaces.space import SearchSpace
 
 @dataclass(frozen=True)
 class Problem:
-    """A space, what measures its architectures, what they are paid for, and the budget that every agent has.
+    """Holds the space, evaluator, objective and budget that all agents share.
 
     Args:
         space: what is searched.
@@ -45,12 +45,12 @@ class Problem:
 
     @property
     def metric(self) -> str:
-        """The metric of the scores: accuracy, r2, ..., higher being better."""
+        """Return the metric of the scores, such as accuracy or r2; higher is better."""
         return self.space.task.metric
 
     @property
     def optimum(self) -> float | None:
-        """The highest reward that an architecture of the space is paid; None where the evaluator cannot tell."""
+        """Return the highest reward of an architecture in the space; None if the evaluator does not know it."""
         known = self.evaluator.all_measurements()
         if known is None and type(self.objective) is Score:
             return self.evaluator.best_score()
@@ -58,7 +58,7 @@ class Problem:
         return max(rewards, default=None)
 
     def in_process(self, name: str) -> Problem:
-        """Return the problem for another process, whose evaluator works there, on a processor.
+        """Return a copy for another process, whose evaluator trains there on the CPU.
 
         Args:
             name: of the problem, for an error.
@@ -75,14 +75,14 @@ class Problem:
         return replace(self, evaluator=evaluator)
 
     def config(self) -> dict[str, Any]:
-        """Return how it was made, in plain values."""
+        """Return the configuration as JSON values."""
         parts = {name: part.config() for name, part in self._parts().items()}
         source = self.evaluator.dataset.source if self.evaluator.dataset is not None else None
         data = {"data": asdict(source)} if source is not None else {}
         return {**parts, "budget": asdict(self.budget), **data}
 
     def identity(self) -> dict[str, Any]:
-        """Return how it was made and the fingerprints of what that led to, data included."""
+        """Return the configuration without what changes no result, and the fingerprints of space and evaluator."""
         parts = {name: part.identity() for name, part in self._parts().items()}
         prints = {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()}
         return {**parts, "budget": self.budget.identity(), "fingerprint": prints}

@@ -1,4 +1,4 @@
-"""One search of a comparison, by one agent on one problem from one seed, and its incumbents for the statistics."""
+"""A run of a comparison is one search, by one agent on one problem from one seed; its incumbents are its trajectory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHARE = 16  # a file may be this part of the spare memory: its values take some
 
 @dataclass(frozen=True)
 class Run:
-    """The distinct evaluations of one search, in order, and how it ended.
+    """Holds the distinct evaluations of one search, in order, and how it ended.
 
     Args:
         problem: name of the problem in the comparison.
@@ -85,18 +85,18 @@ class Run:
 
     @property
     def fault(self) -> str | None:
-        """What was wrong with it; None where it came to its end."""
+        """Return the error that invalidates the run; None if it ended as it should."""
         return self.error if self.error is not None or len(self.reward) else "it ended without an evaluation"
 
     @property
     def incumbents(self) -> NDArray[np.int64]:
-        """Index, (n,), of the evaluation with the highest reward up to and with each; the earliest among equals."""
+        """Return, for each evaluation (n,), the index of the best one so far by reward; the earliest of equals."""
         best = np.maximum.accumulate(self.reward)
         risen = np.concatenate([[True], best[1:] > best[:-1]])[: len(best)]
         return np.maximum.accumulate(np.where(risen, np.arange(len(best)), 0))
 
     def write(self, path: Path, identity: str) -> None:
-        """Write two lines of JSON, whole or not at all: the file says that this run is done.
+        """Write the run as two lines of JSON, atomically; the file marks it as done.
 
         Args:
             path: the file.
@@ -108,7 +108,7 @@ class Run:
 
     @staticmethod
     def matches(path: Path, identity: str) -> bool:
-        """Return True where the file is of this identity; raise InputError where it is of another, or damaged."""
+        """Return True if the file has this identity; raise InputError if it has another, or is damaged."""
         try:
             with open_file(path) as file:
                 theirs = parse_json(file.readline(_FIRST_LINE))["identity"]
@@ -123,7 +123,7 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return what ``write`` wrote, its texts printable; raise InputError where the file is damaged."""
+        """Return the run that ``write`` wrote; raise InputError if the file is damaged."""
         try:
             values = parse_json(read_whole(path, spare_memory() // _SHARE).partition(b"\n")[2])
             return cls(**{f.name: _value(f.name, values[f.name]) for f in fields(cls)})
@@ -162,7 +162,7 @@ def _value(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Trajectory(Run):
-    """The incumbents of a run alone, k evaluations where the run has hundreds; its totals are those of the run.
+    """Holds a run reduced to the k evaluations that became the incumbent; totals are those of the whole run.
 
     Args:
         evaluation: (k,), the number, from 1, of each evaluation that became the incumbent.
@@ -182,23 +182,23 @@ class Trajectory(Run):
         return cls(**{**whole, **kept, "architectures": texts}, evaluation=rises + 1, evaluations=len(run.reward))
 
     def values(self, quantity: Quantity, final: bool) -> _Floats:
-        """Return the incumbents' quantity, (k,), nan where unknown; ``final``: `val_score` after the final training."""
+        """Return a quantity of the incumbents, (k,), nan if unknown; ``final`` selects the final validation score."""
         values: _Floats = getattr(self, "final_val_score" if quantity == "val_score" and final else quantity)
         return values
 
     def evaluation_of_optimum(self, optimum: float) -> int | None:
-        """Return the number of the evaluation that met the best reward of the space; None where none did."""
+        """Return the number of the evaluation that reached the optimum; None if none did."""
         there = self.evaluation[self.reward >= optimum - 1e-12 * max(1.0, abs(optimum))]
         return int(there[0]) if len(there) else None
 
 
 def trajectories(runs: Iterable[Run]) -> list[Trajectory]:
-    """Return the trajectory of each run; of a stream of runs, each can be forgotten before the next is read."""
+    """Return the trajectory of each run; a stream of runs is read one at a time."""
     return [run if isinstance(run, Trajectory) else Trajectory.of(run) for run in runs]
 
 
 def final_known(those: Iterable[Trajectory], incumbents: slice = slice(None)) -> bool:
-    """Return whether these incumbents' validation score after the final training is known in every run.
+    """Return whether all of these incumbents have a validation score after final training, in every run.
 
     Incumbents whose evaluation failed have none and do not matter.
     """

@@ -1,4 +1,4 @@
-"""A summary holds what the statistics of a comparison find of one problem, and how its quantities are shown."""
+"""The summary of one problem of a comparison, and how its quantities are shown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Display:
-    """How a quantity is shown to people.
+    """Defines how a quantity is shown.
 
     Args:
         words: its name in a sentence.
@@ -46,12 +46,12 @@ class Display:
     digits: str = ".4f"
 
     def difference(self, value: float) -> str:
-        """Return a difference in a sentence, those of percentages in points."""
+        """Return a difference as text, in points for percentages."""
         return f"{value:.3g}" if self.factor == 1.0 else f"{self.factor * value:.2g} points"
 
 
 def display(quantity: Quantity | Literal["regret"], metric: str) -> Display:
-    """Return how a quantity is shown where scores are of this metric: an accuracy in percent, others as they are.
+    """Return how a quantity is shown for scores of this metric: an accuracy in per cent, others as they are.
 
     >>> display("val_score", "accuracy").label, display("test_score", "r2").label
     ('validation accuracy (%)', 'test r2')
@@ -66,7 +66,7 @@ def display(quantity: Quantity | Literal["regret"], metric: str) -> Display:
 
 @dataclass(frozen=True)
 class IntervalEstimate:
-    """A figure and its 95 % interval."""
+    """Holds an estimate and its 95 % interval."""
 
     value: float
     low: float
@@ -75,7 +75,7 @@ class IntervalEstimate:
 
 @dataclass(frozen=True)
 class Spread:
-    """Values over n seeds: mean, standard deviation (ddof 1), median, interquartile mean with bootstrap interval.
+    """Summarises n values, one for each seed: mean, standard deviation (ddof 1), median, interquartile mean.
 
     The standard deviation of a single value is nan.
     """
@@ -89,7 +89,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Success:
-    """How many distinct evaluations it took to meet the best reward of the space; unsuccessful runs are censored.
+    """Summarises how many distinct evaluations reached the optimum; unsuccessful runs are censored.
 
     Args:
         rate: share of the runs that met it, with a 95 % interval (Wilson).
@@ -108,7 +108,7 @@ class Success:
 
 @dataclass(frozen=True)
 class Standing:
-    """One agent on one problem.
+    """Summarises one agent on one problem.
 
     Args:
         agent: its name.
@@ -141,7 +141,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two agents on one problem, by what agents are ranked by, paired by seed.
+    """Compares two agents on one problem by the ranking quantity, paired by seed.
 
     Args:
         better, worse: their names; better has the higher mean over the seeds that both have.
@@ -172,7 +172,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Summary:
-    """One problem of a comparison.
+    """Summarises one problem of a comparison.
 
     Args:
         problem: its name.
@@ -198,7 +198,7 @@ class Summary:
 
 
 def write_summary(path: Path, summaries: Iterable[Summary]) -> None:
-    """Write one CSV row for each problem and agent, in the order of their ranks; what is not known stays empty.
+    """Write a CSV row for each problem and agent, in the order of ranks; unknown values stay empty.
 
     Each figure of a spread or of an estimate is a column: `reward_iqm_low`, `success_rate_high`.
     """
@@ -213,7 +213,7 @@ def write_summary(path: Path, summaries: Iterable[Summary]) -> None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (column, value): those of a part by the part's name and their own."""
+    """Yield (column, value); columns of nested values are prefixed with the name of their parent."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}_")

@@ -1,4 +1,4 @@
-"""Neural architecture search as a Gymnasium environment: one decision a step, the reward at the end."""
+"""A Gymnasium environment for neural architecture search: a decision a step, and the reward at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FRAME_INCHES = (6.0, 6.0)  # of every picture, so that the frames of an episode
 
 
 class Episodes:
-    """n architectures in the making, all at the same decision: what both environments are made of.
+    """Tracks n architectures in the making, all at the same decision, for both environments.
 
     Args:
         space: the space whose decisions are taken.
@@ -52,7 +52,7 @@ class Episodes:
         self.restart()
 
     def restart(self) -> None:
-        """Begin n new architectures."""
+        """Start n new architectures."""
         self.step = 0
         self.choices = np.zeros((self.space.num_decisions, self.n), dtype=np.int64).T  # so a decision is contiguous
         self.observations = np.zeros((self.n, self._size), dtype=np.float32)
@@ -82,7 +82,7 @@ class Episodes:
         return done
 
     def prefix(self, i: int) -> tuple[int, ...]:
-        """Return the choices taken for architecture i."""
+        """Return the choices taken so far for architecture i."""
         return tuple(self.choices[i, : self.step].tolist())
 
     def _next_mask(self) -> NDArray[np.bool_]:
@@ -99,18 +99,18 @@ class Episodes:
 
 
 def _fixed_masks(space: SearchSpace, n: int) -> list[NDArray[np.bool_]]:
-    """Return the masks, (n, C), of the decisions of a space in which every choice is always valid."""
+    """Return the masks (n, C) of the decisions of a space in which every choice is always valid."""
     rows = [np.arange(space.max_choices) < k for k in space.num_choices]
     return [np.broadcast_to(row, (n, space.max_choices)) for row in rows]
 
 
 def observation_size(space: SearchSpace) -> int:
-    """Return the length of one observation: one for each choice of each decision, and one for each decision."""
+    """Return the length of an observation: one entry for each choice of each decision, and one for each decision."""
     return int(space.num_choices.sum()) + space.num_decisions
 
 
 def choice_numbers(space: SearchSpace) -> NDArray[np.float32]:
-    """Return the matrix, (D, T), that reads the choices taken off observations: (n, D) @ (D, T) is (n, T).
+    """Return the matrix (D, T) that extracts the choices taken from observations: (n, D) @ (D, T) is (n, T).
 
     They are numbered through all decisions, from 1; 0 is a decision that is open.
     """
@@ -123,13 +123,13 @@ def choice_numbers(space: SearchSpace) -> NDArray[np.float32]:
 
 
 def single_spaces(space: SearchSpace) -> tuple[spaces.Space[NDArray[np.float32]], spaces.Discrete]:
-    """Return the observation and the action space of one architecture."""
+    """Return the observation space and the action space of one environment."""
     box = spaces.Box(0.0, 1.0, (observation_size(space),), np.float32)
     return cast(spaces.Space[NDArray[np.float32]], box), spaces.Discrete(space.max_choices)
 
 
 def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> str | None:
-    """Return the render mode; raise InputError for one that the environment does not have."""
+    """Return the render mode; raise InputError if the environment does not have it."""
     known = metadata["render_modes"]
     if render_mode is not None and render_mode not in known:
         raise InputError(f"render_mode must be {' or '.join(known)}, or None, got {render_mode!r}")
@@ -137,7 +137,7 @@ def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> s
 
 
 def describe(answers: Answers) -> dict[str, NDArray[Any]]:
-    """Return what an environment's info says of n finished architectures, by key, each (n,).
+    """Return the info entries of n finished architectures by key, (n,) each.
 
     A score is nan where the evaluation failed.
     """
@@ -151,19 +151,19 @@ def describe(answers: Answers) -> dict[str, NDArray[Any]]:
 
 
 def decisions_as_text(space: SearchSpace, prefix: Sequence[int]) -> str:
-    """Return one line a decision taken: its name and the choice."""
+    """Return one line for each decision taken: its name and the choice."""
     return "".join(f"{d.name}: {d.choices[c]}\n" for d, c in zip(space.decisions, prefix, strict=False))
 
 
 def picture(space: SearchSpace, prefix: Sequence[int]) -> NDArray[np.uint8]:
-    """Return a picture, (h, w, 3), of the architecture so far."""
+    """Return a picture, (h, w, 3) uint8, of the architecture so far."""
     from nasenv.plots import draw_diagram, to_rgb  # matplotlib takes half a second to import
 
     return to_rgb(draw_diagram(space.diagram(prefix), inches=_FRAME_INCHES))
 
 
 class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """An episode builds one network, a decision a step; the last step pays what the network is worth.
+    """Builds one network an episode, a decision a step; the last step returns the network's reward.
 
     | | |
     |---|---|
@@ -200,7 +200,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin an architecture; nothing about it is random, so a seed changes nothing."""
+        """Start an architecture; a seed has no effect, since nothing is random."""
         super().reset(seed=seed)
         self._episode.restart()
         return self._episode.observations[0].copy(), self._info()
@@ -221,7 +221,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return mask
 
     def render(self) -> Any:
-        """Return the architecture so far as text (ansi) or picture (rgb_array)."""
+        """Return the architecture so far as text (ansi) or as a picture (rgb_array)."""
         prefix = self._episode.prefix(0)
         if self.render_mode == "ansi":
             return decisions_as_text(self.search.space, prefix)
@@ -230,7 +230,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return None
 
     def close(self) -> None:
-        """Let go of the search's files and workers."""
+        """Close the search."""
         self.search.close()
 
     def _info(self) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def make_search(
     cache: Cache | None = None,
     **space_options: Any,
 ) -> Search:
-    """Return the search behind a registered environment: no files, no budget, each part replaceable.
+    """Return the search behind a registered environment, without files or budget; each part can be replaced.
 
     Without a budget it is never over: an architecture that it knows already costs nothing, as often as it is proposed.
 

@@ -1,4 +1,4 @@
-"""A score for every architecture of a product of choices, with interactions between neighbours and a known optimum.
+"""Computes a score for every architecture of a product space, with interactions and a known optimum.
 
 The score of an architecture x of T decisions is a sum of T terms, each of ``order`` neighbouring decisions:
 
@@ -32,7 +32,7 @@ _Integers = NDArray[np.int64]
 
 
 class Landscape:
-    """The terms of one landscape, and its highest and lowest sums.
+    """Holds the terms of one landscape, and its highest and lowest sums.
 
     Args:
         num_choices: (T,), of each decision.
@@ -61,13 +61,13 @@ class Landscape:
         self._entries = np.concatenate([term.ravel() for term in terms])
 
     def sums(self, architectures: Sequence[Architecture]) -> _Integers:
-        """Return F, (n,), of n architectures."""
+        """Return the sums F, (n,), of n architectures."""
         rows = np.array(architectures, dtype=np.int64).reshape(len(architectures), len(self._starts))
         return np.asarray(self._entries[rows @ self._strides + self._starts].sum(axis=1))
 
 
 class RandomIntegers:
-    """Whole numbers of 0 to 2^20 - 1, all equally likely, the same on every machine.
+    """Draws integers from 0 to 2^20 - 1 uniformly, the same on every machine.
 
     Args:
         seed: a whole number of 0 or more, or several.
@@ -79,13 +79,13 @@ class RandomIntegers:
         self._generator = np.random.PCG64(seed)
 
     def __call__(self, *shape: int) -> _Integers:
-        """Return the next ones, of a shape."""
+        """Return the next integers, as an array of this shape."""
         raw = self._generator.random_raw(int(np.prod(shape)))
         return (raw >> np.uint64(64 - _BITS)).astype(np.int64).reshape(shape)
 
 
 def _main(choices: int, ordered: bool, draws: RandomIntegers) -> _Integers:
-    """Return main_t, (C,): drawn for each choice, or, of sizes, a parabola around a place that is drawn."""
+    """Return main_t, (C,): random for each choice, or for sizes a parabola with a random peak."""
     if not ordered:
         return draws(choices)
     places = RandomIntegers.unit * np.arange(choices) // (choices - 1)  # from the smallest size to the largest
@@ -93,7 +93,7 @@ def _main(choices: int, ordered: bool, draws: RandomIntegers) -> _Integers:
 
 
 def _joint(choices: Sequence[int], ordered: Sequence[bool], draws: RandomIntegers) -> _Integers:
-    """Return joint_t, an axis a decision: drawn at all corners, of sizes at the two ends and linear between them."""
+    """Return joint_t, one axis a decision: random at all corners, and linear along sizes."""
     if np.prod(choices, dtype=np.float64) > _MOST_ENTRIES:
         raise InputError(
             f"order {len(choices)}: a term of decisions with {', '.join(map(str, choices))} choices would have more "
@@ -110,7 +110,7 @@ def _joint(choices: Sequence[int], ordered: Sequence[bool], draws: RandomInteger
 
 
 def _highest(terms: Sequence[_Integers], order: int) -> tuple[Architecture, int]:
-    """Return the architecture of the highest sum, and that, by dynamic programming from the first decision on."""
+    """Return the architecture of the highest sum, and the sum, by dynamic programming over the decisions."""
     value = terms[0]  # the highest sum so far, by the last decisions that terms to come read
     answers = []  # to each decision that no term to come reads: its best choice, by those after it
     for t, term in enumerate(terms[1:], 1):
@@ -125,7 +125,7 @@ def _highest(terms: Sequence[_Integers], order: int) -> tuple[Architecture, int]
 
 
 def _places(terms: Sequence[_Integers]) -> tuple[_Integers, _Integers]:
-    """Return strides, (T, T), and starts, (T,): term t of an architecture x is entry ``x @ strides[:, t] + starts[t]``."""
+    """Return strides (T, T) and starts (T,): term t of architecture x is entry ``x @ strides[:, t] + starts[t]``."""
     strides = np.zeros((len(terms), len(terms)), dtype=np.int64)
     for t, term in enumerate(terms):
         for axis in range(term.ndim):

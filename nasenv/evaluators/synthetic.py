@@ -1,4 +1,4 @@
-"""The evaluator whose scores are a formula: nothing is trained, and the best architecture is known without listing any."""
+"""Scores architectures by a formula with a known optimum, without training."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SyntheticEvaluator(Evaluator):
 
     @property
     def best(self) -> Architecture:
-        """The best architecture, of accuracy 1."""
+        """Return the best architecture, whose accuracy is 1."""
         return self._landscape.best
 
     def fingerprint(self) -> str:
@@ -77,7 +77,7 @@ class SyntheticEvaluator(Evaluator):
         return digest([*self._key, self.source_digest()])
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
-        """Return the score of each trial, in a search with noise and what it is charged, later without.
+        """Return the score of each trial; search trials have noise and charged seconds, final ones have neither.
 
         Raises:
             InputError: an architecture of another space.
@@ -92,15 +92,15 @@ class SyntheticEvaluator(Evaluator):
         return [Measurement(score, train_seconds=self._train_seconds(a) if s else 0.0) for a, score, s in each]
 
     def representative(self, architecture: Architecture) -> Architecture:
-        """Return this very architecture: equivalent networks, where a space has any, differ in score."""
+        """Return the architecture itself, since equivalent architectures differ in score."""
         return architecture
 
     def best_score(self) -> float | None:
-        """Return 1, which one architecture has; None with noise, where nobody has listed what all architectures show."""
+        """Return 1, the best architecture's score; None if there is noise, since the highest noisy score is unknown."""
         return None if self.noise else 1.0
 
     def _scores(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-        """Return the accuracy without noise, (n,), in [1 / classes, 1]."""
+        """Return the accuracies without noise, (n,), in [1 / classes, 1]."""
         landscape, guessed = self._landscape, 1.0 / self.space.task.outputs
         below = (landscape.high - landscape.sums(architectures)) / max(1, landscape.high - landscape.low)
         return np.asarray(1.0 - (1.0 - guessed) * below)

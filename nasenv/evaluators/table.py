@@ -1,4 +1,4 @@
-"""The evaluator that looks up: an architecture is worth what a table says."""
+"""Looks architectures up in a table of measurements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LISTED = 8  # a space of at most so many times the rows is listed to read its t
 
 
 class TableEvaluator(Evaluator):
-    """Says of an architecture what was measured beforehand; its file format is that of `nasenv.tables.table`.
+    """Looks up what was measured beforehand; `nasenv.tables.table` defines the file format.
 
     Everything is a look-up, so seeds make no difference: a search's trial gives ``val_column``, or below fidelity 1
     that of ``fidelities``, a confirm trial ``final_val_column``, a test trial ``test_column``. The columns of a search
@@ -87,15 +87,15 @@ class TableEvaluator(Evaluator):
         return digest([*self._key, self.source_digest()])
 
     def fidelity(self, wanted: float) -> float:
-        """Return the fidelity nearest to the wanted one that the table has a column for."""
+        """Return the fidelity nearest to ``wanted`` that the table has a column for."""
         return min((*self._fidelities, 1.0), key=lambda fidelity: abs(fidelity - wanted))
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Return the metrics that the table has of an architecture."""
+        """Return the metrics of an architecture in the table."""
         return self._metrics[self._row(architecture)]
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
-        """Return what the table says of each trial.
+        """Return the measurement of each trial.
 
         Raises:
             InputError: an architecture that the table does not have.
@@ -120,15 +120,15 @@ class TableEvaluator(Evaluator):
         return self._measurement(row, column, trial.fidelity * float(self._seconds[row]))
 
     def representative(self, architecture: Architecture) -> Architecture:
-        """Return the architecture whose row is looked up: this very one, with ``canonical`` the canonical one."""
+        """Return the architecture whose row is looked up: this one, or with ``canonical`` the canonical one."""
         return self.space.canonical(architecture) if self.canonical else architecture
 
     def all_measurements(self) -> Sequence[Measurement]:
-        """Return what the table says of all its architectures; with ``canonical``, of one for each class."""
+        """Return the measurements of all rows; with ``canonical``, one for each equivalence class."""
         return list(self._measurements.values())
 
     def _by_architecture(self, architectures: Sequence[Architecture]) -> dict[Architecture, int]:
-        """Return the row, from 0, of each architecture that can be looked up."""
+        """Return the row number, from 0, of each architecture that can be looked up."""
         rows: dict[Architecture, int] = {}
         for row, architecture in enumerate(architectures):
             key = self.representative(architecture)
@@ -140,7 +140,7 @@ class TableEvaluator(Evaluator):
         return self._rows[self._key_of(architecture)]
 
     def _key_of(self, architecture: Architecture) -> Architecture:
-        """Return the architecture that has a row for this one."""
+        """Return the architecture whose row is looked up for this one; raise InputError if there is none."""
         if architecture in self._rows:
             return architecture
         if architecture in self._keys:
@@ -157,14 +157,14 @@ class TableEvaluator(Evaluator):
         return self._found(row, column, f"the evaluation failed: {column} is empty in the table", seconds)
 
     def _found(self, row: int, column: str | None, lacking: str, seconds: float = 0.0) -> Measurement:
-        """Return what a column says of a row; where there is nothing, a trial that failed."""
+        """Return the measurement of a row's cell; an empty cell is a failed trial."""
         score = math.nan if column is None else float(self._columns[column][row])
         known, error = (None, lacking) if math.isnan(score) else (score, None)
         return Measurement(known, error, seconds, self._metrics[row])
 
 
 def _architectures(space: SearchSpace, table: Table) -> list[Architecture]:
-    """Return the architecture of each row; raise InputError, with the line, on a text of another space or a repeat."""
+    """Return each row's architecture; raise InputError, with the line, for another space's text or a repeat."""
     size = space.size
     listed = size is not None and size <= _LISTED * len(table.lines)
     known = {space.to_text(a): a for a in to_architectures(space.all_architectures())} if listed else {}
@@ -182,7 +182,7 @@ def _architectures(space: SearchSpace, table: Table) -> list[Architecture]:
 
 
 def _seconds(table: Table, name: str | None) -> NDArray[np.float64]:
-    """Return what each row's training cost, (n,), 0 or more."""
+    """Return the training seconds of each row, (n,), 0 or more."""
     if name is None or name not in table.columns:
         return np.zeros(len(table.lines))
     seconds = table.columns[name]
@@ -192,7 +192,7 @@ def _seconds(table: Table, name: str | None) -> NDArray[np.float64]:
 
 
 def _rows_of(columns: Mapping[str, NDArray[np.float64]], n: int) -> list[dict[str, float]]:
-    """Return the n rows of some columns, without empty cells."""
+    """Return the n rows of some columns as dicts, without empty cells."""
     values: Iterable[tuple[float, ...]] = zip(*(c.tolist() for c in columns.values()), strict=True)
     rows = [dict(zip(columns, row, strict=True)) for row in values] if columns else [{} for _ in range(n)]
     return [{k: v for k, v in row.items() if v == v} if any(v != v for v in row.values()) else row for row in rows]

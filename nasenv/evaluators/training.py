@@ -1,4 +1,4 @@
-"""The evaluator that trains: an architecture is worth the validation accuracy of its network."""
+"""Trains the network of an architecture and returns its validation score."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FINAL_LENGTH = 4  # else the final training is so many times as long as the sea
 
 
 class TrainingEvaluator(Evaluator):
-    """Trains the network of an architecture from scratch and reports its validation accuracy.
+    """Trains the network of an architecture from scratch and reports its score on validation data.
 
     A search's trial trains on the training split, for the share ``fidelity`` of its steps, and is scored on validation
     data; so is a trial that confirms, after ``final_epochs``. One that tests trains on training + validation data for
@@ -139,21 +139,21 @@ class TrainingEvaluator(Evaluator):
         return digest([_VERSION, data, asdict(self.recipe), self.seed, kind, self.precision, self.source_digest()])
 
     def fidelity(self, wanted: float) -> float:
-        """Return the nearest share of a search's steps that is a whole number of them, one at least."""
+        """Return the nearest fidelity that is a whole number of a search's steps, one at least."""
         steps = self._trainer.steps(self.recipe)
         return max(1, round(wanted * steps)) / steps
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Return ``params`` and ``flops`` of one forward pass of one input; no memory is taken for the network."""
+        """Return ``params`` and ``flops`` of a forward pass of one input, computed without allocating the network."""
         return self._trainer.costs(architecture)
 
     def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:
-        """Ask for a trial; see `Evaluator.submit`."""
+        """Submit a trial; see `Evaluator.submit`."""
         self._waiting[trial] = self._job(trial, start, keep)
         self._sorted = False
 
     def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
-        """Yield each trial with its measurement as it ends, the longest begun first; see `Evaluator.completed`."""
+        """Yield each trial with its measurement as it ends; the longest start first. See `Evaluator.completed`."""
         if len(self._waiting) > 1:
             self.start()
         among: dict[Job, int] = {}  # how many trainings were to be at work when it began
@@ -177,16 +177,16 @@ class TrainingEvaluator(Evaluator):
 
     @property
     def slots(self) -> int:
-        """How many trainings are at work at once."""
+        """Return the number of trainings that run at once."""
         return max(1, self._concurrency.now)
 
     @property
     def worker_seconds(self) -> Mapping[str, float]:
-        """Wall seconds of its trainings so far: data, building, training, scoring; of all workers together."""
+        """Return the wall seconds so far of data, building, training and scoring, summed over all workers."""
         return self._worker_seconds
 
     def start(self) -> None:
-        """Start the worker processes, where there are to be any; a worker process itself trains alone."""
+        """Start the worker processes; with concurrency 0, or inside a worker process, there are none."""
         if self.concurrency and self._pool is None and not multiprocessing.current_process().daemon:
             trainer = self._trainer.on(torch.device(self.devices[0]).type)  # each worker sees its own device alone
             each = device_environments(self.devices)
@@ -200,7 +200,7 @@ class TrainingEvaluator(Evaluator):
             self._pool = None
 
     def _jobs(self, among: dict[Job, int]) -> Iterator[Job | None]:
-        """Yield the longest job that waits, as often as somebody asks; None where there is none."""
+        """Yield the longest waiting job whenever asked; None if there is none."""
         while True:
             if not self._sorted:
                 waiting = list(self._waiting.items())
@@ -213,7 +213,7 @@ class TrainingEvaluator(Evaluator):
             yield job
 
     def _trained(self, jobs: Iterator[Job | None], stopped: Callable[[], bool]) -> Iterator[tuple[Job, TrainingResult]]:
-        """Yield the jobs as they are done: side by side where there are workers, else one after the other."""
+        """Yield jobs as they are done: side by side in workers, else one after the other in this process."""
         if self._pool is not None:
             yield from self._pool.stream(jobs, _failed, stopped)
             return
@@ -221,7 +221,7 @@ class TrainingEvaluator(Evaluator):
             yield job, self._trainer.run(job)
 
     def _learn(self, job: Job, trained: TrainingResult) -> None:
-        """Take in what a training took."""
+        """Record how long a training took."""
         self._worker_seconds.update(trained.seconds)
         if trained.error is None:
             epochs = job.trial.fidelity * job.recipe.epochs
@@ -261,7 +261,7 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
 
 
 def worth_retrying(trained: TrainingResult | Measurement) -> bool:
-    """Return whether a fresh process might do better: out of memory, or a device or library in a bad state."""
+    """Return whether a retry in a fresh process might succeed: after any error but divergence or a timeout."""
     return trained.error is not None and not trained.error.startswith((DIVERGED, TIMEOUT))
 
 

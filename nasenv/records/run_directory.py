@@ -1,4 +1,4 @@
-"""The folder of one search: what it leaves as it goes, and goes on from when it is started again."""
+"""The directory of one search: the files that it writes, and from which it is resumed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JOURNAL, TRIALS, CONFIG, TIMING = "journal.jsonl", "trials.jsonl", "config.yaml"
 
 
 class RunDirectory:
-    """Configuration, journal, trials and TensorBoard of a search, held by it alone.
+    """Holds configuration, journal, trials and TensorBoard of one search, which locks the directory.
 
     Args:
         path: the folder, made where missing.
@@ -89,26 +89,26 @@ class RunDirectory:
             yield f"the search was begun with {', '.join(other)}"
 
     def write_timing(self, seconds: Mapping[str, float], slots: int) -> None:
-        """Write where the time of a start went, by part, on so many slots."""
+        """Write the time of this start by part, and the number of slots, to ``timing.json``."""
         parts = {part: round(spent, 3) for part, spent in seconds.items()}
         write_whole(self.path / TIMING, json.dumps({"slots": slots, "seconds": parts}, indent=1) + "\n")
 
     def restore(self) -> None:
-        """Write again what somebody deleted in the course of the search."""
+        """Write files again that were deleted during the search."""
         for part in (self.journal, self.trials):
             if part is not None:
                 part.restore()
         write_whole(self.path / CONFIG, self._text)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for part in (self.journal, self.trials, self.record):
             if part is not None:
                 part.close()
 
 
 def _set_aside(path: Path, identity: Mapping[str, Any]) -> None:
-    """Rename journal and trials, where there are any, to the next number that is free."""
+    """Rename journal and trials, if there are any, to the next free number."""
     if not (path / JOURNAL).exists():
         return
     number = 1
@@ -125,7 +125,7 @@ def _numbered(name: str, number: int | str) -> str:
 
 
 def _measured(path: Path, identity: Mapping[str, Any]) -> Iterator[tuple[Trial, Measurement]]:
-    """Yield what the journals and trials that were set aside say of a search's trials."""
+    """Yield the trials and measurements in the journals and trial logs that were set aside."""
     for old in sorted(path.glob(_numbered(JOURNAL, "[0-9]*"))):
         with closing(Journal(old, identity)) as journal:
             yield from ((Trial.from_json(entry), Measurement.from_json(entry)) for entry in journal.entries())

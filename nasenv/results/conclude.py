@@ -1,4 +1,4 @@
-"""The end of a search: its best architectures are trained for longer, the winner is tested, and leaves as files."""
+"""Concludes a search: trains its best architectures for longer, tests the winner, and writes its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NETWORKS = "networks"  # the winner's, of each seed, until the run is finished
 
 
 def conclude(search: Search) -> Result:
-    """Choose and test the winner of a finished search, and write it into the run directory, if there is one.
+    """Choose and test the winner of a finished search; write the result into the run directory, if there is one.
 
     The best architectures by reward (``budget.finalists``; of those that are the same network, one) are trained
     ``budget.final_seeds`` times for the evaluator's final length on the training split; the best mean reward wins. Then
@@ -80,21 +80,21 @@ def conclude(search: Search) -> Result:
 
 
 def _confirmed(search: Search, architectures: Sequence[Architecture]) -> dict[Architecture, list[Measurement]]:
-    """Return, of each architecture, the final training on the training split of each seed."""
+    """Return, for each architecture, its final trainings on the training split, one for each seed."""
     return _measured(search, "confirm", architectures, None)
 
 
 def _tested(
     search: Search, architectures: Sequence[Architecture], winner: Architecture
 ) -> dict[Architecture, list[Measurement]]:
-    """Return, of each architecture, the final training on training + validation data, and its test, of each seed."""
+    """Return, for each architecture, its final trainings on training + validation data, tested, one for each seed."""
     return _measured(search, "test", architectures, winner)
 
 
 def _measured(
     search: Search, purpose: Purpose, architectures: Sequence[Architecture], kept: Architecture | None
 ) -> dict[Architecture, list[Measurement]]:
-    """Return the final trainings of each architecture, one a seed; weights of one of them are kept."""
+    """Return the final trainings of each architecture, one for each seed; weights of ``kept`` are stored."""
     trials = [Trial(a, 1.0, purpose, seed) for a in architectures for seed in range(search.budget.final_seeds)]
     keep = {t: path for t in trials if t.architecture == kept and (path := _weights_path(search, t)) is not None}
     found = measure_trials(search.evaluator, trials, search.trials, search.is_stopped, keep)
@@ -102,7 +102,7 @@ def _measured(
 
 
 def _weights_path(search: Search, trial: Trial) -> Path | None:
-    """Return where a network's weights are kept until the run is finished; None without a run directory."""
+    """Return where a network's weights are stored until the run is finished; None without a run directory."""
     if search.run_dir is None:
         return None
     folder = search.run_dir / _NETWORKS
@@ -111,7 +111,7 @@ def _weights_path(search: Search, trial: Trial) -> Path | None:
 
 
 def _network(search: Search, trial: Trial) -> nn.Module | None:
-    """Return a trained network; None where the evaluator has none, or there is no run directory."""
+    """Return a trained network; None if the evaluator has none, or there is no run directory."""
     path = _weights_path(search, trial)
     if path is None or search.evaluator.dataset is None:
         return None
@@ -124,7 +124,7 @@ def _network(search: Search, trial: Trial) -> nn.Module | None:
 
 
 def _finalists(search: Search) -> list[Architecture]:
-    """Return the best architectures, each as the network that was measured for it, without repeats."""
+    """Return the best architectures as their representatives, without duplicates."""
     history = search.history
     ranked = (search.evaluator.representative(o.architecture) for o in history.top(len(history)))
     finalists = list(dict.fromkeys(ranked))[: search.budget.finalists]
@@ -135,7 +135,7 @@ def _finalists(search: Search) -> list[Architecture]:
 
 
 def _rivals(search: Search) -> dict[str, Architecture]:
-    """Return what the winner is held against, by role."""
+    """Return the architectures that the winner is compared with, by role."""
     rivals: dict[str, Architecture] = {}
     reference = search.space.reference()
     if reference is not None:
@@ -147,7 +147,7 @@ def _rivals(search: Search) -> dict[str, Architecture]:
 
 
 def _mean_rewards(search: Search, confirmed: Mapping[Architecture, Sequence[Measurement]]) -> dict[Architecture, float]:
-    """Return the mean reward of each finalist's final trainings; one that failed is paid less than all that did not."""
+    """Return the mean reward of each finalist's final trainings; failures get less than all successes."""
     rewards = Rewards(search.objective, search.space.task.lowest_score)
     for measurement in (m for row in confirmed.values() for m in row if m.error is None):
         rewards.pay(measurement)
@@ -195,5 +195,5 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
 
 
 def clear(run_dir: Path) -> None:
-    """Delete what a finished run needs no more: the winner's networks of each seed."""
+    """Delete the winner's networks of each seed, which a finished run does not need."""
     shutil.rmtree(run_dir / _NETWORKS, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The seam between agents and the world: `Search.evaluate` keeps cache, budget, reward and record for all of them."""
+"""The interface between agents and evaluators: `Search.evaluate` applies cache, budget and rewards, and records."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Callback: TypeAlias = Callable[["Search", Outcome], None]
 
 
 class Search:
-    """One run of one agent on one problem.
+    """Runs one agent on one problem: space, evaluator, objective and budget.
 
     An agent sees what `nasenv.search.layer.SearchLike` lists. With a run directory, every evaluation is in its journal
     before the agent sees the reward, and a search made again there answers from the journal until that is used up.
@@ -131,15 +131,15 @@ class Search:
         return RunDirectory(*parts, clock=lambda: self.seconds, metric=self.space.task.metric)
 
     def config(self) -> dict[str, Any]:
-        """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
+        """Return the configuration as JSON values; ``nasenv train --config`` reads it after `without_derived`."""
         return self._parts.config()
 
     def identity(self) -> dict[str, Any]:
-        """Return what a journal belongs to: the configuration, without what changes no outcome, and fingerprints."""
+        """Return what a journal must match: the configuration without what changes no result, and fingerprints."""
         return self._parts.identity()
 
     def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
-        """Measure, reward and record architectures, and return the outcomes in their order.
+        """Evaluate architectures, record them, and return the outcomes in their order.
 
         One that this search has seen before at this fidelity is a repeat, free unless the budget says otherwise. Where
         the budget does not reach for all, those before the first that does not fit are still measured and recorded.
@@ -162,7 +162,7 @@ class Search:
             return self._record(proposals, payable, findings, replayed, by)
 
     def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
-        """Yield the answers to architectures, one by one, in the order in which their trials end.
+        """Yield the answers to architectures one by one, in the order in which their trials end.
 
         Another is asked for while fewer trials are in flight than the evaluator has slots, and the budget reaches for
         it. Numbers of slots and order of the answers are journaled, so a search that is started again has the same
@@ -207,33 +207,33 @@ class Search:
             self._trials.close()
 
     def representative(self, architecture: Architecture) -> Architecture:
-        """Return the architecture that is measured for this one: two with the same are worth the same."""
+        """Return the architecture that is measured for this one; those with the same have the same score."""
         return self._evaluator.representative(architecture)
 
     def log(self, scalars: Mapping[str, float]) -> None:
-        """Write an agent's own scalars to TensorBoard, at the current evaluation."""
+        """Write an agent's scalars to TensorBoard, at the current evaluation."""
         if self.record is not None:
             self.record.scalars(scalars, len(self.history))
 
     @cached_property
     def slots(self) -> int:
-        """How many trials an asynchronous search begins with in flight: as its journal says, else as the evaluator."""
+        """Return how many trials an asynchronous search has in flight at first, by its journal or the evaluator."""
         told = None if self.files is None else self.files.journal.slots
         return told or self._course.slots or self._evaluator.slots
 
     @property
     def remaining(self) -> float | None:
-        """Full trainings' worth left in the budget; None where there is no limit."""
+        """Return the full trainings left in the budget; None if there is no limit."""
         return self.budget.remaining(self.history)
 
     @property
     def is_logged(self) -> bool:
-        """Whether `log` writes to TensorBoard."""
+        """Return whether `log` writes to TensorBoard."""
         return self.files is not None
 
     @property
     def ended(self) -> str | None:
-        """Why the search is over; None while it is not."""
+        """Return why the search is over; None while it is not."""
         return self._status.ended
 
     @ended.setter
@@ -241,7 +241,7 @@ class Search:
         self._status.ended = why
 
     def run(self) -> None:
-        """Let the agent search until the budget is used up, or it is stopped: ``stopped`` tells.
+        """Run the agent until the budget is used up or the search is stopped, as ``stopped`` says then.
 
         Raises:
             AgentError: the agent raised, or broke its contract; the journal holds every evaluation made.
@@ -263,46 +263,46 @@ class Search:
             self.files.write_timing(self.where_time_went(), self._evaluator.slots)
 
     def stop(self, reason: str) -> None:
-        """Ask the search to end early, for a reason: trainings in flight are kept, then ``evaluate`` raises.
+        """Stop the search early, for a reason: running trainings are kept, then ``evaluate`` raises.
 
         It may be called from a signal handler or another thread. The same search, started again, goes on.
         """
         self._status.stop(reason)
 
     def is_stopped(self) -> bool:
-        """Return whether the search was asked to end early."""
+        """Return whether the search was asked to stop early."""
         return self._status.is_stopped()
 
     @property
     def stopped(self) -> str | None:
-        """Why it was stopped before its end; None where it was not."""
+        """Return why it was stopped before its end; None if it was not."""
         return self._status.stopped
 
     @property
     def evaluator(self) -> Evaluator:
-        """The evaluator, once the search is over: test data are out of an agent's reach."""
+        """Return the evaluator once the search is over; before, agents could reach test data."""
         if self.ended is None:
             raise AgentError("the evaluator is not to be used before the search is over; call evaluate")
         return self._evaluator
 
     @property
     def replayed(self) -> int:
-        """Number of evaluations still to be answered from the journal of an earlier, interrupted run."""
+        """Return how many evaluations are still to be answered from the journal of an interrupted run."""
         return 0 if self._replay is None else len(self._replay)
 
     @property
     def record(self) -> TensorBoardWriter | None:
-        """The search's TensorBoard; None without a run directory."""
+        """Return the search's TensorBoard writer; None without a run directory."""
         return None if self.files is None else self.files.record
 
     @property
     def trials(self) -> TrialLog | None:
-        """Every training made so far; None without a run directory, or where measurements cost none."""
+        """Return the log of all trainings; None without a run directory, or if the evaluator does not train."""
         return None if self.files is None else self.files.trials
 
     @property
     def seconds(self) -> float:
-        """Wall time that the search has taken, in all its starts, since its first proposal."""
+        """Return the wall time in seconds since the first proposal, summed over all starts."""
         earlier = 0.0 if self._replay is None else self._replay.seconds
         return earlier if self._since is None else earlier + time.monotonic() - self._since
 
@@ -311,11 +311,11 @@ class Search:
         self._evaluator.start()
 
     def where_time_went(self) -> dict[str, float]:
-        """Return the seconds of this start by part, the largest first; what workers did counts by their number."""
+        """Return the seconds of this start by part, the largest first; workers' seconds are divided by their number."""
         return where_it_went(self.timing.seconds, self._evaluator.worker_seconds, self._evaluator.slots)
 
     def close(self) -> None:
-        """Let go of the run directory and of the evaluator's workers."""
+        """Close the run directory and the evaluator."""
         self._status.close()
         self._evaluator.close()
         if self.files is not None:
@@ -328,7 +328,7 @@ class Search:
         self.close()
 
     def _propose(self, architectures: Architectures, fidelity: float) -> Proposals:
-        """Return architectures as proposals; raise AgentError where they are not of the space, or there are none."""
+        """Return architectures as proposals; raise AgentError if there are none, or one is not in the space."""
         if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
             raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures of the space")
         try:
@@ -340,7 +340,7 @@ class Search:
             raise AgentError(f"proposed something that is not an architecture: {error}") from error
 
     def _begin(self) -> None:
-        """Start the clocks, where they do not run yet; raise where the search is over."""
+        """Start the clocks if they are not running; raise if the search is over."""
         self._status.check()
         if self._since is None and not self.replayed:
             self._since = time.monotonic()
@@ -348,7 +348,7 @@ class Search:
             self._status.watch_the_clock()
 
     def _find_out(self, proposals: Proposals, by: str) -> tuple[list[Finding], int]:
-        """Return findings of the first new proposals, as far as seconds and a stop let, and how many were replayed."""
+        """Return findings of the first new proposals, as far as seconds and stops allow, and how many were replayed."""
         new, fidelity = proposals.new, proposals.fidelity
         findings: list[Finding] = []
         if self._replay is not None and new:
@@ -370,7 +370,7 @@ class Search:
         by: str,
         slots: int | None = None,
     ) -> Answers:
-        """Take what was found into history, journal and TensorBoard; return the answers, or raise after the last one.
+        """Record findings in history, journal and TensorBoard; return the answers, or raise if the search is over.
 
         Of the findings, so many were replayed. Proposals behind the one that uses the charged seconds up are left out.
         """
@@ -386,18 +386,18 @@ class Search:
         return answers
 
     def _end_short_of_budget(self) -> None:
-        """Raise that the search is over or stopped; else what is left of the budget does not pay for the next."""
+        """Raise that the search is over or stopped, or else that the budget left cannot pay the next proposal."""
         self._status.check()
         self.ended = self.budget.used_up()
         self._status.check()
 
     def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
-        """Return the proposals up to the one that uses the charged seconds up; None where none does."""
+        """Return the proposals up to the one that uses up the charged seconds; None if none does."""
         limited = self.budget.charged_seconds is not None
         return self.budget.within_seconds(proposals, findings, self.history) if limited else None
 
     def _conclude_journal(self) -> None:
-        """Take in what the journal holds, whatever the agent would do now, and end the search."""
+        """Evaluate all proposals of the journal, without the agent, and end the search."""
         for architecture, fidelity, by in self._replay.proposals() if self._replay is not None else ():
             self.evaluate([architecture], fidelity, by=by)
         self.ended = self.ended or f"concluded as asked for, after {len(self.history)} evaluations"

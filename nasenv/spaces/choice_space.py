@@ -1,4 +1,4 @@
-"""A user's own space: named choices, constraints between them, and a function that builds the network."""
+"""A user-defined space: named choices, constraints between them, and a function that builds the network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_JOINED = 64  # the most axes of a NumPy array
 
 
 class ChoiceSpace(SearchSpace):
-    """A space of named choices, for architectures of the user's own.
+    """Defines a space of named choices and constraints, for networks of the user's own.
 
     ==========  ===============================  ==========================================
     step        decision                         choices
@@ -105,7 +105,7 @@ class ChoiceSpace(SearchSpace):
 
     @property
     def size(self) -> int:
-        """Number of valid architectures, exact."""
+        """Return the exact number of valid architectures."""
         return math.prod(int(group.allowed.sum()) for group in self._groups)
 
     def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -118,7 +118,7 @@ class ChoiceSpace(SearchSpace):
         return mask
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return what the user's function builds of the choices: (n, *task.shape) -> (n, task.outputs)."""
+        """Return the network that the user's function builds from the choices."""
         choices = {d.name: d.choices[c] for d, c in zip(self.decisions, architecture, strict=True)}
         network = self._build(task=self.task, **choices)
         if not isinstance(network, nn.Module):
@@ -126,11 +126,11 @@ class ChoiceSpace(SearchSpace):
         return network
 
     def reference(self) -> Architecture | None:
-        """Return the architecture that the space was given as its reference."""
+        """Return the reference architecture that was given to the constructor."""
         return self._reference
 
     def source_digest(self) -> str:
-        """Return a hash of the source of ``build``, and of what the constraints allow."""
+        """Return a hash of the source code of ``build`` and of the combinations that the constraints allow."""
         return self._source_digest
 
     def _meaningful(self, prefix: Sequence[int]) -> list[tuple[str, Hashable]]:
@@ -161,13 +161,13 @@ class ChoiceSpace(SearchSpace):
             raise InputError(f"the reference breaks a constraint: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process needs: the arguments as plain values, since lambdas do not travel."""
+        """Return the state to pickle, with the arguments as plain values, since lambdas cannot be pickled."""
         return {**self.__dict__, "_arguments": self.config()["init_args"]}
 
 
 @dataclass(frozen=True)
 class _Constraint:
-    """A user's function, the decisions that it reads (in the order of its parameters), and its name in messages."""
+    """Holds a user's function, the decisions that it reads (in order of its parameters), and its label in messages."""
 
     function: Callable[..., bool]
     reads: tuple[int, ...]
@@ -175,7 +175,7 @@ class _Constraint:
 
     @classmethod
     def of(cls, function: Callable[..., bool], number: int, names: Iterable[str]) -> _Constraint:
-        """Return the constraint of that number, from 1, over decisions of these names."""
+        """Return the constraint with this number, from 1, over decisions with these names."""
         if not inspect.isfunction(function) and not inspect.ismethod(function):
             raise InputError(f"constraint {number} must be a function of decisions, got {function!r}")
         parameters = inspect.signature(function).parameters
@@ -190,7 +190,7 @@ class _Constraint:
         return cls(function, tuple(order.index(name) for name in parameters), label)
 
     def table(self, decisions: Sequence[Decision]) -> NDArray[np.bool_]:
-        """Return the answer for all choices of the decisions that it reads, one axis each, in its own order."""
+        """Return the function's value for all combinations of the decisions that it reads, one axis each."""
         read = [decisions[t].choices for t in self.reads]
         answers = [self._answer(values) for values in product(*read)]
         return np.array(answers, dtype=np.bool_).reshape([len(c) for c in read])
@@ -211,7 +211,7 @@ class _Constraint:
 
 @dataclass(frozen=True)
 class _Group:
-    """Decisions that constraints join, in the order in which they are taken, and which of their choices can go on.
+    """Holds decisions that constraints connect, in order, and which combinations of their choices are feasible.
 
     ``feasible[j]`` has one axis for each of the first j + 1 members: whether these choices can be completed.
     """
@@ -221,17 +221,17 @@ class _Group:
 
     @property
     def allowed(self) -> NDArray[np.bool_]:
-        """Whether all constraints are kept, one axis a member."""
+        """Return whether each combination satisfies all constraints, one axis a member."""
         return self.feasible[-1]
 
     @cached_property
     def is_open(self) -> tuple[NDArray[np.bool_], ...]:
-        """Whether member j has more than one choice, one axis for each of the j members before it."""
+        """Return whether member j has more than one choice, one axis for each of the j members before it."""
         return tuple(np.asarray(feasible.sum(axis=-1) > 1) for feasible in self.feasible)
 
 
 def _groups(decisions: Sequence[Decision], constraints: Sequence[_Constraint]) -> list[_Group]:
-    """Return the decisions in groups such that no constraint reads two groups."""
+    """Return the decisions partitioned into groups, such that each constraint reads decisions of one group only."""
     joined = [{t} for t in range(len(decisions))]
     for constraint in constraints:
         touched = [members for members in joined if members.intersection(constraint.reads)]

@@ -1,4 +1,4 @@
-"""A space of many decisions, too large to list, whose architectures are scored by a formula and not trained."""
+"""A space with too many architectures to list; a formula scores them, and no network is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasenv.trial import Architecture
 
 
 class SyntheticSpace(SearchSpace):
-    """Chains of layers, each an operation and a width, that `SyntheticEvaluator` scores: its best architecture is known.
+    """Defines chains of layers, each an operation and a width, scored by `SyntheticEvaluator` with a known optimum.
 
     ============  ===========================  ================================================
     step          decision                     choices
@@ -64,7 +64,7 @@ class SyntheticSpace(SearchSpace):
         super().__init__([decision for pair in pairs for decision in pair], task or Task(None, outputs=10))
 
     def build(self, architecture: Architecture) -> NoReturn:
-        """Raise InputError: there is no network."""
+        """Raise InputError, since the space has no networks."""
         raise InputError(
             "SyntheticSpace has no networks to train: its architectures are scored by a formula; give --evaluator "
             "SyntheticEvaluator"
@@ -83,7 +83,7 @@ class SyntheticSpace(SearchSpace):
         return "|".join(f"{self.operations[operation]}:{self.widths[width]}" for operation, width in pairs)
 
     def from_text(self, text: str) -> Architecture:
-        """Return the architecture that ``to_text`` wrote; raise InputError on a text of another form or space."""
+        """Return the architecture that ``to_text`` wrote; raise InputError for any other text."""
         parts = [part for layer in text.strip().split("|") for part in layer.partition(":")[::2]]
         known = [{str(choice): i for i, choice in enumerate(d.choices)} for d in self.decisions]
         if len(parts) != len(known) or not all(part in names for part, names in zip(parts, known, strict=True)):

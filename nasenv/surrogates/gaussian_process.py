@@ -1,4 +1,4 @@
-"""A Gaussian process over the architectures of a space: what a search has seen predicts what it has not."""
+"""A Gaussian process predicts what architectures are worth from those that a search has evaluated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAIRS = 512  # of random architectures, whose distances tell the unit of a part
 
 
 class Kernel:
-    """How alike two architectures are, in (0, 1]: the mean over the parts of a space's features of exp(-d^2 / (2 l^2)).
+    """Computes the similarity of two architectures, in (0, 1]: the mean over feature parts of exp(-d^2 / (2 l^2)).
 
     d is the Euclidean distance of two architectures in a part (`SearchSpace.feature_parts`). The length l is the root
     mean square of the distances of random architectures, times ``length``, so that features may be of any unit.
@@ -44,13 +44,13 @@ class Kernel:
             self._scales[name] = 1.0 / (length * math.sqrt(2.0 * square)) if square > 0.0 else 0.0
 
     def embed(self, architectures: Sequence[Architecture]) -> list[NDArray[np.float64]]:
-        """Return for each part the features x of n architectures in units of sqrt(2) l, as [x, |x|^2, 1], (n, d + 2)."""
+        """Return, by part, the features x of n architectures in units of sqrt(2) l, as [x, |x|^2, 1], (n, d + 2)."""
         features = self._features(architectures)
         parts = [scale * features[name] for name, scale in self._scales.items()]
         return [np.column_stack([x, (x**2).sum(axis=1), np.ones(len(x))]) for x in parts]
 
     def __call__(self, a: Sequence[NDArray[Any]], b: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Return how alike each of n embedded architectures is to each of m, (n, m)."""
+        """Return the similarity of each of n embedded architectures to each of m, (n, m)."""
         total = np.zeros((len(a[0]), len(b[0])), dtype=a[0].dtype)
         for x, y in zip(a, b, strict=True):
             minus_squared = np.hstack([2.0 * x[:, :-2], -x[:, -1:], -x[:, -2:-1]]) @ y.T  # 2 x y - |y|^2 - |x|^2
@@ -63,7 +63,7 @@ class Kernel:
 
 
 class Surrogate:
-    """Predicts what architectures are worth, and how sure that is, from those observed: Gaussian process regression.
+    """Predicts the scores of architectures and their uncertainty by Gaussian process regression.
 
     Rasmussen & Williams 2006, http://gaussianprocess.org/gpml, algorithm 2.1. The targets are the normal scores of
     the rewards' ranks among all that were observed, ties sharing a rank: their mean is 0, that of the best of 100 is
@@ -102,7 +102,7 @@ class Surrogate:
         self._pool = _Pool(self._kernel, pool, most) if pool else None
 
     def observe(self, architectures: Sequence[Architecture], rewards: Sequence[float] | NDArray[np.float64]) -> None:
-        """Take in what n architectures are worth; the reward of an architecture that was observed before replaces its old one."""
+        """Add the rewards of n architectures; the reward of one observed before is replaced."""
         values = np.asarray(rewards, dtype=np.float64).tolist()
         self._rewards.update(zip(architectures, values, strict=True))
         self._scores = dict(zip(self._rewards, _normal_scores([*self._rewards.values()]).tolist(), strict=True))
@@ -111,7 +111,7 @@ class Surrogate:
         self._condition(architectures)
 
     def believe(self, architectures: Sequence[Architecture]) -> None:
-        """Take n architectures to be worth what is predicted of them, until they are observed.
+        """Assume the predicted rewards for n architectures until they are observed.
 
         The next of a batch then keep away from them (Ginsbourger et al. 2010, the kriging believer,
         https://doi.org/10.1007/978-3-642-10701-6_6).
@@ -137,7 +137,7 @@ class Surrogate:
         return self._pool.ucb(self._solved, beta)
 
     def best(self, k: int) -> list[Architecture]:
-        """Return the k architectures observed that have the highest rewards, best first, the earlier among equals."""
+        """Return the k observed architectures with the highest rewards, best first, the earlier first among equals."""
         return sorted(self._rewards, key=self._rewards.__getitem__, reverse=True)[:k]
 
     def _predict(self, embedded: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -149,7 +149,7 @@ class Surrogate:
     def _condition(
         self, architectures: Sequence[Architecture], embedded: Sequence[NDArray[np.float64]] | None = None
     ) -> None:
-        """Add those of the architectures that it is not conditioned on yet; see that the targets are those of now."""
+        """Condition the process on architectures that it does not hold yet, and update the targets."""
         known = set(self._rows)
         new = [architecture for architecture in dict.fromkeys(architectures) if architecture not in known]
         if len(self._rows) + len(new) > self._most:
@@ -166,7 +166,7 @@ class Surrogate:
         return [architecture for architecture in architectures if architecture in kept]
 
     def _extend(self, architectures: Sequence[Architecture], new: Sequence[NDArray[np.float64]]) -> None:
-        """Border the inverse factor by k rows, those of k embedded architectures, and the pool's."""
+        """Extend the inverse Cholesky factor by k rows, those of k embedded architectures, and update the pool."""
         n, k = len(self._rows), len(architectures)
         old = [part[:n] for part in self._embedded]
         inverse, crossed = self._inverse[:n, :n], self._kernel(old, new)
@@ -182,12 +182,12 @@ class Surrogate:
             self._pool.extend(n, new, below, corner)
 
     def _targets(self) -> list[float]:
-        """Return what each architecture that it is conditioned on is, or is believed to be, worth, n scores."""
+        """Return the n scores that the process is conditioned on, observed or assumed."""
         return [self._believed[d] if d in self._believed else self._scores[d] for d in self._rows]
 
 
 class _Pool:
-    """N architectures whose predictions are kept up to date, in single precision; N can be ten thousands."""
+    """Keeps the predictions for N architectures up to date, in single precision; N can be tens of thousands."""
 
     def __init__(self, kernel: Kernel, architectures: Sequence[Architecture], most: int) -> None:
         self._kernel = kernel
@@ -204,7 +204,7 @@ class _Pool:
         below: NDArray[np.float64],
         corner: NDArray[np.float64],
     ) -> None:
-        """Add k observations to n; what was kept of more is dropped."""
+        """Add k observations to the first n; later ones are dropped."""
         covariances = self._kernel([part.astype(np.float32) for part in new], self._embedded)  # (k, N)
         covariances -= below.T.astype(np.float32) @ self._solved[:n]
         rows = corner.astype(np.float32) @ covariances
@@ -212,7 +212,7 @@ class _Pool:
         self._variance = (self._variance if n else 1.0) - (rows**2).sum(axis=0)
 
     def ucb(self, solved: NDArray[np.float64], beta: float) -> NDArray[np.float64]:
-        """Return the upper confidence bounds, (N,), for targets that the inverse factor was applied to, (n,)."""
+        """Return the upper confidence bounds (N,) for targets multiplied by the inverse factor, (n,)."""
         mean = solved.astype(np.float32) @ self._solved[: len(solved)]
         return mean + beta * _deviation(self._variance)
 
@@ -230,11 +230,11 @@ def _normal_scores(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _rng() -> np.random.Generator:
-    """Return a generator for what is to be the same in every search of a space."""
+    """Return a random generator that is the same in every search of a space."""
     return np.random.default_rng(0)
 
 
 def _deviation(variance: NDArray[Any]) -> NDArray[Any]:
-    """Return standard deviations; rounding can make a small variance negative."""
+    """Return standard deviations; a variance that rounding made negative counts as 0."""
     deviation: NDArray[Any] = np.sqrt(np.maximum(variance, 0.0))
     return deviation

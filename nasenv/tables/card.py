@@ -1,4 +1,4 @@
-"""The card of a table that ``nasenv build_table`` made: how it was computed, and how far its numbers can be trusted."""
+"""Writes the card of a table that ``nasenv build_table`` made: how it was computed and how reliable its numbers are."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _class_name(part: Mapping[str, Any]) -> str:
 
 
 def figures(columns: Columns) -> list[tuple[str, str]]:
-    """Return what a user should know of the table's numbers, as (what, figure)."""
+    """Return the figures that describe the table's numbers, as (what, figure)."""
     whole = ~(np.isnan(columns["val_accuracy"]) | np.isnan(columns["test_accuracy"]))
     rows = [("networks of which a training failed, so that a mean is empty", f"{int((~whole).sum()):,}")]
     if not whole.any():
@@ -121,7 +121,7 @@ def _difficulty(columns: Columns, top: NDArray[np.int64]) -> list[tuple[str, str
 
 
 def _noise(columns: Columns, top: NDArray[np.int64]) -> list[tuple[str, str]]:
-    """Return how much a mean depends on its seeds; nothing where there is one seed."""
+    """Return figures of how much a mean depends on the seeds; an empty list for a single seed."""
     seeds = [name for name in columns if name.startswith("val_accuracy_seed")]
     if len(seeds) < 2 or len(columns["val_accuracy"]) < 3:
         return []
@@ -155,13 +155,13 @@ def _cost(columns: Columns) -> list[tuple[str, str]]:
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return Spearman's rank correlation, nan where one of them is constant."""
+    """Return Spearman's rank correlation; nan if one of the arrays is constant."""
     constant = np.ptp(a) == 0 or np.ptp(b) == 0
     return math.nan if constant else float(spearmanr(a, b).statistic)
 
 
 def _setting() -> str:
-    """Return processor, cores, versions and day."""
+    """Return the processor, cores, versions and date as text."""
     known = provenance()
     versions = ", ".join(f"{package} {known[package]}" for package in _PACKAGES)
     return f"{known['processor']}, {known['cores']} cores, Python {known['python']}, {versions}, {date.today()}"

@@ -1,4 +1,4 @@
-"""Tables of what architectures are worth, measured beforehand: one file format, and the tables that this project ships.
+"""Tables of measured architectures: one CSV format, and the tables that nasenv ships.
 
 A table is a CSV file, plain or gzipped (known by its content), UTF-8, with a header and a line for each architecture:
 
@@ -45,7 +45,7 @@ _MOST_COLUMNS = 1000
 
 @dataclass(frozen=True)
 class Table:
-    """A table in memory, n architectures.
+    """Holds a table of n architectures in memory.
 
     Args:
         path: the file.
@@ -63,7 +63,7 @@ class Table:
     columns: Mapping[str, NDArray[np.float64]]
 
     def error(self, row: int, reason: str) -> InputError:
-        """Return the error that a row (from 0) is refused with, which names file and line."""
+        """Return the InputError for a row (from 0), which names file and line."""
         return InputError(f"{self.path}, line {self.lines[row]}: {reason}")
 
 
@@ -107,7 +107,7 @@ def read_table(
 
 
 def write_table(path: str | Path, architectures: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> None:
-    """Write a table, whole or not at all; equal tables become equal files.
+    """Write a table atomically; equal tables give equal files.
 
     Args:
         path: the file; gzipped where the name ends in .gz.
@@ -200,7 +200,7 @@ def _check_distinct(table: Table) -> None:
 
 
 def _column(table: Table, name: str, cells: Sequence[str], asked: bool) -> Any:
-    """Return a column's values, (n,) with nan for an empty cell, divided by 100 where percent.
+    """Return a column's values, (n,), nan for an empty cell, divided by 100 if they are in per cent.
 
     One that is not asked for may hold texts; None then.
     """
@@ -248,5 +248,5 @@ def _numbers(name: str, column: Sequence[float | None]) -> NDArray[np.float64]:
 
 
 def _cell(value: float) -> str:
-    """Return the shortest text that reads back as the very number; empty for nan."""
+    """Return the shortest text that reads back as the same number; an empty text for nan."""
     return "" if math.isnan(value) else repr(value).removesuffix(".0")

@@ -1,4 +1,4 @@
-"""Training one network as fast as the machine can: the recipe, the batches, the step, and what it runs under."""
+"""Networks are trained as fast as the machine allows: recipe, batches, training step, reproducibility."""
 
 from nasenv.training.fit import TIMEOUT, Diverged, FitResult, fit, mixed, score
 from nasenv.training.recipe import Recipe, one_cycle

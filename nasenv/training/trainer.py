@@ -1,4 +1,4 @@
-"""What a worker does with one architecture: build its network, train it, score it, and say where the time went."""
+"""Trains the network of one architecture in a worker: builds, trains and scores it, and measures the time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BFLOAT16_FLOPS = 1.5e8  # of a batch's forward pass, from which on a processor 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: which trial, how, from which seed.
+    """Describes one training: the trial, the recipe and the seed.
 
     Args:
         trial: what is asked for; one that tests is scored on the test split after training on training + validation
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a job came to; score or error, and where the time went.
+    """Holds the result of a job: a score or an error, and the time that each part took.
 
     Args:
         score: on validation or test data, in the task's metric; None where it failed.
@@ -70,7 +70,7 @@ class TrainingResult:
 
 
 class Trainer:
-    """Does one job at a time on one device; every worker process has one.
+    """Trains networks one after the other on one device; every worker process has its own.
 
     Args:
         space: builds the networks.
@@ -96,13 +96,13 @@ class Trainer:
         self._resident: Dataset | None = None
 
     def on(self, device: str) -> Trainer:
-        """Return one that does the same on another device."""
+        """Return a copy that trains on another device."""
         other = copy(self)
         other.device, other._resident = torch.device(device), None
         return other
 
     def steps(self, recipe: Recipe) -> int:
-        """Return the number of steps of a search's full training."""
+        """Return the number of steps of a recipe's full training."""
         return recipe.epochs * recipe.steps_per_epoch(len(self.dataset.train))
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
@@ -111,7 +111,7 @@ class Trainer:
             return count_costs(self.space.build(architecture), self.space.task.shape, torch.device("meta"))
 
     def run(self, job: Job) -> TrainingResult:
-        """Train and score; a failure comes back as its reason.
+        """Train and score a network; a failure is returned as the result's error.
 
         Raises:
             InputError: the weights to begin with cannot be read, or the trained ones not be written.
@@ -166,7 +166,7 @@ class Trainer:
         return model, TrainingResult(found, None, train_seconds, metrics, fitted.curve, times.wall, eager)
 
     def _current(self) -> contextlib.AbstractContextManager[object]:
-        """Make the device the current one, as capturing a CUDA graph needs it to be."""
+        """Return the context in which the device is torch's current one, which CUDA graphs require."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def _data(self) -> Dataset:
@@ -182,7 +182,7 @@ class Trainer:
 
 
 class _Times:
-    """How long the parts of a job take, one after the other.
+    """Measures how long the consecutive parts of a job take.
 
     Attributes:
         wall: seconds by part.
@@ -194,7 +194,7 @@ class _Times:
         self._began = self._now()
 
     def end(self, part: str) -> float:
-        """Take down that a part ends here; return its processor time, on a GPU its wall time, in seconds."""
+        """End a part; return its CPU time, or on a GPU its wall time, in seconds."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         wall, own = self._now()
@@ -204,13 +204,13 @@ class _Times:
         return spent
 
     def _now(self) -> tuple[float, float]:
-        """Return the wall time, and the time that other work on the cores has no part in, where there is one."""
+        """Return the wall time and, on the CPU, this thread's CPU time."""
         wall = time.perf_counter()
         return wall, time.thread_time() if self._device.type == "cpu" else wall
 
 
 def count_costs(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
-    """Return ``params`` and ``flops`` of one forward pass of one input."""
+    """Return ``params`` and ``flops`` of a forward pass of one input of this shape."""
     model.eval()
     with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted
         model(torch.zeros(1, *shape, device=device))
@@ -218,7 +218,7 @@ def count_costs(model: torch.nn.Module, shape: tuple[int, ...], device: torch.de
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file by name; raise InputError where it cannot be read."""
+    """Return the tensors of a safetensors file by name; raise InputError if it cannot be read."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -226,7 +226,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write_weights(path: Path, model: nn.Module) -> None:
-    """Write the weights of a network as safetensors, whole or not at all."""
+    """Write the weights of a network atomically to a safetensors file."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_whole(path, save(weights))
 
@@ -236,7 +236,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Return what auto is on a device: bfloat16 on a GPU that has it, by_size on a processor that has it, or float32.
+    """Return the precision that auto means on a device: bfloat16 on a GPU, by_size on a CPU with bfloat16, or float32.
 
     Raises:
         InputError: it is none of auto, float32, bfloat16.

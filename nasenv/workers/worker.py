@@ -1,4 +1,4 @@
-"""One worker process as its parent sees it: how it is started, given a job, heard, and ended."""
+"""One worker process as seen by its parent: started, sent jobs, received from, and killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WITHOUT = "give concurrency=0 (for trainings) or workers=0 (for a comparison)"
 
 
 class Worker:
-    """A process that answers one job after the other; as seen from its parent.
+    """Controls a process that answers one job after the other.
 
     It is forked from a server, itself a child of this process, that has imported PyTorch and started nothing: it is
     there in 0.03 s instead of 2 s, shares the memory of what is imported, and nothing of this process's threads and
@@ -65,13 +65,13 @@ class Worker:
             self.connection.send({**os.environ, **environment})
 
     def send(self, job: Any, now: float, seconds: float) -> None:
-        """Send a job that may take so long; that the process has ended is heard as the job's fault."""
+        """Send a job with its time limit; if the process has ended, `receive` reports that as the job's fault."""
         self.busy, self.began, self.deadline = True, now, now + seconds
         with suppress(*_GONE):
             self.connection.send(job)
 
     def receive(self) -> Message:
-        """Return what the worker says, or why it says nothing; waits for that."""
+        """Wait for the worker's message and return it; a dead or overdue worker gives a fault."""
         if self.overdue:
             return Message("fault", "timeout: the worker hung and was ended")
         try:
@@ -93,14 +93,14 @@ class Worker:
         return f"the worker process was killed by signal {-code} ({signal.strsignal(-code)}{hint})"
 
     def kill(self, overdue: bool = False) -> None:
-        """End the process, whatever it does; `release` is to follow. Where it is overdue, `receive` says so."""
+        """Kill the process; call `release` next. An overdue one is reported by `receive`."""
         self.overdue = self.overdue or overdue
         with suppress(ValueError):  # released before
             if self._process.is_alive():
                 self._process.kill()
 
     def release(self) -> None:
-        """Let go of what the system keeps of a process that was killed."""
+        """Close the connection to a killed process and free its resources."""
         self.connection.close()
         with suppress(ValueError):  # released before, or the kernel does not let go of it
             self._process.join(_ENDING_SECONDS)
@@ -108,7 +108,7 @@ class Worker:
 
 
 def _reason(error: Exception) -> BaseException:
-    """Return what to raise where a process cannot be started."""
+    """Return the error to raise if a process cannot be started."""
     match error:
         case pickle.PicklingError() | AttributeError() | TypeError() | ValueError():
             return InputError(
@@ -132,7 +132,7 @@ def _reason(error: Exception) -> BaseException:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Start processes that are deaf to signals from their first instruction on, and so cannot be taken by surprise."""
+    """Start processes with signals blocked, so that none reaches them before they handle it."""
     resource_tracker.ensure_running()  # which unblocks them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -142,7 +142,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 class _Parcel:
-    """What a worker is to do, sent through shared memory; it arrives as a function that returns it.
+    """Pickles a worker's function through shared memory; it arrives as a function that returns it.
 
     In a pipe, more than its 64 KiB would keep the parent waiting for ever for a worker that dies while it starts. It is
     unpacked by the worker itself, which can then say what went wrong.
