@@ -210,7 +210,7 @@ class AgentContract:
             architectures = [o.architecture for o in first.history]
             evaluator = AnyOrder(space, failing, slots=2, order=2)
             again = self._searched(
-                space, evaluator, self.make_again(config), course=CompletionOrder(first.slots, architectures)
+                space, evaluator, self.make_again(config), completion_order=CompletionOrder(first.slots, architectures)
             )
             assert [o.architecture for o in again.history] == architectures, (
                 "the same answers led to other architectures"
@@ -225,12 +225,12 @@ class AgentContract:
         evaluations: int = _EVALUATIONS,
         start: Sequence[Architecture] = (),
         repeats: int = 20,
-        course: CompletionOrder | None = None,
+        completion_order: CompletionOrder | None = None,
     ) -> Search:
         space = space or _masked_space()
         budget = Budget(evaluations, repeats_per_evaluation=repeats)
         parts = (space, evaluator or Formula(space), agent or self.make(), budget)
-        search = _Watched(*parts, seed=seed, start=start, course=course)
+        search = _Watched(*parts, seed=seed, start=start, completion_order=completion_order)
         search.run()
         return search
 

@@ -49,7 +49,7 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
     if (again / RESULT).exists():
         raise InputError(f"{again} holds a finished run; delete it to train everything anew, or give another --output")
     make = call(_search, "nasenv reproduce", ["--config", str(folder / "config.yaml")])
-    with make(run_dir=again, course=CompletionOrder.read(folder / JOURNAL)) as search:
+    with make(run_dir=again, completion_order=CompletionOrder.read(folder / JOURNAL)) as search:
         for said in _circumstances(header, search.identity()):
             console.say(said)
         if result.ended.startswith(_EARLY):

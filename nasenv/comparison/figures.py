@@ -47,7 +47,8 @@ NOTES = {
     "regret": "Best reward of the space minus the best so far: interquartile mean over the seeds and its 95 % band; "
     "a line that leaves at the bottom has met the best",
     "success": "Runs that have met the best reward of the space: one minus the Kaplan-Meier estimate and its 95 % band",
-    "final": "Each run's best architecture by reward; box: quartiles and median; diamond: interquartile mean, 95 % interval",
+    "final": "Each run's best architecture by reward; box: quartiles and median; diamond: interquartile mean, 95 % "
+    "interval",
     "improvement": "Probability that a run of the row's agent ends above one of the column's, ties counting half; "
     "bold with a star: separated (p < 0.05 by Holm)",
 }

@@ -165,17 +165,17 @@ class Next(NamedTuple):
 class NextAnswer:
     """Selects, among the proposals in flight, the one that is answered next.
 
-    A repeat is answered at once. Else, while there is a journal to replay, it is the one that was answered then; after
-    that the one that a course says, where one is to be followed and has it in flight; else the first whose trial is
-    known, the oldest first. In the same way, how many are in flight from then on is what journal or course say, and
-    after them what the evaluator works on at once by then.
+    A repeat is answered at once. Otherwise, while there is a journal to replay, it is the proposal that was answered
+    then; after that, the one that a completion order names, if that is in flight; else the oldest whose trial is
+    measured. Likewise, the number in flight from then on comes from the journal or the completion order, and after them
+    from the evaluator's slots at that time.
 
     Args:
         in_flight: the proposals.
         history: what the search has seen.
         trials: find out what proposals are worth; begun when there is nothing to replay any more.
         replay: what a journal still has to answer; None where there is none.
-        course: which order to keep.
+        order: the order of answers to follow.
         slots: returns how many trials the evaluator works on at once now.
         stopped: whether to give up.
     """
@@ -186,12 +186,12 @@ class NextAnswer:
         history: History,
         trials: PendingTrials,
         replay: Replay | None,
-        course: CompletionOrder,
+        order: CompletionOrder,
         slots: Callable[[], int],
         stopped: Callable[[], bool],
     ) -> None:
         self._in_flight, self._history, self._trials = in_flight, history, trials
-        self._replay, self._course, self._slots, self._stopped = replay, course, slots, stopped
+        self._replay, self._order, self._slots, self._stopped = replay, order, slots, stopped
 
     def find(self) -> Next | None:
         """Return the next proposal once it can be answered; None if the search is stopped before.
@@ -223,14 +223,14 @@ class NextAnswer:
     def _changed_slots(self) -> int | None:
         """Return the number of slots from the next evaluation on; None if it does not change."""
         evaluation = len(self._history) + 1
-        if evaluation <= len(self._course.architectures):
-            return self._course.changes.get(evaluation)
+        if evaluation <= len(self._order.architectures):
+            return self._order.changes.get(evaluation)
         return now if (now := self._slots()) != self._in_flight.slots else None
 
     def _ready(self) -> Architecture | None:
         """Return the architecture to be answered next; None while it is not measured."""
-        evaluation, course = len(self._history), self._course.architectures
-        if evaluation < len(course) and course[evaluation] in self._in_flight:
-            architecture = course[evaluation]
+        evaluation, order = len(self._history), self._order.architectures
+        if evaluation < len(order) and order[evaluation] in self._in_flight:
+            architecture = order[evaluation]
             return architecture if self._trials.is_known(self._in_flight.trial(architecture)) else None
         return self._in_flight.oldest_known

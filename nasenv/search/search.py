@@ -59,7 +59,7 @@ class Search:
         resume: what is done with the journal of an earlier start. replay: the agent runs again from its seed, is
             answered from the journal, and goes on. continue: it starts afresh, and what was measured costs nothing;
             the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
-        course: how an asynchronous search is to go, as far as its agent proposes the same again.
+        completion_order: order of answers for an asynchronous search, while its agent proposes the same again.
         layers: what stands between the agent and this search, see `nasenv.search.layer.on_layers`.
 
     Attributes:
@@ -85,7 +85,7 @@ class Search:
         callbacks: Iterable[Callback] = (),
         start: Sequence[Architecture] = (),
         resume: Resume = "replay",
-        course: CompletionOrder | None = None,
+        completion_order: CompletionOrder | None = None,
         layers: Sequence[Callable[[SearchLike], SearchLike]] = (),
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
@@ -93,19 +93,15 @@ class Search:
         self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
         self.budget, self.objective = budget or Budget(), objective or Score()
         self.history, self.timing = History(space.num_choices), Timing()
-        self._bookkeeping, self._evaluation, self._logging = map(
-            self.timing.part, ("bookkeeping", EVALUATION, "logging")
-        )
+        self._bookkeeping, self._evaluation = self.timing.part("bookkeeping"), self.timing.part(EVALUATION)
+        self._logging = self.timing.part("logging")
         self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
         parts = (self.objective, self.budget, self.seed, self.start, self.layers)
         self._parts = SearchParts(space, evaluator, agent, *parts)
-        self._evaluator, self._course, self._is_concluding = (
-            evaluator,
-            course or CompletionOrder(),
-            resume == "conclude",
-        )
+        self._evaluator, self._order = evaluator, completion_order or CompletionOrder()
+        self._is_concluding = resume == "conclude"
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
         self._status = SearchStatus(self.budget, self.history, self._size, type(agent).__name__, endless)
@@ -126,7 +122,7 @@ class Search:
     def _open(self, run_dir: Path, resume: Resume) -> RunDirectory:
         from nasenv.records.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
 
-        slots = self._course.slots or self._evaluator.slots
+        slots = self._order.slots or self._evaluator.slots
         parts = (run_dir, self.config(), self.identity(), slots, self._evaluator.trains, resume == "continue")
         return RunDirectory(*parts, clock=lambda: self.seconds, metric=self.space.task.metric)
 
@@ -178,7 +174,7 @@ class Search:
         """
         in_flight = InFlight(self.slots, lambda architecture: self._trials.trial(architecture, 1.0))
         is_payable = partial(self.budget.pays_for_another, history=self.history, size=self._size)
-        parts = (in_flight, self.history, self._trials, self._replay, self._course)
+        parts = (in_flight, self.history, self._trials, self._replay, self._order)
         answer = NextAnswer(*parts, lambda: self._evaluator.slots, self.is_stopped)
         if self._evaluator.trains and self.slots > 1:
             self._evaluator.start()
@@ -219,7 +215,7 @@ class Search:
     def slots(self) -> int:
         """Return how many trials an asynchronous search has in flight at first, by its journal or the evaluator."""
         told = None if self.files is None else self.files.journal.slots
-        return told or self._course.slots or self._evaluator.slots
+        return told or self._order.slots or self._evaluator.slots
 
     @property
     def remaining(self) -> float | None:

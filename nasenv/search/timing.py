@@ -67,7 +67,7 @@ def where_it_went(wall: Mapping[str, float], worker_seconds: Mapping[str, float]
 
     Args:
         wall: wall time of the process that searches, by part; ``evaluation`` is what it waited for the workers.
-        worker_seconds: what workers did while it waited, by part, of all of them together; their time counts by their number.
+        worker_seconds: what workers did meanwhile, by part, summed over all; it is divided by their number.
         workers: how many there are to work.
     """
     parts = {part: seconds for part, seconds in wall.items() if part != EVALUATION}

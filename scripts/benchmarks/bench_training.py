@@ -59,7 +59,7 @@ class Contest:
         self._way = Way(threads=cores())
 
     def pairs(self, architectures: Sequence[Architecture], n: int) -> list[tuple[Trained, Trained]]:
-        """Train the architectures n times both ways, from the seeds 0 to n - 1; before that a few, so that all is warm."""
+        """Train the architectures n times both ways, from the seeds 0 to n - 1, after a few to warm up."""
         self._pair(architectures[:_WARM_UP], n)
         return [self._pair(architectures, seed) for seed in range(n)]
 

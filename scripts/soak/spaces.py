@@ -54,7 +54,7 @@ def _shares(total: int, parts: int) -> list[int]:
 
 
 def soak_case(case: Case, sequences: int, builds: int, seed: int = 0) -> dict[str, Any]:
-    """Return the figures of one space; ``failures`` says of each, up to so many, the space, the seed and the architecture."""
+    """Return the figures of one space; each entry of ``failures`` names the space, the seed and the architecture."""
     rng = np.random.default_rng([seed, *case.name.encode()])
     reasons = _told(_check_listed, case)
     walking = time.perf_counter()

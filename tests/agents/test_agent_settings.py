@@ -208,7 +208,7 @@ def test_evolution_mutates_the_best_of_a_sample_and_lets_the_oldest_die():
 
 @pytest.mark.parametrize("improvement", ["first", "best"])
 def test_local_search_climbs_to_an_architecture_that_no_neighbour_beats_before_it_starts_again(improvement):
-    """Where agreement with a hidden architecture is paid, each climb ends at that architecture; it takes one at most T steps up."""
+    """Where agreement with a hidden architecture is paid, each climb ends there, after T steps up at most."""
     search = Search(SPACE, HiddenArchitecture(SPACE, HIDDEN), LocalSearch(improvement), Budget(1000, target_reward=1.0))
     search.run()
     assert search.history.best.architecture == HIDDEN

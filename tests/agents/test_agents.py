@@ -211,7 +211,7 @@ def run_on_hidden_architecture(agent, seed, start=(), evaluations=200):
 
 @pytest.mark.parametrize("name", STARTED)
 def test_agents_learn_from_the_architectures_that_a_search_starts_from(name):
-    """What follows ten good and ten random architectures is better than random, by 3 standard errors of the difference."""
+    """What follows ten good and ten random architectures is better than random, by 3 standard errors."""
     if name == "TPE":
         pytest.importorskip("optuna")
     space = ChainCNN(max_layers=4)

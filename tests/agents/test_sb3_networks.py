@@ -59,7 +59,7 @@ def test_the_choices_taken_are_read_off_observations():
 
 @pytest.mark.parametrize("network", READERS)
 def test_features_are_those_of_each_prefix_read_alone(network):
-    """Whatever else is read with it: longer prefixes of the same architecture, other architectures, itself again, in any order."""
+    """Whatever else is read with it: longer prefixes of the same architecture, others, itself again, in any order."""
     features, seen = made(network), episodes()[1].flatten(0, 1)
     alone = torch.cat([features(one) for one in seen.split(1)])
     for chosen in (torch.arange(len(seen)), torch.randperm(len(seen)), torch.randint(len(seen), (100,))):

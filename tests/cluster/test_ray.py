@@ -204,8 +204,8 @@ def test_an_asynchronous_search_loses_a_node_and_repeats_itself(agent, evaluator
     for name in ("journal.jsonl", "trials.jsonl"):
         path = tmp_path / "again" / name
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:20]))
-    course = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
-    assert run(tmp_path / "again", ASYNCHRONOUS[agent](), evaluator, course=course) == entries
+    completion_order = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
+    assert run(tmp_path / "again", ASYNCHRONOUS[agent](), evaluator, completion_order=completion_order) == entries
 
 
 def test_a_killed_worker_is_replaced(evaluator, folder):

@@ -161,11 +161,13 @@ def test_after_a_power_cut_it_goes_on_and_trains_nothing_twice(tmp_path, agent, 
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_the_same_course_is_the_same_search(tmp_path, agent):
+def test_the_same_completion_order_is_the_same_search(tmp_path, agent):
     make, starting = partial(AGENTS[agent], asynchronous=True), some_networks(6)
     once = run(tmp_path / "once", make(), Slots(SPACE, order=1), start=starting)
-    course = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
-    again = run(tmp_path / "again", make(), Slots(SPACE, slots=2, order=2), start=starting, course=course)
+    completion_order = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
+    again = run(
+        tmp_path / "again", make(), Slots(SPACE, slots=2, order=2), start=starting, completion_order=completion_order
+    )
     assert again == once
     if agent != "RandomSearch":  # what it proposes does not depend on the answers
         other = run(tmp_path / "other", make(), Slots(SPACE, order=2), start=starting)
@@ -233,7 +235,7 @@ def test_what_a_cache_knows_is_not_trained(tmp_path):
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """Return an architecture that another search is training; a cache; and what ends that training, with or without result."""
+    """Return an architecture that another search trains, a cache, and what ends that training, with or without result."""
     cache, other = (Cache(tmp_path / "cache.db") for _ in range(2))
     architecture, problem = some_networks(1)[0], Problem(SPACE.fingerprint(), Slots(SPACE).fingerprint())
     trial = Trial(architecture)
@@ -303,7 +305,7 @@ def test_tpe_keeps_away_from_what_is_in_flight(monkeypatch):
     assert np.mean(knowing) < 0.9 * np.mean(unknowing), (knowing, unknowing)
 
 
-def test_reproduce_follows_the_course_of_an_asynchronous_run(tmp_path, capsys):
+def test_reproduce_follows_the_completion_order_of_an_asynchronous_run(tmp_path, capsys):
     options = [
         *("--agent", "RegularizedEvolution", "--agent.asynchronous", "true", "--agent.population_size", "2"),
         *("--agent.sample_size", "2", "--space.max_layers", "1", "--evaluator.epochs", "1", "--cache", "none"),
