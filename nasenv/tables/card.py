@@ -26,9 +26,10 @@ Computed by `nasenv build_table`, which also wrote this card and every number in
 ## What was computed
 
 {architectures:,} architectures, which are {networks:,} different networks: architectures that the space declares
-equivalent share their trainings and have equal rows. Every network was trained from {seeds} seeds on the training data and scored on the
-validation data (`val_accuracy_seed0`, ...), and trained anew, from {seeds} seeds, on training and validation data
-together and scored on the test data (`test_accuracy_seed0`, ...). Each of these trainings lasted `final_epochs`.
+equivalent share their trainings and have equal rows. Every network was trained from {seeds} seeds on the training
+data and scored on the validation data (`val_accuracy_seed0`, ...), and trained anew, from {seeds} seeds, on training
+and validation data together and scored on the test data (`test_accuracy_seed0`, ...). Each of these trainings lasted
+`final_epochs`.
 
 - `val_accuracy`, `test_accuracy`: the means over the seeds, in [0, 1]; empty where one of them failed.
 - `train_seconds`: the median over the seeds of what the evaluator says that one training on the training data took.

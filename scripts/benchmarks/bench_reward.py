@@ -53,7 +53,7 @@ def _measure_dataset(dataset: str, arguments: argparse.Namespace) -> dict[str, A
 
 
 class _Column:
-    """Holds architectures measured with one seed and length: rewards, training seconds, (n,), and wall seconds of all."""
+    """Holds architectures measured with one seed and length: rewards, training seconds, (n,), and wall seconds."""
 
     def __init__(self, evaluator: nasenv.Evaluator, architectures: Sequence[Architecture], fidelity: float) -> None:
         started = time.perf_counter()

@@ -492,7 +492,7 @@ def shared(setting: Setting, folder: Path, other: Any) -> Found:
 
 
 def stepped(setting: Setting, folder: Path, episodes: int, envs: int = 0, registered: str | None = None) -> Found:
-    """Take random actions in an environment, or in a vector of them, until so many architectures or the budget's end."""
+    """Take random actions in an environment, or in a vector of them, until so many architectures or the budget end."""
     rng, lines, seen = np.random.default_rng(setting.seed), [], hashlib.sha256()
     with contextlib.ExitStack() as opened:
         if registered is not None:

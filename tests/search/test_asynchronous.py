@@ -235,7 +235,7 @@ def test_what_a_cache_knows_is_not_trained(tmp_path):
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """Return an architecture that another search trains, a cache, and what ends that training, with or without result."""
+    """Return an architecture that another search trains, a cache, and what ends that training with or without result"""
     cache, other = (Cache(tmp_path / "cache.db") for _ in range(2))
     architecture, problem = some_networks(1)[0], Problem(SPACE.fingerprint(), Slots(SPACE).fingerprint())
     trial = Trial(architecture)
