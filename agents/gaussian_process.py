@@ -26,7 +26,7 @@ class GaussianProcess(Agent):
     none twice.
 
     In spaces of up to 65,536 architectures all are looked at; in larger ones mutants of the best seen and random
-    architectures. A architecture asked for counts as worth what is predicted of it until it is told, so that those of a
+    architectures. One that is asked for counts as worth what is predicted of it until it is told, so that those of a
     batch, or in flight, keep apart. The prediction rests on up to 1,000 observations: those of a longer search are the
     best and the latest, so that a proposal never takes longer.
 
@@ -63,9 +63,8 @@ class GaussianProcess(Agent):
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
         """Reset the state."""
         self._space, self._rng = space, rng
-        self._candidates = (
-            EveryArchitecture(space) if EveryArchitecture.suits(space) else NearTheBest(space, self.candidates)
-        )
+        is_small = EveryArchitecture.suits(space)
+        self._candidates = EveryArchitecture(space) if is_small else NearTheBest(space, self.candidates)
         self._surrogate = Surrogate(space, self._candidates.networks, self.noise, parts=self.parts)
         self._asked: set[Architecture] = set()
 
@@ -125,9 +124,9 @@ class EveryArchitecture:
     def best(self, surrogate: Surrogate, beta: float, rng: np.random.Generator) -> Architecture | None:
         """Return the architecture with the highest upper confidence bound, ties at random; None if none is left."""
         new = np.flatnonzero(self._is_new)
-        return (
-            self._architectures[_highest(surrogate.pool_ucb(beta)[self._network[new]], new, rng)] if len(new) else None
-        )
+        if not len(new):
+            return None
+        return self._architectures[_highest(surrogate.pool_ucb(beta)[self._network[new]], new, rng)]
 
     def random(self, rng: np.random.Generator) -> Architecture | None:
         """Return a random architecture of those that are left; None if there is none."""
@@ -161,9 +160,7 @@ class NearTheBest:
 
     def random(self, rng: np.random.Generator) -> Architecture | None:
         """Return a random new architecture; None if some random ones are all excluded."""
-        return next(
-            (architecture for architecture in self._space.sample(100, rng) if architecture not in self._dropped), None
-        )
+        return next((a for a in self._space.sample(100, rng) if a not in self._dropped), None)
 
 
 def mutants(space: SearchSpace, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -182,9 +182,8 @@ class AgentContract:
         """It has seen all architectures, or comes to repeat itself; then the search ends."""
         search = self._searched(ChoiceSpace({"a": (1, 2), "b": (3, 4, 5)}, _no_network), repeats=2)
         assert search.ended is not None
-        assert search.ended.startswith(("all 6 architectures", "the agent proposes what it proposed before")), (
-            search.ended
-        )
+        ends = ("all 6 architectures", "the agent proposes what it proposed before")
+        assert search.ended.startswith(ends), search.ended
 
     def test_goes_on_from_starting_architectures(self) -> None:
         """They are in the history before its first proposal and count as evaluations, be it one, some, or failures."""
@@ -209,12 +208,9 @@ class AgentContract:
             assert first.ended == f"the budget of {_EVALUATIONS} evaluations is used up", first.ended
             architectures = [o.architecture for o in first.history]
             evaluator = AnyOrder(space, failing, slots=2, order=2)
-            again = self._searched(
-                space, evaluator, self.make_again(config), completion_order=CompletionOrder(first.slots, architectures)
-            )
-            assert [o.architecture for o in again.history] == architectures, (
-                "the same answers led to other architectures"
-            )
+            order = CompletionOrder(first.slots, architectures)
+            again = self._searched(space, evaluator, self.make_again(config), completion_order=order)
+            assert [o.architecture for o in again.history] == architectures, "the same answers led elsewhere"
 
     def _searched(
         self,

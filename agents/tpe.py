@@ -123,9 +123,8 @@ class TPE(Agent):
                 distributions={name: CategoricalDistribution(valid) for name, valid, _ in taken if len(valid) > 1},
             )
             self._study.add_trial(trial)
-            self._numbers[architecture] = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[
-                -1
-            ].number
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            self._numbers[architecture] = running[-1].number
         return self._numbers[architecture]
 
     def _parameter(self, prefix: Architecture) -> tuple[str, tuple[int, ...]]:

@@ -94,10 +94,9 @@ class Benchmark(ABC):
         """
         known, space = self.published[dataset], self.space(dataset)
         architectures = [space.from_text(text) for text in rows.architectures]
-        if len(architectures) != known.rows or len({*architectures}) != known.rows:
-            raise self.refusal(
-                dataset, f"expected {known.rows:,} distinct architectures, got {len({*architectures}):,}"
-            )
+        distinct = len({*architectures})
+        if len(architectures) != known.rows or distinct != known.rows:
+            raise self.refusal(dataset, f"expected {known.rows:,} distinct architectures, got {distinct:,}")
         for column, expected in known.maxima.items():
             if abs(found := float(np.nanmax(rows.columns[column])) - expected) > _TOLERANCE:
                 raise self.refusal(

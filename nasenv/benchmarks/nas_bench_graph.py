@@ -30,8 +30,7 @@ class NASBenchGraphPackage(Benchmark):
     """Reads nine graph data sets, 3 runs an architecture (Qin et al. 2022, https://arxiv.org/abs/2206.09166).
 
     Columns: `val_accuracy`, `test_accuracy`; `latency_ms`; `params`. There is a row for each class of architectures
-        that are
-    the same network.
+    that are the same network.
 
     The package carries its data as pickles, which its `light_read` loads: they are as trustworthy as the package's
     code, which runs too. No file of a user's is read.
@@ -70,9 +69,7 @@ class NASBenchGraphPackage(Benchmark):
         space = NASBenchGraph()  # the texts are the same where there are fewer operations
         rows: dict[str, dict[str, float]] = {}
         for key, row in sorted(light_read(dataset).items()):
-            architecture: Architecture = tuple(
-                map(int, f"{key:05d}")
-            )  # the package's hash: links, then four operations
+            architecture = tuple(map(int, f"{key:05d}"))  # the package's hash: links, then four operations
             rows[space.to_text(architecture)] = _numbers(row)
         return Rows.of(rows)
 

@@ -265,20 +265,13 @@ def _final_scores(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float
 def _trained_again(search: Search, architectures: list[Architecture], seeds: range) -> tuple[list[float], list[float]]:
     """Return the mean final validation and test scores of the architectures over the seeds, nan if unknown."""
     purposes: tuple[Purpose, ...] = ("confirm", "test")
-    trials = [
-        Trial(architecture, 1.0, purpose, seed)
-        for purpose in purposes
-        for architecture in architectures
-        for seed in seeds
-    ]
+    trials = [Trial(a, 1.0, purpose, seed) for purpose in purposes for a in architectures for seed in seeds]
     if search.evaluator.trains:
         found = measure_trials(search.evaluator, trials, search.trials, search.is_stopped)
     else:  # a table is asked in one go, which is most of what a run on it costs
         found = dict(zip(trials, search.evaluator.measure(trials), strict=True))
     confirmed, tested = (
-        _means(
-            [[found[Trial(architecture, 1.0, purpose, seed)].score for seed in seeds] for architecture in architectures]
-        )
+        _means([[found[Trial(a, 1.0, purpose, seed)].score for seed in seeds] for a in architectures])
         for purpose in purposes
     )
     return confirmed, tested

@@ -42,9 +42,8 @@ def conclude(search: Search) -> Result:
     confirmed = _confirmed(search, architectures)
     trained = [a for a in finalists if any(m.error is None for m in confirmed[a])]
     if not trained:
-        raise InputError(
-            f"every final training failed, the best architecture's with: {confirmed[finalists[0]][0].error}"
-        )
+        error = confirmed[finalists[0]][0].error
+        raise InputError(f"every final training failed, the best architecture's with: {error}")
     rewards = _mean_rewards(search, {a: confirmed[a] for a in finalists})
     winner = max(trained, key=rewards.__getitem__)
     roles = {"winner": winner, **rivals}

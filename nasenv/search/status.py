@@ -110,9 +110,7 @@ class SearchStatus:
         mine = (threading.get_ident(),)
         holder = self._inside.setdefault("thread", mine)  # atomic
         if holder != mine:
-            raise AgentError(
-                "evaluate is called from one thread at a time; give it several architectures at once instead"
-            )
+            raise AgentError("evaluate is called from one thread at a time; give it several architectures at once")
         try:
             yield
         except (BudgetExhausted, AgentError):

@@ -22,7 +22,7 @@ from nasenv.task import Task
 from nasenv.trial import Architecture
 
 _BITS = 8  # of a byte
-_MOST_ARCHITECTURES = 10_000_000  # that are listed in memory
+_MOST_LISTED = 10_000_000  # architectures, in memory
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,7 @@ class SearchSpace(Configurable, ABC):
         """
         rows = self._enumerated()
         if rows is None:
-            raise InputError(
-                f"{type(self).__name__} has more than {_MOST_ARCHITECTURES:,} architectures; too many to list"
-            )
+            raise InputError(f"{type(self).__name__} has too many architectures to list, more than {_MOST_LISTED:,}")
         return rows
 
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
@@ -254,9 +252,8 @@ class SearchSpace(Configurable, ABC):
                 f"got {architecture!r}"
             ) from None
         if len(row) != self.num_decisions:
-            raise InputError(
-                f"an architecture of {type(self).__name__} has {self.num_decisions} decisions, got {len(row)}"
-            )
+            name = type(self).__name__
+            raise InputError(f"an architecture of {name} has {self.num_decisions} decisions, got {len(row)}")
         if all(map(operator.contains, self._ranges, row)) and self._are_valid(np.array([row])):
             return row
         for t, valid in enumerate(self._masks_along(row)):
@@ -320,7 +317,7 @@ class SearchSpace(Configurable, ABC):
         rows = np.zeros((1, 0), dtype=np.int64)
         for _ in range(self.num_decisions):
             parents, choices = np.nonzero(self.mask(rows))
-            if len(parents) > _MOST_ARCHITECTURES:
+            if len(parents) > _MOST_LISTED:
                 return None
             rows = np.column_stack([rows[parents], choices])
         return rows

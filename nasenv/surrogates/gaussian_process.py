@@ -192,9 +192,8 @@ class _Pool:
     def __init__(self, kernel: Kernel, architectures: Sequence[Architecture], most: int) -> None:
         self._kernel = kernel
         self._embedded = [part.astype(np.float32) for part in kernel.embed(architectures)]
-        self._solved = np.empty(
-            (most, len(architectures)), dtype=np.float32
-        )  # the inverse factor times the covariances
+        size = most, len(architectures)
+        self._solved = np.empty(size, dtype=np.float32)  # the inverse factor times the covariances
         self._variance: NDArray[Any] = np.ones(len(architectures), dtype=np.float32)
 
     def extend(

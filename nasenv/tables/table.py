@@ -123,9 +123,7 @@ def write_table(path: str | Path, architectures: Sequence[str], columns: Mapping
     values = {name: _numbers(name, column) for name, column in columns.items()}
     for name, column in values.items():
         if name == ARCHITECTURE or len(column) != len(architectures):
-            raise InputError(
-                f"column {name}: expected {len(architectures)} numbers, one an architecture, got {len(column)}"
-            )
+            raise InputError(f"column {name}: expected {len(architectures)} numbers, one a row, got {len(column)}")
     made = Table(path, "", tuple(range(2, len(architectures) + 2)), tuple(architectures), values)
     _check_distinct(made)
     for name, column in values.items():
@@ -183,9 +181,7 @@ def _parse(path: Path, text: str) -> tuple[list[str], tuple[int, ...], list[list
     if len(set(names)) != len(names):
         raise InputError(f"{path}, line 1: a column is named twice: {', '.join(names)}")
     if not rows:
-        raise InputError(
-            f"table {path}: expected a header and a line for each architecture, got {len(names)} names only"
-        )
+        raise InputError(f"table {path}: expected a header and a line for each architecture, got the header only")
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(names):
             raise InputError(f"{path}, line {line}: expected {len(names)} cells as in the header, got {len(row)}")

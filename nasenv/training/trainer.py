@@ -91,7 +91,7 @@ class Trainer:
         precision: str = "float32",
     ) -> None:
         self.space, self.dataset, self.timeout_seconds, self.precision = space, dataset, timeout_seconds, precision
-        self._determinism = deterministic_algorithms if deterministic else contextlib.nullcontext
+        self._deterministic = deterministic
         self.device = torch.device(device)
         self._resident: Dataset | None = None
 
@@ -119,12 +119,7 @@ class Trainer:
         started = time.perf_counter()
         begin_with = None if job.start is None else read_weights(job.start)
         try:
-            with (
-                self._current(),
-                one_thread(self.device),
-                seeded(job.seed, self.device),
-                self._determinism(self.device),
-            ):
+            with self._current(), one_thread(self.device), seeded(job.seed, self.device), self._algorithms():
                 model, trained = self._train(job, begin_with)
         except Diverged as error:
             reason = f"{DIVERGED}: {error}"
@@ -168,6 +163,9 @@ class Trainer:
     def _current(self) -> contextlib.AbstractContextManager[object]:
         """Return the context in which the device is torch's current one, which CUDA graphs require."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def _algorithms(self) -> contextlib.AbstractContextManager[object]:
+        return deterministic_algorithms(self.device) if self._deterministic else contextlib.nullcontext()
 
     def _data(self) -> Dataset:
         if self._resident is None:

@@ -44,10 +44,8 @@ from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 _SCRIPTS = Path(__file__).parents[1]
 _COMMAND = _SCRIPTS / "compare_controllers.py"
-_OBSERVED, _TIMED = (
-    (100, 1000, 10_000),
-    41,
-)  # architectures that a search starts from, proposals that are timed after them
+_OBSERVED = (100, 1000, 10_000)  # architectures that a search starts from
+_TIMED = 41  # proposals that are timed after them
 _DEFAULT_SECONDS, _BYTES = 180.0, 1 << 30
 AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is made, evaluations a second wanted
     "RandomSearch": (RandomSearch, 10_000.0),

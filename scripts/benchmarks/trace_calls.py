@@ -151,10 +151,8 @@ def _callers(frame: FrameType) -> list[str]:
 def cases(run_dir: Path | None) -> dict[str, Trace]:
     """Return what each evaluation called, by its name; run directories are made in the folder, where one is given."""
     space = make_space()
-    warm_up, new = (
-        architecture_of(space, WARM_UP),
-        architecture_of(space, NEW),
-    )  # imports, and what is made once, do not count
+    # imports, and what is made once, do not count
+    warm_up, new = architecture_of(space, WARM_UP), architecture_of(space, NEW)
     traces = {}
     with make_search(space, make_table_evaluator(space), run_dir and run_dir / "table") as search:
         evaluate(search, warm_up)

@@ -176,7 +176,7 @@ def test_a_table_that_is_not_there():
     ("texts", "columns", "said"),
     [
         (["a", "a"], {"x": [1, 2]}, "'a' stands on line 2 already"),
-        (["a", "b"], {"x": [1]}, "column x: expected 2 numbers, one an architecture, got 1"),
+        (["a", "b"], {"x": [1]}, "column x: expected 2 numbers, one a row, got 1"),
         (["a", "b"], {"val_accuracy": [0.5, 50]}, "line 3: val_accuracy is 50; expected 0 to 1"),
         (["a"], {"x": ["y"]}, "column x: expected a number"),
         (["a"], {"x": [math.inf]}, "column x: expected one finite number"),
