@@ -72,8 +72,8 @@ class AgentLike(Protocol):
 class Layer:
     """Stands between an agent and a search, and has the interface of a search.
 
-    It gives on everything; a subclass changes what it wants. What it asks for on its own account it asks with
-    ``by="its name"``, so that the journal tells it from what the agent asked for. Layers stand on each other in the
+    It forwards everything; a subclass overrides what it changes. It requests its own evaluations with ``by`` set to its
+    name, such as ``by="racing"``, so that the journal tells them from the agent's. Layers stand on each other in the
     order agent > guides > racing > constraints > search.
 
     Args:
