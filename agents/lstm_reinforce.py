@@ -30,13 +30,13 @@ class LSTMReinforce(Agent):
     hundreds. Architectures that the search was given to start from are learnt from as if the policy had drawn them.
 
     Args:
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         hidden_size: units of each layer, and length of an embedding.
-        layers: of the LSTM.
+        layers: number of layers of the LSTM.
         entropy_weight: weight of the policy's entropy, summed over the decisions, in the loss.
-        repeat_penalty: what an architecture that was proposed before is paid less, in standard deviations of the
+        repeat_penalty: deduction from the reward of an architecture that was proposed before, in deviations of the
             rewards.
-        baseline_decay: in [0, 1], how much of mean and variance is kept a batch.
+        baseline_decay: share in [0, 1] of mean and variance that is kept with each batch.
         batch_size: number of architectures an update; they are evaluated side by side.
 
     Raises:

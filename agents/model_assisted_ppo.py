@@ -21,10 +21,10 @@ class Screening(Revision):
     """Replaces each drawn architecture by the most promising new one among itself and some of its neighbours.
 
     Args:
-        search: what its architectures were worth.
+        search: the search, whose history is learnt from.
         mutation_share: see `Revision`.
-        neighbours: of each architecture, drawn at random.
-        beta: of the upper confidence bound by which they are compared, in standard deviations.
+        neighbours: number of random neighbours of each architecture that are compared.
+        beta: weight of the standard deviation in the upper confidence bound by which they are compared.
     """
 
     def __init__(self, search: SearchLike, mutation_share: float, neighbours: int, beta: float) -> None:
@@ -59,7 +59,7 @@ class Screening(Revision):
 class ModelAssistedPPO(MaskablePPO):
     """Runs `MaskablePPO`, but evaluates the most promising of each drawn architecture and its neighbours.
 
-    What is promising says a Gaussian process of all that was evaluated (`Surrogate`). The policy learns from what was
+    A Gaussian process of all evaluations predicts what is promising (`Surrogate`). The policy learns from what was
     evaluated, as if it had drawn it. Related: DyNA-PPO (Angermueller et al. 2020,
     https://openreview.net/forum?id=HklxbgBKvr) trains the policy on a model's rewards too; BANANAS (White et al. 2021,
     https://arxiv.org/abs/1910.11858) and NPENAS (Wei et al. 2020, https://arxiv.org/abs/2003.12857) screen the mutants
@@ -70,10 +70,10 @@ class ModelAssistedPPO(MaskablePPO):
 
     Args:
         neighbours: number of random neighbours that each architecture is held against.
-        beta: standard deviations that a prediction is taken better than expected: 0 goes for the safest.
+        beta: weight of the standard deviation in the upper confidence bound; 0 takes the expected score.
         num_envs: number of architectures an update; they are evaluated side by side. auto: see `StableBaselines`.
         n_epochs: passes over them an update.
-        imitation_steps: of the optimiser, before each rollout, that make the eight best architectures so far likelier.
+        imitation_steps: optimiser steps, before each rollout, that make the eight best architectures so far likelier.
     """
 
     def __init__(

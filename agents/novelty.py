@@ -19,7 +19,7 @@ class Seen:
     """Holds the architectures that are not new to a search: they or equivalent ones have been evaluated.
 
     Args:
-        search: says which architectures are one network to it.
+        search: the search; it knows which architectures are equivalent.
     """
 
     def __init__(self, search: SearchLike) -> None:

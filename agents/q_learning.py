@@ -42,8 +42,8 @@ class QLearning(Agent):
     evaluations. Architectures that the search was given to start from go to the replay memory.
 
     Args:
-        learning_rate: in (0, 1], alpha in the paper, where it is 0.01 for thousands of architectures.
-        discount: in [0, 1], gamma in the paper.
+        learning_rate: alpha in the paper, in (0, 1]; it is 0.01 there, for thousands of architectures.
+        discount: gamma in the paper, in [0, 1].
         replays: number of architectures drawn from the replay memory for each one proposed.
         memory: number of earlier choices that a state holds; None for all.
         evaluations: number of distinct evaluations that the schedule of epsilon takes; None for the budget, in seconds

@@ -25,8 +25,8 @@ class Reinforce(Agent):
     them.
 
     Args:
-        learning_rate: of Adam; 0.01 as in NATS-Bench, 0.5 as in NAS-Bench-201.
-        baseline_decay: in [0, 1], how much of the baseline is kept an architecture.
+        learning_rate: learning rate of Adam; 0.01 as in NATS-Bench, 0.5 as in NAS-Bench-201.
+        baseline_decay: share in [0, 1] of the baseline that is kept with each architecture.
         batch_size: number of architectures drawn between updates; they are evaluated side by side.
 
     Raises:

@@ -45,7 +45,7 @@ class StableBaselines(Agent):
             of the multiples of how many it works on when the search begins, the least that is 16 or more. A search that
             goes on keeps to it.
         reward: rank pays an architecture its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
-        repeat_penalty: what an architecture that was proposed before is paid less.
+        repeat_penalty: deduction from the reward of an architecture that was proposed before.
 
     Raises:
         InputError: settings that the algorithm does not take, or a reward that is neither rank nor raw.
@@ -134,7 +134,7 @@ class PPO(StableBaselines):
     `StableBaselines`.
 
     Args:
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         num_envs: number of architectures an update; they are evaluated side by side. auto: see `StableBaselines`.
         n_epochs: passes over them an update.
         ent_coef: weight of the policy's entropy in the loss; keeps the policy from collapsing onto one architecture.
@@ -146,13 +146,13 @@ class PPO(StableBaselines):
             way to a random neighbour that is new.
         mutation_share: probability that an architecture gives way to such a neighbour of one of the best (elite
             replay).
-        imitation_steps: of the optimiser, before each rollout, that make the eight best architectures so far likelier
+        imitation_steps: optimiser steps, before each rollout, that make the eight best architectures so far likelier
             (self-imitation, Oh et al. 2018, https://arxiv.org/abs/1806.05635; of a priority queue, Abolafia et al.
             2018, https://arxiv.org/abs/1801.03526).
         relabelling: whether the update learns from the architectures that were evaluated, as if the policy had drawn
             them (off-policy relabelling: the gradient is that of a mixture of the policy and its neighbourhood, and
             biased); without it the policy is paid for what its own architecture was turned into.
-        network: what reads the decisions taken, in front of the hidden layers: nothing (mlp), an LSTM or self-attention
+        network: feature extractor before the hidden layers: none (mlp), or an LSTM or self-attention
             over their sequence (`nasenv.agents.sb3_policy`).
     """
 
@@ -240,7 +240,7 @@ class A2C(StableBaselines):
     `StableBaselines`.
 
     Args:
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         num_envs: number of architectures an update; they are evaluated side by side. auto: see `StableBaselines`.
         ent_coef: weight of the policy's entropy in the loss; keeps the policy from collapsing onto one architecture.
         gamma: discount of the reward at the end of an episode for each decision before it.
@@ -277,7 +277,7 @@ class DQN(StableBaselines):
     buffer. The other arguments are those of `StableBaselines`.
 
     Args:
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         num_envs: number of architectures a round; they are evaluated side by side. auto: see `StableBaselines`.
         gradient_steps: number of batches learnt from after each round.
         batch_size: decisions in a batch.

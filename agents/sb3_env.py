@@ -50,8 +50,8 @@ class SearchVecEnv(VecEnv):
     Args:
         search: evaluates the architectures; its budget ends a step with `BudgetExhausted`.
         num_envs: number of architectures at once.
-        shape: what the algorithm is paid for rewards.
-        repeat_penalty: what it is paid less for an architecture that was proposed before.
+        shape: maps rewards to what the algorithm is paid.
+        repeat_penalty: deduction for an architecture that was proposed before.
         revise: changes the architectures that it makes; None leaves them as they are.
     """
 

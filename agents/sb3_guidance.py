@@ -45,14 +45,14 @@ class Revision:
     """Replaces some of the architectures that a policy has drawn, before they are evaluated.
 
     Args:
-        search: which architectures are new to it, and which are good.
+        search: the search, by which architectures are new or good.
         replace_repeats: whether an architecture that was proposed before, or is the same network as one that was, gives
             way to a neighbour that is new.
         mutation_share: probability that an architecture gives way to a new neighbour of one of the best so far.
 
     Attributes:
         architectures: (n, T), as they were returned last.
-        seen: what is not new.
+        seen: the architectures that are not new.
     """
 
     architectures: NDArray[np.int64]
@@ -94,9 +94,9 @@ class Guidance(BaseCallback):
     """Trains an on-policy algorithm also on evaluated architectures that it did not draw, and on the best ones.
 
     Args:
-        search: where the best architectures are.
-        revise: the architectures that the algorithm draws.
-        imitation_steps: of imitation before each rollout.
+        search: the search, whose history has the best architectures.
+        revise: replaces architectures that the algorithm draws.
+        imitation_steps: optimiser steps of imitation before each rollout.
         relabelling: whether the algorithm is told what was evaluated in the place of what it drew.
     """
 
@@ -215,10 +215,10 @@ def imitate(policy: ActorCriticPolicy, episodes: EpisodeBatch, steps: int, enoug
     """Raise the log-probabilities of the actions by behaviour cloning, at decisions with several valid choices.
 
     Args:
-        policy: is changed.
-        episodes: are imitated.
-        steps: of the policy's optimiser, at most.
-        enough: mean probability of the actions at which they are imitated.
+        policy: the policy, which is changed.
+        episodes: the episodes to imitate.
+        steps: largest number of optimiser steps.
+        enough: mean probability of the actions at which imitation ends.
     """
     chosen = torch.from_numpy(episodes.masks.sum(axis=2).T > 1)
     policy.set_training_mode(True)

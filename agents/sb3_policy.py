@@ -162,8 +162,8 @@ class SequenceFeatures(BaseFeaturesExtractor):
     there (nothing at T); what is read there depends on places 0 to t alone.
 
     Args:
-        observation_space: of the environment.
-        space: whose observations are read; see `nasenv.envs.env.Episodes`.
+        observation_space: the environment's observation space.
+        space: the search space whose observations are read; see `nasenv.envs.env.Episodes`.
         features_dim: number of features, and width of the embeddings.
     """
 

@@ -33,7 +33,7 @@ class Formula(Evaluator):
     Args:
         space: the space whose architectures it measures.
         failing: share of the architectures whose evaluation fails.
-        accuracy: of all other architectures; None for each its own.
+        accuracy: accuracy of all others; None gives each its own.
     """
 
     trains = False

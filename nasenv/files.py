@@ -54,7 +54,7 @@ def open_again(file: BinaryIO, path: Path, hold: Callable[[BinaryIO], None] = la
 
     Args:
         file: deleted, but still open, for reading too; it is closed.
-        path: where it was; folders are made where missing.
+        path: its path; missing folders are made.
         hold: keeps others from the new file, or raises.
 
     Raises:

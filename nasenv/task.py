@@ -24,7 +24,7 @@ class Inputs:
     """Describes a network's input: (n, *shape) float32; statistics for normalisation run along the first axis of shape.
 
     Args:
-        shape: of one input, positive integers.
+        shape: shape of one input, positive integers.
 
     Raises:
         InputError: another number of sizes, or one that is not positive.
@@ -80,8 +80,8 @@ class Metric(NamedTuple):
     """Defines how a network is scored; higher is better.
 
     Args:
-        of: outputs (n, k) and targets, both in the user's units -> score.
-        kind: of the tasks that it is for.
+        of: function of outputs (n, k) and targets, both in the user's units, that returns the score.
+        kind: kind of the tasks that it is for.
         lowest: its lowest value; None where it has none.
         highest: its highest value.
         is_share: whether it is shown in per cent.
@@ -218,11 +218,11 @@ class Encoding:
     """Converts a user's inputs into a network's, and its outputs back, by statistics of the training split.
 
     Args:
-        mean: of the inputs, one number for each entry of their first axis (channel, column), in the user's units.
-        std: the same; 1 where the entry is constant.
-        class_names: of a classification: class i is called the i-th.
-        target_mean: of a regression, one number a target, in the user's units.
-        target_std: the same; 1 where a target is constant.
+        mean: mean of the inputs, one number for each entry of their first axis (channel, column), in the user's units.
+        std: standard deviation of the inputs likewise; 1 if an entry is constant.
+        class_names: names of the classes, in order; empty for a regression.
+        target_mean: mean of a regression's targets, one number each, in the user's units.
+        target_std: standard deviation of the targets likewise; 1 if a target is constant.
 
     Raises:
         InputError: numbers that are not finite, a deviation that is not positive, names that are no texts.

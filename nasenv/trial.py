@@ -32,11 +32,11 @@ class Trial:
     """Identifies an evaluation that an evaluator is asked for; it is the key of every store.
 
     Args:
-        architecture: what is measured.
+        architecture: the architecture to measure.
         fidelity: share in (0, 1] of the search's full training, rounded to what the evaluator can do
             (`Evaluator.fidelity`).
         purpose: search, check, confirm or test.
-        seed: of a final training; 0 in a search.
+        seed: seed of a final training; 0 in a search.
 
     Raises:
         ValueError: a fidelity outside (0, 1], or a purpose that there is not.
@@ -82,7 +82,7 @@ class Measurement:
     Args:
         score: the task's metric, such as accuracy in [0, 1]; higher is better. None where the trial failed.
         error: why it failed, one line; None where it did not.
-        train_seconds: what the training cost, in seconds.
+        train_seconds: duration of the training in seconds.
         metrics: other figures, such as params and flops.
         curve: mean training loss of each epoch.
 
@@ -157,15 +157,15 @@ class Outcome:
 
     Args:
         architecture: the proposal.
-        measurement: what came out of its trial.
-        reward: what the objective pays for that.
+        measurement: the result of its trial.
+        reward: the objective's reward for that.
         evaluation: number, from 1, of the distinct evaluation that measured this architecture in this search.
         proposal: number, from 1, of the proposal; repeats count.
         repeat: whether this search had been told of this very trial before.
         cached: whether the measurement was there already (in the cache, or of an equivalent architecture) and cost no
             training.
         fidelity: share in (0, 1] of the search's full training.
-        cost: what the first proposal of this trial was charged, in full trainings.
+        cost: charge for the first proposal of this trial, in full trainings.
     """
 
     architecture: Architecture

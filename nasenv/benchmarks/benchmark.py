@@ -25,7 +25,7 @@ class Rows:
 
     Args:
         architectures: (n,), texts of the architectures, as their space writes them.
-        columns: by name, (n,) numbers each, as `nasenv.tables.table` wants them: accuracies in [0, 1].
+        columns: numbers (n,) by column name, as `nasenv.tables.table` wants them: accuracies in [0, 1].
     """
 
     architectures: Sequence[str]
@@ -55,12 +55,12 @@ class Benchmark(ABC):
     """Reads and verifies a published table of measured architectures.
 
     Attributes:
-        name: what a user calls it.
+        name: name on the command line.
         source: what `read` takes, and where a user gets it; one line.
-        published: by data set, the default first.
+        published: published facts by data set, the default first.
         options: how the table is looked up where that is not the default of `nasenv.evaluators.table.TableEvaluator`:
             its options, so that a search is paid for, charged and reported as the published ones were.
-        notes: what a user has to know of the numbers, one line each.
+        notes: remarks on the numbers for users, one line each.
         needs_trust: why reading a source means trusting it; empty where it does not.
     """
 

@@ -96,7 +96,7 @@ class Database(ABC):
 
     Args:
         name: the file, or the URL without its password.
-        engine: of its connections.
+        engine: SQLAlchemy engine that makes its connections.
         shared: whether others can see it.
 
     Attributes:
@@ -104,7 +104,7 @@ class Database(ABC):
         insert: makes an INSERT that knows ON CONFLICT.
         listed: the table whose column ``value`` holds the parameter ``architectures``, which ``as_list`` makes.
         as_list: makes that parameter of texts.
-        shell: what to type in a shell to execute a statement, of name and statement.
+        shell: format of a shell command that executes a statement, given name and statement.
     """
 
     begin: tuple[tuple[str, ...], tuple[str, ...]]

@@ -49,18 +49,18 @@ class ActorPool(Generic[Job]):
     retries anywhere, begin in a new process each where they have a GPU.
 
     Args:
-        cluster: where they live.
-        kind: what they are; where it has a method ``stop``, they can be told to stop.
-        parts: what `Worker.open` is given.
-        sent: makes of a job what `Worker.do` is given.
+        cluster: the cluster to run on.
+        kind: class of the actors; with a method ``stop``, they can be told to stop.
+        parts: arguments of `Worker.open`.
+        sent: converts a job to the argument of `Worker.do`.
         retries: how many times a job is tried again that was lost with its actor.
         limit: seconds after which an actor that has a job is taken to hang.
         retries_hung: whether a job is tried again whose actor hung.
-        settings: what `Worker.open` has to return; None for whatever the first of them does.
+        settings: settings that `Worker.open` must return; None accepts those of the first actor.
         at_once: jobs that an actor has at the same time, each in a thread of its own.
 
     Attributes:
-        settings: of all actors.
+        settings: the settings of all actors.
     """
 
     def __init__(

@@ -56,9 +56,9 @@ class Cluster:
     """Connects to a Ray cluster; if Ray already runs in this process, that connection is used and left open.
 
     Args:
-        address: of a cluster to join; None starts a local one, which ends with this connection.
-        share: what one job has of a node.
-        scale_to: for how many jobs at once an autoscaler is asked to provide; None asks for nothing.
+        address: address of a cluster to join; None starts a local one, which ends with this connection.
+        share: resources of one job.
+        scale_to: number of simultaneous jobs to ask an autoscaler for; None asks for nothing.
 
     Raises:
         InputError: Ray is not installed; nothing answers at the address; no node has room for a job.

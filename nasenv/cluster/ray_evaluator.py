@@ -48,7 +48,7 @@ class RayEvaluator(Evaluator):
         cpus_per_evaluation: processor cores that an evaluation is given; 0 where GPUs alone count.
         gpus_per_evaluation: GPUs; for small networks a share, such as 0.25 for four on one GPU.
         retries: how many times an evaluation is tried again that was lost with a worker; then it has failed.
-        scale_to: for how many evaluations at once the cluster's autoscaler is asked to provide.
+        scale_to: number of simultaneous evaluations to ask the cluster's autoscaler for.
 
     Raises:
         InputError: settings of no use; later, when it is first needed, that Ray is not installed, no cluster answers

@@ -34,10 +34,10 @@ def summarise(
         problem: its name.
         runs: its runs, or their trajectories; a stream is read once, and little of each run is kept.
         optimum: the best reward of the space, None where not known.
-        rank_by: what of the incumbents agents are ranked by.
+        rank_by: quantity of the incumbents by which agents are ranked.
         seed: the bootstrap's.
         random: the name of the agent that is random search, None where there is none.
-        metric: of the scores.
+        metric: metric of the scores.
 
     Raises:
         InputError: no runs, a run of another problem, two runs of one agent and seed, an unknown quantity, no agent of

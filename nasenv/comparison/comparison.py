@@ -31,10 +31,10 @@ class Comparison:
     not there yet: after it was killed, or with more seeds, agents or problems.
 
     Args:
-        problems: by name.
-        agents: by name.
-        seeds: of the searches.
-        folder: where everything is written.
+        problems: the problems by name.
+        agents: the agents by name.
+        seeds: seeds of the searches.
+        folder: folder for all files.
         cache: file or URL of measurements for the problems that train; None for no cache.
 
     Raises:
@@ -69,7 +69,7 @@ class Comparison:
         """Do the runs that are missing; call it while the folder is ``held``.
 
         Args:
-            done: told of each run when it is written.
+            done: called with each run once it is written.
             workers: processes that search side by side; 0 searches in this process, where no search can be timed out.
             timeout_seconds: wall time after which a search is taken to have stalled, and its agent is named; None is no
                 limit.
@@ -95,8 +95,8 @@ class Comparison:
         """Do the runs that are missing on a Ray cluster, each on one core of a node; see ``run``.
 
         Args:
-            done: told of each run when it is written here.
-            address: of the cluster, as with `nasenv.RayEvaluator`; None starts Ray on this machine.
+            done: called with each run once it is written here.
+            address: address of the cluster, as with `nasenv.RayEvaluator`; None starts Ray on this machine.
             timeout_seconds: wall time after which a search is taken to have stalled; None is no limit.
 
         Raises:

@@ -16,7 +16,7 @@ def conclusions(summary: Summary, final: bool, random: str | None) -> tuple[str,
     """Return the sentences, one conclusion each.
 
     Args:
-        summary: of the problem, as yet without them.
+        summary: summary of the problem, still without conclusions.
         final: whether validation scores are those after the final training.
         random: the name of the agent that is random search, None where there is none.
     """

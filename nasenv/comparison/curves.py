@@ -47,9 +47,9 @@ def curve(runs: Iterable[Run], quantity: Quantity, against: Against, points: int
 
     Args:
         runs: the runs, or their trajectories.
-        quantity: what of the incumbent; `val_score` is the one after the final training where that is known of every
+        quantity: quantity of the incumbent; `val_score` is the one after the final training if that is known of every
             incumbent, else the one measured in the search.
-        against: what the grid counts.
+        against: unit of the grid.
         points: at most so many points of the grid, evenly spaced.
         seed: the bootstrap's.
 

@@ -63,7 +63,7 @@ def draw(summary: Summary, runs: Iterable[Run], random: str | None = None) -> di
     """Return the figures of one problem by kind, in the order of `NOTES`, without empty ones.
 
     Args:
-        summary: what ``summarise`` says of the runs.
+        summary: summary of the runs, by ``summarise``.
         runs: the problem's runs, or their trajectories; the faulty ones are left out, here as there.
         random: the agent that is drawn in grey and dashed: random search, as a rule.
     """

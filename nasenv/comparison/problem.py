@@ -19,11 +19,11 @@ class Problem:
     """Holds the space, evaluator, objective and budget that all agents share.
 
     Args:
-        space: what is searched.
-        evaluator: what measures an architecture; made for this space.
+        space: the search space.
+        evaluator: measures architectures; made for this space.
         objective: measurement -> reward.
-        budget: when a search is over.
-        data: what the evaluator was given to train on; for configuration files.
+        budget: limits of each search.
+        data: data source of the evaluator, for configuration files.
 
     Raises:
         InputError: a budget without a limit.
@@ -61,7 +61,7 @@ class Problem:
         """Return a copy for another process, whose evaluator trains there on the CPU.
 
         Args:
-            name: of the problem, for an error.
+            name: name of the problem, for an error.
 
         Raises:
             InputError: it would not be measured there as it is here.

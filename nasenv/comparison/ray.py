@@ -29,7 +29,7 @@ class RayRuns:
 
     Args:
         runner: does a run, and says where its files are here.
-        address: of the cluster, as with `RayEvaluator`; None starts Ray on this machine alone.
+        address: address of the cluster, as with `RayEvaluator`; None starts Ray on this machine alone.
         timeout_seconds: after which a run is given up; None is no limit.
 
     Raises:

@@ -26,7 +26,7 @@ class Description:
         command: the line that makes it again.
         configuration: all of it, as YAML.
         hardware: the machine, in words.
-        versions: of what the figures depend on, by name.
+        versions: versions of the packages, by name.
     """
 
     command: str
@@ -48,7 +48,7 @@ def write_report(
     Args:
         path: the HTML file.
         title: its heading.
-        summaries: of the problems, in the order in which they are shown.
+        summaries: summaries of the problems, in the order in which they are shown.
         figures: problem -> kind -> SVG text, as `figures.save` returns it; a problem may have none.
         description: how the comparison was made.
         published: problem -> what others published on it.

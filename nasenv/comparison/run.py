@@ -33,10 +33,10 @@ class Run:
         agent: name of the agent in the comparison.
         seed: the search's seed.
         ended: why the search was over.
-        error: what was wrong where the agent raised, stalled, or proposed nonsense; None where it did not.
-        wall_seconds: what the run took on this machine.
+        error: the error if the agent raised, stalled, or proposed something invalid; else None.
+        wall_seconds: wall time of the run on its machine.
         proposals: number of architectures proposed, repeats too.
-        charged_seconds: what the search was charged in all.
+        charged_seconds: training time that the search was charged.
         architectures: (n,), the architectures in the space's words.
         proposal: (n,), the number, from 1, of the proposal that led to each evaluation.
         seconds: (n,), charged up to and with each evaluation.

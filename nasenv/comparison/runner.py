@@ -51,9 +51,9 @@ class Runner:
     """Does the runs of a comparison, one at a time; every worker process has a copy.
 
     Args:
-        problems: by name.
-        agents: by name; each run is given a copy.
-        folder: where a run's own folder is made: ``<problem>/<agent>/seed-<seed>``.
+        problems: the problems by name.
+        agents: the agents by name; each run uses a copy.
+        folder: parent of the runs' folders: ``<problem>/<agent>/seed-<seed>``.
         cache: file or URL of measurements for the problems that train; None for no cache.
     """
 

@@ -113,13 +113,13 @@ class Standing:
     Args:
         agent: its name.
         seeds: number of its runs that count.
-        faults: what was wrong, by seed, with the runs that did not come to their end; they count nowhere else.
-        reward, val_score, test_score: of the incumbents at the end; None where unknown for a run.
+        faults: errors of the failed runs, by seed; these runs count nowhere else.
+        reward, val_score, test_score: spreads of the final incumbents; None if unknown for a run.
         regret: best reward of the space minus the incumbent's, None where the best is not known.
         success: None where the best is not known.
-        mean_rank: of the chosen quantity over the seeds that all agents have, 1 is best; ties share.
+        mean_rank: mean rank by the chosen quantity over the seeds that all agents have; 1 is best, ties share.
         evaluations, proposals, charged_seconds: means a run; nan where no run counts.
-        evaluations_per_second: of the wall time of all its runs.
+        evaluations_per_second: evaluations per wall second of all its runs.
         early: why, by seed, those of its runs that count ended before a limit of the budget.
     """
 
@@ -176,12 +176,12 @@ class Summary:
 
     Args:
         problem: its name.
-        ranked_by: what of the incumbents agents are ranked by.
+        ranked_by: quantity of the incumbents by which agents are ranked.
         optimum: the best reward of the space, None where not known.
-        standings: by mean rank, the best first.
+        standings: the agents by mean rank, the best first.
         pairs: every two agents that have seeds in common and whose values are known; the lowest p-values first.
-        conclusions: what may and what may not be concluded, sentences.
-        metric: of the scores.
+        conclusions: sentences on what may and may not be concluded.
+        metric: metric of the scores.
     """
 
     problem: str

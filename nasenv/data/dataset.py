@@ -70,12 +70,12 @@ class Dataset:
     """Holds the training, validation and test splits of a data set, encoded, and its task.
 
     Args:
-        name: what messages call it: the source that it was loaded from.
-        task: what the data ask of a network.
-        train: what a network is fitted to during a search; encoded, as are the others.
-        validation: what a search sees of a network's worth.
-        test: what nothing sees before the search is over.
-        encoding: between the user's units and a network's.
+        name: name in messages: the source that it was loaded from.
+        task: the task that networks are built for.
+        train: split that networks are trained on in a search; encoded, as are the others.
+        validation: split that networks are scored on in a search.
+        test: split that is not used before the search is over.
+        encoding: conversion between the user's units and a network's.
         fingerprint: hash of all inputs and targets of the three splits.
         source: how it was loaded; None where it was made of arrays.
     """
@@ -107,7 +107,7 @@ class Dataset:
         """Return a regression data set made of arrays.
 
         Args:
-            name: what messages call it.
+            name: name in messages.
             inputs: kind and shape of one input.
             splits: for training, validation and test: inputs (n, *shape) and targets (n, targets) or (n,), numbers.
             metric: r2 or neg_rmse.

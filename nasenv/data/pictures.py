@@ -205,9 +205,9 @@ def _decoded(name: str, pictures: Iterable[Any], folder: Path | None) -> tuple[l
     """Return each picture as an array (h, w, c), and the name of its file relative to ``folder``.
 
     Args:
-        name: what messages call them.
+        name: name in messages.
         pictures: ``bytes``, or else ``path``, of each; of animated ones, the first frame counts.
-        folder: where they lie; None where they are rows of a table.
+        folder: folder of the files; None if they are rows of a table.
     """
     arrays: list[NDArray[Any]] = []
     files: list[Any] = []

@@ -21,10 +21,10 @@ class Samples:
     """Holds images and their labels as the user gave them, and checks them.
 
     Args:
-        name: what messages call them: ``x`` of a file, say.
+        name: name in messages, such as ``x`` of a file.
         images: (n, c, h, w) numbers, finite.
         labels: (n,) integers, booleans or strings; None where there are none.
-        files: what the file of each picture is called; None where they have none.
+        files: names of the pictures' files; None if there are none.
 
     Raises:
         InputError: pixels that are not finite numbers, labels of another type, shape or number.

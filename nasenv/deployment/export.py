@@ -49,8 +49,8 @@ class Exported:
     Args:
         model: (n, *shape) encoded inputs -> (n, outputs).
         space: the space that built it; its task says what it reads and answers.
-        architecture: which of the space's.
-        encoding: between the user's units and the model's.
+        architecture: the architecture of the network.
+        encoding: conversion between the user's units and the model's.
 
     Raises:
         InputError: an encoding of another task.
@@ -110,7 +110,7 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
     name and plain arguments; one of yours has to be given, since making it runs code.
 
     Args:
-        directory: where it was saved.
+        directory: directory of the saved model.
         space: the space it is from, or its class, which is then given the arguments that were saved.
 
     Raises:

@@ -252,7 +252,7 @@ def make_search(
 
     Args:
         space: a space, or the class of one, made for the data's task with ``space_options``.
-        data: what the default evaluator trains on; digits by default.
+        data: data that the default evaluator trains on; digits by default.
         evaluator: instead of training on ``data``; it brings the space that it was made for.
         objective: measurement -> reward; the score by default.
         budget: ends a step with `BudgetExhausted`; unlimited by default.

@@ -87,9 +87,9 @@ class Evaluator(Configurable, ABC):
         """Submit a trial, which `completed` will yield; it may start now or then.
 
         Args:
-            trial: what is asked for; each once until it is completed.
+            trial: the trial; submit each only once until it is completed.
             start: a safetensors file of the weights that the training begins with; None for fresh ones.
-            keep: where the trained weights are written, as safetensors; an evaluator without a network writes none.
+            keep: safetensors file for the trained weights; an evaluator without a network writes none.
 
         Raises:
             InputError: it has no weights to begin with.

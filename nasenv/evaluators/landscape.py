@@ -35,10 +35,10 @@ class Landscape:
     """Holds the terms of one landscape, and its highest and lowest sums.
 
     Args:
-        num_choices: (T,), of each decision.
-        ordered: of each decision, whether its choices are sizes, from the smallest.
+        num_choices: (T,), number of choices of each decision.
+        ordered: (T,), whether a decision's choices are sizes in ascending order.
         order: how many neighbouring decisions a term reads, one or more; with one there is no interaction.
-        seed: of the draws.
+        seed: seed of the random integers.
 
     Attributes:
         best: the architecture of the highest sum.

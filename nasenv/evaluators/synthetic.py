@@ -32,8 +32,8 @@ class SyntheticEvaluator(Evaluator):
     Each seed is another landscape: compare agents on several. What confirms and tests gets the accuracy without noise.
 
     Args:
-        space: any in which every choice is always valid, such as `SyntheticSpace`.
-        seed: of the landscape.
+        space: a space in which every choice is always valid, such as `SyntheticSpace`.
+        seed: seed of the landscape.
         order: how many neighbouring decisions interact: 1 none, 2 pairs, 3 triples.
         noise: standard deviation of the noise on the accuracy that a search sees, cut off at 0 and 1; the same for a
             architecture whenever it is measured.

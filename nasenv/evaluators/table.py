@@ -34,8 +34,8 @@ class TableEvaluator(Evaluator):
         val_column: score on validation data that the search is paid for.
         final_val_column: score on validation data after the final training; that of ``val_column`` where not given.
         test_column: score on test data; null where the table has none, and tests then fail, saying so.
-        seconds_column: what the training of a search cost. Null, or a table without train_seconds, is 0 seconds.
-        metric_columns: what else an agent is told of an architecture; by default those of params, flops and latency_ms
+        seconds_column: training seconds of a search. Null, or a table without train_seconds, is 0 seconds.
+        metric_columns: other metrics that an agent is told; by default those of params, flops and latency_ms
             that the table has. Other columns are out of its reach.
         canonical: look up the canonical architecture instead of the one proposed, where the table has one row for each
             class of equivalent ones. Of several rows of a class, that of the canonical one counts, else the first.

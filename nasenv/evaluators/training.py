@@ -70,7 +70,7 @@ class TrainingEvaluator(Evaluator):
         timeout_seconds: a training that takes longer is a failed measurement.
         deterministic: whether trainings on a GPU are to come out the same each time, which makes them slower; on the
             CPU they always do.
-        precision: what convolutions and products of a training are computed in, float32 or bfloat16; auto is bfloat16
+        precision: precision of convolutions and products in a training, float32 or bfloat16; auto is bfloat16
             on a GPU that has it, on a processor that has it for networks that gain by it, and float32 elsewhere.
             Weights, their updates and scores are float32 always.
         compile_final: whether trainings after the search go through torch.compile, which takes 7 to 24 s a network,

@@ -31,13 +31,13 @@ class JSONLines(ABC):
     Args:
         path: the file, made where missing.
         config: the configuration, plain JSON values.
-        about: what a new file is to say of its origin beside, plain JSON values.
+        about: further information on its origin for a new file's header, plain JSON values.
 
     Attributes:
         header: the first line.
         torn: whether a line without its end was cut off.
-        user: what holds such a file, in a word.
-        remedy: what to do where the file is not to be used.
+        user: name of what holds such a file, for messages.
+        remedy: advice in messages for a file that cannot be used.
 
     Raises:
         InputError: a file of another configuration, in use, damaged, or one that cannot be written.

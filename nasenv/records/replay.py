@@ -22,7 +22,7 @@ class CompletionOrder:
 
     Args:
         slots: number of networks in flight at once, to begin with.
-        architectures: what was answered, in order.
+        architectures: the architectures in the order of their answers.
         changes: the number of slots from then on, by the number, from 1, of the evaluation that was answered then.
     """
 
@@ -48,7 +48,7 @@ class Replay:
 
     Attributes:
         seconds: when the last evaluation that was answered was journaled, since the search's start.
-        slots: what the last evaluation that was answered says of the slots from then on; None for as many as before.
+        slots: slots from the last answered evaluation on; None if their number did not change.
     """
 
     def __init__(self, journal: Journal, space: SearchSpace, pay: Callable[[Measurement], float]) -> None:

@@ -29,20 +29,20 @@ class RunDirectory:
     Args:
         path: the folder, made where missing.
         config: the configuration, for those who read it.
-        identity: what the search follows from; a folder of another one is refused.
+        identity: identity of the search; a folder of another one is refused.
         slots: how many networks an asynchronous search has in flight at once, for a new journal to say.
         trains: whether measurements cost trainings, each of which is then kept the moment it ends.
         afresh: whether an agent that does not repeat itself begins anew: the older journal is set aside, and what was
             measured for it is known.
         clock: the search's time, in seconds since it was begun.
-        metric: what the scores are, for tags.
+        metric: metric of the scores, for tags.
 
     Attributes:
         journal: the evaluations, in order.
         trials: the trainings, as they ended; None where measurements cost none.
         record: TensorBoard.
         set_aside: measurements of the journals set aside, by trial: known, and free.
-        notices: what a user is to know of it, a line each.
+        notices: messages for the user, a line each.
 
     Raises:
         InputError: it is of another configuration, in use, damaged, or cannot be written.

@@ -60,10 +60,10 @@ def measure_trials(
 
     Args:
         evaluator: measures.
-        trials: what is asked for.
-        log: where measurements are kept; None keeps none.
+        trials: the trials.
+        log: log of measurements; None for none.
         stopped: no further trial is begun once it returns True.
-        keep: where the trained weights of some of the trials are written.
+        keep: files for the trained weights of some of the trials.
 
     Raises:
         SearchStopped: it was stopped before all were done; the log has those that were.

@@ -150,8 +150,8 @@ class Next(NamedTuple):
     """Describes the proposal that is answered next.
 
     Args:
-        architecture: of a proposal in flight.
-        findings: what was found of it; none for a repeat.
+        architecture: architecture of a proposal in flight.
+        findings: its finding; none for a repeat.
         replayed: whether the journal has it already.
         slots: how many trials are to be in flight from then on; None for as many as before.
     """
@@ -172,9 +172,9 @@ class NextAnswer:
 
     Args:
         in_flight: the proposals.
-        history: what the search has seen.
+        history: the search's history.
         trials: find out what proposals are worth; begun when there is nothing to replay any more.
-        replay: what a journal still has to answer; None where there is none.
+        replay: answers from the journal; None if there is no journal.
         order: the order of answers to follow.
         slots: returns how many trials the evaluator works on at once now.
         stopped: whether to give up.

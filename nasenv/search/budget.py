@@ -91,9 +91,9 @@ class Budget:
         """Return the proposals up to the one that uses up the charged seconds; None if none does.
 
         Args:
-            proposals: in order.
-            found: what was found of the first of those that are new, in order.
-            history: what was spent.
+            proposals: the proposals.
+            found: findings of the first new ones, in order.
+            history: the search's history.
         """
         if self.charged_seconds is None:
             return None
@@ -115,7 +115,7 @@ class Budget:
 
         Args:
             in_flight: the proposals that are not answered, at full fidelity.
-            history: what was spent.
+            history: the search's history.
             size: number of architectures of the space; None where it is not known.
         """
         left, evaluated, most = self.remaining(history), history.full_evaluations, len(in_flight)

@@ -16,9 +16,9 @@ class SearchLike(Protocol):
     """Defines what an agent may use of a `Search`, or of a `Layer` on it.
 
     Attributes:
-        space: what is searched.
+        space: the search space.
         history: the evaluations so far.
-        budget: when the search is over.
+        budget: limits of the search.
         slots: how many trials an asynchronous search begins with in flight at once.
         seed: seeds the agent.
         ended: why the search is over; None before.
@@ -77,7 +77,7 @@ class Layer:
     order agent > guides > racing > constraints > search.
 
     Args:
-        search: what it stands on: a search or another layer.
+        search: the search or layer below.
 
     >>> class Rounded(Layer):
     ...     '''Evaluates at most four architectures at a time.'''

@@ -25,12 +25,12 @@ class PendingTrials:
     Trials are of representatives, see `Evaluator.representative`.
 
     Args:
-        evaluator: measures what nobody knows.
+        evaluator: measures the trials.
         rewards: pays what was measured, in the order in which it is answered.
         cache: shared with other searches; None for none. What another search is training is waited for.
-        log: where every training is kept the moment it ends; None keeps none.
-        known: measurements that cost nothing any more.
-        timing: told what the cache and the log take.
+        log: log to which every training is added the moment it ends; None for none.
+        known: measurements that exist already, which cost nothing.
+        timing: measures the time of cache and log.
         on_wait: called with a text when another search is waited for, once.
         stopped: no further training is begun once it returns True.
     """

@@ -46,21 +46,21 @@ class Search:
     Without an agent, and with a budget that sets no limit, it is never over.
 
     Args:
-        space: what is searched.
-        evaluator: what measures an architecture; made for this space.
-        agent: what ``run`` runs; None where something else calls ``evaluate``.
-        budget: when it is over.
+        space: the search space.
+        evaluator: measures architectures; made for this space.
+        agent: the agent that ``run`` runs; None if something else calls ``evaluate``.
+        budget: limits of the search.
         objective: measurement -> reward; the score by default.
         cache: measurements shared with other searches; None for this search's own alone.
         seed: seeds the agent; 0 or more.
         run_dir: folder for configuration, journal and TensorBoard; None writes nothing.
         callbacks: called as ``callback(search, outcome)`` on every answer, repeats too.
         start: architectures that ``run`` evaluates before the agent proposes its first; they are in ``history``.
-        resume: what is done with the journal of an earlier start. replay: the agent runs again from its seed, is
+        resume: how the journal of an earlier start is used. replay: the agent runs again from its seed, is
             answered from the journal, and goes on. continue: it starts afresh, and what was measured costs nothing;
             the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
         completion_order: order of answers for an asynchronous search, while its agent proposes the same again.
-        layers: what stands between the agent and this search, see `nasenv.search.layer.on_layers`.
+        layers: layers between the agent and this search, see `nasenv.search.layer.on_layers`.
 
     Attributes:
         files: the run directory; None without one.

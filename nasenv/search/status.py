@@ -18,16 +18,16 @@ class SearchStatus:
     """Tracks why a search is over, was stopped, or failed.
 
     Args:
-        budget: when it is over.
-        history: what was spent.
+        budget: limits of the search.
+        history: the search's history.
         size: number of architectures of its space; None where it is not known.
-        agent: its name.
+        agent: name of the agent.
         endless: whether it goes on answering repeats, whatever was spent.
 
     Attributes:
         ended: why it is over; None while it is not.
         stopped: why it was stopped before; None where it was not.
-        fault: what went wrong in the search itself, though it passes through the agent; None where nothing did.
+        fault: exception of the search itself, which passes through the agent; None if there was none.
     """
 
     def __init__(self, budget: Budget, history: History, size: int | None, agent: str, endless: bool = False) -> None:

@@ -294,10 +294,10 @@ class ChainNetwork(nn.Module):
     """Computes the network of a ChainCNN architecture: (n, channels, height, width) float32 -> (n, task.outputs).
 
     Args:
-        layers: by name, in order; each is given the output of the one before.
+        layers: modules by name, in order; each reads the output of the one before.
         shortcuts: by the name of the layer that has the skip: what is applied to the output of the layer before the
             last, before it is added to that of the last.
-        classifier: from the means of the last layer's channels, (n, width), to the logits.
+        classifier: maps the means of the last layer's channels, (n, width), to the outputs.
     """
 
     def __init__(self, layers: nn.ModuleDict, shortcuts: nn.ModuleDict, classifier: nn.Module) -> None:

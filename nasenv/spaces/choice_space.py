@@ -51,7 +51,7 @@ class ChoiceSpace(SearchSpace):
             (n, *task.shape) float32 -> (n, task.outputs).
         constraints: functions of decisions, each returning True or False.
         reference: an architecture made by hand, the choice for each name, to hold a search's winner against.
-        task: what the data ask of a network; by default images of 1x8x8 in 10 classes, as scikit-learn's digits are.
+        task: the task of the networks; by default images of 1x8x8 in 10 classes, as scikit-learn's digits are.
 
     Raises:
         InputError: choices of another type or none; a ``build`` that cannot be imported or does not take the choices; a

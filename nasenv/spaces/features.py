@@ -19,7 +19,7 @@ def one_hot(choices: Choices, rows: NDArray[np.int64], is_open: NDArray[np.bool_
     """Return the one-hot encoding of the choices taken, (n, K), for K choices of all decisions together.
 
     Args:
-        choices: of each decision.
+        choices: the choices of each decision.
         rows: (n, T), the architectures.
         is_open: (n, T), whether more than one choice was valid; a decision that was not open is zeros.
     """

@@ -186,7 +186,7 @@ class SearchSpace(Configurable, ABC):
         """Return n valid architectures from n rows of T choices, (n, T); invalid choices are redirected.
 
         Args:
-            choices: the rows.
+            choices: rows of choices, (n, T).
             taken: number of decisions, from the first, that are known to be valid.
         """
         rows = np.array(choices, dtype=np.int64, ndmin=2)

@@ -24,8 +24,8 @@ class Kernel:
     mean square of the distances of random architectures, times ``length``, so that features may be of any unit.
 
     Args:
-        space: whose architectures.
-        length: in units of the distance of two random architectures.
+        space: the space of the architectures.
+        length: length scale, in units of the distance of two random architectures.
         parts: names of the parts; all by default.
 
     Raises:
@@ -74,12 +74,12 @@ class Surrogate:
     the best and the latest, a quarter of ``most`` each, so that its cost is bounded; ranks are among all.
 
     Args:
-        space: whose architectures.
+        space: the space of the architectures.
         pool: architectures whose predictions are kept up to date, for `pool_ucb`.
         noise: variance of an observation about the truth, where that of the truth over all architectures is 1.
-        length: of the `Kernel`.
-        parts: of the `Kernel`.
-        most: observations that it is conditioned on.
+        length: length scale of the `Kernel`.
+        parts: feature parts of the `Kernel`.
+        most: largest number of observations that it is conditioned on.
     """
 
     def __init__(

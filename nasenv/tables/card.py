@@ -66,7 +66,7 @@ def card(
     """Return the card as Markdown; every number in it is computed here.
 
     Args:
-        name: of the table's file.
+        name: name of the table's file.
         config: the options of the command that built it: space, evaluator, data where it reads them, seeds.
         architectures: number of rows, equivalent architectures counted each.
         sizes: examples in each split of the data; empty where the evaluator has none.

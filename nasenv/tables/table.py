@@ -52,8 +52,8 @@ class Table:
         digest: hash of its text: equal for equal tables, gzipped or not.
         lines: (n,), the line of the file on which each architecture stands, for messages.
         architectures: (n,), texts of the architectures, distinct.
-        columns: by name, (n,) each: those asked for, and the others that hold nothing but numbers; nan is an empty
-            cell.
+        columns: numbers (n,) by column name: those asked for, and all others that hold only numbers; nan is an
+            empty cell.
     """
 
     path: Path
@@ -81,7 +81,7 @@ def read_table(
         table: a file, or the name of a shipped table.
         scores: columns that must be there and hold scores, or empty cells.
         numbers: columns that must be there and hold a finite number in each row.
-        metric: what the scores are; they are checked against its range, where that is known.
+        metric: metric of the scores, which are checked against its range, where that is known.
 
     Raises:
         InputError: no such table or column; not a table; an architecture given twice; a score outside the metric's
@@ -112,7 +112,7 @@ def write_table(path: str | Path, architectures: Sequence[str], columns: Mapping
     Args:
         path: the file; gzipped where the name ends in .gz.
         architectures: (n,), texts of the architectures, distinct.
-        columns: by name, (n,) numbers each, in the order in which they are to stand; None or nan is an empty cell.
+        columns: numbers (n,) by column name, in the order to write; None or nan is an empty cell.
             Those with ``accuracy`` in their name and no ``_percent`` at its end are in [0, 1].
 
     Raises:

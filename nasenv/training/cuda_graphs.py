@@ -24,7 +24,7 @@ class GraphedFunction:
     Args:
         act: the function.
         calls: how often it will be called; few are not worth a capture.
-        device: where its tensors are.
+        device: device of its tensors.
     """
 
     def __init__(self, act: Callable[[], None], calls: int, device: torch.device) -> None:

@@ -58,9 +58,9 @@ def fit(
     Args:
         model: on the device of the data; its parameters become views of one vector, and its batch normalisation
             statistics are those of the final weights at the end.
-        task: says what the loss is.
+        task: task, which defines the loss.
         data: inputs and targets, as the task's networks take them.
-        recipe: how to train.
+        recipe: hyperparameters of the training.
         generator: draws the order of the data and their augmentation; on the device of the data.
         timeout_seconds: wall time after which the training is given up; a suspension does not count.
         precision: float32, or bfloat16: what convolutions and products are computed in; weights stay float32.
@@ -275,8 +275,8 @@ class FlatParameterOptimizer:
     What it computes is what the rule would parameter by parameter, but that one without a gradient decays too.
 
     Args:
-        model: whose parameters; on its device and in its memory layout already.
-        recipe: the rule, its weight decay.
+        model: network to train, already on its device and in its memory layout.
+        recipe: defines the update rule and its weight decay.
         learning_rate: a scalar on the parameters' device, read at each step.
 
     Raises:

@@ -32,13 +32,13 @@ class Job:
     """Describes one training: the trial, the recipe and the seed.
 
     Args:
-        trial: what is asked for; one that tests is scored on the test split after training on training + validation
+        trial: the trial; one that tests is scored on the test split after training on training + validation
             data, for all others it is training split and validation split.
         recipe: the full training, of which the trial gets the share ``fidelity``.
-        seed: of weights, order of the data and dropout.
+        seed: seed of weights, order of the data and dropout.
         compiled: whether steps go through torch.compile.
         start: a safetensors file of the weights to begin with; None for fresh ones.
-        keep: where the trained weights are written; None for nowhere.
+        keep: safetensors file for the trained weights; None for none.
     """
 
     trial: Trial
@@ -75,7 +75,7 @@ class Trainer:
     Args:
         space: builds the networks.
         dataset: the data, on the CPU.
-        device: where to train.
+        device: device to train on.
         timeout_seconds: wall time after which a training is given up.
         deterministic: whether a GPU is to give the same numbers each time.
         precision: float32; bfloat16; by_size: bfloat16 where a batch is work enough to gain by it.

@@ -49,7 +49,7 @@ class Concurrency:
         """Halve the number permanently after a training ran out of memory; further ones of the same batch may follow.
 
         Args:
-            among: what ``now`` was when the training began.
+            among: value of ``now`` when the training began.
 
         Returns:
             Whether it may be made again with fewer beside it; False where there were none to leave out.

@@ -41,7 +41,7 @@ class WorkerPool(Generic[Job, Answer]):
         workers: number of processes, 1 or more.
         timeout_seconds: a job that takes longer, by ``grace_seconds``, costs its worker; None is no limit.
         retry: tells from an answer whether a fresh process might give a better one; the second answer counts.
-        grace_seconds: by default ten.
+        grace_seconds: extra time before a job is taken to hang; ten by default.
         environments: variables that workers have beside this process's, the first worker those of the first, and so on
             in turn: how each gets its GPU.
 
@@ -117,7 +117,7 @@ class WorkerPool(Generic[Job, Answer]):
             jobs: begun in this order, each taken when a worker is free for it; None says that there is none for the
                 moment. The stream is over when no job is being done and there is none to begin.
             failed: ``failed(job, reason, seconds)`` stands in for the answer of a job that went wrong twice.
-            stopped: asked again and again; once it says yes, no job is begun or tried again, and the stream ends
+            stopped: polled; once it returns True, no job is begun or tried again, and the stream ends
                 after those that are being done.
 
         Raises:

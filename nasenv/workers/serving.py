@@ -48,7 +48,7 @@ def serve(connection: Connection, opening: Callable[[], Callable[[Any], Any]]) -
     """Answer jobs until the connection is closed.
 
     Args:
-        connection: from which come the environment, and then one job after the other; all answers are `Message`.
+        connection: receives the environment, then jobs, and sends a `Message` for each.
         opening: returns the work.
     """
     try:

@@ -39,7 +39,7 @@ class Worker:
 
     Args:
         work: the function, or bound method, that answers a job.
-        place: which of the pool's places it has, from 0.
+        place: its index in the pool, from 0.
         environment: variables that it has beside this process's.
 
     Attributes:
