@@ -18,8 +18,8 @@ from nasenv.trial import Architecture, Outcome
 class Agent(Configurable):
     """Proposes architectures and learns from their rewards: a controller, as the field also calls it.
 
-    A subclass writes ``ask`` and ``tell`` (and ``begin``, to make its state), or ``run`` where it brings its own loop.
-    All its randomness comes from the generator, or the ``search.seed``, that it is given.
+    A subclass implements ``ask`` and ``tell`` (and ``begin``, to initialise its state), or ``run`` if it has its own
+    loop. All its randomness comes from the generator, or the ``search.seed``, that it is given.
 
     Args:
         batch_size: number of architectures proposed at a time; they are evaluated side by side.

@@ -29,8 +29,8 @@ DERIVED: set[str | int] = {  # what follows from the other parts is not asked of
 class Configurable:
     """Remembers the constructor's arguments, so that an object can be written to a file, compared and made again.
 
-    Spaces, evaluators, objectives and agents are configurable: a subclass writes a plain ``__init__`` and does
-    nothing else for it. Arguments that go to the parent by ``super().__init__(**kwargs)`` count with their defaults.
+    Spaces, evaluators, objectives and agents are configurable: a subclass only needs a plain ``__init__``. Arguments
+    passed to the parent by ``super().__init__(**kwargs)`` are remembered too, with their defaults.
 
     >>> class Dial(Configurable):
     ...     def __init__(self, top: int = 11) -> None:
@@ -45,7 +45,7 @@ class Configurable:
     """
 
     excluded_from_identity: ClassVar[tuple[str, ...]] = ()
-    """Arguments that change nothing of what comes out, such as a number of processes."""
+    """Names of arguments that change no result, such as a number of processes."""
 
     _arguments: dict[str, Any]
 

@@ -114,12 +114,12 @@ def score_of(measurement: Measurement) -> float:
 class Rewards:
     """Computes the rewards of one search's measurements, in order; a failure gets less than any success before it.
 
-    A failed trial is paid ``failure_reward`` where that is given. Else it is paid the lowest reward that there can be,
-    less 1; where there is no such, the worst so far, less the spread of those so far, or 1 before there are two. What
-    was paid never changes.
+    A failed trial gets ``failure_reward`` if that is given. Otherwise it gets the lowest possible reward minus 1; if
+    there is no lowest, the worst reward so far minus the spread of those so far, or minus 1 while all are equal, and
+    -1 before any. A reward never changes later.
 
     Args:
-        objective: pays what has a score.
+        objective: maps successful measurements to rewards.
         lowest_score: the lowest value of the task's metric; None where it has none.
 
     >>> rewards = Rewards(Score(), lowest_score=None)

@@ -15,7 +15,7 @@ from nasenv.trial import Architecture, Measurement, Trial
 class Estimate(Evaluator):
     """Estimates architectures during a search; an inner evaluator measures those that are checked or final.
 
-    A subclass writes `estimate`. Its scores may be in any unit, higher is better: they rank, and are never shown
+    A subclass implements `estimate`. Its scores may be in any unit, higher is better: they rank, and are never shown
     beside those of the inner evaluator.
 
     Args:

@@ -24,18 +24,18 @@ def never() -> bool:
 class Evaluator(Configurable, ABC):
     """Measures what architectures of one space are worth.
 
-    A subclass writes `fingerprint` and `measure`; where its trials end one by one, in any order, it writes `submit` and
-    `completed` instead of `measure`, and `slots` where it works on several. A trial that fails is a measurement with
-    its reason, never an exception.
+    A subclass implements `fingerprint` and `measure`. If its trials end one by one, in any order, it implements `submit`
+    and `completed` instead of `measure`, and `slots` if it measures several at once. A trial that fails is a
+    measurement with its error, never an exception.
 
     Args:
         space: the space whose architectures it measures.
 
     Attributes:
         dataset: the data that it trains on; None where it does not train.
-        trains: whether a measurement costs a training; where it does not (a table, say) asking again is free, and no
-            search caches it.
-        eager: how many trainings on a GPU were not replayed as a CUDA graph, by the reason.
+        trains: whether a measurement costs a training; if not (a table, say), measuring again is free, and searches do
+            not cache it.
+        eager: number of trainings on a GPU that used no CUDA graph, by reason.
 
     >>> class Smallest(Evaluator):
     ...     '''Prefers first choices.'''

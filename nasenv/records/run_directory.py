@@ -32,8 +32,7 @@ class RunDirectory:
         identity: identity of the search; a folder of another one is refused.
         slots: how many networks an asynchronous search has in flight at once, for a new journal to say.
         trains: whether measurements cost trainings, each of which is then kept the moment it ends.
-        afresh: whether an agent that does not repeat itself begins anew: the older journal is set aside, and what was
-            measured for it is known.
+        afresh: whether the agent starts afresh: the older journal is set aside, and its measurements are reused.
         clock: the search's time, in seconds since it was begun.
         metric: metric of the scores, for tags.
 

@@ -51,10 +51,10 @@ class Diagram:
 class SearchSpace(Configurable, ABC):
     """Defines the architectures that an agent can make by T decisions, each of at most C choices.
 
-    A subclass passes its decisions and its task to ``super().__init__`` and writes ``build``; it overrides ``mask``
-    where not every choice is valid, and ``canonical`` where several architectures are the same network. It is complete
-    when it is made: its task is among its arguments, so its masks know what fits. On the command line the task comes
-    from the data; a space that is not trained gives it a default.
+    A subclass passes its decisions and its task to ``super().__init__`` and implements ``build``; it overrides ``mask``
+    if some choices can be invalid, and ``canonical`` if several architectures are the same network. The task is a
+    constructor argument, so masks can depend on it. On the command line the task comes from the data; a space that is
+    not trained has a default task.
 
     Args:
         decisions: the T decisions, in the order in which they are taken.

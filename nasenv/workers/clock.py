@@ -8,10 +8,10 @@ import time
 class WakingClock:
     """Counts seconds since it was made, without suspensions of the process (Ctrl-Z, a closed laptop).
 
-    A suspension is what is longer than time can pass between two looks; it counts for so much.
+    A gap between two calls that exceeds ``longest`` is a suspension, and counts as ``longest`` seconds.
 
     Args:
-        longest: seconds between two looks, at most.
+        longest: largest gap in seconds between two calls of a process that is awake.
     """
 
     def __init__(self, longest: float) -> None:

@@ -37,7 +37,7 @@ class WorkerPool(Generic[Job, Answer]):
     Workers end with this process, however it ends; Ctrl-C and SIGTERM do not end them.
 
     Args:
-        work: the function, or bound method, that answers a job; pickled once a worker.
+        work: function or bound method that answers a job; it is pickled once for each worker.
         workers: number of processes, 1 or more.
         timeout_seconds: a job that takes longer, by ``grace_seconds``, costs its worker; None is no limit.
         retry: tells from an answer whether a fresh process might give a better one; the second answer counts.

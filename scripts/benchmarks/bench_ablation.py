@@ -1,4 +1,4 @@
-"""The steps from the plain PyTorch loop to ours: what each of them brings, on top of those before it.
+"""Measures what each step from the plain PyTorch loop to nasenv's training gains, on top of the steps before it.
 
 The architectures, data and recipes are those of ``bench_training.py``. Every round goes through all steps, from a seed
 of its own; "times the plain loop" is taken within rounds.
@@ -33,7 +33,7 @@ Step = Callable[[Sequence[Architecture], int], list[float]]  # architectures, se
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print a table a problem; return the tables with their figures."""
+    """Print a table for each problem, and return the tables with their figures."""
     figures: dict[str, Any] = {"problems": {}, "tables": []}
     for name in arguments.problems:
         problem = PROBLEMS[name]()
@@ -50,7 +50,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _steps(
     problem: Problem, evaluator: TrainingEvaluator, loop: PlainLoop, pool: WorkerPool[Job, float]
 ) -> dict[str, Step]:
-    """Return the steps by name; on the processor all but the first are taken on one thread, then in workers."""
+    """Return the steps by name; on the CPU all but the first run on one thread, then in workers."""
 
     def alone(way: Way) -> Step:
         return lambda architectures, seed: [loop((a, seed, way)) for a in architectures]

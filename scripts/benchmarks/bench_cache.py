@@ -1,4 +1,4 @@
-"""What a hit of the cache costs: measurements as a search makes them, in a SQLite file on disk."""
+"""Measures what a cache hit costs: measurements like a search's, in a SQLite file on disk."""
 
 import argparse
 import tempfile
@@ -55,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(cache: Cache, problem: ProblemKey, trained: dict[Trial, Measurement]) -> None:
-    """Do what is done around a training."""
+    """Do what a search does around a training."""
     assert cache.claim(problem, trained) == trained.keys()
     cache.add(problem, trained)
 
@@ -81,7 +81,7 @@ def _architectures(space: ChainCNN, n: int, rng: np.random.Generator) -> list[Tr
 
 
 def measurement(rng: np.random.Generator) -> Measurement:
-    """Return one as `TrainingEvaluator` makes it on digits: five epochs, all digits of the floats."""
+    """Return a measurement like `TrainingEvaluator`'s on digits: five epochs, floats with all digits."""
     metrics = {"params": int(rng.integers(100, 50_000)), "flops": int(rng.integers(10_000, 5_000_000))}
     curve = tuple(np.sort(2.3 * rng.random(5))[::-1].tolist())
     return Measurement(rng.integers(36, 360) / 359, train_seconds=0.1 + rng.random(), metrics=metrics, curve=curve)

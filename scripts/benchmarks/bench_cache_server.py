@@ -1,4 +1,4 @@
-"""A cache on a PostgreSQL server under the load of many searches, and what a server that is killed loses.
+"""Measures a PostgreSQL cache under the load of many searches, and what is lost when its server is killed.
 
 Each client is a process that does as a search on a machine of its own does: it looks for 16 architectures, claims them,
 and adds each when its turn has come. One more search finds what others have measured, one architecture at a time: those
@@ -38,7 +38,7 @@ _PACE = 1.05 * GOAL_RATE  # of the clients, who keep to it by the clock and fall
 
 
 class Client(NamedTuple):
-    """What one client is to do."""
+    """Describes the work of one client."""
 
     number: int
     url: str
@@ -49,7 +49,7 @@ class Client(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What one client did: how many measurements it added, and what calls took, (n,) seconds each."""
+    """Holds what one client did: the number of measurements added, and the seconds of its calls, (n,)."""
 
     plan: Client
     added: int
@@ -59,7 +59,7 @@ class Done(NamedTuple):
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print the cost of calls under load, and what was lost; return it."""
+    """Print the cost of calls under load and what was lost, and return them."""
     with _served(arguments) as (url, server):
         rows = _fill(url, arguments.rows)
         if server:
@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _served(arguments: argparse.Namespace) -> Iterator[tuple[str, Server | None]]:
-    """Yield the URL of a server, and the server where it is one of our own, which may be killed."""
+    """Yield the URL of a server, and the server itself if it is our own and may be killed."""
     if arguments.url:
         yield arguments.url, None
         return
@@ -133,7 +133,7 @@ def _plans(arguments: argparse.Namespace, url: str, rows: int, first: int) -> li
 
 
 def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
-    """Let all clients work at once, and the server die meanwhile; return what they did."""
+    """Run all clients at once while the server is killed; return what they did."""
     gc.freeze()  # a collection in a client would copy all that PyTorch has
     context = multiprocessing.get_context("fork")  # 50 imports of PyTorch would take minutes
     with ProcessPoolExecutor(len(plans), mp_context=context) as pool:
@@ -147,7 +147,7 @@ def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
 
 
 def _work(plan: Client) -> Done:
-    """Do what one client does for some seconds, on time where it can."""
+    """Work as one client for some seconds, on schedule as far as possible."""
     took: dict[str, list[float]] = {}
     with Cache(plan.url, waits=True) as cache:  # the server may be killed meanwhile
         started, used = time.monotonic(), time.process_time()
@@ -175,7 +175,7 @@ def _adds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
 
 
 def _finds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
-    """Find what was there before; return that nothing was added."""
+    """Find earlier measurements; return 0, the number added."""
     rng = np.random.default_rng(plan.number)
     for _ in _turns(plan, rng):
         known = _architecture(int(rng.integers(plan.rows)))
@@ -186,7 +186,7 @@ def _finds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
 
 
 def _turns(plan: Client, rng: np.random.Generator) -> Iterator[int]:
-    """Yield 0, 1, ... at the client's rate, each at a random moment of its time; late ones at once."""
+    """Yield 0, 1, ... at the client's rate, each at a random moment of its interval; late ones at once."""
     started = time.monotonic()
     turn = 0
     while time.monotonic() < started + plan.seconds:
@@ -211,7 +211,7 @@ def _lost(url: str, done: list[Done]) -> int:
 
 
 def _own(plan: Client, number: int) -> Trial:
-    """Return an architecture that no other client and no earlier filling has."""
+    """Return an architecture that no other client and no earlier run has used."""
     return Trial((6 + plan.number, *_architecture(number).architecture))
 
 

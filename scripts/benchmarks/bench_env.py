@@ -1,4 +1,4 @@
-"""How many decisions a second the vector environment takes on a table, beside gymnasium's SyncVectorEnv.
+"""Measures decisions a second of the vector environment on a table, beside Gymnasium's SyncVectorEnv.
 
 A step gives observations, masks and, at the end of the episodes, rewards of all architectures. Actions are drawn
 beforehand. Both environments take the same actions, one after the other, several times over; the ratio is that of the
@@ -47,7 +47,7 @@ def problems(nas_bench_201: str | None) -> dict[str, TableEvaluator]:
 
 
 def _round(evaluator: TableEvaluator, architectures: int, episodes: int) -> dict[str, float]:
-    """Return decisions a second of both environments, over fresh searches that meet the same architectures."""
+    """Return decisions a second of both environments, in fresh searches that evaluate the same architectures."""
     space = evaluator.space
     steps = episodes * space.num_decisions
     actions = np.random.default_rng(0).integers(0, space.max_choices, (steps, architectures))

@@ -1,4 +1,4 @@
-"""The plain way to train: what a practised user writes first, and the switches that lead from it to ours."""
+"""The plain PyTorch training loop that an experienced user writes, and the switches that lead from it to ours."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ _LOADER_WORKERS = 4  # on a GPU
 
 @dataclass(frozen=True)
 class Way:
-    """How the plain loop is run; without the switches it is the plain way, each of them is a step towards ours.
+    """Selects how the plain loop runs; each switch is a step towards nasenv's training.
 
     Args:
         threads: of the processor.
@@ -46,7 +46,7 @@ class Way:
 
 
 class PlainLoop:
-    """Trains an architecture from a seed in some way, and returns its validation accuracy.
+    """Trains an architecture from a seed in a selected way, and returns its validation accuracy.
 
     It has our epochs, batch size, peak rate, weight decay and number of steps. On a GPU the loader has workers and
     pinned memory.
@@ -115,7 +115,7 @@ class PlainLoop:
 
 
 def _with_the_usual_pool(model: nn.Module) -> None:
-    """Put what PyTorch's users write in the place of our global average pool."""
+    """Replace our global average pool by PyTorch's."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, GlobalAveragePool):
@@ -123,7 +123,7 @@ def _with_the_usual_pool(model: nn.Module) -> None:
 
 
 def _stepper(model: nn.Module, recipe: Recipe, way: Way, steps: int) -> Callable[[Tensor], None]:
-    """Return what does the backward pass and the optimizer's and the schedule's step."""
+    """Return the function that does the backward pass and the steps of optimizer and schedule."""
     if way.flat:
         return _flat_stepper(model, recipe, steps)
     rate = recipe.learning_rate if way.one_cycle else _CONSTANT_RATE
@@ -155,7 +155,7 @@ def _flat_stepper(model: nn.Module, recipe: Recipe, steps: int) -> Callable[[Ten
 
 
 class _Resident:
-    """The batches of a loader, each gathered at once from the whole tensor on the device."""
+    """Yields a loader's batches, each gathered at once from the whole tensor on the device."""
 
     def __init__(self, split: Split, batch_size: int, device: torch.device, channels_last: bool) -> None:
         layout = torch.channels_last if channels_last else torch.contiguous_format

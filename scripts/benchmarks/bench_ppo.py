@@ -1,4 +1,4 @@
-"""PPO on a table, where an architecture costs nothing: proposals a second, against the same PPO on single environments.
+"""Measures proposals a second of PPO on a table, against the same PPO on single environments.
 
 Both ways are Stable-Baselines3's unmodified PPO with nasenv's settings, 16 architectures an update as one batch: ours
 in a search, as the agent `StableBaselines` runs it (`PPO` without its guidance), the plain way on a DummyVecEnv of
@@ -26,7 +26,7 @@ _ARCHITECTURES = 16
 
 
 class Timed(SB3PPO):
-    """PPO that notes what its updates take, in seconds of all of its objects together."""
+    """Runs PPO, and counts the seconds that updates take, over all its instances."""
 
     training = 0.0
 
@@ -60,7 +60,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pair(space: SearchSpace, evaluator: TableEvaluator, epochs: int, number: int, updates: int) -> dict[str, float]:
-    """Return proposals a second of both ways from one seed, their ratio, and the share that is not ``train``."""
+    """Return proposals a second of both ways from one seed, their ratio, and the share of time outside ``train``."""
     settings = PPO(num_envs=_ARCHITECTURES, n_epochs=epochs).settings_for(_search(space, evaluator, number, updates))
     rates = {}
     for way in ("plain", "ours") if number % 2 else ("ours", "plain"):
@@ -82,7 +82,7 @@ def _pair(space: SearchSpace, evaluator: TableEvaluator, epochs: int, number: in
 
 
 def _search(space: SearchSpace, evaluator: TableEvaluator, seed: int, updates: int) -> Search:
-    """Return a search of so many updates: repeats are charged, so that its budget counts proposals."""
+    """Return a search with so many updates; repeats are charged, so that its budget counts proposals."""
     return Search(space, evaluator, budget=Budget(updates * _ARCHITECTURES, charge_repeats=True), seed=seed)
 
 

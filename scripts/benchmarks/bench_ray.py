@@ -1,4 +1,4 @@
-"""How busy a driver keeps a thousand slots of a Ray cluster, and what a second node brings for training.
+"""Measures how busy a driver keeps a thousand slots of a Ray cluster, and what a second node gains in training.
 
 The load is simulated: an evaluation sleeps. Few actors with many threads each stand for the slots, so that one machine
 will do. Sleeps are scaled down, which makes the driver's work per second so many times what it is with evaluations of
@@ -41,7 +41,7 @@ AGENTS: dict[str, Callable[[int], Agent]] = {
 
 
 class Sleeping(Evaluator):
-    """Takes so many seconds over an architecture, and finds it as good as the share of its choices that are 1."""
+    """Sleeps some seconds over each architecture, and scores it by the share of its choices that are 1."""
 
     def __init__(self, space: ChainCNN, seconds: float) -> None:
         super().__init__(space)
@@ -52,14 +52,14 @@ class Sleeping(Evaluator):
         return "sleeping"
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
-        """Sleep over each."""
+        """Sleep over each trial, and return its score."""
         time.sleep(self.seconds * len(trials))
         architectures = [trial.architecture for trial in trials]
         return [Measurement(a.count(1) / len(a), train_seconds=self.seconds) for a in architectures]
 
 
 class Crowded(RayEvaluator):
-    """Has a hundred evaluations in each worker."""
+    """Runs a hundred evaluations in each worker."""
 
     at_once = 100
     batches = 0  # of at most as many trials as there are slots, that were asked for together
@@ -71,23 +71,23 @@ class Crowded(RayEvaluator):
 
 
 class Watch:
-    """A listener that takes down, by part of a search, wall and processor seconds, memory in bytes, and proposals."""
+    """Records, as a listener, wall and CPU seconds, memory in bytes and proposals, by part of a search."""
 
     def __init__(self, evaluations: int) -> None:
         self._every = evaluations // _PARTS
         self.start()
 
     def __call__(self, search: Search, outcome: Any) -> None:
-        """Look at the clocks at the end of a part."""
+        """Record the end of a part."""
         if not outcome.repeat and outcome.evaluation % self._every == 0:
             self.seen.append(self._now(search.history.proposals))
 
     def start(self) -> None:
-        """Begin the first part now."""
+        """Start the first part."""
         self.seen = [self._now()]
 
     def parts(self) -> list[dict[str, float]]:
-        """Return what each part took: wall and processor seconds, bytes more of memory, and proposals."""
+        """Return for each part its wall and CPU seconds, its growth of memory in bytes, and its proposals."""
         return [
             dict(zip(("wall", "cpu", "bytes", "proposals"), np.subtract(now, then).tolist(), strict=True))
             for then, now in zip(self.seen, self.seen[1:], strict=False)
@@ -114,7 +114,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what a search on so many slots took, and how long and how often a slot waited."""
+    """Return what a search on so many slots took, and how long and how often slots were idle."""
     space, slots = ChainCNN(max_layers=8), arguments.slots
     watch = Watch(arguments.evaluations)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": _STORE})

@@ -1,4 +1,4 @@
-"""Does the reward mean something? How alike two seeds rank random architectures, by the length of the training.
+"""Measures how reliable rewards are: the correlation of two seeds' rankings, by the length of the training.
 
 For each data set and length, the same random architectures (distinct by representative) are trained with two evaluator
 seeds. Spearman's rho of the two lists of validation accuracies says how much of a reward is the architecture and how
@@ -116,7 +116,7 @@ def _distinct(space: nasenv.SearchSpace, n: int, rng: np.random.Generator) -> li
 
 
 def _chance_level(labels: NDArray[np.int64]) -> float:
-    """Return the accuracy that naming the commonest class stays below in 95 of 100 draws of as many examples."""
+    """Return the accuracy that predicting the commonest class stays below in 95 of 100 samples of this size."""
     share = np.bincount(labels).max() / len(labels)
     return float(share + 1.645 * np.sqrt(share * (1 - share) / len(labels)))
 

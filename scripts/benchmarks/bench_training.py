@@ -1,4 +1,4 @@
-"""Trained networks a second, against the plain PyTorch loop that does the same; on the processor or on a GPU.
+"""Measures trainings a second against the plain PyTorch loop, on the CPU or on a GPU.
 
 The plain way is what a practised user writes first: DataLoader and TensorDataset, AdamW under OneCycleLR, one training
 at a time, contiguous tensors, the default optimizer implementation, scored by a DataLoader loop; on the processor with
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 
 class Trained(NamedTuple):
-    """What one way took and came to: wall seconds of all architectures, accuracy of each, and our measurements."""
+    """Holds the results of one way: wall seconds of all architectures, accuracy of each, and our measurements."""
 
     seconds: float
     accuracies: list[float]
@@ -47,7 +47,7 @@ class Trained(NamedTuple):
 
 
 class Contest:
-    """Both ways, ready to train architectures of one problem.
+    """Trains the architectures of one problem both ways.
 
     Args:
         problem: what is trained.
@@ -73,7 +73,7 @@ class Contest:
         return Trained(*timed(lambda: [self._loop((a, seed, self._way)) for a in architectures]), [])
 
     def train(self, architectures: Sequence[Architecture], seed: int) -> Trained:
-        """Train the architectures by the evaluator.
+        """Train the architectures with the evaluator.
 
         Raises:
             InputError: a training failed.
@@ -86,7 +86,7 @@ class Contest:
 
 
 def timed(act: Callable[[], Result]) -> tuple[float, Result]:
-    """Return the wall seconds that a function took, and what it returned."""
+    """Return the wall seconds that a function took, and its result."""
     started = time.perf_counter()
     result = act()
     return time.perf_counter() - started, result
@@ -142,7 +142,7 @@ def mean_std(values: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]
 
 
 def floors(device: torch.device, cores: int) -> dict[str, float]:
-    """Return GFLOP/s a core (a GPU as a whole) of a square matrix product, all cores at work, by precision."""
+    """Return the GFLOP/s a core (or of the GPU) of a square matrix product on all cores, by precision."""
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if device.type == "cpu":
         torch.set_num_threads(cores)

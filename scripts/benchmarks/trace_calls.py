@@ -1,4 +1,4 @@
-"""Follows one evaluation through the code: how many calls it makes, in how many files, and how often the file changes.
+"""Traces one evaluation through the code: counts calls, files, and jumps between files.
 
 Three evaluations are followed, each by ``Search.evaluate([architecture])`` without and with a run directory, after the
 search has evaluated another architecture: a look-up in the shipped table that is new to the search, a repeat of it, and
@@ -60,13 +60,13 @@ def architecture_of(space: Any, text: str) -> Any:
 
 
 def evaluate(search: Any, architecture: Any) -> object:
-    """Do what is followed."""
+    """Evaluate an architecture: this is traced."""
     return search.evaluate([architecture])
 
 
 @dataclass(frozen=True)
 class Call:
-    """One entry into code of nasenv.
+    """Holds one call of a function of nasenv.
 
     Args:
         file: relative to the tree.
@@ -85,27 +85,27 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """What was followed: the calls in order, and how often the file changed."""
+    """Holds the calls in order, and counts the jumps between files."""
 
     calls: Sequence[Call]
     changes: int
 
     def row(self) -> list[int]:
-        """Return calls, plain calls, different functions, files, and changes of file."""
+        """Return the numbers of calls, plain calls, distinct functions, files, and jumps between files."""
         plain = [(c.file, c.function) for c in self.calls if c.plain]
         return [len(self.calls), len(plain), len(set(plain)), len({c.file for c in self.calls}), self.changes]
 
 
 @cache
 def file_of(code: CodeType) -> str | None:
-    """Return the file in which code lies, relative to the tree; None where it is not nasenv's."""
+    """Return the file of a code object, relative to the tree; None if it is not nasenv's."""
     path = Path(code.co_filename).resolve()  # nasenv/agents may be a link
     inside = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in FOLDERS
     return str(path.relative_to(ROOT)) if inside else None
 
 
 def follow(act: Callable[[], object]) -> Trace:
-    """Do something, and return what of nasenv it called in this thread."""
+    """Call a function, and return the calls of nasenv's code in this thread."""
     calls: list[Call] = []
     begun: set[FrameType] = set()  # generators
     changes = 0

@@ -1,4 +1,4 @@
-"""A search of 100,000 evaluations on a table: what of it is ours, whether that grows, its memory, and its replay.
+"""Measures a search of 100,000 evaluations on a table: our share of its time, growth, memory, and replay.
 
 The table has 2^17 architectures. Each search runs in a process of its own, which says its largest resident memory. The
 cost of an evaluation is the processor time spent inside ``Search.evaluate`` (journal, TensorBoard, history, cache,
@@ -42,7 +42,7 @@ _COMPARED = 5  # thousands at the start and at the end, whose medians say whethe
 
 
 class EachOnce(agents.Agent):
-    """Proposes the architectures of the space in a random order, each once."""
+    """Proposes all architectures of the space once, in random order."""
 
     def run(self, search: SearchLike) -> None:
         """Propose until the budget is used up."""
@@ -60,7 +60,7 @@ AGENTS: dict[str, Callable[[], agents.Agent]] = {
 
 
 class TimedSearch(Search):
-    """A search that keeps what was spent in ``evaluate``, after each call.
+    """Records the time spent in ``evaluate`` after each call.
 
     Attributes:
         spent: (evaluations, proposals, processor seconds, wall seconds) so far.
@@ -87,7 +87,7 @@ def space() -> ChoiceSpace:
 
 
 def write_architectures(path: Path, seed: int) -> None:
-    """Write the table: of every architecture an accuracy drawn from the seed, seconds and parameters."""
+    """Write the table: each architecture has an accuracy drawn from the seed, seconds and parameters."""
     searched, rng = space(), np.random.default_rng(seed)
     architectures = searched.all_architectures()
     accuracies, seconds = rng.random(len(architectures)), rng.random(len(architectures))
@@ -98,7 +98,7 @@ def write_architectures(path: Path, seed: int) -> None:
 
 
 def search_once(folder: Path, agent: str, evaluations: int, seed: int) -> dict[str, Any]:
-    """Search in a run directory, with a cache beside it, and return what it took; a second time, it is a replay."""
+    """Search in a run directory with a cache, and return the costs; a second call is a replay."""
     torch.set_num_threads(1)
     searched = space()
     evaluator = TableEvaluator(searched, str(folder / "table.csv"), test_column=None)

@@ -1,4 +1,4 @@
-"""Every reader of files, with the inputs that the soak gives it."""
+"""Every file reader of nasenv, with the inputs that the soak gives it."""
 
 import contextlib
 import gzip
@@ -36,7 +36,7 @@ from scripts.soak.inputs import any_bytes, changed, json_files, json_lines, npz_
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader of files.
+    """Describes one file reader.
 
     Args:
         name: what it reads.
@@ -51,7 +51,7 @@ class Reader:
 
 @contextmanager
 def every_reader() -> Iterator[list[Reader]]:
-    """Give the readers, whose files are in a folder that is removed at the end."""
+    """Yield the readers, whose files are in a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield [

@@ -1,4 +1,4 @@
-"""Random walks through every space: what the masks allow, what architectures mean, and that their networks train.
+"""Walks randomly through every space, and checks masks, the meaning of architectures, and their networks.
 
 A walk takes T actions: most are drawn from the valid choices, one in four is any integer, which is redirected. Of every
 architecture that a walk ends at, validity, canonical form and text are checked, of some all neighbours. A choice that a
@@ -48,7 +48,7 @@ def soak(sequences: int, seed: int) -> dict[str, Any]:
 
 
 def _shares(total: int, parts: int) -> list[int]:
-    """Return numbers that differ by one at most and add up."""
+    """Return n integers that differ by one at most, with this sum."""
     shares: list[int] = np.diff(np.linspace(0, total, parts + 1).astype(int)).tolist()
     return shares
 
@@ -74,7 +74,7 @@ def soak_case(case: Case, sequences: int, builds: int, seed: int = 0) -> dict[st
 
 
 def _told(check: Callable[..., Iterator[str]], *arguments: Any) -> list[str]:
-    """Return the failures that a check tells; an exception is one more, since none is to be raised."""
+    """Return the failures that a check yields; an exception is one more."""
     reasons: list[str] = []
     try:
         reasons.extend(check(*arguments))
@@ -133,7 +133,7 @@ def _walk(case: Case, n: int, rng: np.random.Generator) -> tuple[Rows, Rows, lis
 
 
 def _meant(mask: NDArray[np.bool_], actions: Rows) -> Rows:
-    """Return what actions, (n,), mean under masks, (n, C): themselves, or the (a mod k)-th of the k valid choices."""
+    """Return the choices that actions (n,) stand for under masks (n, C)."""
     every = np.arange(mask.shape[1])
     itself = (every == actions[:, None]) & mask
     ordinal = mask.cumsum(axis=1) - 1
@@ -186,7 +186,7 @@ def _check_around(case: Case, architecture: Architecture, rng: np.random.Generat
 
 
 def _check_network(case: Case, architecture: Architecture) -> Iterator[str]:
-    """Train a network for one step and run it; one that stands for it must be the same network."""
+    """Train a network for one step and run it; its representative's must be the same network."""
     space = case.space
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(3, *space.task.shape, generator=generator)
