@@ -19,10 +19,10 @@ from nasenv.search.layer import SearchLike
 _Rewards: TypeAlias = NDArray[np.float64]
 
 Shaping: TypeAlias = Callable[[_Rewards, NDArray[np.bool_]], _Rewards]
-"""What an algorithm is paid, (n,), for n rewards, (n,), of which some are repeats, (n,)."""
+"""Maps n rewards (n,), with flags of repeats (n,), to the rewards of the algorithm, (n,)."""
 
 Revise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""The n architectures, (n, T), that are evaluated in the place of those that an algorithm made, (n, T)."""
+"""Maps n architectures that an algorithm made, (n, T), to those that are evaluated, (n, T)."""
 
 
 class RankReward:

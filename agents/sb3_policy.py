@@ -223,7 +223,7 @@ class AttentionFeatures(SequenceFeatures):
 
 
 NETWORKS: dict[str, type[SequenceFeatures] | None] = {"mlp": None, "lstm": LSTMFeatures, "attention": AttentionFeatures}
-"""What reads the observations in front of a policy's hidden layers, by name; nothing does for mlp."""
+"""The feature extractors before a policy's hidden layers, by name; mlp has none."""
 
 
 def network_settings(network: str, space: SearchSpace) -> dict[str, Any]:

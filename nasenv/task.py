@@ -114,7 +114,7 @@ METRICS: dict[str, Metric] = {
     "r2": Metric(_r2, "regression", None, 1.0, False),
     "neg_rmse": Metric(_negative_rmse, "regression", None, 0.0, False),
 }
-"""The metrics that a trained network can be scored by, by name."""
+"""Maps the names of metrics to those that score a trained network."""
 
 
 def is_share(metric: str) -> bool:
@@ -210,7 +210,7 @@ class Task:
 
 
 CIFAR10 = Task(Images((3, 32, 32)), outputs=10)
-"""The task that NAS-Bench-201, NAS-Bench-Macro and many others are measured on."""
+"""The task of NAS-Bench-201, NAS-Bench-Macro and many other benchmarks."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ Architecture: TypeAlias = tuple[int, ...]
 """The index of the choice taken at each decision of a space, in order; its length is T."""
 
 Purpose: TypeAlias = Literal["search", "check", "confirm", "test"]
-"""What a trial is for.
+"""The purpose of a trial.
 
 search: the agent asks. check: a second look at a search's trial, such as one at a higher fidelity. confirm: the final,
 longer training, scored on validation data. test: the final training on training and validation data, scored on test

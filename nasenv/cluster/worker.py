@@ -25,9 +25,9 @@ from nasenv.provenance import versions
 from nasenv.workers.serving import describe_error
 
 Packed: TypeAlias = tuple[bytes, dict[int, tuple[NDArray[np.float32], NDArray[Any]]]]
-"""Objects as they lie in Ray's object store: pickled, but for the inputs and targets of splits of data, by number.
+"""Objects in Ray's object store: pickled, except for the inputs and targets of data splits, which are arrays by number.
 
-All workers of a node read these where they lie, and cannot write to them; left to Ray, that would hold for all arrays.
+The workers of a node share these arrays, which are read-only; if Ray pickled the objects, all their arrays would be.
 """
 
 

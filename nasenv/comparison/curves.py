@@ -14,7 +14,7 @@ from nasenv.comparison.statistics import interquartile_interval, interquartile_m
 from nasenv.errors import InputError
 
 Against = Literal["evaluations", "seconds"]
-"""What a search has spent so far: distinct evaluations, or charged seconds."""
+"""The unit of spent budget: distinct evaluations, or charged seconds."""
 
 _Floats = NDArray[np.float64]
 

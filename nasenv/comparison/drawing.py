@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 Looks: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""How each agent's line is drawn."""
+"""The line style of each agent, as keyword arguments of matplotlib."""
 
 INK, GREY = "#222222", "#767676"
 SMALL = 7.5  # points
 DPI = 200
-"""The layout is made for it: text is not equally wide at all."""
+"""The resolution of all figures; layouts depend on it, since the width of text does."""
 
 _FONT = 8.5  # points
 _LABEL_LINE = 10.5  # points from one label at the lines' ends to the next

@@ -52,7 +52,7 @@ NOTES = {
     "improvement": "Probability that a run of the row's agent ends above one of the column's, ties counting half; "
     "bold with a star: separated (p < 0.05 by Holm)",
 }
-"""What each kind of picture shows; its keys are the kinds, in the order in which they are read."""
+"""The captions of the figures by kind, in the order of the report."""
 
 _AgentRuns: TypeAlias = Mapping[str, Sequence[Trajectory]]  # the sound runs of one problem, by agent
 _MOST_POINTS = 150  # of a line: a panel is some 170 points wide

@@ -18,7 +18,7 @@ from nasenv.files import write_whole
 _RETRIES = 2  # of a run that was lost with its node
 
 Files = Mapping[str, bytes]
-"""What a run's folder holds, by name."""
+"""The contents of the files in a run's folder, by name."""
 
 
 class RayRuns:

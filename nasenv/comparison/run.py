@@ -16,7 +16,7 @@ from nasenv.errors import InputError, printable
 from nasenv.files import open_file, parse_json, read_whole, spare_memory, write_whole
 
 Quantity = Literal["reward", "val_score", "test_score"]
-"""What of an incumbent is looked at. `val_score` is the one after the final training where that is known of every run,
+"""A quantity of incumbents. `val_score` is the one after the final training where that is known of every run,
 else the one measured in the search."""
 
 _Floats = NDArray[np.float64]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from nasenv.comparison.run import Quantity
 
 LEVEL = 0.05
-"""Of the tests: how often at most agents that do not differ are called different, over all pairs of a problem."""
+"""The family-wise significance level of the tests over all pairs of a problem."""
 
 _ESTIMATE = ("value", "low", "high")
 _COLUMNS = (

@@ -13,7 +13,7 @@ from nasenv.comparison.summary import Display, IntervalEstimate, Spread, Standin
 from nasenv.errors import InputError
 
 NONE = "-"
-"""What stands where there is nothing."""
+"""The text of an empty cell."""
 
 
 class TextTable(NamedTuple):

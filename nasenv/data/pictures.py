@@ -18,7 +18,7 @@ from nasenv.errors import InputError
 from nasenv.files import in_megabytes, open_file, read_whole, spare_memory, user_path
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
-"""Those of Pillow's that are pixels: an EPS, say, is a program, which Ghostscript would run."""
+"""The formats of Pillow that hold pixels; an EPS, say, is a program, which Ghostscript would run."""
 
 _AT_ONCE = 64  # rows of a parquet file
 _LARGEST_FILE = 500_000_000  # bytes of one picture

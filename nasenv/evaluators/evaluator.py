@@ -24,9 +24,9 @@ def never() -> bool:
 class Evaluator(Configurable, ABC):
     """Measures what architectures of one space are worth.
 
-    A subclass implements `fingerprint` and `measure`. If its trials end one by one, in any order, it implements `submit`
-    and `completed` instead of `measure`, and `slots` if it measures several at once. A trial that fails is a
-    measurement with its error, never an exception.
+    A subclass implements `fingerprint` and `measure`. If its trials end one by one, it implements `submit` and
+    `completed` instead of `measure`, and `slots` if it measures several at once. A trial that fails is a measurement
+    with its error, never an exception.
 
     Args:
         space: the space whose architectures it measures.
