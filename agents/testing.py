@@ -121,7 +121,7 @@ class AgentContract:
         return type(self.make())(**config["init_args"])
 
     def test_keeps_the_budget_exactly_and_proposes_valid_architectures(self) -> None:
-        """Also where the budget is smaller than a batch; masks of the space forbid some choices."""
+        """Check this also for a budget below a batch, in a space whose masks forbid some choices."""
         for evaluations in (1, 2, _EVALUATIONS):
             search = self._searched(evaluations=evaluations)
             assert search.ended == f"the budget of {evaluations} evaluations is used up", search.ended
@@ -129,32 +129,32 @@ class AgentContract:
             assert all(search.space.check(o.architecture) for o in search.history)
 
     def test_goes_the_same_way_with_a_smaller_budget(self) -> None:
-        """What it proposes first does not depend on how long it may go on, unless it plans by the budget."""
+        """Check that its first proposals do not depend on the budget, unless it plans by the budget."""
         assert self._proposed(evaluations=5) == self._proposed()[:5]
 
     def test_repeats_itself_by_its_seed_alone(self) -> None:
-        """Whatever the state of the global generators; another seed leads elsewhere."""
+        """Check that its proposals depend on the seed, and not on the state of the global generators."""
         first = self._proposed(seed=1)
         _disturb_global_generators()
         assert first == self._proposed(seed=1), "the same seed led to other architectures: not all randomness is seeded"
         assert first != self._proposed(seed=2), "another seed led to the same architectures"
 
     def test_starts_fresh_in_a_second_search(self) -> None:
-        """The same object forgets its first search."""
+        """Check that the same object forgets its first search."""
         agent = self.make()
         searches = [self._searched(agent=agent) for _ in range(2)]
         first, second = ([o.architecture for o in s.history] for s in searches)
         assert first == second, "the second search of one agent went another way than its first"
 
     def test_made_again_from_its_config_it_does_the_same(self) -> None:
-        """`Configurable` keeps the arguments of the constructor, and they say everything."""
+        """Check that an agent made from ``config()`` proposes the same."""
         config = self.make().config()
         again = self.make_again(config)
         assert again.config() == config
         assert self._proposed(agent=again) == self._proposed()
 
     def test_leaves_the_global_generators_alone(self) -> None:
-        """Those of Python, NumPy and PyTorch are as they were before the search."""
+        """Check that the generators of Python, NumPy and PyTorch are as they were before the search."""
         if self.touches_global_state:
             return
         before = _global_state()
@@ -163,30 +163,30 @@ class AgentContract:
         assert not changed, f"the search used the global random generator of {', '.join(changed)}"
 
     def test_survives_failures(self) -> None:
-        """Some evaluations fail, or all do."""
+        """Check that it goes on when some evaluations fail, or all do."""
         for failing in (0.5, 1.0):
             space = _masked_space()
             assert len(self._searched(space, Formula(space, failing)).history) == _EVALUATIONS
 
     def test_survives_equal_rewards(self) -> None:
-        """Nothing is to be learnt where all architectures are worth the same."""
+        """Check that it goes on when all architectures have the same reward."""
         space = _masked_space()
         assert len(self._searched(space, Formula(space, 0.0, 0.5)).history) == _EVALUATIONS
 
     def test_ends_in_a_space_of_one_architecture(self) -> None:
-        """There is nothing to choose."""
+        """Check that its search ends in a space of one architecture."""
         search = self._searched(ChoiceSpace({"a": (1,), "b": (2,)}, _no_network))
         assert search.ended == "all 1 architectures of the space are evaluated", search.ended
 
     def test_ends_in_a_space_smaller_than_its_budget(self) -> None:
-        """It has seen all architectures, or comes to repeat itself; then the search ends."""
+        """Check that its search ends once all architectures are evaluated, or it only repeats itself."""
         search = self._searched(ChoiceSpace({"a": (1, 2), "b": (3, 4, 5)}, _no_network), repeats=2)
         assert search.ended is not None
         ends = ("all 6 architectures", "the agent proposes what it proposed before")
         assert search.ended.startswith(ends), search.ended
 
     def test_goes_on_from_starting_architectures(self) -> None:
-        """They are in the history before its first proposal and count as evaluations, be it one, some, or failures."""
+        """Check that it accepts evaluations before its first proposal: one, some, or failures."""
         space = _masked_space()
         for n, failing in ((1, 0.0), (9, 0.1), (3, 1.0)):
             start = list(dict.fromkeys(space.sample(3 * n, np.random.default_rng(n))))[:n]
@@ -197,7 +197,7 @@ class AgentContract:
             assert len(first) == _EVALUATIONS, ways[0].ended
 
     def test_asynchronous_it_follows_from_the_order_of_the_answers(self) -> None:
-        """An agent that can be answered one by one is: in any order, and the same order leads it the same way."""
+        """Check that an asynchronous agent accepts answers in any order, and repeats itself for the same."""
         config = self.make().config()
         if "asynchronous" not in config["init_args"]:
             return

@@ -248,7 +248,7 @@ class Journal(JSONLines):
             text: the architecture in words.
             seconds: since the search's start.
             by: who asked for it: the agent, or the layer of that name.
-            slots: how many networks an asynchronous search has in flight from now on; None for as many as before.
+            slots: how many trials an asynchronous search has in flight from now on; None for as many as before.
         """
         self.write(
             {

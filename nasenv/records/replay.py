@@ -21,7 +21,7 @@ class CompletionOrder:
     """Holds the order of answers and the slots that, beside the seed, determine an asynchronous search.
 
     Args:
-        slots: number of networks in flight at once, to begin with.
+        slots: number of trials in flight at once, to begin with.
         architectures: the architectures in the order of their answers.
         changes: the number of slots from then on, by the number, from 1, of the evaluation that was answered then.
     """

@@ -30,7 +30,7 @@ class RunDirectory:
         path: the folder, made where missing.
         config: the configuration, for those who read it.
         identity: identity of the search; a folder of another one is refused.
-        slots: how many networks an asynchronous search has in flight at once, for a new journal to say.
+        slots: how many trials an asynchronous search has in flight at once, for a new journal to say.
         trains: whether measurements cost trainings, each of which is then kept the moment it ends.
         afresh: whether the agent starts afresh: the older journal is set aside, and its measurements are reused.
         clock: the search's time, in seconds since it was begun.
