@@ -13,7 +13,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from torch import nn
 
 import nasenv
-from nasenv.cache.cache import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.envs.env import ArchitectureEnv
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.objectives import ScoreWithinCost
@@ -132,7 +132,7 @@ def test_keyword_arguments_replace_the_parts():
         *_, info = env.step(1)
     paid = search.history[0].measurement
     assert search.history[0].reward == objective.reward(paid)
-    problem = Problem(space.fingerprint(), Hashed(space).fingerprint())
+    problem = ProblemKey(space.fingerprint(), Hashed(space).fingerprint())
     trial = nasenv.Trial(space.canonical(info["architecture"]))
     assert cache.find(problem, [trial]) == {trial: paid}
 

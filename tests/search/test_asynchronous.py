@@ -14,7 +14,8 @@ from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.testing import AgentContract, AnyOrder
 from nasenv.agents.tpe import TPE
-from nasenv.cache.cache import Cache, Problem
+from nasenv.cache.cache import Cache
+from nasenv.cache.keys import ProblemKey
 from nasenv.commands.cli import main
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.table import TableEvaluator
@@ -237,7 +238,7 @@ def test_what_a_cache_knows_is_not_trained(tmp_path):
 def elsewhere(tmp_path):
     """Return an architecture that another search trains, a cache, and what ends that training with or without result"""
     cache, other = (Cache(tmp_path / "cache.db") for _ in range(2))
-    architecture, problem = some_networks(1)[0], Problem(SPACE.fingerprint(), Slots(SPACE).fingerprint())
+    architecture, problem = some_networks(1)[0], ProblemKey(SPACE.fingerprint(), Slots(SPACE).fingerprint())
     trial = Trial(architecture)
     assert other.claim(problem, [trial]) == {trial}
 

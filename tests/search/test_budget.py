@@ -10,7 +10,8 @@ import pytest
 
 from nasenv.agents.agent import Agent
 from nasenv.agents.random_search import RandomSearch
-from nasenv.cache.cache import Cache, Problem
+from nasenv.cache.cache import Cache
+from nasenv.cache.keys import ProblemKey
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.search.budget import Budget
@@ -223,7 +224,7 @@ def test_the_evaluation_that_reaches_the_limit_is_the_last_inside_a_batch_too(tm
         assert [tuple(entry["architecture"]) for entry in journal(tmp_path)] == batch[:3]
         assert (search.history.charged_seconds, search.history.proposals) == (6.0, 3)
         assert evaluator.trained == batch  # all at once, since what they cost is known afterwards
-        problem, trials = Problem(SPACE.fingerprint(), evaluator.fingerprint()), list(map(Trial, batch))
+        problem, trials = ProblemKey(SPACE.fingerprint(), evaluator.fingerprint()), list(map(Trial, batch))
         assert set(cache.find(problem, trials)) == set(trials)  # so none of it is lost
         with pytest.raises(BudgetExhausted):
             search.evaluate(batch[:1])
