@@ -130,7 +130,7 @@ def test_what_a_spreadsheet_leaves_is_read(tmp_path):
     [
         ("", "no column|expected a header"),
         ("architecture,val_accuracy\n", "expected a header and a line for each architecture"),
-        ("architecture,val_accuracy\na,1\n", "has no column 'architecture'; it has architecture, val_accuracy$"),
+        ("network,val_accuracy\na,1\n", "has no column 'architecture'; it has network, val_accuracy$"),
         ("architecture,val_acuracy,b\na,1,2\n", "has no column 'val_accuracy'; it has val_acuracy$"),
         ("architecture,val_accuracy,val_accuracy\na,1,1\n", "line 1: a column is named twice"),
         ("architecture,val_accuracy\na,1\nb\n", "line 3: expected 2 cells as in the header, got 1"),
