@@ -210,7 +210,8 @@ class AgentContract:
             evaluator = AnyOrder(space, failing, slots=2, order=2)
             order = CompletionOrder(first.slots, architectures)
             again = self._searched(space, evaluator, self.make_again(config), completion_order=order)
-            assert [o.architecture for o in again.history] == architectures, "the same answers led elsewhere"
+            proposed = [outcome.architecture for outcome in again.history]
+            assert proposed == architectures, "the same answers led to other architectures"
 
     def _searched(
         self,
