@@ -1,4 +1,4 @@
-"""The contract of an agent, and the loop of those that ask and tell."""
+"""The contract of an agent, and the ask-and-tell loop."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nasenv.trial import Architecture, Outcome
 
 
 class Agent(Configurable):
-    """A controller: proposes designs and learns from what they are worth.
+    """Proposes architectures and learns from their rewards: a controller, as the field also calls it.
 
-    A subclass writes ``ask`` and ``tell`` (and ``begin``, to make its state), or ``run`` where it brings its own loop.
-    All its randomness comes from the generator, or the ``search.seed``, that it is given.
+    A subclass implements ``ask`` and ``tell`` (and ``begin``, to initialise its state), or ``run`` if it has its own
+    loop. All its randomness comes from the generator, or the ``search.seed``, that it is given.
 
     Args:
-        batch_size: number of designs proposed at a time; they are evaluated side by side.
-        asynchronous: whether ``run`` asks for one design whenever a worker is free and tells each outcome as it comes,
-            instead of waiting for a batch. Then outcomes depend on how many designs are in flight and on the order
-            in which they end, both of which the journal keeps: the same run goes on after a stop, but another number of
-            workers, or another day, is another search.
+        batch_size: number of architectures proposed at a time; they are evaluated side by side.
+        asynchronous: whether ``run`` asks for one architecture whenever a worker is free and tells each outcome as it
+            comes, instead of waiting for a batch. Then outcomes depend on how many architectures are in flight and on
+            the order in which they end, both of which the journal keeps: the same run goes on after a stop, but another
+            number of workers, or another day, is another search.
 
     >>> class Newest(Agent):
     ...     '''Mutates whatever it saw last.'''
@@ -44,11 +44,11 @@ class Agent(Configurable):
 
     def __init__(self, batch_size: int = 16, asynchronous: bool = False) -> None:
         name = type(self).__name__
-        self.batch_size = integer(f"{name}: the number of designs at a time", batch_size)
+        self.batch_size = integer(f"{name}: the number of architectures at a time", batch_size)
         self.asynchronous = flag(f"{name}: asynchronous", asynchronous)
 
     def run(self, search: SearchLike) -> None:
-        """Propose and learn until `BudgetExhausted` is raised; the search sees to it that it is."""
+        """Propose and learn until the search raises `BudgetExhausted`."""
         self.begin(search.space, np.random.default_rng(search.seed))
         if len(search.history):
             self.tell(list(search.history))
@@ -59,17 +59,18 @@ class Agent(Configurable):
             self.tell(search.evaluate(self.ask(self.batch_size)))
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        """Make the state of a new search."""
+        """Initialise the state for a new search."""
 
     def ask(self, n: int) -> Sequence[Architecture] | NDArray[np.integer[Any]]:
-        """Return n designs to be evaluated, one at least: tuples, or an integer array (n, T).
+        """Return n architectures to be evaluated, one at least: tuples, or an integer array (n, T).
 
-        An asynchronous agent may return none while designs of its own are in flight: it waits for one to be told.
+        An asynchronous agent may return none while architectures of its own are in flight: it waits for one to be told.
         """
         raise AgentError(f"{type(self).__name__} has neither run nor ask; an agent writes one of them")
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Learn from the outcomes of the designs asked for, in their order.
+        """Learn from the outcomes of the architectures that ``ask`` returned, in their order.
 
-        It is called before the first ``ask`` too where the search was given designs to start from: with their outcomes.
+        It is called before the first ``ask`` too where the search was given architectures to start from: with their
+        outcomes.
         """

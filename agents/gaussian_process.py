@@ -1,4 +1,4 @@
-"""Bayesian optimization: a Gaussian process says which design is worth evaluating next."""
+"""Bayesian optimization: a Gaussian process decides which architecture is evaluated next."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.surrogates.gaussian_process import Surrogate
 from nasenv.trial import Architecture, Outcome
 
-_MOST_LISTED = 1 << 16  # designs of a space
+_MOST_LISTED = 1 << 16  # architectures of a space
 _PARENTS = 16  # of mutants
 
 
 class GaussianProcess(Agent):
-    """Bayesian optimization with a Gaussian process over the features of designs (Snoek et al. 2012, arXiv:1206.2944).
+    """Runs Bayesian optimization with a Gaussian process (Snoek et al. 2012, https://arxiv.org/abs/1206.2944).
 
-    The process predicts the rank of every design from those evaluated (`Surrogate`): designs are alike that take like
-    decisions, use options as often, or have like paths (`SearchSpace.feature_parts`). The design with the highest upper
-    confidence bound (Srinivas et al. 2010, https://arxiv.org/abs/0912.3995) is evaluated next, and none twice.
+    The process predicts the rank of every architecture from those evaluated (`Surrogate`): architectures are alike that
+    take like decisions, use options as often, or have like paths (`SearchSpace.feature_parts`). The architecture with
+    the highest upper confidence bound (Srinivas et al. 2010, https://arxiv.org/abs/0912.3995) is evaluated next, and
+    none twice.
 
-    In spaces of up to 65,536 designs all are looked at; in larger ones mutants of the best seen and random designs. A
-    design asked for counts as worth what is predicted of it until it is told, so that those of a batch, or in flight,
-    keep apart. The prediction rests on up to 1,000 observations: those of a longer search are the best and the latest,
-    so that a proposal never takes longer.
+    In spaces of up to 65,536 architectures all are looked at; in larger ones mutants of the best seen and random
+    architectures. One that is asked for counts as worth what is predicted of it until it is told, so that those of a
+    batch, or in flight, keep apart. The prediction rests on up to 1,000 observations: those of a longer search are the
+    best and the latest, so that a proposal never takes longer.
 
     Args:
-        startup_designs: number of random designs, or designs to start from, before the process is used.
+        startup_designs: number of random architectures, or architectures to start from, before the process is used.
         beta: how many standard deviations the bound lies above what is expected. More is more exploration.
-        noise: variance of a design's measured rank about its true one, both as normal scores: 1 over all designs.
+        noise: variance of an architecture's measured rank about its true one, both as normal scores: 1 over all
+            architectures.
         parts: names of the features that are used, all by default.
-        candidates: number of designs looked at for one proposal in a larger space.
-        batch_size: number of designs at a time; they are evaluated side by side.
+        candidates: number of architectures looked at for one proposal in a larger space.
+        batch_size: number of architectures at a time; they are evaluated side by side.
         asynchronous: see `Agent`.
 
     Raises:
@@ -59,78 +61,81 @@ class GaussianProcess(Agent):
         self.noise = positive("GaussianProcess: noise", noise)
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        """Know nothing."""
+        """Reset the state."""
         self._space, self._rng = space, rng
-        self._candidates = EveryDesign(space) if EveryDesign.suits(space) else NearTheBest(space, self.candidates)
+        is_small = EveryArchitecture.suits(space)
+        self._candidates = EveryArchitecture(space) if is_small else NearTheBest(space, self.candidates)
         self._surrogate = Surrogate(space, self._candidates.networks, self.noise, parts=self.parts)
         self._asked: set[Architecture] = set()
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n designs that were not asked for before, fewer where there are no more; any where there are none."""
-        designs: list[Architecture] = []
-        while len(designs) < n and (design := self._next()) is not None:
-            self._drop([design])
-            self._surrogate.believe([design])
-            designs.append(design)
-        return designs or self._space.sample(1, self._rng)
+        """Return up to n architectures that are new to it; any once all architectures were asked for."""
+        architectures: list[Architecture] = []
+        while len(architectures) < n and (architecture := self._next()) is not None:
+            self._drop([architecture])
+            self._surrogate.believe([architecture])
+            architectures.append(architecture)
+        return architectures or self._space.sample(1, self._rng)
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Take in what the designs are worth."""
+        """Add the outcomes to the Gaussian process."""
         new = [outcome for outcome in outcomes if not outcome.repeat]
         if new:
-            designs = [outcome.architecture for outcome in new]
-            self._drop(designs)
-            self._surrogate.observe(designs, [outcome.reward for outcome in new])
+            architectures = [outcome.architecture for outcome in new]
+            self._drop(architectures)
+            self._surrogate.observe(architectures, [outcome.reward for outcome in new])
 
     def _next(self) -> Architecture | None:
-        """Return the design to be evaluated next."""
+        """Return the next architecture to be evaluated."""
         if len(self._asked) < self.startup_designs:
             return self._candidates.random(self._rng)
         return self._candidates.best(self._surrogate, self.beta, self._rng)
 
-    def _drop(self, designs: Sequence[Architecture]) -> None:
-        """Never ask for these again."""
-        self._asked.update(designs)
-        self._candidates.drop(designs)
+    def _drop(self, architectures: Sequence[Architecture]) -> None:
+        """Exclude architectures from further proposals."""
+        self._asked.update(architectures)
+        self._candidates.drop(architectures)
 
 
-class EveryDesign:
-    """All designs of a space. Equal networks are predicted once.
+class EveryArchitecture:
+    """Offers all architectures of a small space; equivalent ones are predicted once.
 
     Attributes:
-        networks: the canonical designs.
+        networks: the canonical architectures.
     """
 
     def __init__(self, space: SearchSpace) -> None:
-        self._designs = to_architectures(space.designs())
-        self._places = {design: i for i, design in enumerate(self._designs)}
+        self._architectures = to_architectures(space.all_architectures())
+        self._places = {architecture: i for i, architecture in enumerate(self._architectures)}
         numbers: dict[Architecture, int] = {}
-        self._network = np.array([numbers.setdefault(space.canonical(d), len(numbers)) for d in self._designs])
-        self._is_new = np.ones(len(self._designs), dtype=np.bool_)
+        self._network = np.array([numbers.setdefault(space.canonical(d), len(numbers)) for d in self._architectures])
+        self._is_new = np.ones(len(self._architectures), dtype=np.bool_)
         self.networks = list(numbers)
 
     @staticmethod
     def suits(space: SearchSpace) -> bool:
-        """Return whether the space is small enough."""
+        """Return whether the space is small enough to be listed."""
         return (space.size or _MOST_LISTED + 1) <= _MOST_LISTED
 
-    def drop(self, designs: Iterable[Architecture]) -> None:
-        """Offer these no more."""
-        self._is_new[[self._places[design] for design in designs]] = False
+    def drop(self, architectures: Iterable[Architecture]) -> None:
+        """Exclude architectures from further proposals."""
+        self._is_new[[self._places[architecture] for architecture in architectures]] = False
 
     def best(self, surrogate: Surrogate, beta: float, rng: np.random.Generator) -> Architecture | None:
-        """Return the design of the highest upper confidence bound, of equals any; None where all were dropped."""
+        """Return the architecture with the highest upper confidence bound, ties at random; None if none is left."""
         new = np.flatnonzero(self._is_new)
-        return self._designs[_highest(surrogate.pool_ucb(beta)[self._network[new]], new, rng)] if len(new) else None
+        if not len(new):
+            return None
+        return self._architectures[_highest(surrogate.pool_ucb(beta)[self._network[new]], new, rng)]
 
     def random(self, rng: np.random.Generator) -> Architecture | None:
-        """Return a design that was not dropped; None where all were."""
+        """Return a random architecture of those that are left; None if there is none."""
         new = np.flatnonzero(self._is_new)
-        return self._designs[rng.choice(new)] if len(new) else None
+        return self._architectures[rng.choice(new)] if len(new) else None
 
 
 class NearTheBest:
-    """Mutants of the best designs, two fifths by one decision, two fifths by two, and one fifth random designs."""
+    """Offers mutants of the best architectures (two fifths by one decision, two by two) and random ones (one fifth)."""
 
     networks: Sequence[Architecture] = ()
 
@@ -138,28 +143,28 @@ class NearTheBest:
         self._space, self._number = space, number
         self._dropped: set[Architecture] = set()
 
-    def drop(self, designs: Iterable[Architecture]) -> None:
-        """Offer these no more."""
-        self._dropped.update(designs)
+    def drop(self, architectures: Iterable[Architecture]) -> None:
+        """Exclude architectures from further proposals."""
+        self._dropped.update(architectures)
 
     def best(self, surrogate: Surrogate, beta: float, rng: np.random.Generator) -> Architecture | None:
-        """Return the candidate of the highest upper confidence bound, of equals any; None where none is new."""
+        """Return the new candidate with the highest upper confidence bound, ties at random; None if there is none."""
         parents = np.array(surrogate.best(_PARENTS), dtype=np.int64)
-        designs = self._space.sample(self._number // 5, rng)
+        architectures = self._space.sample(self._number // 5, rng)
         if len(parents):
             rows = mutants(self._space, parents[rng.integers(len(parents), size=4 * self._number // 5)], rng)
             rows[::2] = mutants(self._space, rows[::2], rng)
-            designs += to_architectures(rows)
-        new = [design for design in dict.fromkeys(designs) if design not in self._dropped]
+            architectures += to_architectures(rows)
+        new = [architecture for architecture in dict.fromkeys(architectures) if architecture not in self._dropped]
         return new[_highest(surrogate.ucb(new, beta), np.arange(len(new)), rng)] if new else None
 
     def random(self, rng: np.random.Generator) -> Architecture | None:
-        """Return a design that was not dropped; None where none of some random ones is."""
-        return next((design for design in self._space.sample(100, rng) if design not in self._dropped), None)
+        """Return a random new architecture; None if some random ones are all excluded."""
+        return next((a for a in self._space.sample(100, rng) if a not in self._dropped), None)
 
 
 def mutants(space: SearchSpace, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return a random neighbour of each of n designs, (n, T), as `SearchSpace.mutate` does of one."""
+    """Return a random neighbour of each of n architectures, (n, T); `SearchSpace.mutate` returns that of one."""
     every = np.arange(len(rows))
     others = space.masks(rows) & (np.arange(space.max_choices) != rows[:, :, None])  # (n, T, C)
     decisions = np.where(others.any(axis=2), rng.random(rows.shape), -1.0).argmax(axis=1)
@@ -171,5 +176,5 @@ def mutants(space: SearchSpace, rows: NDArray[np.int64], rng: np.random.Generato
 
 
 def _highest(scores: NDArray[np.floating], items: NDArray[np.int64], rng: np.random.Generator) -> int:
-    """Return the item of the highest score, of equals any."""
+    """Return the item with the highest score, ties at random."""
     return int(rng.choice(items[scores == scores.max()]))

@@ -1,4 +1,4 @@
-"""Local search: climb from a random design to a better neighbour until there is none, and start again."""
+"""Local search: climbs from a random architecture to better neighbours until there are none, and restarts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from nasenv.trial import Architecture, Outcome
 
 
 class LocalSearch(Agent):
-    """Hill climbing with restarts (White et al. 2021, https://arxiv.org/abs/2005.02960, algorithm 1).
+    """Runs hill climbing with restarts (White et al. 2021, https://arxiv.org/abs/2005.02960, algorithm 1).
 
-    Neighbours, the designs that differ in one decision, are asked for in random order. A design that was evaluated
-    before is not proposed again as a neighbour: its reward is remembered. Where the search was given designs to start
-    from, it first climbs from the best of them.
+    Neighbours, the architectures that differ in one decision, are asked for in random order. An architecture that was
+    evaluated before is not proposed again as a neighbour: its reward is remembered. Where the search was given
+    architectures to start from, it first climbs from the best of them.
 
     Args:
         improvement: first moves as soon as a neighbour is better (the paper's "query until lower"); best looks at all
             neighbours before it moves.
-        batch_size: number of neighbours, or of random designs to start from, at a time; a neighbourhood's last batch
-            can be smaller.
+        batch_size: number of neighbours, or of random architectures to start from, at a time; a neighbourhood's last
+            batch can be smaller.
         asynchronous: see `Agent`; neighbours are evaluated ahead, but it moves in their order, and nothing is asked for
             while the last of a neighbourhood are in flight.
 
@@ -40,7 +40,7 @@ class LocalSearch(Agent):
         self.improvement = one_of("LocalSearch: improvement", improvement, ("first", "best"))
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        """Stand nowhere."""
+        """Reset the state, without a current architecture."""
         self._space, self._rng = space, rng
         self._rewards: dict[Architecture, float] = {}
         self._here: Architecture | None = None
@@ -48,7 +48,7 @@ class LocalSearch(Agent):
         self._awaited: set[Architecture] = set()  # neighbours of where it stands, or stood, that are not answered yet
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return up to n neighbours not asked for before, or n random designs where it stands nowhere."""
+        """Return up to n new neighbours of the current architecture, or n random architectures if there is none."""
         if self._here is None:
             return self._space.sample(n, self._rng)
         asked = [a for a in self._neighbours if a not in self._rewards and a not in self._awaited][:n]
@@ -56,7 +56,7 @@ class LocalSearch(Agent):
         return asked
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Remember the rewards and go uphill as far as they tell."""
+        """Store the rewards, and move to better neighbours as far as they are known."""
         self._rewards.update((o.architecture, o.reward) for o in outcomes)
         starts = [o for o in outcomes if o.architecture not in self._awaited]
         self._awaited.difference_update(o.architecture for o in outcomes)
@@ -65,7 +65,7 @@ class LocalSearch(Agent):
         self._climb()
 
     def _climb(self) -> None:
-        """Move to better neighbours until one has to be asked for; leave a local optimum for nowhere."""
+        """Move to better neighbours until one's reward is unknown; a local optimum is left for a restart."""
         while self._here is not None:
             reward = self._rewards[self._here]
             known = list(takewhile(self._rewards.__contains__, self._neighbours))

@@ -1,4 +1,4 @@
-"""The LSTM controller: a recurrent network that takes one decision after the other, trained by REINFORCE."""
+"""The LSTM controller: a recurrent network that draws one decision after the other, trained by REINFORCE."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ _INITIAL_RANGE = 0.08
 
 
 class LSTMReinforce(Agent):
-    """Neural architecture search with reinforcement learning (Zoph & Le 2017, https://arxiv.org/abs/1611.01578).
+    """Trains an LSTM policy by REINFORCE (Zoph & Le 2017, https://arxiv.org/abs/1611.01578).
 
     The LSTM reads the embedding of each choice and gives the logits of the next decision; an invalid choice has no
-    probability. Each batch is one update, by Adam, of the designs' log-probabilities times their advantages: how far
-    a reward is above the exponential mean, in standard deviations. The paper's controller (2 layers of 35 units,
-    learning rate 6e-4, no entropy bonus, no penalty) was trained on 12,800 designs; the defaults are for some hundreds.
-    Designs that the search was given to start from are learnt from as if the policy had drawn them.
+    probability. Each batch is one update, by Adam, of the architectures' log-probabilities times their advantages: how
+    far a reward is above the exponential mean, in standard deviations. The paper's controller (2 layers of 35 units,
+    learning rate 6e-4, no entropy bonus, no penalty) was trained on 12,800 architectures; the defaults are for some
+    hundreds. Architectures that the search was given to start from are learnt from as if the policy had drawn them.
 
     Args:
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         hidden_size: units of each layer, and length of an embedding.
-        layers: of the LSTM.
+        layers: number of layers of the LSTM.
         entropy_weight: weight of the policy's entropy, summed over the decisions, in the loss.
-        repeat_penalty: what a design that was proposed before is paid less, in standard deviations of the rewards.
-        baseline_decay: in [0, 1], how much of mean and variance is kept a batch.
-        batch_size: number of designs an update; they are evaluated side by side.
+        repeat_penalty: deduction from the reward of an architecture that was proposed before, in deviations of the
+            rewards.
+        baseline_decay: share in [0, 1] of mean and variance that is kept with each batch.
+        batch_size: number of architectures an update; they are evaluated side by side.
 
     Raises:
         InputError: a size or learning rate that is not positive, a decay outside [0, 1], a negative
@@ -62,12 +63,12 @@ class LSTMReinforce(Agent):
         self.baseline_decay = share("LSTMReinforce: baseline_decay", baseline_decay)
 
     def run(self, search: SearchLike) -> None:
-        """Search on one thread: the network is too small for more, and a search repeats exactly."""
+        """Search on one thread: the network is too small for more, and results are then reproducible."""
         with one_thread(_CPU):
             super().run(search)
 
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        """Make a new controller."""
+        """Initialise the policy."""
         self._space, self._rng = space, rng
         with seeded(int(rng.integers(2**63)), _CPU):
             self._controller = _Controller(space, self.hidden_size, self.layers)
@@ -75,12 +76,12 @@ class LSTMReinforce(Agent):
         self._told, self._mean, self._variance = False, 0.0, 0.0
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n designs drawn from the policy."""
+        """Return n architectures drawn from the policy."""
         noise = self._rng.gumbel(size=(n, self._space.num_decisions, self._space.max_choices))
         return to_architectures(self._controller.sample(noise))
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Update the policy by the batch."""
+        """Update the policy with the batch."""
         rows = np.array([o.architecture for o in outcomes])
         log_probs, entropies = self._controller(rows)
         loss = -(self._advantages(outcomes) * log_probs + self.entropy_weight * entropies).mean()
@@ -89,7 +90,7 @@ class LSTMReinforce(Agent):
         self._optimizer.step()
 
     def _advantages(self, outcomes: Sequence[Outcome]) -> Tensor:
-        """Return how far each reward, (n,), is above the mean, in standard deviations, less what repeats cost."""
+        """Return the advantages (n,): rewards minus their mean, in standard deviations, minus repeat penalties."""
         rewards = np.array([o.reward for o in outcomes])
         gain = 1 - self.baseline_decay if self._told else 1.0
         self._told = True
@@ -101,7 +102,7 @@ class LSTMReinforce(Agent):
 
 
 class _Controller(nn.Module):
-    """The policy: each decision has logits of its own layer, which the LSTM feeds on all the choices before."""
+    """Computes the policy: an LSTM reads the choices before, and each decision has its own output layer."""
 
     def __init__(self, space: SearchSpace, hidden_size: int, layers: int) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class _Controller(nn.Module):
             nn.init.uniform_(parameter, -_INITIAL_RANGE, _INITIAL_RANGE)
 
     def forward(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return log-probability and entropy of n designs, (n,) each, from their rows, (n, T)."""
+        """Return log-probabilities and entropies, (n,) each, of n architectures given as rows (n, T)."""
         n, t = rows.shape
         offsets = 1 + np.arange(t - 1) * self._space.max_choices
         tokens = np.concatenate([np.zeros((n, 1), dtype=np.int64), rows[:, :-1] + offsets], axis=1)
@@ -127,7 +128,7 @@ class _Controller(nn.Module):
 
     @torch.no_grad()
     def sample(self, noise: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return n designs, (n, T), drawn by Gumbel noise, (n, T, C): the largest logit + noise is a draw."""
+        """Return n architectures (n, T) drawn with Gumbel noise (n, T, C): the largest logit + noise is taken."""
         n, t, c = noise.shape
         rows, token, state = np.zeros((n, t), dtype=np.int64), np.zeros((n, 1), dtype=np.int64), None
         for i in range(t):

@@ -1,4 +1,4 @@
-"""PPO whose designs are screened by a Gaussian process before they are evaluated."""
+"""PPO whose architectures are screened by a Gaussian process before they are evaluated."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from nasenv.search.layer import SearchLike
 from nasenv.surrogates.gaussian_process import Surrogate
 from nasenv.trial import Architecture
 
-_UNSCREENED = 10  # first designs, of which there is nothing to learn from yet
+_UNSCREENED = 10  # first architectures, of which there is nothing to learn from yet
 
 
 class Screening(Revision):
-    """Evaluates, for each design, the most promising of itself and some of its neighbours that are new.
+    """Replaces each drawn architecture by the most promising new one among itself and some of its neighbours.
 
     Args:
-        search: what its designs were worth.
+        search: the search, whose history is learnt from.
         mutation_share: see `Revision`.
-        neighbours: of each design, drawn at random.
-        beta: of the upper confidence bound by which they are compared, in standard deviations.
+        neighbours: number of random neighbours of each architecture that are compared.
+        beta: weight of the standard deviation in the upper confidence bound by which they are compared.
     """
 
     def __init__(self, search: SearchLike, mutation_share: float, neighbours: int, beta: float) -> None:
@@ -33,7 +33,7 @@ class Screening(Revision):
         self._surrogate, self._observed = Surrogate(search.space), 0
 
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the n designs to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
+        """Return the n architectures to evaluate, (n, T), instead of those drawn, (n, T)."""
         history = self.search.history
         first, self._observed = self._observed, len(history)
         if first < len(history):
@@ -41,25 +41,25 @@ class Screening(Revision):
             self._surrogate.observe(history.architectures[first:], history.rewards(new))
         return super().__call__(drawn)
 
-    def revised(self, design: Architecture) -> Architecture:
-        """Return the most promising new design near to one that was drawn, or to one of the best."""
+    def revised(self, architecture: Architecture) -> Architecture:
+        """Return the most promising new architecture near the drawn one, or near one of the best."""
         if self._observed < _UNSCREENED:
-            return super().revised(design)
-        design = self.parent() or design
-        neighbours = self.neighbours_of(design)
+            return super().revised(architecture)
+        architecture = self.parent() or architecture
+        neighbours = self.neighbours_of(architecture)
         some = self.rng.permutation(len(neighbours))[: self._neighbours].tolist()
-        candidates = [d for d in (design, *(neighbours[i] for i in some)) if d not in self.seen]
+        candidates = [d for d in (architecture, *(neighbours[i] for i in some)) if d not in self.seen]
         if not candidates:
-            return super().revised(design)
+            return super().revised(architecture)
         best: Architecture = candidates[int(self._surrogate.ucb(candidates, self._beta).argmax())]
         self._surrogate.believe([best])
         return best
 
 
 class ModelAssistedPPO(MaskablePPO):
-    """`MaskablePPO` that evaluates, for each design it draws, the most promising of that and its neighbours.
+    """Runs `MaskablePPO`, but evaluates the most promising of each drawn architecture and its neighbours.
 
-    What is promising says a Gaussian process of all that was evaluated (`Surrogate`). The policy learns from what was
+    A Gaussian process of all evaluations predicts what is promising (`Surrogate`). The policy learns from what was
     evaluated, as if it had drawn it. Related: DyNA-PPO (Angermueller et al. 2020,
     https://openreview.net/forum?id=HklxbgBKvr) trains the policy on a model's rewards too; BANANAS (White et al. 2021,
     https://arxiv.org/abs/1910.11858) and NPENAS (Wei et al. 2020, https://arxiv.org/abs/2003.12857) screen the mutants
@@ -69,11 +69,11 @@ class ModelAssistedPPO(MaskablePPO):
     The other arguments are those of `PPO`.
 
     Args:
-        neighbours: number of random neighbours that each design is held against.
-        beta: standard deviations that a prediction is taken better than expected: 0 goes for the safest.
-        num_envs: number of designs an update; they are evaluated side by side. auto: see `StableBaselines`.
+        neighbours: number of random neighbours that each architecture is held against.
+        beta: weight of the standard deviation in the upper confidence bound; 0 takes the expected score.
+        num_envs: number of architectures an update; they are evaluated side by side. auto: see `StableBaselines`.
         n_epochs: passes over them an update.
-        imitation_steps: of the optimiser, before each rollout, that make the eight best designs so far likelier.
+        imitation_steps: optimiser steps, before each rollout, that make the eight best architectures so far likelier.
     """
 
     def __init__(
@@ -96,6 +96,6 @@ class ModelAssistedPPO(MaskablePPO):
         self.neighbours, self.beta = integer("neighbours", neighbours), weight("beta", beta)
 
     def guidance_for(self, search: SearchLike) -> Guidance:
-        """Return what screens the designs."""
+        """Return the callback that screens the architectures."""
         screening = Screening(search, self.mutation_share, self.neighbours, self.beta)
         return Guidance(search, screening, self.imitation_steps, self.relabelling)

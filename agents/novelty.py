@@ -1,4 +1,4 @@
-"""Designs that are new to a search."""
+"""Finds architectures that are new to a search."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from nasenv.search.layer import SearchLike
 from nasenv.trial import Architecture
 
-_STEPS = 20  # to find a design that is new
-_REMEMBERED = 1 << 15  # networks of designs: neighbours of good ones are looked at again and again
+_STEPS = 20  # to find an architecture that is new
+_REMEMBERED = 1 << 15  # networks of architectures: neighbours of good ones are looked at again and again
 
 
 class Seen:
-    """The designs that an evaluation would tell a search nothing of: itself, or an equal network, has been evaluated.
+    """Holds the architectures that are not new to a search: they or equivalent ones have been evaluated.
 
     Args:
-        search: says which designs are one network to it.
+        search: the search; it knows which architectures are equivalent.
     """
 
     def __init__(self, search: SearchLike) -> None:
@@ -29,33 +29,33 @@ class Seen:
         self._read = 0
 
     def catch_up(self) -> None:
-        """Take in what was evaluated since this was called before."""
+        """Add the architectures that were evaluated since the last call."""
         self._networks.update(map(self._network, self._history.architectures[self._read :]))
         self._read = len(self._history)
 
-    def add(self, design: Architecture) -> None:
-        """Take in a design that is about to be evaluated."""
-        self._networks.add(self._network(design))
+    def add(self, architecture: Architecture) -> None:
+        """Add an architecture that is about to be evaluated."""
+        self._networks.add(self._network(architecture))
 
-    def __contains__(self, design: Any) -> bool:
-        return self._network(design) in self._networks
+    def __contains__(self, architecture: Any) -> bool:
+        return self._network(architecture) in self._networks
 
 
 def unseen(
     neighbours_of: Callable[[Architecture], Sequence[Architecture]],
-    design: Architecture,
+    architecture: Architecture,
     seen: Container[Architecture],
     rng: np.random.Generator,
 ) -> Architecture:
-    """Return a random one of a design's neighbours that are new; where none is, of a neighbour's, and so on.
+    """Return a random new neighbour of an architecture; if there is none, one of a neighbour, and so on.
 
-    After some steps a neighbour is returned that is not new: a small space may have no new design left.
+    After some steps a neighbour is returned that is not new: a small space may have no new architecture left.
     """
     for _ in range(_STEPS):
-        neighbours = neighbours_of(design)
+        neighbours = neighbours_of(architecture)
         new = [neighbour for neighbour in neighbours if neighbour not in seen]
         if new:
             return new[rng.integers(len(new))]
         if neighbours:
-            design = neighbours[int(rng.integers(len(neighbours)))]
-    return design
+            architecture = neighbours[int(rng.integers(len(neighbours)))]
+    return architecture

@@ -1,4 +1,4 @@
-"""Algorithms of Stable-Baselines3 and sb3-contrib as agents, with settings that suit episodes of some ten decisions."""
+"""Algorithms of Stable-Baselines3 and sb3-contrib as agents, with settings for episodes of about ten decisions."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from nasenv.errors import InputError
 from nasenv.search.layer import SearchLike
 from nasenv.training import one_thread
 
-_DESIGNS = 16  # at a time, at least, where that follows the evaluator: an update learns from them
+_ARCHITECTURES = 16  # at a time, at least, where that follows the evaluator: an update learns from them
 _ENDLESS = 1_000_000  # evaluations that an algorithm plans for where the budget has no limit
 _ADAM = {"eps": 1e-5, "fused": True}  # the library's eps; all parameters in one call take a fraction of the time
-_REPLAYED = 1_000  # designs that DQN's replay buffer holds
+_REPLAYED = 1_000  # architectures that DQN's replay buffer holds
 
 
 class StableBaselines(Agent):
-    """Any algorithm of Stable-Baselines3 or sb3-contrib, by its class.
+    """Runs any algorithm of Stable-Baselines3 or sb3-contrib, given its class.
 
     The algorithm is the unmodified class, on the CPU under one thread: its networks are too small for more, and a
     search repeats exactly. The policies that are a perceptron for actor and critic choose as the library's do, by fewer
-    calls (`nasenv.agents.sb3_policy`). A reward is paid at the end of an episode. Where the search was given designs to
-    start from, an on-policy algorithm first imitates the best of them, and an off-policy one replays them.
+    calls (`nasenv.agents.sb3_policy`). A reward is paid at the end of an episode. Where the search was given
+    architectures to start from, an on-policy algorithm first imitates the best of them, and an off-policy one replays
+    them.
 
     Args:
         algorithm: the class, such as sb3_contrib.TRPO.
         policy: the policy's name as the algorithm knows it.
         settings: further arguments of the algorithm, such as {gamma: 1.0}.
-        num_envs: number of designs made at a time; they are evaluated side by side. auto follows the evaluator: of
-            the multiples of how many it works on when the search begins, the least that is 16 or more. A search that
+        num_envs: number of architectures made at a time; they are evaluated side by side. auto follows the evaluator:
+            of the multiples of how many it works on when the search begins, the least that is 16 or more. A search that
             goes on keeps to it.
-        reward: rank pays a design its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
-        repeat_penalty: what a design that was proposed before is paid less.
+        reward: rank pays an architecture its rank among those seen so far, in [-1, 1]; raw pays the objective's reward.
+        repeat_penalty: deduction from the reward of an architecture that was proposed before.
 
     Raises:
         InputError: settings that the algorithm does not take, or a reward that is neither rank nor raw.
@@ -61,7 +62,7 @@ class StableBaselines(Agent):
         reward: Literal["rank", "raw"] = "rank",
         repeat_penalty: float = 1.0,
     ) -> None:
-        super().__init__(batch_size=_DESIGNS if num_envs == "auto" else num_envs)
+        super().__init__(batch_size=_ARCHITECTURES if num_envs == "auto" else num_envs)
         self.num_envs = num_envs
         if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
             raise InputError(f"algorithm must be a class of Stable-Baselines3 or sb3-contrib, got {algorithm!r}")
@@ -70,11 +71,11 @@ class StableBaselines(Agent):
         self.repeat_penalty = weight("repeat_penalty", repeat_penalty)
 
     def run(self, search: SearchLike) -> None:
-        """Let the algorithm learn until the budget is used up."""
+        """Run the algorithm until the budget is used up."""
         shape = RankReward() if self.reward == "rank" else lambda rewards, repeats: rewards
         guidance = self.guidance_for(search)
         revise = guidance.revise if guidance is not None else None
-        env = SearchVecEnv(search, self.designs_at_once(search), shape, self.repeat_penalty, revise)
+        env = SearchVecEnv(search, self.architectures_at_once(search), shape, self.repeat_penalty, revise)
         steps = math.ceil(search.remaining or _ENDLESS) * search.space.num_decisions
         with one_thread(torch.device("cpu")):
             model = self._make(env, search)
@@ -88,16 +89,16 @@ class StableBaselines(Agent):
             while True:  # repeats are free, so there may be more episodes than evaluations in the budget
                 model.learn(steps, reset_num_timesteps=False, **more)
 
-    def designs_at_once(self, search: SearchLike) -> int:
-        """Return how many designs are made at a time in this search."""
-        return math.ceil(_DESIGNS / search.slots) * search.slots if self.num_envs == "auto" else self.batch_size
+    def architectures_at_once(self, search: SearchLike) -> int:
+        """Return how many architectures are made at a time in this search."""
+        return math.ceil(_ARCHITECTURES / search.slots) * search.slots if self.num_envs == "auto" else self.batch_size
 
     def settings_for(self, search: SearchLike) -> dict[str, Any]:
-        """Return the arguments of the algorithm for one search."""
+        """Return the constructor arguments of the algorithm for one search."""
         return self.settings
 
     def guidance_for(self, search: SearchLike) -> Guidance | None:
-        """Return what revises the algorithm's designs in a search, and what it learns from; None for nothing."""
+        """Return the callback that revises and imitates architectures in a search; None for none."""
         return None
 
     def _make(self, env: VecEnv, search: SearchLike) -> BaseAlgorithm:
@@ -120,36 +121,38 @@ _CHECKS: dict[Callable[[str, Any], float], tuple[str, ...]] = {
 
 
 def _settings(net_arch: Sequence[int], **settings: Any) -> dict[str, Any]:
-    """Return arguments of an algorithm, those that have a range checked."""
+    """Return arguments of an algorithm; those with a range are checked."""
     for check, names in _CHECKS.items():
         settings.update({name: check(name, settings[name]) for name in names if name in settings})
     return {**settings, "policy_kwargs": {"net_arch": list(net_arch)}}
 
 
 class PPO(StableBaselines):
-    """Proximal policy optimisation (Schulman et al. 2017, https://arxiv.org/abs/1707.06347) by Stable-Baselines3.
+    """Runs proximal policy optimisation (Schulman et al. 2017, https://arxiv.org/abs/1707.06347) by Stable-Baselines3.
 
-    An update learns from ``num_envs`` whole designs as one batch. The other arguments are those of `StableBaselines`.
+    An update learns from ``num_envs`` whole architectures as one batch. The other arguments are those of
+    `StableBaselines`.
 
     Args:
-        learning_rate: of Adam.
-        num_envs: number of designs an update; they are evaluated side by side. auto: see `StableBaselines`.
+        learning_rate: learning rate of Adam.
+        num_envs: number of architectures an update; they are evaluated side by side. auto: see `StableBaselines`.
         n_epochs: passes over them an update.
-        ent_coef: weight of the policy's entropy in the loss; keeps the policy from collapsing onto one design.
+        ent_coef: weight of the policy's entropy in the loss; keeps the policy from collapsing onto one architecture.
         clip_range: how far an update may move the probability ratio from 1.
         gamma: discount of the reward at the end of an episode for each decision before it.
         gae_lambda: trade-off of bias and variance of generalised advantage estimation.
         net_arch: widths of the hidden layers of policy and value network.
-        replace_repeats: whether a design that was proposed before, or is the same network as one that was, gives way
-            to a random neighbour that is new.
-        mutation_share: probability that a design gives way to such a neighbour of one of the best (elite replay).
-        imitation_steps: of the optimiser, before each rollout, that make the eight best designs so far likelier
+        replace_repeats: whether an architecture that was proposed before, or is the same network as one that was, gives
+            way to a random neighbour that is new.
+        mutation_share: probability that an architecture gives way to such a neighbour of one of the best (elite
+            replay).
+        imitation_steps: optimiser steps, before each rollout, that make the eight best architectures so far likelier
             (self-imitation, Oh et al. 2018, https://arxiv.org/abs/1806.05635; of a priority queue, Abolafia et al.
             2018, https://arxiv.org/abs/1801.03526).
-        relabelling: whether the update learns from the designs that were evaluated, as if the policy had drawn them
-            (off-policy relabelling: the gradient is that of a mixture of the policy and its neighbourhood, and biased);
-            without it the policy is paid for what its own design was turned into.
-        network: what reads the decisions taken, in front of the hidden layers: nothing (mlp), an LSTM or self-attention
+        relabelling: whether the update learns from the architectures that were evaluated, as if the policy had drawn
+            them (off-policy relabelling: the gradient is that of a mixture of the policy and its neighbourhood, and
+            biased); without it the policy is paid for what its own architecture was turned into.
+        network: feature extractor before the hidden layers: none (mlp), or an LSTM or self-attention
             over their sequence (`nasenv.agents.sb3_policy`).
     """
 
@@ -191,20 +194,20 @@ class PPO(StableBaselines):
         self.network = one_of("network", network, tuple(NETWORKS))
 
     def settings_for(self, search: SearchLike) -> dict[str, Any]:
-        """Return the arguments of the algorithm: rollouts of one episode an environment, learnt from as one batch."""
+        """Return the arguments of the algorithm: rollouts are one episode an environment, learnt from as one batch."""
         episode = search.space.num_decisions
         policy = self.settings["policy_kwargs"] | network_settings(self.network, search.space)
-        batch = {"n_steps": episode, "batch_size": episode * self.designs_at_once(search)}
+        batch = {"n_steps": episode, "batch_size": episode * self.architectures_at_once(search)}
         return self.settings | batch | {"policy_kwargs": policy}
 
     def guidance_for(self, search: SearchLike) -> Guidance:
-        """Return what the options say of repeats, mutation, imitation and relabelling."""
+        """Return the callback for repeats, mutation, imitation and relabelling, as the options say."""
         revision = Revision(search, self.replace_repeats, self.mutation_share)
         return Guidance(search, revision, self.imitation_steps, self.relabelling)
 
 
 class MaskablePPO(PPO):
-    """`PPO` that gives invalid choices no probability (Huang and Ontañón 2020, https://arxiv.org/abs/2006.14171).
+    """Runs `PPO` with invalid choices masked (Huang and Ontañón 2020, https://arxiv.org/abs/2006.14171).
 
     The arguments are those of `PPO`.
     """
@@ -213,7 +216,7 @@ class MaskablePPO(PPO):
 
 
 class RecurrentPPO(PPO):
-    """`PPO` whose policy and value network each read the episode by an LSTM, by sb3-contrib.
+    """Runs `PPO` whose policy and value network each read the episode by an LSTM, by sb3-contrib.
 
     The other arguments are those of `PPO`.
 
@@ -231,14 +234,15 @@ class RecurrentPPO(PPO):
 
 
 class A2C(StableBaselines):
-    """Advantage actor critic (Mnih et al. 2016, https://arxiv.org/abs/1602.01783) by Stable-Baselines3.
+    """Runs advantage actor critic (Mnih et al. 2016, https://arxiv.org/abs/1602.01783) by Stable-Baselines3.
 
-    An update is one step, by Adam, on ``num_envs`` whole designs. The other arguments are those of `StableBaselines`.
+    An update is one step, by Adam, on ``num_envs`` whole architectures. The other arguments are those of
+    `StableBaselines`.
 
     Args:
-        learning_rate: of Adam.
-        num_envs: number of designs an update; they are evaluated side by side. auto: see `StableBaselines`.
-        ent_coef: weight of the policy's entropy in the loss; keeps the policy from collapsing onto one design.
+        learning_rate: learning rate of Adam.
+        num_envs: number of architectures an update; they are evaluated side by side. auto: see `StableBaselines`.
+        ent_coef: weight of the policy's entropy in the loss; keeps the policy from collapsing onto one architecture.
         gamma: discount of the reward at the end of an episode for each decision before it.
         gae_lambda: trade-off of bias and variance of generalised advantage estimation.
         net_arch: widths of the hidden layers of policy and value network.
@@ -261,23 +265,23 @@ class A2C(StableBaselines):
         super().__init__(stable_baselines3.A2C, "MlpPolicy", settings, num_envs, **kwargs)
 
     def settings_for(self, search: SearchLike) -> dict[str, Any]:
-        """Return the arguments of the algorithm: rollouts of one episode an environment."""
+        """Return the arguments of the algorithm: rollouts are one episode an environment."""
         return {**self.settings, "n_steps": search.space.num_decisions}
 
 
 class DQN(StableBaselines):
-    """Deep Q-network (Mnih et al. 2015, https://doi.org/10.1038/nature14236) by Stable-Baselines3.
+    """Runs a deep Q-network (Mnih et al. 2015, https://doi.org/10.1038/nature14236) by Stable-Baselines3.
 
     Returns are those of whole episodes (as many steps as there are decisions), so a reward reaches the first decision
-    at once. After each round of ``num_envs`` designs it learns from ``gradient_steps`` batches out of the replay
+    at once. After each round of ``num_envs`` architectures it learns from ``gradient_steps`` batches out of the replay
     buffer. The other arguments are those of `StableBaselines`.
 
     Args:
-        learning_rate: of Adam.
-        num_envs: number of designs a round; they are evaluated side by side. auto: see `StableBaselines`.
+        learning_rate: learning rate of Adam.
+        num_envs: number of architectures a round; they are evaluated side by side. auto: see `StableBaselines`.
         gradient_steps: number of batches learnt from after each round.
         batch_size: decisions in a batch.
-        random_designs: number of designs made at random, or to start from, before it learns.
+        random_designs: number of architectures made at random, or to start from, before it learns.
         exploration_fraction: share of the budget over which the probability of a random choice falls.
         exploration_final_eps: the probability of a random choice from then on.
         net_arch: widths of the hidden layers.
@@ -308,13 +312,13 @@ class DQN(StableBaselines):
         self.random_designs = integer("random_designs", random_designs)
 
     def settings_for(self, search: SearchLike) -> dict[str, Any]:
-        """Return the arguments of the algorithm, its steps counted in episodes."""
+        """Return the arguments of the algorithm; its steps are counted in episodes."""
         episode = search.space.num_decisions
         return {
             **self.settings,
             "n_steps": episode,
             "train_freq": episode,
             "learning_starts": max(0, self.random_designs - len(search.history)) * episode,
-            "target_update_interval": episode * self.designs_at_once(search),
+            "target_update_interval": episode * self.architectures_at_once(search),
             "buffer_size": _REPLAYED * episode,
         }

@@ -1,4 +1,4 @@
-"""A search as Stable-Baselines3 sees it: a vector environment, its view of the reward, and a place to log."""
+"""Adapts a search to Stable-Baselines3: a vector environment, shaped rewards, and a logger."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from nasenv.search.layer import SearchLike
 _Rewards: TypeAlias = NDArray[np.float64]
 
 Shaping: TypeAlias = Callable[[_Rewards, NDArray[np.bool_]], _Rewards]
-"""What an algorithm is paid, (n,), for n rewards, (n,), of which some are repeats, (n,)."""
+"""Maps n rewards (n,), with flags of repeats (n,), to the rewards of the algorithm, (n,)."""
 
 Revise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""The n designs, (n, T), that are evaluated in the place of those that an algorithm made, (n, T)."""
+"""Maps n architectures that an algorithm made, (n, T), to those that are evaluated, (n, T)."""
 
 
 class RankReward:
-    """Pays a design its rank among the distinct designs seen so far, from -1 (worst) to 1 (best); ties share a rank.
+    """Maps each reward to its rank among distinct architectures so far, from -1 (worst) to 1 (best); ties share one.
 
-    Ranks keep the pressure up when all designs have become good and their accuracies differ by hardly anything.
+    Ranks keep the pressure up when all architectures have become good and their accuracies differ by hardly anything.
     """
 
     def __init__(self) -> None:
         self._seen = np.zeros(0)  # sorted
 
     def __call__(self, rewards: _Rewards, repeats: NDArray[np.bool_]) -> _Rewards:
-        """Return what is paid for a batch, (n,); all of it is taken in before any is ranked."""
+        """Return the ranks of a batch's rewards, (n,), all of which are added before any is ranked."""
         new = np.sort(rewards[~repeats])
         self._seen = np.insert(self._seen, self._seen.searchsorted(new), new)
         below, not_above = (self._seen.searchsorted(rewards, side) for side in ("left", "right"))
@@ -43,16 +43,16 @@ class RankReward:
 
 
 class SearchVecEnv(VecEnv):
-    """A search's episodes as Stable-Baselines3 wants a vector environment, with its own view of the reward.
+    """Wraps a search's vector environment for Stable-Baselines3, and shapes its rewards.
 
     Observations, actions and masks are those of `nasenv.envs.vector_env.ArchitectureVectorEnv`.
 
     Args:
-        search: evaluates the designs; its budget ends a step with `BudgetExhausted`.
-        num_envs: number of designs at once.
-        shape: what the algorithm is paid for rewards.
-        repeat_penalty: what it is paid less for a design that was proposed before.
-        revise: changes the designs that it makes; None leaves them as they are.
+        search: evaluates the architectures; its budget ends a step with `BudgetExhausted`.
+        num_envs: number of architectures at once.
+        shape: maps rewards to what the algorithm is paid.
+        repeat_penalty: deduction for an architecture that was proposed before.
+        revise: changes the architectures that it makes; None leaves them as they are.
     """
 
     render_mode: str | None = None
@@ -67,21 +67,21 @@ class SearchVecEnv(VecEnv):
         super().__init__(num_envs, *single_spaces(search.space))
 
     def pay(self, answers: Answers) -> _Rewards:
-        """Return what the algorithm is paid for n designs, (n,)."""
+        """Return the rewards that the algorithm is paid for n architectures, (n,)."""
         repeats = answers.repeats
         return self._shape(answers.rewards, repeats) - self._penalty * repeats
 
     def reset(self) -> NDArray[Any]:
-        """Begin num_envs designs and return the first observations, (num_envs, D)."""
+        """Start num_envs architectures and return their first observations, (num_envs, D)."""
         self._episodes.restart()
         return self._episodes.observations.copy()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Keep the actions, (num_envs,), for ``step_wait``."""
+        """Store the actions, (num_envs,), for ``step_wait``."""
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
-        """Return observations, rewards, ends and infos, with what Stable-Baselines3 looks for at an end."""
+        """Return observations, rewards, dones and infos, with the keys that Stable-Baselines3 reads."""
         done = self._episodes.take(self._actions)
         rewards = np.zeros(self.num_envs, dtype=np.float32)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -111,35 +111,35 @@ class SearchVecEnv(VecEnv):
         return [masks[i] for i in self._get_indices(indices)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute once for each environment: they share it."""
+        """Return an attribute once for each environment; they share it."""
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Refuse."""
+        """Raise AttributeError."""
         raise AttributeError(f"the environments of a search are not to be changed, but {attr_name} was to be set")
 
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Any = None
     ) -> list[bool]:
-        """Say that a Monitor is there."""
+        """Return, for each environment, whether the wrapper is Monitor, whose infos it returns itself."""
         return [wrapper_class is Monitor] * len(list(self._get_indices(indices)))  # infos carry "episode" already
 
     def close(self) -> None:
-        """Leave everything open: the search belongs to whoever made it."""
+        """Leave the search open, since it belongs to whoever made it."""
 
 
 class SearchWriter(KVWriter):
-    """Carries what an algorithm logs into the search's TensorBoard, with steps counted in evaluations."""
+    """Writes an algorithm's logs to the search's TensorBoard, with steps counted in evaluations."""
 
     def __init__(self, search: SearchLike) -> None:
         self._search = search
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Write the numbers that are meant for TensorBoard."""
+        """Write the numbers that are not excluded from TensorBoard."""
         wanted = (k for k in key_values if "tensorboard" not in (key_excluded.get(k) or ()))
         self._search.log(
             {k: float(key_values[k]) for k in wanted if isinstance(key_values[k], int | float | np.number)}
         )
 
     def close(self) -> None:
-        """The search closes its TensorBoard itself."""
+        """Do nothing, since the search closes its TensorBoard."""

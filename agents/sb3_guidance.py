@@ -1,6 +1,6 @@
-"""What an on-policy algorithm evaluates and learns from beside what its policy draws.
+"""Guides an on-policy algorithm: revises the architectures that it draws, and lets it learn from others.
 
-No design twice, neighbours of good ones, good ones to imitate, those that a search starts from.
+No architecture twice, neighbours of good ones, good ones to imitate, those that a search starts from.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from nasenv.search.layer import SearchLike
 from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.trial import Architecture
 
-_IMITATED = 8  # the best designs so far
+_IMITATED = 8  # the best architectures so far
 _ENOUGH = 0.6  # mean probability of their actions at which they are imitated: above, there would be no others
-_STEPS_AT_START = 100  # of imitation, at most, of the designs that a search starts from
-_PARENTS = 20  # the best designs so far
+_STEPS_AT_START = 100  # of imitation, at most, of the architectures that a search starts from
+_PARENTS = 20  # the best architectures so far
 _PRESSURE = 0.5  # probability that the best of them is the parent; else, that the second is; ...
-_WARM_UP = 16  # designs before one is taken for good
+_WARM_UP = 16  # architectures before one is taken for good
 _NEIGHBOURHOODS = 1024  # kept: the same parents are mutated again and again
 
 
 class Revision:
-    """Puts other designs in the place of some that a policy has drawn, before they are evaluated.
+    """Replaces some of the architectures that a policy has drawn, before they are evaluated.
 
     Args:
-        search: which designs are new to it, and which are good.
-        replace_repeats: whether a design that was proposed before, or is the same network as one that was, gives way to
-            a neighbour that is new.
-        mutation_share: probability that a design gives way to a new neighbour of one of the best so far.
+        search: the search, by which architectures are new or good.
+        replace_repeats: whether an architecture that was proposed before, or is the same network as one that was, gives
+            way to a neighbour that is new.
+        mutation_share: probability that an architecture gives way to a new neighbour of one of the best so far.
 
     Attributes:
-        designs: (n, T), as they were returned last.
-        seen: what is not new.
+        architectures: (n, T), as they were returned last.
+        seen: the architectures that are not new.
     """
 
-    designs: NDArray[np.int64]
+    architectures: NDArray[np.int64]
 
     def __init__(self, search: SearchLike, replace_repeats: bool, mutation_share: float) -> None:
         self.search, self.rng = search, np.random.default_rng(search.seed)
@@ -65,38 +65,38 @@ class Revision:
         self.neighbours_of = lru_cache(_NEIGHBOURHOODS)(search.space.neighbours)
 
     def __call__(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the n designs to be evaluated, (n, T), in the place of those that were drawn, (n, T)."""
+        """Return the n architectures to evaluate, (n, T), instead of those drawn, (n, T)."""
         self.seen.catch_up()
         history = self.search.history
         self._parents = best(history, _PARENTS) if len(history) >= _WARM_UP else []
-        designs = to_architectures(drawn)
-        for i, design in enumerate(designs):
-            designs[i] = self.revised(design)
-            self.seen.add(designs[i])
-        self.designs = np.array(designs, dtype=np.int64)
-        return self.designs
+        architectures = to_architectures(drawn)
+        for i, architecture in enumerate(architectures):
+            architectures[i] = self.revised(architecture)
+            self.seen.add(architectures[i])
+        self.architectures = np.array(architectures, dtype=np.int64)
+        return self.architectures
 
-    def revised(self, design: Architecture) -> Architecture:
-        """Return what is evaluated for one design."""
+    def revised(self, architecture: Architecture) -> Architecture:
+        """Return the architecture to evaluate instead of a drawn one."""
         parent = self.parent()
-        if parent is None and not (self._replace and design in self.seen):
-            return design
-        return unseen(self.neighbours_of, parent or design, self.seen, self.rng)
+        if parent is None and not (self._replace and architecture in self.seen):
+            return architecture
+        return unseen(self.neighbours_of, parent or architecture, self.seen, self.rng)
 
     def parent(self) -> Architecture | None:
-        """Return one of the best designs, if one is to be mutated now."""
+        """Return one of the best architectures, with the probability of a mutation; else None."""
         if not self._parents or self.rng.random() >= self._share:
             return None
         return self._parents[min(int(self.rng.geometric(_PRESSURE)), len(self._parents)) - 1]
 
 
 class Guidance(BaseCallback):
-    """Lets an on-policy algorithm learn from the designs that were evaluated, whoever made them, and from the best.
+    """Trains an on-policy algorithm also on evaluated architectures that it did not draw, and on the best ones.
 
     Args:
-        search: where the best designs are.
-        revise: the designs that the algorithm draws.
-        imitation_steps: of imitation before each rollout.
+        search: the search, whose history has the best architectures.
+        revise: replaces architectures that the algorithm draws.
+        imitation_steps: optimiser steps of imitation before each rollout.
         relabelling: whether the algorithm is told what was evaluated in the place of what it drew.
     """
 
@@ -115,28 +115,28 @@ class Guidance(BaseCallback):
             _imitate_best(self.model, self._search, self._steps)
 
     def _on_rollout_end(self) -> None:
-        designs, drawn = self.revise.designs, self.model.rollout_buffer.actions[:, :, 0].T
-        places = np.flatnonzero((designs != drawn).any(axis=1))
+        architectures, drawn = self.revise.architectures, self.model.rollout_buffer.actions[:, :, 0].T
+        places = np.flatnonzero((architectures != drawn).any(axis=1))
         if self._relabelling and len(places):
-            relabel(self.model, recorded(self._search.space, to_architectures(designs[places])), places)
+            relabel(self.model, episode_batch(self._search.space, to_architectures(architectures[places])), places)
 
 
 def best(history: History, k: int) -> list[Architecture]:
-    """Return the k designs that were measured with the highest rewards, best first, the earlier among equals."""
+    """Return the k measured architectures with the highest rewards, best first, the earlier first among equals."""
     return [outcome.architecture for outcome in history.top(k)]
 
 
 def _imitate_best(model: OnPolicyAlgorithm, search: SearchLike, steps: int) -> None:
-    """Let a policy imitate the best designs of a search so far, if there are any, for as many steps at most."""
-    if designs := best(search.history, _IMITATED):
-        imitate(model.policy, recorded(search.space, designs), steps, _ENOUGH)
+    """Train a policy to imitate the best architectures of a search so far, for at most so many steps."""
+    if architectures := best(search.history, _IMITATED):
+        imitate(model.policy, episode_batch(search.space, architectures), steps, _ENOUGH)
 
 
 def learn_from_start(model: BaseAlgorithm, search: SearchLike, rewards: NDArray[np.float64]) -> None:
-    """Let an algorithm learn, before it makes its first design, from those that the search has evaluated.
+    """Train an algorithm on the architectures that the search has evaluated before its first.
 
-    An on-policy algorithm cannot learn from what another policy did: it imitates the best designs for a few steps.
-    An off-policy one takes all of them into its replay buffer. Any other starts as if there were none.
+    An on-policy algorithm cannot learn from what another policy did: it imitates the best architectures for a few
+    steps. An off-policy one takes all of them into its replay buffer. Any other starts as if there were none.
 
     Args:
         model: about to learn.
@@ -146,11 +146,11 @@ def learn_from_start(model: BaseAlgorithm, search: SearchLike, rewards: NDArray[
     if isinstance(model, OnPolicyAlgorithm):
         _imitate_best(model, search, _STEPS_AT_START)
     elif isinstance(model, OffPolicyAlgorithm):
-        _remember(model, recorded(search.space, search.history.architectures), rewards)
+        _remember(model, episode_batch(search.space, search.history.architectures), rewards)
 
 
-def _remember(model: OffPolicyAlgorithm, episodes: Recorded, rewards: NDArray[np.float64]) -> None:
-    """Add the episodes to the replay buffer, as many at a time as there are environments; some twice in the last."""
+def _remember(model: OffPolicyAlgorithm, episodes: EpisodeBatch, rewards: NDArray[np.float64]) -> None:
+    """Add the episodes to the replay buffer, one for each environment at a time; the last round repeats some."""
     t, n = episodes.actions.shape
     buffer = model.replay_buffer
     assert buffer is not None  # made with the algorithm
@@ -169,8 +169,8 @@ def _remember(model: OffPolicyAlgorithm, episodes: Recorded, rewards: NDArray[np
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What is seen and done on the way to n designs of T decisions.
+class EpisodeBatch:
+    """Holds the observations, actions and masks of the episodes of n architectures of T decisions.
 
     Args:
         observations: (T, n, D), before each decision.
@@ -183,19 +183,19 @@ class Recorded:
     masks: NDArray[np.bool_]
 
 
-def recorded(space: SearchSpace, designs: Sequence[Architecture]) -> Recorded:
-    """Return the episodes that make n designs."""
-    episodes, actions = Episodes(space, len(designs)), np.array(designs, dtype=np.int64).T
+def episode_batch(space: SearchSpace, architectures: Sequence[Architecture]) -> EpisodeBatch:
+    """Return the episodes that build n architectures."""
+    episodes, actions = Episodes(space, len(architectures)), np.array(architectures, dtype=np.int64).T
     observations, masks = [], []
     for taken in actions:
         observations.append(episodes.observations.copy())
         masks.append(episodes.mask)
         episodes.take(taken)
-    return Recorded(np.stack(observations), actions, np.stack(masks))
+    return EpisodeBatch(np.stack(observations), actions, np.stack(masks))
 
 
-def judged(policy: ActorCriticPolicy, episodes: Recorded) -> tuple[Tensor, Tensor]:
-    """Return a policy's values and the log-probabilities of the actions, both (n, T)."""
+def values_and_log_probs(policy: ActorCriticPolicy, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
+    """Return a policy's values and the log-probabilities of the actions, (n, T) each."""
     n = episodes.actions.shape[1]
     observations, actions, masks = (  # one episode after the other
         np.concatenate(list(steps.swapaxes(0, 1)))
@@ -211,19 +211,19 @@ def judged(policy: ActorCriticPolicy, episodes: Recorded) -> tuple[Tensor, Tenso
     return values.reshape(n, -1), log_probs.reshape(n, -1)
 
 
-def imitate(policy: ActorCriticPolicy, episodes: Recorded, steps: int, enough: float = 1.0) -> None:
-    """Raise the log-probability of the actions where there was something to choose: behaviour cloning.
+def imitate(policy: ActorCriticPolicy, episodes: EpisodeBatch, steps: int, enough: float = 1.0) -> None:
+    """Raise the log-probabilities of the actions by behaviour cloning, at decisions with several valid choices.
 
     Args:
-        policy: is changed.
-        episodes: are imitated.
-        steps: of the policy's optimiser, at most.
-        enough: mean probability of the actions at which they are imitated.
+        policy: the policy, which is changed.
+        episodes: the episodes to imitate.
+        steps: largest number of optimiser steps.
+        enough: mean probability of the actions at which imitation ends.
     """
     chosen = torch.from_numpy(episodes.masks.sum(axis=2).T > 1)
     policy.set_training_mode(True)
     for _ in range(steps):
-        _, log_probs = judged(policy, episodes)
+        _, log_probs = values_and_log_probs(policy, episodes)
         loss = -log_probs[chosen].mean()
         if not loss > -np.log(enough):  # also where there is nothing to choose, and the loss is nan
             break
@@ -232,8 +232,8 @@ def imitate(policy: ActorCriticPolicy, episodes: Recorded, steps: int, enough: f
         policy.optimizer.step()
 
 
-def relabel(model: OnPolicyAlgorithm, episodes: Recorded, places: NDArray[np.int64]) -> None:
-    """Put episodes into a full rollout buffer in the place of those that were drawn, for the rewards that are there.
+def relabel(model: OnPolicyAlgorithm, episodes: EpisodeBatch, places: NDArray[np.int64]) -> None:
+    """Replace episodes of a full rollout buffer; the rewards in it are kept.
 
     Args:
         model: its rollouts are one episode an environment, and are about to be learnt from.
@@ -242,7 +242,7 @@ def relabel(model: OnPolicyAlgorithm, episodes: Recorded, places: NDArray[np.int
     """
     buffer, policy = model.rollout_buffer, model.policy
     with torch.no_grad():
-        values, log_probs = judged(policy, episodes)
+        values, log_probs = values_and_log_probs(policy, episodes)
         if isinstance(buffer, RecurrentRolloutBuffer) and isinstance(policy, RecurrentActorCriticPolicy):
             _relabel_memory(buffer, policy, episodes, places)
     buffer.observations[:, places] = episodes.observations
@@ -254,9 +254,12 @@ def relabel(model: OnPolicyAlgorithm, episodes: Recorded, places: NDArray[np.int
 
 
 def _relabel_memory(
-    buffer: RecurrentRolloutBuffer, policy: RecurrentActorCriticPolicy, episodes: Recorded, places: NDArray[np.int64]
+    buffer: RecurrentRolloutBuffer,
+    policy: RecurrentActorCriticPolicy,
+    episodes: EpisodeBatch,
+    places: NDArray[np.int64],
 ) -> None:
-    """Put what the LSTMs remember before each decision into the buffer."""
+    """Write the LSTM states before each decision into the buffer."""
     remember = [(policy.lstm_actor, ("hidden_states_pi", "cell_states_pi"))]
     if policy.lstm_critic is not None:
         remember.append((policy.lstm_critic, ("hidden_states_vf", "cell_states_vf")))

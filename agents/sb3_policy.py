@@ -1,11 +1,12 @@
 """Policies: Stable-Baselines3's MlpPolicy with fewer calls, and networks that read the decisions as a sequence.
 
-A rollout asks for the next choices at every decision, for a handful of designs: there, the networks take less time than
-the objects and the checks around them. The lean policies are asked, and answer, the same to the last bit.
+A rollout asks for the next choices at every decision, for a handful of architectures: there, the networks take less
+time than the objects and the checks around them. The lean policies are asked, and answer, the same to the last bit.
 
-An observation holds the whole prefix of a design, so a policy need not carry a state from step to step: the features
-of a sequence are computed anew, and are the state that a recurrent policy would have carried there. So they work in the
-unmodified algorithms, in MaskablePPO too, which has no recurrent policy, and no state is stored with what is learnt.
+An observation holds the whole prefix of an architecture, so a policy need not carry a state from step to step: the
+features of a sequence are computed anew, and are the state that a recurrent policy would have carried there. So they
+work in the unmodified algorithms, in MaskablePPO too, which has no recurrent policy, and no state is stored with what
+is learnt.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _Function = Callable[[Tensor], Tensor]
 
 
 class _Lean(BasePolicy):
-    """Draws from the networks' logits itself, where it is asked for vectors and one choice.
+    """Draws actions directly from the networks' logits, if observations are vectors and the action is one choice.
 
     Elsewhere, or where features are extracted by a class of the user's, it is the standard policy, which comes after it
     among a class's parents.
@@ -75,11 +76,11 @@ class _Lean(BasePolicy):
 
 
 class LeanPolicy(_Lean, ActorCriticPolicy):
-    """`ActorCriticPolicy` with fewer calls."""
+    """Computes what `ActorCriticPolicy` does, with fewer calls."""
 
 
 class LeanMaskablePolicy(_Lean, MaskableActorCriticPolicy):
-    """`MaskableActorCriticPolicy` with fewer calls."""
+    """Computes what `MaskableActorCriticPolicy` does, with fewer calls."""
 
 
 _LEAN: dict[type[BasePolicy], type[BasePolicy]] = {
@@ -89,7 +90,7 @@ _LEAN: dict[type[BasePolicy], type[BasePolicy]] = {
 
 
 def policy_of(algorithm: type[BaseAlgorithm], name: str) -> str | type[BasePolicy]:
-    """Return the lean policy in the place of the one that an algorithm knows by this name; the name if there is none.
+    """Return the lean policy that replaces the algorithm's policy of this name; the name if there is none.
 
     >>> from stable_baselines3 import DQN, PPO
     >>> policy_of(PPO, "MlpPolicy").__name__, policy_of(PPO, "CnnPolicy"), policy_of(DQN, "MlpPolicy")
@@ -100,7 +101,7 @@ def policy_of(algorithm: type[BaseAlgorithm], name: str) -> str | type[BasePolic
 
 
 def _layers(policy: Any) -> tuple[list[_Function], list[_Function]]:
-    """Return actor and critic layer by layer, empty unless features are the observations and an action one choice.
+    """Return the layers of actor and critic; empty lists unless observations are features and actions one choice.
 
     Called as modules of modules, the calls take longer than the layers.
     """
@@ -115,7 +116,7 @@ def _layers(policy: Any) -> tuple[list[_Function], list[_Function]]:
 
 
 def _function(layer: nn.Module) -> _Function:
-    """Return what a layer does, on the parameters that it has: optimisers change them in place."""
+    """Return a function that computes a layer with its current parameters."""
     if type(layer) is nn.Linear:
         return partial(functional.linear, weight=layer.weight, bias=layer.bias)
     return torch.tanh if type(layer) is nn.Tanh else layer.forward
@@ -132,7 +133,7 @@ def _normalised(logits: Tensor) -> Tensor:
 
 
 def _told(log_probs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of actions, and the entropies, both (n,), from all log-probabilities, (n, C).
+    """Return log-probabilities of actions and entropies, (n,) each, from all log-probabilities, (n, C).
 
     Raises:
         AgentError: they are not numbers any more.
@@ -155,14 +156,14 @@ def _draw(log_probs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SequenceFeatures(BaseFeaturesExtractor):
-    """Features of the next decision, from the sequence of those taken.
+    """Extracts features of the next decision from the sequence of those taken.
 
     Place t of a sequence, from 0 to T, embeds the choice taken before it (nothing at 0) and the decision to be taken
     there (nothing at T); what is read there depends on places 0 to t alone.
 
     Args:
-        observation_space: of the environment.
-        space: whose observations are read; see `nasenv.envs.env.Episodes`.
+        observation_space: the environment's observation space.
+        space: the search space whose observations are read; see `nasenv.envs.env.Episodes`.
         features_dim: number of features, and width of the embeddings.
     """
 
@@ -185,11 +186,11 @@ class SequenceFeatures(BaseFeaturesExtractor):
 
     @abstractmethod
     def read(self, sequences: Tensor) -> Tensor:
-        """Return what is known at each place, (m, L, F), of m embedded sequences, (m, L, F), from its left alone."""
+        """Return the outputs (m, L, F) for m embedded sequences (m, L, F); each place depends on its left only."""
 
 
 class LSTMFeatures(SequenceFeatures):
-    """The states of a long short-term memory.
+    """Extracts the states of a long short-term memory.
 
     References: Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735
     """
@@ -199,13 +200,13 @@ class LSTMFeatures(SequenceFeatures):
         self.lstm = nn.LSTM(features_dim, features_dim, batch_first=True)
 
     def read(self, sequences: Tensor) -> Tensor:
-        """Return the states, (m, L, F)."""
+        """Return the LSTM's states, (m, L, F)."""
         states: Tensor = self.lstm(sequences)[0]
         return states
 
 
 class AttentionFeatures(SequenceFeatures):
-    """One layer of a transformer whose places attend to themselves and to their left.
+    """Extracts features by one causal transformer layer.
 
     References: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
     """
@@ -215,18 +216,18 @@ class AttentionFeatures(SequenceFeatures):
         self.layer = nn.TransformerEncoderLayer(features_dim, _HEADS, 2 * features_dim, dropout=0.0, batch_first=True)
 
     def read(self, sequences: Tensor) -> Tensor:
-        """Return what the layer says, (m, L, F)."""
+        """Return the layer's outputs, (m, L, F)."""
         later = nn.Transformer.generate_square_subsequent_mask(sequences.shape[1], sequences.device)
         read: Tensor = self.layer(sequences, src_mask=later, is_causal=True)
         return read
 
 
 NETWORKS: dict[str, type[SequenceFeatures] | None] = {"mlp": None, "lstm": LSTMFeatures, "attention": AttentionFeatures}
-"""What reads the observations in front of a policy's hidden layers, by name; nothing does for mlp."""
+"""The feature extractors before a policy's hidden layers, by name; mlp has none."""
 
 
 def network_settings(network: str, space: SearchSpace) -> dict[str, Any]:
-    """Return the ``policy_kwargs`` that make a policy read its observations by one of `NETWORKS`."""
+    """Return the ``policy_kwargs`` for a policy that reads its observations by one of `NETWORKS`."""
     features = NETWORKS[network]
     if features is None:
         return {}
@@ -234,7 +235,7 @@ def network_settings(network: str, space: SearchSpace) -> dict[str, Any]:
 
 
 def _longest(prefixes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sequences, (m, L), that begin no other, and for each prefix, (n,), the one of them that it begins.
+    """Return the sequences (m, L) that are no prefix of another, and for each prefix (n,) the one that contains it.
 
     The decisions of an episode are prefixes of one sequence, which need be read only once. In sorted order a prefix,
     filled up by zeros, comes right before a sequence that it begins.

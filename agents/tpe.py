@@ -1,4 +1,4 @@
-"""Tree-structured Parzen estimator, by Optuna."""
+"""The tree-structured Parzen estimator of Optuna."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from nasenv.trial import Architecture, Outcome
 
 
 class TPE(Agent):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011, https://papers.nips.cc/paper/4443) by Optuna.
+    """Runs Optuna's tree-structured Parzen estimator (Bergstra et al. 2011, https://papers.nips.cc/paper/4443).
 
     Needs the extra ``tpe``: ``pip install 'nasenv[tpe]'``. A decision is a categorical parameter of the choices that
     are valid: where masks leave it others, it is another parameter, so the tree is that of the masks. The
-    estimator soon suggests the same few designs over and over: one that was asked for before gives way to a random
-    neighbour that was not. Designs that the search was given to start from are trials like others.
-    Designs that are asked for and not answered yet count among those that are not good (Optuna's ``constant_liar``), so
-    that those of a batch, or those in flight, keep apart.
+    estimator soon suggests the same few architectures over and over: one that was asked for before gives way to a
+    random neighbour that was not. Architectures that the search was given to start from are trials like others.
+    Architectures that are asked for and not answered yet count among those that are not good (Optuna's
+    ``constant_liar``), so that those of a batch, or those in flight, keep apart.
 
     Args:
-        startup_trials: number of random designs, or designs to start from, before the estimator is used.
-        candidates: number of choices drawn from the good designs' density, of which the one that is likeliest there
-            and not among the others is taken.
-        multivariate: whether the choices of a design are drawn together, from a joint density.
-        batch_size: number of designs at a time; they are evaluated side by side.
+        startup_trials: number of random architectures, or architectures to start from, before the estimator is used.
+        candidates: number of choices drawn from the good architectures' density, of which the one that is likeliest
+            there and not among the others is taken.
+        multivariate: whether the choices of an architecture are drawn together, from a joint density.
+        batch_size: number of architectures at a time; they are evaluated side by side.
         asynchronous: see `Agent`.
 
     Raises:
@@ -52,7 +52,7 @@ class TPE(Agent):
         self.multivariate = flag("TPE: multivariate", multivariate)
 
     def run(self, search: SearchLike) -> None:
-        """Search without Optuna's own messages, such as a line for each study."""
+        """Search without Optuna's log messages."""
         try:
             from optuna import logging
         except ImportError as error:
@@ -79,27 +79,27 @@ class TPE(Agent):
             )
         self._space, self._rng = space, rng
         self._study = optuna.create_study(sampler=sampler, direction="maximize")
-        self._numbers: dict[Architecture, int] = {}  # of the trials of the designs that were asked for, or told
+        self._numbers: dict[Architecture, int] = {}  # of the trials of the architectures that were asked for, or told
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n designs, none of which was asked for before as far as that can be; their trials are running."""
-        designs: list[Architecture] = []
+        """Return n architectures, new ones as far as possible; their Optuna trials are running."""
+        architectures: list[Architecture] = []
         for _ in range(n):
-            design = self._suggested()
-            if design in self._numbers:
-                design = unseen(self._space.neighbours, design, self._numbers, self._rng)
-            designs.append(design)
-            self._trial(designs[-1])
-        return designs
+            architecture = self._suggested()
+            if architecture in self._numbers:
+                architecture = unseen(self._space.neighbours, architecture, self._numbers, self._rng)
+            architectures.append(architecture)
+            self._trial(architectures[-1])
+        return architectures
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """End the trial of each design that is new."""
+        """Complete the Optuna trial of each new architecture."""
         for outcome in outcomes:
             if not outcome.repeat:
                 self._study.tell(self._trial(outcome.architecture), outcome.reward)
 
     def _suggested(self) -> Architecture:
-        """Return the estimator's design; the trial that it takes is given up, as what is evaluated may be another."""
+        """Return the sampler's architecture; its Optuna trial is failed, since another may be evaluated instead."""
         from optuna.trial import TrialState
 
         trial = self._study.ask()
@@ -110,23 +110,24 @@ class TPE(Agent):
         self._study.tell(trial, state=TrialState.FAIL)
         return row
 
-    def _trial(self, design: Architecture) -> int:
-        """Return the number of a design's trial; a new design's begins to run."""
+    def _trial(self, architecture: Architecture) -> int:
+        """Return the number of an architecture's Optuna trial; a new architecture's is started."""
         from optuna.distributions import CategoricalDistribution
         from optuna.trial import TrialState, create_trial
 
-        if design not in self._numbers:
-            taken = [(*self._parameter(design[:t]), choice) for t, choice in enumerate(design)]
+        if architecture not in self._numbers:
+            taken = [(*self._parameter(architecture[:t]), choice) for t, choice in enumerate(architecture)]
             trial = create_trial(
                 state=TrialState.RUNNING,
                 params={name: choice for name, valid, choice in taken if len(valid) > 1},
                 distributions={name: CategoricalDistribution(valid) for name, valid, _ in taken if len(valid) > 1},
             )
             self._study.add_trial(trial)
-            self._numbers[design] = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[-1].number
-        return self._numbers[design]
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            self._numbers[architecture] = running[-1].number
+        return self._numbers[architecture]
 
     def _parameter(self, prefix: Architecture) -> tuple[str, tuple[int, ...]]:
-        """Return the name and the values of the parameter that stands for the next decision."""
+        """Return the name and the values of the Optuna parameter for the next decision."""
         valid = tuple(np.flatnonzero(self._space.mask(np.array([prefix], dtype=np.int64))[0]).tolist())
         return f"{self._space.decisions[len(prefix)].name} of {valid}", valid

@@ -1,4 +1,4 @@
-"""The constructor is the configuration: objects that remember how they were made, and checks of their arguments."""
+"""A class's constructor is its configuration: objects remember their arguments, and arguments are checked."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ DERIVED: set[str | int] = {  # what follows from the other parts is not asked of
 
 
 class Configurable:
-    """Remembers the arguments it was made with, so that it can be written to a file, compared and made again.
+    """Remembers the constructor's arguments, so that an object can be written to a file, compared and made again.
 
-    Spaces, evaluators, objectives and agents are configurable: a subclass writes a plain ``__init__`` and does
-    nothing else for it. Arguments that go to the parent by ``super().__init__(**kwargs)`` count with their defaults.
+    Spaces, evaluators, objectives and agents are configurable: a subclass only needs a plain ``__init__``. Arguments
+    passed to the parent by ``super().__init__(**kwargs)`` are remembered too, with their defaults.
 
     >>> class Dial(Configurable):
     ...     def __init__(self, top: int = 11) -> None:
@@ -44,13 +44,13 @@ class Configurable:
     {'stations': 3, 'top': 11}
     """
 
-    indifferent: ClassVar[tuple[str, ...]] = ()
-    """Arguments that change nothing of what comes out, such as a number of processes."""
+    excluded_from_identity: ClassVar[tuple[str, ...]] = ()
+    """Names of arguments that change no result, such as a number of processes."""
 
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Keep the arguments that ``__init__`` is about to be given."""
+        """Store the arguments that ``__init__`` will receive."""
         self = super().__new__(cls)
         try:
             bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
@@ -73,13 +73,13 @@ class Configurable:
         return {"class_path": import_path(type(self)), "init_args": {k: _plain(v) for k, v in self._arguments.items()}}
 
     def identity(self) -> dict[str, Any]:
-        """Return the configuration without what is `indifferent`: two of one identity can stand for each other."""
+        """Return the configuration without the arguments in `excluded_from_identity`, which change no result."""
         config = self.config()
-        essential = {k: v for k, v in config["init_args"].items() if k not in self.indifferent}
+        essential = {k: v for k, v in config["init_args"].items() if k not in self.excluded_from_identity}
         return {**config, "init_args": essential}
 
     def source_digest(self) -> str:
-        """Return a hash of the source of the functions among the arguments, and of a class outside nasenv.
+        """Return a hash of the source code of functions among the arguments, and of a class outside nasenv.
 
         It goes into fingerprints, so that measurements made by an older version of a user's function are not
         taken for those of the newer one. What such a function calls in its turn is not seen.
@@ -92,7 +92,7 @@ class Configurable:
 
 @cache
 def _defaults(classes: tuple[type, ...]) -> dict[str, Any]:
-    """Return the defaults of the first class's arguments, and of its parents' that ``**kwargs`` passes on to them.
+    """Return the default of each argument of the first class and of those that its ``**kwargs`` pass to its parents.
 
     Those without a default are there too, as `inspect.Parameter.empty`.
     """
@@ -110,7 +110,7 @@ def _defaults(classes: tuple[type, ...]) -> dict[str, Any]:
 
 
 def _passing_on(init: Callable[..., None]) -> ast.Call | None:
-    """Return the call of the parent's method to which a method passes its ``**kwargs``; None where there is none."""
+    """Return the ``super().__init__`` call that receives a method's ``**kwargs``; None if there is none."""
     names = [p.name for p in inspect.signature(init).parameters.values() if p.kind is p.VAR_KEYWORD]
     try:
         nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(init)))) if names else ()
@@ -121,7 +121,7 @@ def _passing_on(init: Callable[..., None]) -> ast.Call | None:
 
 
 def without_derived(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return a configuration of live objects as ``--config`` takes it: without what follows from the other parts."""
+    """Return a configuration as ``--config`` accepts it: without the values that follow from its other parts."""
     return {
         key: without_derived(value, f"{path}{key}.") if isinstance(value, Mapping) else value
         for key, value in config.items()
@@ -130,7 +130,7 @@ def without_derived(config: Mapping[str, Any], path: str = "") -> dict[str, Any]
 
 
 def import_path(thing: Any) -> str:
-    """Return ``package.module.Name`` of a class or function."""
+    """Return the import path ``package.module.Name`` of a class or function."""
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
@@ -169,7 +169,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def source(thing: Callable[..., Any]) -> str:
-    """Return the source of a class or function, its import path where there is none."""
+    """Return the source code of a class or function, or its import path if the source is not available."""
     try:
         return inspect.getsource(thing)
     except (OSError, TypeError):  # typed into a shell, or built in
@@ -177,7 +177,7 @@ def source(thing: Callable[..., Any]) -> str:
 
 
 def number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> float:
-    """Return the argument as a float; raise InputError, "name must be expected", where it is not a valid number."""
+    """Return the argument as a float; raise InputError "{name} must be {expected}" if it is not a valid number."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and valid(float(value))):
         raise InputError(f"{name} must be {expected}, got {value!r}")
@@ -185,41 +185,41 @@ def number(name: str, value: Any, valid: Callable[[float], bool], expected: str)
 
 
 def positive(name: str, value: Any) -> float:
-    """Return the argument as a float; raise InputError where it is not a positive number."""
+    """Return the argument as a float; raise InputError if it is not a positive number."""
     return number(name, value, lambda v: v > 0.0, "a positive number")
 
 
 def share(name: str, value: Any) -> float:
-    """Return the argument as a float; raise InputError where it is not a number in [0, 1]."""
+    """Return the argument as a float; raise InputError if it is not a number in [0, 1]."""
     return number(name, value, lambda v: 0.0 <= v <= 1.0, "a number in [0, 1]")
 
 
 def weight(name: str, value: Any) -> float:
-    """Return the argument as a float; raise InputError where it is not a number of 0 or more."""
+    """Return the argument as a float; raise InputError if it is not a number of 0 or more."""
     return number(name, value, lambda v: v >= 0.0, "a number of 0 or more")
 
 
 def integer(name: str, value: Any, least: int = 1) -> int:
-    """Return the argument as an int, numpy's too; raise InputError where it is none, or below the least."""
+    """Return the argument (NumPy's too) as an int; raise InputError if it is not an integer of ``least`` or more."""
     if not is_integer(value, least):
         raise InputError(f"{name} must be an integer of {least} or more, got {value!r}")
     return int(value)
 
 
 def is_integer(value: Any, least: int = 1) -> bool:
-    """Return whether the value is an integer, numpy's included, and not below the least."""
+    """Return whether the value is an integer (NumPy's too) of ``least`` or more."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return the argument; raise InputError where it is neither true nor false."""
+    """Return the argument; raise InputError if it is not a bool."""
     if not isinstance(value, bool):
         raise InputError(f"{name} must be true or false, got {value!r}")
     return value
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Return the argument; raise InputError where it is none of two or more choices."""
+    """Return the argument; raise InputError if it is not one of the choices, of which there are two or more."""
     if value not in choices:
         raise InputError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
     return str(value)

@@ -1,4 +1,4 @@
-"""The errors that nasenv raises on purpose; each message is one line that says what came and how to mend it."""
+"""The errors that nasenv raises on purpose; each message is one line that says what was wrong and how to fix it."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ _COMMANDING = re.compile(  # control characters, those that turn the direction o
 
 
 def printable(text: str) -> str:
-    r"""Return the text with each character that a terminal would obey, or that has no bytes, written as its escape.
+    r"""Return the text with control characters, and those that cannot be encoded, written as escape sequences.
 
     >>> print(printable("a\x1b[2Jb"))
     a\x1b[2Jb
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Return the known names that were perhaps meant, all of them where none is near."""
+    """Return the known names that are most similar to a name, joined by commas; all of them if none is similar."""
     return ", ".join(difflib.get_close_matches(name, known, n=3) or known)
 
 
@@ -35,7 +35,7 @@ def counted(n: float, noun: str) -> str:
 
 
 class InputError(ValueError):
-    """What a user gave cannot be used; the command line prints the message and exits with 2.
+    """An input of the user cannot be used; the command line prints the message and exits with 2.
 
     The message may quote what came from a file: it becomes one line that can be printed, its middle left out where it
     is very long.
@@ -48,11 +48,11 @@ class InputError(ValueError):
 
 
 class BudgetExhausted(Exception):
-    """The search is over: its budget is used up, or its agent only repeats itself."""
+    """The search is over: its budget is used up, or its agent only proposes what it proposed before."""
 
 
 class SearchStopped(BudgetExhausted):
-    """The search was asked to stop before its end; all that was measured is kept, and the same search goes on."""
+    """The search was stopped before its end; all measurements are kept, and the same search can be resumed."""
 
 
 class AgentError(InputError):

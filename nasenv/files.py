@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read within bounds of memory."""
+"""Files are written atomically, and read within limits of memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nasenv.errors import InputError
 
 @contextlib.contextmanager
 def writing(what: object, remedy: str = "") -> Iterator[None]:
-    """Turn what goes wrong in the writing of a file into the InputError that names it: a full disk, say."""
+    """Turn an OSError of writing a file, such as a full disk, into an InputError that names the file."""
     try:
         yield
     except OSError as error:
@@ -24,7 +24,7 @@ def writing(what: object, remedy: str = "") -> Iterator[None]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that is there completely, on the disk, or not at all: after a kill the older one is still there.
+    """Write a file atomically: after a crash either the new or the old content is there, synced to the disk.
 
     Args:
         path: the file; its folder is there.
@@ -50,11 +50,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def open_again(file: BinaryIO, path: Path, hold: Callable[[BinaryIO], None] = lambda file: None) -> BinaryIO:
-    """Return the file, open for appending at its path again, after somebody deleted it while it was open.
+    """Recreate a file that was deleted while it was open, and return it opened for appending.
 
     Args:
         file: deleted, but still open, for reading too; it is closed.
-        path: where it was; folders are made where missing.
+        path: its path; missing folders are made.
         hold: keeps others from the new file, or raises.
 
     Raises:
@@ -75,7 +75,7 @@ def open_again(file: BinaryIO, path: Path, hold: Callable[[BinaryIO], None] = la
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Return a file open for reading; raise InputError where it is missing or may not be read."""
+    """Return a file open for reading; raise InputError if it is missing or not readable."""
     try:
         return open(path, "rb")
     except OSError as error:
@@ -83,7 +83,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_whole(path: Path, most: int) -> bytes:
-    """Return what a file holds.
+    """Return the content of a file as bytes.
 
     Args:
         path: the file.
@@ -100,7 +100,7 @@ def read_whole(path: Path, most: int) -> bytes:
 
 
 def user_path(text: str | Path) -> Path:
-    """Return the path that a user means, ~ put in full where that is somebody's home.
+    """Return a path given by a user, with ~ expanded if that home directory exists.
 
     Raises:
         InputError: it is longer than paths can be.
@@ -116,7 +116,7 @@ def user_path(text: str | Path) -> Path:
 
 
 def spare_memory() -> int:
-    """Return the bytes of memory that this process could still be given without taking another's."""
+    """Return the memory in bytes that this process could still allocate."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         known = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
@@ -128,7 +128,7 @@ def spare_memory() -> int:
 
 
 def _address_space() -> int:
-    """Return the bytes of addresses that this process has, 0 where the system does not say."""
+    """Return the size in bytes of this process's address space; 0 if the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -136,12 +136,12 @@ def _address_space() -> int:
 
 
 def in_megabytes(size: int) -> str:
-    """Return a number of bytes in words."""
+    """Return a size in bytes as text, such as ``12 MB``."""
     return f"{size / 1e6:,.0f} MB"
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; raise ValueError where it is none, or nested too deeply."""
+    """Return the value of a JSON text; raise ValueError if it is not JSON, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:

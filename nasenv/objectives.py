@@ -1,4 +1,4 @@
-"""Objectives: what a measurement is worth to the user, and what is paid where there is none."""
+"""Objectives turn measurements into rewards; `Rewards` also pays trials that failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nasenv.trial import Measurement
 
 
 class Objective(Configurable, ABC):
-    """A pure function, measurement -> reward; a search maximises it.
+    """Maps a measurement to a reward, which a search maximises; the mapping is a pure function.
 
     Args:
         failure_reward: the reward of a trial that failed; by default one that is below all others, see `Rewards`.
@@ -23,7 +23,7 @@ class Objective(Configurable, ABC):
         self.failure_reward = failure_reward
 
     def reward(self, measurement: Measurement) -> float:
-        """Return what a measurement that has a score is paid.
+        """Return the reward of a measurement that has a score.
 
         Raises:
             InputError: it is not a finite number.
@@ -40,10 +40,10 @@ class Objective(Configurable, ABC):
 
     @abstractmethod
     def value(self, measurement: Measurement) -> float:
-        """Return what a successful measurement is worth; finite."""
+        """Return the reward of a successful measurement, a finite number."""
 
     def lowest(self, lowest_score: float | None) -> float | None:
-        """Return the lowest reward that there can be; None where that is not known.
+        """Return the lowest possible reward; None if it is unknown or there is none.
 
         Args:
             lowest_score: the lowest value of the task's metric, 0 for an accuracy; None where it has none.
@@ -52,7 +52,7 @@ class Objective(Configurable, ABC):
 
 
 class Score(Objective):
-    """The score as it is: the task's metric on validation data, such as accuracy in [0, 1].
+    """Pays the score itself: the task's metric on validation data, such as accuracy in [0, 1].
 
     >>> Score().reward(Measurement(0.9))
     0.9
@@ -63,7 +63,7 @@ class Score(Objective):
         return score_of(measurement)
 
     def lowest(self, lowest_score: float | None) -> float | None:
-        """Return the lowest score."""
+        """Return the metric's lowest value."""
         return lowest_score
 
 
@@ -73,7 +73,7 @@ def is_score(objective: Objective) -> bool:
 
 
 class ScoreWithinCost(Objective):
-    """The score times (metric / target)^exponent where the metric is above its target.
+    """Pays the score times (metric / target)^exponent if the metric exceeds its target, else the score.
 
     The objective of MnasNet with a hard target (Tan et al. 2019, https://arxiv.org/abs/1807.11626, equation 2 with
     alpha = 0): an architecture within the target is paid its score, one above it less and less.
@@ -97,7 +97,7 @@ class ScoreWithinCost(Objective):
         self.metric, self.target, self.exponent = metric, target, exponent
 
     def value(self, measurement: Measurement) -> float:
-        """Return the score, lowered where the metric is above its target."""
+        """Return the score, reduced if the metric exceeds its target."""
         if self.metric not in measurement.metrics:
             known = ", ".join(measurement.metrics) or "none"
             raise InputError(f"objective: the evaluator reports no metric {self.metric!r}; it reports {known}")
@@ -106,7 +106,7 @@ class ScoreWithinCost(Objective):
         return score * factor if score >= 0.0 else score / factor  # a negative score is lowered, too
 
     def lowest(self, lowest_score: float | None) -> float | None:
-        """Return the lowest score where that is not negative; else there is none."""
+        """Return the lowest score if it is not negative; None otherwise, since there is no lowest reward then."""
         return lowest_score if lowest_score is not None and lowest_score >= 0.0 else None
 
 
@@ -117,14 +117,14 @@ def score_of(measurement: Measurement) -> float:
 
 
 class Rewards:
-    """Pays the measurements of one search, in order: failed < feasible, whatever the metric.
+    """Computes the rewards of one search's measurements, in order; a failure gets less than any success before it.
 
-    A failed trial is paid ``failure_reward`` where that is given. Else it is paid the lowest reward that there can be,
-    less 1; where there is no such, the worst so far, less the spread of those so far, or 1 before there are two. What
-    was paid never changes.
+    A failed trial gets ``failure_reward`` if that is given. Otherwise it gets the lowest possible reward minus 1; if
+    there is no lowest, the worst reward so far minus the spread of those so far, or minus 1 while all are equal, and
+    -1 before any. A reward never changes later.
 
     Args:
-        objective: pays what has a score.
+        objective: maps successful measurements to rewards.
         lowest_score: the lowest value of the task's metric; None where it has none.
 
     >>> rewards = Rewards(Score(), lowest_score=None)

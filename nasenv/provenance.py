@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, hardware, git commits."""
+"""Provenance: the versions, hardware and git commits with which a run was made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GIT_SECONDS = 10.0
 
 @functools.cache
 def provenance() -> dict[str, str]:
-    """Return what may make the same configuration come out otherwise: versions, hardware, commits, by name.
+    """Return what can change the results of a configuration: versions, hardware and commits, by name.
 
     ``nasenv commit`` is that of nasenv's own source where it lies in a git repository, ``commit`` that of the current
     folder's; both end in -dirty where files differ from it.
@@ -32,7 +32,7 @@ def provenance() -> dict[str, str]:
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return what differs, in words.
+    """Return the differences between two provenances as texts.
 
     >>> differences({"torch": "2.12.0", "numpy": "2.0"}, {"torch": "2.13.0", "numpy": "2.0", "optuna": "4.2"})
     ['torch 2.12.0, now 2.13.0', 'optuna none, now 4.2']
@@ -43,7 +43,7 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter and are installed, by name."""
+    """Return the versions of Python and of the installed packages that affect results, by name."""
     known = {"python": platform.python_version(), "nasenv": __version__}
     for package in _PACKAGES:
         try:
@@ -67,7 +67,7 @@ def _hardware() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Return the processor's name, the machine's kind where the system does not tell."""
+    """Return the name of the processor, or the machine type if the system does not report it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

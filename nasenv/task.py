@@ -1,4 +1,4 @@
-"""What the data ask of a network: kind of input and its shape, number of outputs, loss, metric."""
+"""A task describes what the data require of a network: kind and shape of inputs, number of outputs, loss, metric."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Kind: TypeAlias = Literal["classification", "regression"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network reads: (n, *shape) float32, of which the first axis of the shape is normalised.
+    """Describes a network's input: (n, *shape) float32; statistics for normalisation run along the first axis of shape.
 
     Args:
-        shape: of one input, positive integers.
+        shape: shape of one input, positive integers.
 
     Raises:
         InputError: another number of sizes, or one that is not positive.
@@ -40,18 +40,18 @@ class Inputs:
 
     @classmethod
     def name(cls) -> str:
-        """Return the kind of input in a word."""
+        """Return the name of the kind of input, such as ``images``."""
         return cls.__name__.lower()
 
     @classmethod
     def axes(cls) -> tuple[str, ...]:
-        """Return what the axes of the shape are called."""
+        """Return the names of the axes of the shape."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Images(Inputs):
-    """Pictures: shape is (channels, height, width).
+    """Describes images as inputs: the shape is (channels, height, width).
 
     >>> Images((1, 28, 28)).shape
     (1, 28, 28)
@@ -59,17 +59,17 @@ class Images(Inputs):
 
     @classmethod
     def axes(cls) -> tuple[str, ...]:
-        """Return what the axes of the shape are called."""
+        """Return the names of the axes of the shape."""
         return ("channels", "height", "width")
 
 
 @dataclass(frozen=True)
 class Table(Inputs):
-    """Rows of numbers: shape is (columns,)."""
+    """Describes rows of numbers as inputs: the shape is (columns,)."""
 
     @classmethod
     def axes(cls) -> tuple[str, ...]:
-        """Return what the axes of the shape are called."""
+        """Return the names of the axes of the shape."""
         return ("columns",)
 
 
@@ -77,11 +77,11 @@ _INPUTS = {kind.name(): kind for kind in (Images, Table)}
 
 
 class Metric(NamedTuple):
-    """How a network is scored; higher is better.
+    """Defines how a network is scored; higher is better.
 
     Args:
-        of: outputs (n, k) and targets, both in the user's units -> score.
-        kind: of the tasks that it is for.
+        of: function of outputs (n, k) and targets, both in the user's units, that returns the score.
+        kind: kind of the tasks that it is for.
         lowest: its lowest value; None where it has none.
         highest: its highest value.
         is_share: whether it is shown in per cent.
@@ -99,7 +99,7 @@ def _accuracy(outputs: Tensor, classes: Tensor) -> float:
 
 
 def _r2(outputs: Tensor, targets: Tensor) -> float:
-    """Return the coefficient of determination, of several targets the mean; of a constant target 0."""
+    """Return the coefficient of determination, averaged over targets; it is 0 for a constant target."""
     residual = ((outputs - targets).double() ** 2).sum(0)
     total = ((targets - targets.mean(0)).double() ** 2).sum(0)
     return float(torch.where(total > 0, 1 - residual / total.clamp(min=1e-300), torch.zeros_like(total)).mean())
@@ -114,7 +114,7 @@ METRICS: dict[str, Metric] = {
     "r2": Metric(_r2, "regression", None, 1.0, False),
     "neg_rmse": Metric(_negative_rmse, "regression", None, 0.0, False),
 }
-"""The metrics that a trained network can be scored by, by name."""
+"""Maps the names of metrics to those that score a trained network."""
 
 
 def is_share(metric: str) -> bool:
@@ -133,7 +133,7 @@ def shown_score(score: float, metric: str) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """What the data ask of a network.
+    """Describes what the data require of a network.
 
     Args:
         inputs: `Images` or `Table` with their shape; None where nothing is built, as on a published table of
@@ -168,14 +168,14 @@ class Task:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one input; raise InputError where there is none."""
+        """Return the shape of one input; raise InputError if the task has no inputs."""
         if self.inputs is None:
             raise InputError("this task has no inputs: its architectures are not built")
         return self.inputs.shape
 
     @property
     def lowest_score(self) -> float | None:
-        """The metric's lowest value; None where it has none, or is not known here."""
+        """Return the metric's lowest value; None if it has none or the metric is unknown here."""
         return METRICS[self.metric].lowest if self.metric in METRICS else None
 
     def shown(self, score: float) -> str:
@@ -183,20 +183,20 @@ class Task:
         return shown_score(score, self.metric)
 
     def check_inputs(self, kind: type[Inputs], reader: str) -> Self:
-        """Return the task; raise InputError where its inputs are not of the kind that a reader takes."""
+        """Return the task; raise InputError if its inputs are not of the kind that ``reader`` accepts."""
         if not isinstance(self.inputs, kind):
             came = self.inputs.name() if self.inputs is not None else "nothing"
             raise InputError(f"{reader} reads {kind.name()}, and the task's inputs are {came}; give another space")
         return self
 
     def check_trainable(self) -> None:
-        """Raise InputError where a network cannot be trained and scored for this task."""
+        """Raise InputError if nasenv cannot train and score networks for this task."""
         known = [name for name, metric in METRICS.items() if metric.kind == self.kind]
         if self.metric not in known:
             raise InputError(f"metric {self.metric!r}: a {self.kind} is scored by {', '.join(known)}")
 
     def loss(self, label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the mean loss, (outputs, targets) -> scalar: cross-entropy of logits, or squared error of values."""
+        """Return the loss function (outputs, targets) -> scalar: mean cross-entropy, or mean squared error."""
         if self.kind == "classification":
             return partial(F.cross_entropy, label_smoothing=label_smoothing)
         return F.mse_loss
@@ -206,32 +206,32 @@ class Task:
         return METRICS[self.metric].of(outputs, targets)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return the task as JSON values."""
         inputs = None if self.inputs is None else {"kind": self.inputs.name(), "shape": list(self.inputs.shape)}
         return {"inputs": inputs, "outputs": self.outputs, "kind": self.kind, "metric": self.metric}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return what ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is no task."""
+        """Return the task that ``to_json`` wrote; raise ValueError, TypeError or KeyError for other values."""
         inputs = values["inputs"]
         made = None if inputs is None else _INPUTS[inputs["kind"]](tuple(inputs["shape"]))
         return cls(made, values["outputs"], values["kind"], values["metric"])
 
 
 CIFAR10 = Task(Images((3, 32, 32)), outputs=10)
-"""The task that NAS-Bench-201, NAS-Bench-Macro and many others are measured on."""
+"""The task of NAS-Bench-201, NAS-Bench-Macro and many other benchmarks."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a user's inputs become a network's, and its outputs what the user wants to know; from the training split.
+    """Converts a user's inputs into a network's, and its outputs back, by statistics of the training split.
 
     Args:
-        mean: of the inputs, one number for each entry of their first axis (channel, column), in the user's units.
-        std: the same; 1 where the entry is constant.
-        class_names: of a classification: class i is called the i-th.
-        target_mean: of a regression, one number a target, in the user's units.
-        target_std: the same; 1 where a target is constant.
+        mean: mean of the inputs, one number for each entry of their first axis (channel, column), in the user's units.
+        std: standard deviation of the inputs likewise; 1 if an entry is constant.
+        class_names: names of the classes, in order; empty for a regression.
+        target_mean: mean of a regression's targets, one number each, in the user's units.
+        target_std: standard deviation of the targets likewise; 1 if a target is constant.
 
     Raises:
         InputError: numbers that are not finite, a deviation that is not positive, names that are no texts.
@@ -253,7 +253,7 @@ class Encoding:
             raise InputError(f"expected class names that are texts, got {self.class_names}")
 
     def check_fits(self, task: Task) -> None:
-        """Raise InputError where it is of another task."""
+        """Raise InputError if the encoding belongs to a task of another shape."""
         outputs = len(self.class_names) if task.kind == "classification" else len(self.target_mean)
         if (len(self.mean), outputs) != (task.shape[0], task.outputs):
             raise InputError(
@@ -262,45 +262,45 @@ class Encoding:
             )
 
     def inputs(self, raw: Tensor) -> Tensor:
-        """Return inputs, (n, *shape) in the user's units, as networks take them: normalised, contiguous float32."""
+        """Return inputs (n, *shape) in the user's units as networks read them: normalised, contiguous float32."""
         return _standardised(raw.float(), self.mean, self.std).contiguous()
 
     def targets(self, raw: Tensor) -> Tensor:
-        """Return targets of a regression, (n, targets) in the user's units, as networks are trained on them."""
+        """Return regression targets (n, targets) in the user's units normalised as networks are trained on them."""
         return _standardised(raw.float(), self.target_mean, self.target_std)
 
     def outputs(self, outputs: Tensor) -> Tensor:
-        """Return a network's outputs in the user's units: values of a regression, logits as they are."""
+        """Return a network's outputs in the user's units: values of a regression; logits stay as they are."""
         if not self.target_mean:
             return outputs
         mean, std = (torch.tensor(v, device=outputs.device) for v in (self.target_mean, self.target_std))
         return outputs.float() * std + mean
 
     def predictions(self, outputs: Tensor) -> NDArray[np.float32]:
-        """Return what a user wants to know: the probability of each class, (n, classes), or values, (n, targets)."""
+        """Return predictions from outputs: class probabilities (n, classes), or values (n, targets)."""
         found = self.outputs(outputs).float()
         predicted: NDArray[np.float32] = (found if self.target_mean else found.softmax(dim=1)).numpy()
         return predicted
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return the encoding as JSON values."""
         return {name: list(getattr(self, name)) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return what ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is no encoding."""
+        """Return the encoding that ``to_json`` wrote; raise ValueError, TypeError or KeyError for other values."""
         return cls(**{name: tuple(values[name]) for name in cls.__dataclass_fields__})
 
 
 def statistics_of(values: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each entry of the second axis, (n, k, ...); 1 for a constant one's."""
+    """Return mean and standard deviation along the second axis of (n, k, ...); 1 instead of a deviation of 0."""
     others = (0, *range(2, values.ndim))
     std, mean = torch.std_mean(values.double(), dim=others, correction=0)
     return tuple(mean.tolist()), tuple(s if s > 0 else 1.0 for s in std.tolist())
 
 
 def _standardised(values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return values, (n, k, ...), each entry of the second axis less its mean and by its standard deviation."""
+    """Return values (n, k, ...), minus the mean and divided by the deviation of each entry of the second axis."""
     shape = (1, -1, *[1] * (values.ndim - 2))
     shift, scale = (torch.tensor(v, device=values.device).view(shape) for v in (mean, std))
     return (values - shift) / scale

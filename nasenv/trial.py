@@ -1,4 +1,4 @@
-"""The values that travel: a `Trial` is asked for, a `Measurement` comes out, an agent is told an `Outcome`."""
+"""The values that travel: a `Trial` is asked for, a `Measurement` comes out, an agent receives an `Outcome`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Architecture: TypeAlias = tuple[int, ...]
 """The index of the choice taken at each decision of a space, in order; its length is T."""
 
 Purpose: TypeAlias = Literal["search", "check", "confirm", "test"]
-"""What a trial is for.
+"""The purpose of a trial.
 
 search: the agent asks. check: a second look at a search's trial, such as one at a higher fidelity. confirm: the final,
 longer training, scored on validation data. test: the final training on training and validation data, scored on test
@@ -29,14 +29,14 @@ _NUMBERS, _TEXTS = {int, float}, {str}
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What an evaluator is asked for; it is the key of every store.
+    """Identifies an evaluation that an evaluator is asked for; it is the key of every store.
 
     Args:
-        architecture: what is measured.
+        architecture: the architecture to measure.
         fidelity: share in (0, 1] of the search's full training, rounded to what the evaluator can do
             (`Evaluator.fidelity`).
         purpose: search, check, confirm or test.
-        seed: of a final training; 0 in a search.
+        seed: seed of a final training; 0 in a search.
 
     Raises:
         ValueError: a fidelity outside (0, 1], or a purpose that there is not.
@@ -54,7 +54,7 @@ class Trial:
             raise ValueError(f"purpose must be one of {', '.join(_PURPOSES)}, got {self.purpose!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return the trial as JSON values."""
         return {
             "architecture": list(self.architecture),
             "fidelity": self.fidelity,
@@ -64,7 +64,7 @@ class Trial:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the trial that ``to_json`` wrote; raise ValueError, TypeError or KeyError where it is none."""
+        """Return the trial that ``to_json`` wrote; raise ValueError, TypeError or KeyError for other values."""
         architecture, fidelity, seed = values["architecture"], values["fidelity"], values["seed"]
         if type(architecture) is not list or not all(type(choice) is int for choice in architecture):
             raise TypeError(f"an architecture is a list of integers, got {architecture!r}")
@@ -75,14 +75,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What came out of a trial: a score, or the reason why there is none.
+    """Holds the result of a trial: a score, or the reason why it failed.
 
     Numbers may be NumPy's or torch's too, of no dimension; they become Python's own, of which an int stays one.
 
     Args:
         score: the task's metric, such as accuracy in [0, 1]; higher is better. None where the trial failed.
         error: why it failed, one line; None where it did not.
-        train_seconds: what the training cost, in seconds.
+        train_seconds: duration of the training in seconds.
         metrics: other figures, such as params and flops.
         curve: mean training loss of each epoch.
 
@@ -98,7 +98,7 @@ class Measurement:
     curve: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Make numbers plain; those that are plain already take no time."""
+        """Convert numbers to Python's own types, and check them; plain values take no time."""
         score, error, metrics, curve = self.score, self.error, self.metrics, self.curve
         if (score is None) == (error is None):
             raise ValueError(f"a Measurement has either a score or an error, got {score} and {error!r}")
@@ -121,11 +121,11 @@ class Measurement:
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same trial would end the same way: not so after a timeout or out of memory."""
+        """Return whether the same trial would end the same way: not after a timeout or out of memory."""
         return self.error is None or self.error.startswith(DIVERGED)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return the measurement as JSON values."""
         return {
             "score": self.score,
             "error": self.error,
@@ -136,7 +136,7 @@ class Measurement:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the measurement among values by name; raise ValueError, TypeError or KeyError where it is none."""
+        """Return the measurement in a mapping; raise ValueError, TypeError or KeyError for other values."""
         arguments = {name: values[name] for name in ("score", "error", "train_seconds", "metrics", "curve")}
         if type(arguments["metrics"]) is not dict or type(arguments["curve"]) is not list:
             raise TypeError("metrics are names with numbers, a curve is a list of numbers")
@@ -144,7 +144,7 @@ class Measurement:
 
 
 class Finding(NamedTuple):
-    """What was found out about a proposal that is new to the search: measurement, reward, whether it was free."""
+    """Holds the result of a proposal that is new to the search: measurement, reward, whether it cost no training."""
 
     measurement: Measurement
     reward: float
@@ -153,19 +153,19 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an agent is told of one architecture that it proposed.
+    """Holds what an agent is told about one architecture that it proposed.
 
     Args:
         architecture: the proposal.
-        measurement: what came out of its trial.
-        reward: what the objective pays for that.
+        measurement: the result of its trial.
+        reward: the objective's reward for that.
         evaluation: number, from 1, of the distinct evaluation that measured this architecture in this search.
         proposal: number, from 1, of the proposal; repeats count.
         repeat: whether this search had been told of this very trial before.
         cached: whether the measurement was there already (in the cache, or of an equivalent architecture) and cost no
             training.
         fidelity: share in (0, 1] of the search's full training.
-        cost: what the first proposal of this trial was charged, in full trainings.
+        cost: charge for the first proposal of this trial, in full trainings.
     """
 
     architecture: Architecture
@@ -184,7 +184,7 @@ def _are_plain(metrics: Mapping[str, float]) -> bool:
 
 
 def _plain(name: str, value: Any) -> float:
-    """Return a number as Python's own, an int as an int: it is journaled as it came; raise TypeError for what is none.
+    """Return a number as a Python int or float; an int stays an int. Raise TypeError for other values.
 
     Raises:
         ValueError: an int that is too large for a float.

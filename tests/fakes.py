@@ -46,7 +46,7 @@ class Formula(Evaluator):
 
 
 class Hashed(Formula):
-    """Each design has a figure of its own, in [0, 1]; one in ten fails."""
+    """Each architecture has a figure of its own, in [0, 1]; one in ten fails."""
 
     def figure(self, architecture):
         value = int(digest(architecture), 16) / 16**16
@@ -55,8 +55,8 @@ class Hashed(Formula):
         return Measurement(value, metrics={"params": 100.0 + sum(architecture)})
 
 
-class HiddenDesign(Formula):
-    """A design is worth the share of its decisions that agree with a hidden one."""
+class HiddenArchitecture(Formula):
+    """An architecture is worth the share of its decisions that agree with a hidden one."""
 
     def __init__(self, space, hidden):
         super().__init__(space)
@@ -70,7 +70,7 @@ class HiddenDesign(Formula):
 class Faulty(Hashed):
     """As `Hashed`, but for what files of a folder say; each is obeyed by one evaluation, ``always-`` ones by all."""
 
-    indifferent = ("folder", "seconds")
+    excluded_from_identity = ("folder", "seconds")
 
     def __init__(self, space, folder, seconds=0.02):
         super().__init__(space)
@@ -139,7 +139,7 @@ class Odd(RandomSearch):
 
 class Raises(Odd):
     def go_wrong(self, search):
-        search.evaluate([one_design(search)])
+        search.evaluate([one_architecture(search)])
         raise KeyError("no\nsuch key")
 
 
@@ -161,12 +161,12 @@ class Nonsense(Odd):
 class Stuck(Odd):
     def go_wrong(self, search):
         while True:
-            search.evaluate([one_design(search)] * 4)
+            search.evaluate([one_architecture(search)] * 4)
 
 
 class Leaves(Odd):
     def go_wrong(self, search):
-        search.evaluate([one_design(search)])
+        search.evaluate([one_architecture(search)])
 
 
 class Silent(Odd):
@@ -224,7 +224,7 @@ class Slow(RandomSearch):
         time.sleep(0.03)
 
 
-def one_design(search):
+def one_architecture(search):
     return search.space.sample(1, np.random.default_rng(search.seed))[0]
 
 
@@ -238,7 +238,7 @@ def hearing():
 # has some 25 steps, so PPO's own n_steps of 2048 would be 82 trainings before its first update, DQN's own exploration
 # would outlast a search, and its own replay buffer of a million observations takes gigabytes.
 _PPO: dict[str, Any] = {
-    "n_steps": 200,  # 8 designs an update
+    "n_steps": 200,  # 8 architectures an update
     "batch_size": 200,
     "n_epochs": 10,
     "learning_rate": 3e-3,

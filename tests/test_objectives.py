@@ -37,7 +37,7 @@ def test_within_cost_pays_in_full_up_to_the_target_and_less_above(accuracy, cost
 
 
 @given(accuracies, costs, costs)
-def test_a_costlier_design_is_never_paid_more(accuracy, one, other):
+def test_a_costlier_architecture_is_never_paid_more(accuracy, one, other):
     objective = ScoreWithinCost("flops", 1000.0)
     rewards = [objective.reward(Measurement(accuracy, metrics={"flops": c})) for c in sorted((one, other))]
     assert rewards[0] >= rewards[1]

@@ -1,4 +1,4 @@
-"""NAS-Bench-201, from the archive of NATS-Bench, whose topology space it is."""
+"""Reads NAS-Bench-201 from the archive of NATS-Bench, whose topology space it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REWARD, _CONVERGED, _REPORT = "val_accuracy_12_epochs", "val_accuracy_200_epoch
 
 
 class NATSBenchArchive(Benchmark):
-    """CIFAR-10, CIFAR-100 and ImageNet16-120, 12 and 200 epochs (Dong et al. 2021, https://arxiv.org/abs/2009.00437).
+    """Reads CIFAR-10, CIFAR-100 and ImageNet16-120 (Dong et al. 2021, https://arxiv.org/abs/2009.00437).
 
     Columns, each a mean over the runs that there are, for N of 12 and 200:
 
@@ -60,7 +60,7 @@ class NATSBenchArchive(Benchmark):
         return NASBench201(task=Task(Images(shape), num_classes))
 
     def read(self, dataset: str, source: Path | None) -> Rows:
-        """Return the rows of the designs of which there are files in an unpacked archive."""
+        """Return the rows of the architectures in an unpacked archive."""
         if source is None or not (source / f"meta{_ENDING}").is_file():
             raise self.no_source(f"FOLDER with meta{_ENDING}", source)
         try:
@@ -84,7 +84,7 @@ class NATSBenchArchive(Benchmark):
 
 
 def _numbers(dataset: str, runs: dict[int, Any]) -> dict[str, float]:
-    """Return the columns of a design, of its results (`nats_bench.ArchResults`) by number of epochs."""
+    """Return an architecture's columns, from its `nats_bench.ArchResults` by number of epochs."""
     numbers: dict[str, float] = {}
     for epochs, results in runs.items():
         validation, test = _accuracies(dataset, results)
@@ -98,7 +98,7 @@ def _numbers(dataset: str, runs: dict[int, Any]) -> dict[str, float]:
 
 
 def _transferred(dataset: str, results: Any) -> dict[str, float]:
-    """Return the columns of a design's converged training on the other data sets."""
+    """Return the columns of an architecture's converged training on the other data sets."""
     numbers: dict[str, float] = {}
     for other in _NETWORKS.keys() - {dataset}:
         prefix = other.lower().replace("-", "_")
@@ -109,11 +109,11 @@ def _transferred(dataset: str, results: Any) -> dict[str, float]:
 
 
 def _accuracies(dataset: str, results: Any) -> tuple[Any, Any]:
-    """Return what the results say of the validation and of the test split."""
+    """Return the results on the validation split and on the test split."""
     test_split = "ori-test" if dataset == "cifar10" else "x-test"
     return results.get_metrics(_searched(dataset), "x-valid"), results.get_metrics(dataset, test_split)
 
 
 def _searched(dataset: str) -> str:
-    """Return the data set whose training leaves a validation split."""
+    """Return the name of the data set whose training leaves a validation split."""
     return "cifar10-valid" if dataset == "cifar10" else dataset

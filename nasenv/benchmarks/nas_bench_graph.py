@@ -1,4 +1,4 @@
-"""NAS-Bench-Graph, from the package of that name."""
+"""Reads NAS-Bench-Graph from the package of that name."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _MAXIMA = {  # number of rows, highest val_accuracy, highest test_accuracy in na
 
 
 class NASBenchGraphPackage(Benchmark):
-    """Nine graph data sets, 3 runs a design (Qin et al. 2022, https://arxiv.org/abs/2206.09166).
+    """Reads nine graph data sets, 3 runs an architecture (Qin et al. 2022, https://arxiv.org/abs/2206.09166).
 
-    Columns: `val_accuracy`, `test_accuracy`; `latency_ms`; `params`. There is a row for each class of designs that are
-    the same network.
+    Columns: `val_accuracy`, `test_accuracy`; `latency_ms`; `params`. There is a row for each class of architectures
+    that are the same network.
 
     The package carries its data as pickles, which its `light_read` loads: they are as trustworthy as the package's
     code, which runs too. No file of a user's is read.
@@ -45,7 +45,7 @@ class NASBenchGraphPackage(Benchmark):
     options: ClassVar[Mapping[str, str]] = {"canonical": "true"}
     notes = (
         "The package loads its own data by pickle: whoever trusts its code can trust them.",
-        "There is one row for each class of equal networks, so designs are looked up by their canonical form.",
+        "There is one row for each class of equal networks, so architectures are looked up by their canonical form.",
         "Accuracy is the area under the ROC curve on proteins. The package does not name the unit of its latency, "
         "which is taken for seconds. Training seconds were not published in it.",
     )
@@ -55,11 +55,11 @@ class NASBenchGraphPackage(Benchmark):
         return NASBenchGraph(**self.space_options(dataset))
 
     def space_options(self, dataset: str) -> Mapping[str, Any]:
-        """Return the operations measured on proteins, which are fewer."""
+        """Return the operations of the data set proteins, which has fewer."""
         return {"operations": _ON_PROTEINS} if dataset == "proteins" else {}
 
     def read(self, dataset: str, source: Path | None) -> Rows:
-        """Return the rows that the installed package carries."""
+        """Return the rows in the installed package."""
         if source is not None:
             raise InputError(f"{self.name} takes no --source, got {source}; it is read from {self.source}")
         try:
@@ -69,14 +69,16 @@ class NASBenchGraphPackage(Benchmark):
         space = NASBenchGraph()  # the texts are the same where there are fewer operations
         rows: dict[str, dict[str, float]] = {}
         for key, row in sorted(light_read(dataset).items()):
-            design: Architecture = tuple(map(int, f"{key:05d}"))  # the package's hash: links, then four operations
-            rows[space.to_text(design)] = _numbers(row)
+            architecture = tuple(map(int, f"{key:05d}"))  # the package's hash: links, then four operations
+            rows[space.to_text(architecture)] = _numbers(row)
         return Rows.of(rows)
 
-    def verify_networks(self, dataset: str, space: SearchSpace, designs: Sequence[Architecture], rows: Rows) -> str:
-        """Compare the classes of the space with the rows, since its networks are not built."""
-        for design, text in zip(designs, rows.architectures, strict=True):
-            if space.canonical(design) != design:
+    def verify_networks(
+        self, dataset: str, space: SearchSpace, architectures: Sequence[Architecture], rows: Rows
+    ) -> str:
+        """Verify that each row is a class representative, since networks are not built."""
+        for architecture, text in zip(architectures, rows.architectures, strict=True):
+            if space.canonical(architecture) != architecture:
                 raise self.refusal(dataset, f"{text} is not the representative of its class")
         return "every row is the representative of a class of equal networks"
 

@@ -1,4 +1,4 @@
-"""NAS-Bench-Macro, from the JSON file that its authors published."""
+"""Reads NAS-Bench-Macro from the JSON file that its authors published."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LARGEST = 100_000_000  # bytes; the published file has 1.6 million
 
 
 class NASBenchMacroJSON(Benchmark):
-    """CIFAR-10, 50 epochs, 3 runs a design (Su et al. 2021, https://arxiv.org/abs/2103.11922).
+    """Reads CIFAR-10, 50 epochs, 3 runs an architecture (Su et al. 2021, https://arxiv.org/abs/2103.11922).
 
     Columns: `val_accuracy` and `test_accuracy`, both the mean test accuracy; `test_accuracy_std` over the runs;
     `params`; `flops`.
@@ -35,7 +35,7 @@ class NASBenchMacroJSON(Benchmark):
         return NASBenchMacro()
 
     def read(self, dataset: str, source: Path | None) -> Rows:
-        """Return the rows of a JSON file in the published form."""
+        """Return the rows of a JSON file in the published format."""
         if source is None or not user_path(source).is_file():
             raise self.no_source("FILE", source)
         try:

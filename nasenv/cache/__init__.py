@@ -1,1 +1,1 @@
-"""Measurements kept for other searches: in a file, or on a server that machines share; and who is training what."""
+"""Measurements are shared by searches, in a file or on a server, and leases say which search trains what."""

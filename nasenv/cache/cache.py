@@ -1,4 +1,4 @@
-"""Measurements in a database, shared by searches, processes and machines."""
+"""A cache of measurements in a database, shared by searches, processes and machines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from nasenv.cache.problem import Away, Key, Problem
+from nasenv.cache.keys import Key, ProblemKey, ServerUnavailable
 from nasenv.errors import InputError
 from nasenv.files import parse_json
 from nasenv.trial import Measurement, Trial
@@ -25,7 +25,7 @@ _log = logging.getLogger("nasenv")
 
 
 class Cache:
-    """A database of measurements: a SQLite file, or one on a PostgreSQL server.
+    """Stores measurements in a database: a SQLite file, or a PostgreSQL server.
 
     The key is a problem, which is the fingerprints of a space and of an evaluator, and a trial, so that nothing is ever
     taken for a measurement of something else. Several processes may use one file, and several machines one server.
@@ -63,7 +63,7 @@ class Cache:
             holds the file.
 
     >>> with Cache(":memory:") as cache:
-    ...     problem, trial = Problem("fingerprint of a space", "of an evaluator"), Trial((0, 1))
+    ...     problem, trial = ProblemKey("fingerprint of a space", "of an evaluator"), Trial((0, 1))
     ...     cache.add(problem, {trial: Measurement(0.9)})
     ...     cache.find(problem, [trial])[trial].score
     0.9
@@ -79,13 +79,13 @@ class Cache:
         try:
             self._database.prepare(patience=None if waits else 0.0)
         except InputError as error:
-            if waits and isinstance(error, Away):
+            if waits and isinstance(error, ServerUnavailable):
                 return
             self._database.close()
             raise
 
-    def find(self, problem: Problem, trials: Iterable[Trial]) -> dict[Trial, Measurement]:
-        """Return the measurements known of these trials.
+    def find(self, problem: ProblemKey, trials: Iterable[Trial]) -> dict[Trial, Measurement]:
+        """Return the known measurements of these trials.
 
         Raises:
             InputError: the file is damaged, or gone.
@@ -94,7 +94,7 @@ class Cache:
         self._catch_up()
         try:
             found = self._database.read(lambda connection: self._database.find(connection, problem, asked))
-        except Away:
+        except ServerUnavailable:
             found = {trial: self._late.get((problem, trial)) for trial in asked}
         return {trial: self._measurement((problem, trial), text) for trial, text in found.items() if text is not None}
 
@@ -104,8 +104,8 @@ class Cache:
         except (ValueError, TypeError, KeyError) as error:
             raise self._database.damaged(key, error) from error
 
-    def claim(self, problem: Problem, trials: Iterable[Trial]) -> set[Trial]:
-        """Return those trials that nobody has measured and nobody else is measuring: they are this object's now.
+    def claim(self, problem: ProblemKey, trials: Iterable[Trial]) -> set[Trial]:
+        """Return the trials that nobody has measured or is measuring; they are claimed by this object now.
 
         Raises:
             InputError: the file cannot be written any more.
@@ -114,19 +114,19 @@ class Cache:
         self._catch_up()
         try:
             return self._leases.claim(problem, wanted)
-        except Away:
+        except ServerUnavailable:
             return {trial for trial in wanted if self._late.get((problem, trial)) is None}
 
-    def release(self, problem: Problem, trials: Iterable[Trial]) -> None:
-        """Give up claims without a measurement; trials that are not claimed do not matter.
+    def release(self, problem: ProblemKey, trials: Iterable[Trial]) -> None:
+        """Release claims without a measurement; trials that are not claimed are ignored.
 
         Raises:
             InputError: the file cannot be written any more.
         """
         self._store({(problem, trial): None for trial in trials})
 
-    def add(self, problem: Problem, measurements: Mapping[Trial, Measurement]) -> None:
-        """Keep measurements in one transaction, and give up the claims on them; the first of a trial stays.
+    def add(self, problem: ProblemKey, measurements: Mapping[Trial, Measurement]) -> None:
+        """Store measurements in one transaction and release the claims on them; the first of a trial is kept.
 
         What was claimed cost a training and is on the disk on return. The rest (looked up in a table, say) survives
         the end of the process at any moment, but the last of it perhaps not a power cut.
@@ -149,7 +149,7 @@ class Cache:
         if texts or held:
             try:
                 self._database.write(store, durable=bool(texts and held), patience=patience)
-            except Away:
+            except ServerUnavailable:
                 self._late = told
                 return
         self._leases.forget(held)
@@ -163,7 +163,7 @@ class Cache:
         return self._database.read(self._database.count)
 
     def close(self) -> None:
-        """Give up all claims and let go of the database; what waits for a server is tried for ten seconds more."""
+        """Release all claims and close the database; pending measurements are sent to a server for ten seconds more."""
         if self._late:
             self._store({}, _LAST_SECONDS)
         if lost := sum(text is not None for text in self._late.values()):
@@ -179,7 +179,7 @@ class Cache:
 
 
 def _database(path: str | Path) -> Database:
-    """Return the database at a path or URL; the message of a URL that cannot be used does not hold its password."""
+    """Return the database at a path or URL; error messages never contain a URL's password."""
     if not str(path).startswith(_URLS):
         from nasenv.cache.database import SQLite
 

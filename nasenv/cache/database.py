@@ -1,4 +1,4 @@
-"""The tables of a cache, and the database that they lie in: a SQLite file here, a PostgreSQL server in its own file."""
+"""The tables of a cache, and the database that holds them: SQLite here, PostgreSQL in its own file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from nasenv.cache.problem import Away, Key, Problem
+from nasenv.cache.keys import Key, ProblemKey, ServerUnavailable
 from nasenv.errors import InputError
 from nasenv.trial import Trial
 
@@ -40,7 +40,7 @@ _log = logging.getLogger("nasenv")
 _T = TypeVar("_T")
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 Prepared: TypeAlias = Callable[[Connection, Rows], Iterable[Sequence[Any]]]
-Lookup: TypeAlias = Callable[[Connection, Problem, Iterable[Trial]], dict[Trial, Any]]
+Lookup: TypeAlias = Callable[[Connection, ProblemKey, Iterable[Trial]], dict[Trial, Any]]
 
 _TEXT = sql.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 _KEY: dict[str, sql.types.TypeEngine[Any]] = {
@@ -63,9 +63,9 @@ _VERSION = sql.Table("version", _TABLES, sql.Column("version", sql.Integer, null
 
 
 def row(key: Key) -> dict[str, Any]:
-    """Return what the columns of a key hold.
+    """Return the values of a key's columns, by name.
 
-    >>> row((Problem("s", "e"), Trial((1, 2))))
+    >>> row((ProblemKey("s", "e"), Trial((1, 2))))
     {'space': 's', 'evaluator': 'e', 'architecture': '1,2', 'fidelity': 1.0, 'purpose': 'search', 'seed': 0}
     """
     problem, trial = key
@@ -74,29 +74,29 @@ def row(key: Key) -> dict[str, Any]:
 
 
 def rows(values: Mapping[Key, str], name: str) -> list[dict[str, Any]]:
-    """Return rows with a value in the column of that name, in an order that all keep to who may wait for each other."""
+    """Return rows with a value in the column ``name``, sorted, so that writers cannot deadlock."""
     made = [{**row(key), name: value} for key, value in values.items()]
     return sorted(made, key=lambda columns: tuple(columns.values()))
 
 
 def is_row(table: sql.Table) -> sql.ColumnElement[bool]:
-    """Return the condition of the row whose key is in parameters."""
+    """Return the condition that a row has the key in the statement's parameters."""
     return sql.and_(*(table.c[name] == sql.bindparam(name) for name in _KEY))
 
 
 class _Busy(InputError):
-    """Others hold the file."""
+    """Another process holds the file."""
 
 
 class Database(ABC):
-    """A database that several processes use; each thread has a connection of its own.
+    """Connects to a database that several processes use; each thread has its own connection.
 
     Whatever is done waits for others and is tried again, so that an ``act`` may be called several times. Drivers are in
     autocommit mode: a transaction begins where it says so. All errors are one line, `InputError`.
 
     Args:
         name: the file, or the URL without its password.
-        engine: of its connections.
+        engine: SQLAlchemy engine that makes its connections.
         shared: whether others can see it.
 
     Attributes:
@@ -104,7 +104,7 @@ class Database(ABC):
         insert: makes an INSERT that knows ON CONFLICT.
         listed: the table whose column ``value`` holds the parameter ``architectures``, which ``as_list`` makes.
         as_list: makes that parameter of texts.
-        shell: what to type in a shell to execute a statement, of name and statement.
+        shell: format of a shell command that executes a statement, given name and statement.
     """
 
     begin: tuple[tuple[str, ...], tuple[str, ...]]
@@ -121,10 +121,10 @@ class Database(ABC):
 
     @abstractmethod
     def _refusal(self, error: BaseException | None) -> InputError:
-        """Return what is wrong by a driver's error, in words, and what to do."""
+        """Return the error to raise for a driver's error: what is wrong, and what to do."""
 
     def prepare(self, patience: float | None) -> None:
-        """Make the tables where there are none; patience is that of `write`.
+        """Create the tables if there are none; ``patience`` is that of `write`.
 
         Raises:
             InputError: they are another program's, from another version, or cannot be written.
@@ -132,7 +132,7 @@ class Database(ABC):
         self.write(self._make, patience=patience)
 
     def _make(self, connection: Connection) -> None:
-        """Make the tables as a part of a transaction."""
+        """Create the tables within a transaction."""
         if tables := sql.inspect(connection).get_table_names():
             self._check_tables(connection, tables)
         else:
@@ -173,14 +173,14 @@ class Database(ABC):
         return execute
 
     def lookup(self, column: sql.Column[Any]) -> Lookup:
-        """Return a function that finds what a column holds of trials: one statement where only architectures differ."""
+        """Return a function that finds a column's values for trials, in one statement if only architectures differ."""
         of = column.table.c
         asked = self.listed.c.value
         same = [of[name] == (asked if name == "architecture" else sql.bindparam(name)) for name in _KEY]
         # A subquery: with IN, both read the whole table where they know little of it.
         select = self.prepared(sql.select(asked, sql.select(column).where(*same).scalar_subquery()))
 
-        def found(connection: Connection, problem: Problem, trials: Iterable[Trial]) -> dict[Trial, Any]:
+        def found(connection: Connection, problem: ProblemKey, trials: Iterable[Trial]) -> dict[Trial, Any]:
             values: dict[Trial, Any] = {}
             for _, group in itertools.groupby(sorted(trials, key=_rest), _rest):
                 keys = [(row((problem, trial)), trial) for trial in group]
@@ -192,16 +192,16 @@ class Database(ABC):
         return found
 
     def keep(self, connection: Connection, measurements: Mapping[Key, str]) -> None:
-        """Keep measurements, the first of a trial, as a part of a transaction."""
+        """Insert measurements within a transaction; the first of a trial is kept."""
         if measurements:
             self._keep(connection, rows(measurements, "measurement"))
 
     def count(self, connection: Connection) -> int:
-        """Return how many measurements there are."""
+        """Return the number of measurements."""
         return connection.scalar(sql.select(sql.func.count()).select_from(MEASUREMENTS)) or 0
 
     def damaged(self, key: Key, error: Exception) -> InputError:
-        """Return that a measurement is damaged, and what to do."""
+        """Return the error that a measurement is damaged, with the command that removes it."""
         columns = row(key)
         where = " AND ".join(f"{name}={value!r}" for name, value in columns.items())
         remedy = self.shell.format(self.name, f"DELETE FROM measurements WHERE {where}")
@@ -209,7 +209,7 @@ class Database(ABC):
         return InputError(f"cache {self.name} holds {what}: `{remedy}` removes it; or {_OTHERS}")
 
     def read(self, act: Callable[[Connection], _T]) -> _T:
-        """Return act(connection), each statement by itself."""
+        """Return act(connection), each statement in its own transaction."""
 
         def once() -> _T:
             with self._engine.connect() as connection:
@@ -218,7 +218,7 @@ class Database(ABC):
         return self._tried(once, None)
 
     def write(self, act: Callable[[Connection], _T], durable: bool = False, patience: float | None = None) -> _T:
-        """Return act(connection), all of it done in one transaction or nothing.
+        """Return act(connection), executed in one transaction, which is rolled back on an error.
 
         Args:
             act: done again where a connection is lost before the server says that it is done: twice must be as once.
@@ -235,7 +235,7 @@ class Database(ABC):
         return self._tried(once, patience)
 
     def _tried(self, act: Callable[[], _T], patience: float | None) -> _T:
-        """Return act(), tried again where others hold the file or the server does not answer; see `write`."""
+        """Return act(), retried while others hold the file or the server does not answer; see `write`."""
         seconds = _PATIENCE_SECONDS if patience is None else patience
         started, pause, said = time.monotonic(), _FIRST_PAUSE, False
         while True:
@@ -244,16 +244,16 @@ class Database(ABC):
             except (sql.exc.DBAPIError, self._driver_error, UnicodeError) as error:  # the last: names in a damaged file
                 refusal = self._refusal(error.orig if isinstance(error, sql.exc.DBAPIError) else error)
                 gone = time.monotonic() - started
-                if not isinstance(refusal, Away | _Busy) or gone + pause > seconds:
+                if not isinstance(refusal, ServerUnavailable | _Busy) or gone + pause > seconds:
                     raise refusal from error
-                if gone > _QUIET_SECONDS and isinstance(refusal, Away) and not said:
+                if gone > _QUIET_SECONDS and isinstance(refusal, ServerUnavailable) and not said:
                     _log.warning("%s; trying again for %.0f s", refusal, seconds)
                     said = True
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close all connections."""
         self._engine.dispose()
 
 
@@ -262,7 +262,7 @@ def _rest(trial: Trial) -> tuple[float, str, int]:
 
 
 class SQLite(Database):
-    """A SQLite file that several processes use (WAL mode).
+    """Connects to a SQLite file in WAL mode, which several processes use.
 
     Args:
         path: the file, made with its folders where missing; ":memory:" for one that lives as long as this object.
@@ -294,19 +294,19 @@ class SQLite(Database):
             raise self._refusal(error) from error
 
     def prepare(self, patience: float | None) -> None:
-        """Make the tables where there are none; others are waited for as always."""
+        """Create the tables if there are none; wait for other processes as always."""
         super().prepare(None)
         self.read(lambda connection: connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar())
         self._file = self._file_there()
 
     def write(self, act: Callable[[Connection], _T], durable: bool = False, patience: float | None = None) -> _T:
-        """Return act(connection), all of it done or nothing; raise `InputError` where the file was deleted, too."""
+        """Return act(connection), executed in one transaction; raise InputError if the file was deleted too."""
         result = super().write(act, durable, patience)
         self._check()  # last: SQLite goes on writing to a file that nobody will find
         return result
 
     def _refusal(self, error: BaseException | None) -> InputError:
-        """Return what is wrong by a driver's error, in words, and what to do."""
+        """Return the error to raise for a driver's error: what is wrong, and what to do."""
         damaged = sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeError) else 0
         code = getattr(error, "sqlite_errorcode", damaged) & 0xFF  # without what is special about it
         busy = code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
@@ -324,7 +324,7 @@ class SQLite(Database):
             )
 
     def _file_there(self) -> tuple[int, int] | None:
-        """Return which file lies at the path; None for none, or none that can be seen."""
+        """Return device and inode of the file at the path; None if there is none."""
         try:
             status = os.stat(self.name) if self.shared else None
         except OSError:

@@ -1,4 +1,4 @@
-"""Who is training what: a trial that one process trains is not trained by another on the same cache."""
+"""Leases on trials: a trial that one process trains is not trained by another on the same cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import sqlalchemy as sql
 from sqlalchemy import Connection
 
 from nasenv.cache.database import HOLDERS, LEASES, Database, is_row, rows
-from nasenv.cache.problem import Key, Problem
+from nasenv.cache.keys import Key, ProblemKey
 from nasenv.errors import InputError
 from nasenv.trial import Trial
 
@@ -32,7 +32,7 @@ _OTHERS = sql.select(HOLDERS).where(HOLDERS.c.holder != _HOLDER).order_by(HOLDER
 
 @dataclass
 class _Watched:
-    """A holder as another sees it: its beat, when that was looked at last, and how long it has stood still."""
+    """Holds what is known of another holder: its heartbeat, when it was read, and for how long it has not changed."""
 
     beat: int
     looked: float
@@ -40,7 +40,7 @@ class _Watched:
 
 
 class Leases:
-    """The leases that one object holds on trials, and those of others as far as they are in its way.
+    """Holds the leases of one object on trials, and watches other holders that are in its way.
 
     While leases are held, a thread raises a number in the database each second, the holder's beat. Who wants a lease
     takes it over when that number has stood still for ten seconds of its own time, at once where it can see that the
@@ -63,8 +63,8 @@ class Leases:
         self._stopped = threading.Event()
         weakref.finalize(self, self._stopped.set)
 
-    def claim(self, problem: Problem, trials: Collection[Trial]) -> set[Trial]:
-        """Return those that nobody else holds and nobody has measured; they are held now."""
+    def claim(self, problem: ProblemKey, trials: Collection[Trial]) -> set[Trial]:
+        """Return the trials that nobody else holds and nobody has measured; they are held now."""
         if not trials:
             return set()
         wanted = rows({(problem, trial): self._holder for trial in trials}, "holder")
@@ -99,18 +99,18 @@ class Leases:
         return [key for key in keys if key in self._held]
 
     def delete(self, connection: Connection, keys: Collection[Key]) -> None:
-        """Give leases up as a part of a transaction; those of others stay."""
+        """Delete leases within a transaction; those of others are kept."""
         if keys:
             self._give_up(connection, rows(dict.fromkeys(keys, self._holder), "holder"))
 
     def forget(self, keys: Iterable[Key]) -> None:
-        """Take note that leases were given up."""
+        """Note that leases were deleted."""
         self._held.difference_update(keys)
         if not self._held:
             self._rest()
 
     def close(self) -> None:
-        """Give all up; where the database does not let it at once, they end with the beat."""
+        """Delete all leases; if the database is not available now, they expire with the heartbeat."""
         self._held.clear()
         self._rest()
         if self._entered:
@@ -124,7 +124,7 @@ class Leases:
             self._thread = None
 
     def _bury(self, connection: Connection) -> bool:
-        """Take note of the others' beats; delete those that stood still for too long; return whether there were any."""
+        """Read the others' heartbeats, delete the leases of dead holders, and return whether there were any."""
         now = time.monotonic()
         others = connection.execute(_OTHERS, {"holder": self._holder})
         self._watched = {holder: self._look(holder, beat, now) for holder, beat in others}
@@ -146,7 +146,7 @@ def _give_all_up(connection: Connection, holders: Collection[str]) -> None:
 
 
 def _place() -> str:
-    """Return what tells this machine, since its start, and this space of process numbers from others; "" if unknown."""
+    """Return an id of this machine since its start and of its process namespace; "" if it is unknown."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:  # not Linux
@@ -154,7 +154,7 @@ def _place() -> str:
 
 
 def _process(number: int) -> str:
-    """Return a name that no other process has ever had; "" of a process that is not there, or cannot be told apart."""
+    """Return an id that no other process ever had; "" if the process is gone or cannot be identified."""
     try:
         begun = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -163,14 +163,14 @@ def _process(number: int) -> str:
 
 
 def _is_gone(holder: str) -> bool:
-    """Return whether the process of a holder has ended; False where that cannot be seen from here."""
+    """Return whether the process of a holder has ended; False if that cannot be seen from here."""
     process = holder.rpartition("/")[0]
     place, _, number = process.rpartition("/")[0].rpartition("/")
     return place != "" and place == _place() and _process(int(number)) != process
 
 
 def _heart(database: Database, holder: str) -> Callable[[Connection], object]:
-    """Return a function that raises the beat of a holder, as a part of a transaction."""
+    """Return a function that raises the heartbeat of a holder within a transaction."""
     beats = itertools.count(1)  # never the same twice
     insert = database.insert(HOLDERS)
     update = insert.on_conflict_do_update(index_elements=["holder"], set_={"beat": insert.excluded.beat})

@@ -1,4 +1,4 @@
-"""A cache's database on a PostgreSQL server: connected to, waited for where it went away, and its faults in words."""
+"""A cache's database on a PostgreSQL server, which is waited for if it goes away."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
 from nasenv.cache.database import Database
-from nasenv.cache.problem import Away
+from nasenv.cache.keys import ServerUnavailable
 from nasenv.errors import InputError
 
 _FOLDER = "nasenv"  # a schema, as PostgreSQL says: another program's tables cannot be in the way
@@ -52,7 +52,7 @@ for _name in ("psycopg", "sqlalchemy.pool"):  # they would print each lost conne
 
 
 class PostgreSQL(Database):
-    """A PostgreSQL server, connected to when it is needed; all that is written is on its disk on return.
+    """Connects to a PostgreSQL server on demand; all writes are on its disk on return.
 
     A server that goes away is tried for a minute. Where that was in vain it is taken to be away for long: whoever asks
     is told so at once, but for one try each half minute, until it answers again.
@@ -88,14 +88,14 @@ class PostgreSQL(Database):
         return connection
 
     def prepare(self, patience: float | None) -> None:
-        """Make the tables where there are none; see `Database.prepare`."""
+        """Create the tables if there are none; see `Database.prepare`."""
         try:
             super().prepare(patience)
-        except Away as away:
-            raise Away(f"{away}: see to its server; or {_OTHERS}") from away
+        except ServerUnavailable as away:
+            raise ServerUnavailable(f"{away}: see to its server; or {_OTHERS}") from away
 
     def _make(self, connection: Connection) -> None:
-        """Make the tables as a part of a transaction, one process after the other."""
+        """Create the tables within a transaction, one process at a time."""
         connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
         if not sql.inspect(connection).has_schema(_FOLDER):
             connection.execute(sql.schema.CreateSchema(_FOLDER))
@@ -103,22 +103,22 @@ class PostgreSQL(Database):
         super()._make(connection)
 
     def _refusal(self, error: BaseException | None) -> InputError:
-        """Return what is wrong by a driver's error, in words, and what to do; what went wrong is connected anew."""
+        """Return the error to raise for a driver's error; the next access connects anew."""
         self._engine.dispose()
         if isinstance(error, _PASSING):
-            return Away(f"cache {self.name} does not answer ({error})")
+            return ServerUnavailable(f"cache {self.name} does not answer ({error})")
         return InputError(f"cache {self.name} cannot be used ({error}): {_OTHERS}")
 
     def _tried(self, act: Callable[[], _T], patience: float | None) -> _T:
-        """Return act(), tried again for some seconds; with a patience of None, as the class says."""
+        """Return act(), retried for ``patience`` seconds; with None, as the class describes."""
         if patience is not None:
             return super()._tried(act, patience)
         given_up = self._rests_until is not None
         if self._rests_until is not None and time.monotonic() < self._rests_until:
-            raise Away(f"cache {self.name} does not answer")
+            raise ServerUnavailable(f"cache {self.name} does not answer")
         try:
             result = super()._tried(act, 0.0 if given_up else None)
-        except Away as away:
+        except ServerUnavailable as away:
             if not given_up:
                 _log.warning("%s; the search goes on without it, and what it measures waits to enter it", away)
             self._rests_until = time.monotonic() + _REST_SECONDS
@@ -130,7 +130,7 @@ class PostgreSQL(Database):
 
 
 def _parsed(url: str) -> dict[str, Any]:
-    """Return the parts of a URL; of one that cannot be read, the message holds nothing: it may be the password.
+    """Return the parts of a URL; the message for an invalid one quotes nothing, since it may hold the password.
 
     What would be read in another way than it was meant, as a part of a password stands where a host or port does, is
     refused.
@@ -145,7 +145,7 @@ def _parsed(url: str) -> dict[str, Any]:
 
 
 def _without_password(parts: Mapping[str, Any]) -> str:
-    """Return the URL of a server's parts, for those who read.
+    """Return the URL of a server without its password, for messages.
 
     >>> _without_password({"user": "u", "password": "secret", "host": "h", "port": "1", "dbname": "d"})
     'postgresql://u@h:1/d'

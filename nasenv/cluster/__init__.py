@@ -1,1 +1,1 @@
-"""Evaluations and whole searches on the machines of a Ray cluster."""
+"""Evaluations and whole searches run on the machines of a Ray cluster."""

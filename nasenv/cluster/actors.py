@@ -1,4 +1,4 @@
-"""Actors on all slots of a Ray cluster: they are replaced where they are lost, and their jobs tried again elsewhere."""
+"""A pool of Ray actors on all slots of a cluster; lost actors are replaced, and their jobs retried elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from nasenv.cluster.connection import Cluster, imported_ray
-from nasenv.cluster.worker import About, Reply, Worker, pack
+from nasenv.cluster.worker import ActorInfo, Reply, Worker, pack
 from nasenv.errors import InputError
 from nasenv.provenance import versions
 from nasenv.workers.clock import WakingClock
@@ -29,7 +29,7 @@ Job = TypeVar("Job")
 @dataclass(eq=False)
 class _Actor:
     handle: Any
-    about: About | None = None  # None while it starts
+    about: ActorInfo | None = None  # None while it starts
     is_hung: bool = False
 
 
@@ -43,24 +43,24 @@ class _Task(Generic[Job]):
 
 
 class ActorPool(Generic[Job]):
-    """Has jobs done by actors on all slots of a cluster, as nodes come and go; jobs lost with an actor go to another.
+    """Runs jobs on actors on all slots of a cluster while nodes come and go; jobs of lost actors are retried.
 
     Ray would retry a lost job on the same actor alone, when there is a place for that again; and its tasks, which it
     retries anywhere, begin in a new process each where they have a GPU.
 
     Args:
-        cluster: where they live.
-        kind: what they are; where it has a method ``stop``, they can be told to stop.
-        parts: what `Worker.open` is given.
-        sent: makes of a job what `Worker.do` is given.
+        cluster: the cluster to run on.
+        kind: class of the actors; with a method ``stop``, they can be told to stop.
+        parts: arguments of `Worker.open`.
+        sent: converts a job to the argument of `Worker.do`.
         retries: how many times a job is tried again that was lost with its actor.
         limit: seconds after which an actor that has a job is taken to hang.
         retries_hung: whether a job is tried again whose actor hung.
-        settings: what `Worker.open` has to return; None for whatever the first of them does.
+        settings: settings that `Worker.open` must return; None accepts those of the first actor.
         at_once: jobs that an actor has at the same time, each in a thread of its own.
 
     Attributes:
-        settings: of all actors.
+        settings: the settings of all actors.
     """
 
     def __init__(
@@ -94,21 +94,21 @@ class ActorPool(Generic[Job]):
 
     @property
     def slots(self) -> int:
-        """How many jobs the cluster has room for at once, as of the last look."""
+        """Return how many jobs the cluster could run at once when it was last asked."""
         return sum(self._nodes.values())
 
     @property
     def pids(self) -> list[int]:
-        """Processes of the actors that are ready."""
+        """Return the process ids of the actors that are ready."""
         return [actor.about.pid for actor in self._actors if actor.about is not None]
 
     def wait_for(self, ready: int) -> None:
-        """Return when actors are ready for so many jobs."""
+        """Wait until actors are ready for so many jobs."""
         while len(self._free) < ready:
             self._heard()
 
     def run(self, jobs: deque[Job], stopped: Callable[[], bool]) -> Iterator[tuple[Job, Reply, float]]:
-        """Yield each job with what came of it, and the seconds that it took, as it is done.
+        """Yield each job with its reply and the seconds that it took, as it is done.
 
         Args:
             jobs: begun from the left; it may grow meanwhile.
@@ -134,17 +134,17 @@ class ActorPool(Generic[Job]):
             self._again.clear()
 
     def stop(self) -> None:
-        """Have the jobs that are being done end early."""
+        """Tell the actors to end their jobs early."""
         for actor in [actor for actor, task in self._calls.values() if task is not None]:
             actor.handle.stop.remote()
 
     def close(self) -> None:
-        """End all actors."""
+        """Kill all actors."""
         for actor in [*self._actors]:
             self._end(actor)
 
     def _begin(self, jobs: deque[Job], halted: bool) -> bool:
-        """Keep the actors busy; return whether there is anything to wait for."""
+        """Give jobs to free actors; return whether there is anything to wait for."""
         while not halted and self._free and (self._again or jobs):
             task = self._again.popleft() if self._again else _Task(jobs.popleft())
             actor, task.begun = self._free.popleft(), self._clock()
@@ -152,7 +152,7 @@ class ActorPool(Generic[Job]):
         return any(task for _, task in self._calls.values()) or (not halted and bool(self._again or jobs))
 
     def _heard(self) -> list[tuple[_Task[Job], Reply]]:
-        """Return what came of jobs, waiting a moment for the first; take in actors that are ready."""
+        """Return the jobs that have ended with their replies, after a short wait; add actors that became ready."""
         ray = imported_ray()
         self._follow()
         calls, done, heard = [*self._calls], [], []
@@ -176,7 +176,7 @@ class ActorPool(Generic[Job]):
         return heard
 
     def _reply(self, actor: _Actor, task: _Task[Job], said: Reply | Exception) -> Reply | None:
-        """Return what came of a job, None where it is to be tried again; its actor is free, or ended."""
+        """Return the reply to a job, None if it is to be retried; its actor is freed or killed."""
         task.spent += self._clock() - task.begun
         if isinstance(said, Reply):
             if said.again and self.retries and not task.renewed:
@@ -197,7 +197,7 @@ class ActorPool(Generic[Job]):
         return Reply(fault=f"{why} on node {actor.about and actor.about.node}{tries}")
 
     def _follow(self) -> None:
-        """End the actors that hang, or whose node is lost; have as many as the cluster has room for."""
+        """Kill actors that hang or whose node is lost, and start as many as the cluster has room for."""
         now = self._clock()
         for actor, task in self._calls.values():
             if task is not None and now - task.begun > self.limit and not actor.is_hung:
@@ -218,7 +218,7 @@ class ActorPool(Generic[Job]):
         self._fill()
 
     def _fill(self) -> None:
-        """Have as many actors as there is room for; those that have no place yet wait for it in Ray's queue."""
+        """Start as many actors as there is room for; those without a place wait in Ray's queue."""
         wanted = self.slots // self._at_once
         waiting = [actor for actor in self._actors if actor.about is None]
         for actor in waiting[: max(0, len(self._actors) - wanted)]:
@@ -228,11 +228,11 @@ class ActorPool(Generic[Job]):
             self._actors.append(actor)
             self._calls[actor.handle.begin.remote(self._packed)] = actor, None
 
-    def _take_in(self, actor: _Actor, said: About | Exception) -> None:
-        """Take in an actor that is ready; raise InputError where it is no use, or none will be."""
+    def _take_in(self, actor: _Actor, said: ActorInfo | Exception) -> None:
+        """Add an actor that is ready; raise InputError if it is unusable, or too many failed to start."""
         if actor not in self._actors:
             return
-        if isinstance(said, About):
+        if isinstance(said, ActorInfo):
             self._check(said)
             actor.about, self._failed_starts = said, 0
             self._free.extend([actor] * self._at_once)
@@ -242,8 +242,8 @@ class ActorPool(Generic[Job]):
         if "creation task" in str(said) or self._failed_starts > _FAILED_STARTS * max(1, len(self._actors)):
             raise InputError(f"Ray's workers ended before they were ready: {reason(said)}")
 
-    def _check(self, about: About) -> None:
-        """Raise InputError where an actor cannot do the work, or its measurements would differ from those of others."""
+    def _check(self, about: ActorInfo) -> None:
+        """Raise InputError if an actor cannot do the work, or its measurements would differ from those of others."""
         theirs = about.versions
         differing = [
             f"{p} {theirs[p]} (here {v})" for p, v in versions().items() if _public(theirs.get(p, v)) != _public(v)
@@ -261,7 +261,7 @@ class ActorPool(Generic[Job]):
                 )
 
     def _end(self, actor: _Actor) -> None:
-        """End an actor, whatever it does."""
+        """Kill an actor."""
         if actor in self._actors:
             self._actors.remove(actor)
             self._free = deque(other for other in self._free if other is not actor)
@@ -269,12 +269,12 @@ class ActorPool(Generic[Job]):
 
 
 def _public(version: str) -> str:
-    """Return a version without what tells builds of it apart, such as those for a GPU."""
+    """Return a version without its local part, which tells builds such as those for a GPU apart."""
     return version.partition("+")[0]
 
 
 def reason(error: BaseException) -> str:
-    r"""Return in one line what Ray says, in many, of an actor that has died.
+    r"""Return in one line what Ray reports of an actor that has died.
 
     >>> reason(RuntimeError("The actor died.\nWorker exit detail: Worker exits unexpectedly. Some common causes: ..."))
     'the worker process died (Worker exits unexpectedly)'

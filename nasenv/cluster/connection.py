@@ -1,4 +1,4 @@
-"""The Ray cluster that a process is connected to: joined or started, what there is room for, whether it answers."""
+"""The connection to a Ray cluster: it is joined or started, and asked for its nodes."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _HINTS = (
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Share(NamedTuple):
-    """What one job has of a node: processor cores and GPUs, 0 or more; of a GPU it may be a part."""
+class JobResources(NamedTuple):
+    """Holds the resources of one job: CPU cores and GPUs, 0 or more; a part of a GPU is possible."""
 
     cpus: float
     gpus: float
 
     def fits(self, resources: Mapping[str, float]) -> int:
-        """Return how many jobs fit side by side on a node.
+        """Return how many jobs fit side by side on a node with these resources.
 
-        >>> Share(1.0, 0.3).fits({"CPU": 16.0, "GPU": 2.0})
+        >>> JobResources(1.0, 0.3).fits({"CPU": 16.0, "GPU": 2.0})
         6
         """
         room = [resources.get("CPU", 0.0) / self.cpus] if self.cpus else []
@@ -53,18 +53,18 @@ class Share(NamedTuple):
 
 
 class Cluster:
-    """A connection to a Ray cluster; where Ray runs in this process already, that is used, and left running.
+    """Connects to a Ray cluster; if Ray already runs in this process, that connection is used and left open.
 
     Args:
-        address: of a cluster to join; None starts a local one, which ends with this connection.
-        share: what one job has of a node.
-        scale_to: for how many jobs at once an autoscaler is asked to provide; None asks for nothing.
+        address: address of a cluster to join; None starts a local one, which ends with this connection.
+        share: resources of one job.
+        scale_to: number of simultaneous jobs to ask an autoscaler for; None asks for nothing.
 
     Raises:
         InputError: Ray is not installed; nothing answers at the address; no node has room for a job.
     """
 
-    def __init__(self, address: str | None, share: Share, scale_to: int | None = None) -> None:
+    def __init__(self, address: str | None, share: JobResources, scale_to: int | None = None) -> None:
         self.share, self._scale_to = share, scale_to
         self._silent_since: float | None = None
         self._slots: dict[str, int] = {}
@@ -84,7 +84,7 @@ class Cluster:
             raise
 
     def slots_by_node(self) -> dict[str, int]:
-        """Return how many jobs the nodes that are alive have room for, by Ray's name of each.
+        """Return how many jobs each node that is alive has room for, by Ray's node id.
 
         While the head of the cluster does not answer, what it said last.
 
@@ -103,12 +103,12 @@ class Cluster:
         return self._slots
 
     def kill(self, actor: Any) -> None:
-        """End an actor; where the head is gone, it ends when its node notices that."""
+        """Kill an actor; if the head does not answer, the actor dies once its node notices."""
         if self._is_there():  # Ray would wait for it without end
             imported_ray().kill(actor)
 
     def close(self) -> None:
-        """Let go of it; a local one ends."""
+        """Close the connection; a local cluster is shut down."""
         ray = imported_ray()
         if self._scale_to is not None and ray.is_initialized() and self._is_there():
             self._scale(0)
@@ -116,7 +116,7 @@ class Cluster:
             ray.shutdown()
 
     def _check_patience(self) -> None:
-        """Raise InputError where the head has not answered for too long."""
+        """Raise InputError if the head has not answered for too long."""
         now = time.monotonic()
         self._silent_since = self._silent_since or now
         if now - self._silent_since > _LOST_SECONDS:
@@ -126,7 +126,7 @@ class Cluster:
             )
 
     def _is_there(self) -> bool:
-        """Return whether the head takes connections: Ray waits a minute for one that is gone, and ends the process."""
+        """Return whether the head accepts connections; Ray itself waits a minute for it, then kills the process."""
         if self._head is None:  # of a client, whose every call says so
             return True
         try:
@@ -152,7 +152,7 @@ class Cluster:
 
 
 def imported_ray() -> Any:
-    """Return the package; raise InputError where it is not installed."""
+    """Return the module ``ray``; raise InputError if it is not installed."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -192,7 +192,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise InputError where no server of Ray's kind answers: Ray would take minutes to say so, and many lines."""
+    """Raise InputError if no Ray server answers at the address, which Ray itself reports only after minutes."""
     import grpc
 
     host, port = _host_and_port(address)
@@ -210,7 +210,7 @@ def _check_answers(address: str) -> None:
 
 @contextlib.contextmanager
 def _signals_kept(blocked: Sequence[int] = ()) -> Iterator[None]:
-    """Take back the handlers that Ray puts in the place of ours; processes that begin are deaf to those blocked."""
+    """Restore the signal handlers that Ray replaces; child processes start with ``blocked`` signals blocked."""
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in _SIGNALS if is_main}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
@@ -224,7 +224,7 @@ def _signals_kept(blocked: Sequence[int] = ()) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Keep quiet what Ray's own threads print while they try to connect: a line a second."""
+    """Discard what Ray's threads print to stderr while they try to connect."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -1,4 +1,4 @@
-"""The evaluator that has another one work on the machines of a Ray cluster."""
+"""Runs another evaluator on the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from nasenv.cluster.actors import ActorPool
-from nasenv.cluster.connection import Cluster, Share
-from nasenv.cluster.measuring import Asked, Measured, Measuring, alone, settings_on
+from nasenv.cluster.connection import Cluster, JobResources
+from nasenv.cluster.evaluator_worker import EvaluatorWorker, TrialRequest, TrialResult, in_process, machine_settings
 from nasenv.cluster.worker import Reply
 from nasenv.configuration import integer, weight
 from nasenv.data.dataset import Dataset
@@ -28,7 +28,7 @@ _GRACE_SECONDS = 10.0  # in which an evaluator that sees to its own timeout ends
 
 
 class RayEvaluator(Evaluator):
-    """Has another evaluator work on all machines of a Ray cluster, as many trials at once as it has room for.
+    """Runs another evaluator on all machines of a Ray cluster, with as many trials at once as it has room for.
 
     What it says is what the inner evaluator says, and its fingerprint is that one's: a search on a cluster has the
     journal of the same search on one machine, goes on where that was interrupted, and shares its cache. Nodes may join
@@ -48,14 +48,14 @@ class RayEvaluator(Evaluator):
         cpus_per_evaluation: processor cores that an evaluation is given; 0 where GPUs alone count.
         gpus_per_evaluation: GPUs; for small networks a share, such as 0.25 for four on one GPU.
         retries: how many times an evaluation is tried again that was lost with a worker; then it has failed.
-        scale_to: for how many evaluations at once the cluster's autoscaler is asked to provide.
+        scale_to: number of simultaneous evaluations to ask the cluster's autoscaler for.
 
     Raises:
         InputError: settings of no use; later, when it is first needed, that Ray is not installed, no cluster answers
             at the address, or none of its nodes has room for an evaluation.
     """
 
-    indifferent = ("address", "cpus_per_evaluation", "gpus_per_evaluation", "retries", "scale_to")
+    excluded_from_identity = ("address", "cpus_per_evaluation", "gpus_per_evaluation", "retries", "scale_to")
     at_once = 1  # trials that a worker has at the same time
 
     def __init__(
@@ -79,11 +79,11 @@ class RayEvaluator(Evaluator):
         self._share = _share(cpus_per_evaluation, gpus_per_evaluation)
         gpu = self._share.gpus > 0
         here = not gpu or torch.cuda.is_available()  # else a worker is asked
-        self._settings = settings_on(inner, gpu) if here else None
+        self._settings = machine_settings(inner, gpu) if here else None
         self.dataset: Dataset | None = inner.dataset
         self.trains = inner.trains
         self.eager: Counter[str] = Counter()
-        self._worked: Counter[str] = Counter()
+        self._worker_seconds: Counter[str] = Counter()
         self._cost = TrainingCost(space)
         self._files: dict[Trial, tuple[Path | None, Path | None]] = {}  # to begin with, and to be written
         self._cluster: Cluster | None = None
@@ -91,21 +91,21 @@ class RayEvaluator(Evaluator):
         self._slots = 0
 
     def identity(self) -> dict[str, Any]:
-        """Return that of the inner evaluator: where it works changes nothing of what comes out."""
+        """Return the inner evaluator's identity, since where it runs changes no result."""
         return self.inner.identity()
 
     def fingerprint(self) -> str:
-        """Return that of the inner evaluator where it works; a worker is asked where this machine cannot tell."""
+        """Return the inner evaluator's fingerprint on the workers' devices, asked of a worker if necessary."""
         if self._settings is None:
             self.start()
-        return alone(self.inner, self._settings or {}).fingerprint()
+        return in_process(self.inner, self._settings or {}).fingerprint()
 
     def fidelity(self, wanted: float) -> float:
-        """Return the nearest fidelity that the inner evaluator can do."""
+        """Return the nearest fidelity that the inner evaluator can measure."""
         return self.inner.fidelity(wanted)
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Return what the inner evaluator knows without training."""
+        """Return the costs that the inner evaluator knows without training."""
         return self.inner.costs(architecture)
 
     def representative(self, architecture: Architecture) -> Architecture:
@@ -113,34 +113,34 @@ class RayEvaluator(Evaluator):
         return self.inner.representative(architecture)
 
     def all_measurements(self) -> Sequence[Measurement] | None:
-        """Return what the inner evaluator knows of all architectures."""
+        """Return the inner evaluator's measurements of all architectures, if they are known."""
         return self.inner.all_measurements()
 
     def best_score(self) -> float | None:
-        """Return what the inner evaluator knows of the best architecture."""
+        """Return the highest score of the space, if the inner evaluator knows it."""
         return self.inner.best_score()
 
     @property
     def slots(self) -> int:
-        """How many evaluations the cluster has room for now, 1 at least; what it had at last, once this is closed."""
+        """Return how many evaluations the cluster has room for, 1 at least; the last known number once closed."""
         if self._pool is not None or not self._slots:
             self._slots = max(1, self._running().slots)
         return self._slots
 
     @property
-    def worked(self) -> Mapping[str, float]:
-        """Wall seconds of the inner evaluators by part, of all together."""
-        return self._worked
+    def worker_seconds(self) -> Mapping[str, float]:
+        """Return the wall seconds of the inner evaluators by part, summed over all."""
+        return self._worker_seconds
 
     def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:
-        """Ask for a trial; see `Evaluator.submit`."""
+        """Submit a trial; see `Evaluator.submit`."""
         if start is not None:
             read_weights(start)  # that they can be read is told here, by the name of this machine's file
         self._files[trial] = start, keep
         self._submitted.append(trial)
 
     def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
-        """Yield each trial with its measurement as it ends, the longest begun first; see `Evaluator.completed`."""
+        """Yield each trial with its measurement as it ends; the longest start first. See `Evaluator.completed`."""
         waiting = list(self._submitted)
         order = self._cost.longest_first([trial.architecture for trial in waiting])
         self._submitted = deque(waiting[i] for i in order)
@@ -152,12 +152,12 @@ class RayEvaluator(Evaluator):
             self._files.clear()
 
     def start(self, ready: int = 1) -> None:
-        """Connect to the cluster, and return when its workers are ready for so many evaluations at once."""
+        """Connect to the cluster, and wait until its workers are ready for so many evaluations at once."""
         self._running().wait_for(ready)
         self._settings = self._running().settings
 
     def close(self) -> None:
-        """End the workers, and what was started of Ray for them; a request to the autoscaler is taken back."""
+        """Kill the workers, shut down a local cluster, and withdraw the request to the autoscaler."""
         pool, self._pool = self._pool, None
         cluster, self._cluster = self._cluster, None
         if pool is not None:
@@ -170,24 +170,24 @@ class RayEvaluator(Evaluator):
             self._cluster = Cluster(self.address, self._share, self.scale_to)
         if self._pool is None:
             self._pool = ActorPool(
-                *(self._cluster, Measuring, (self.inner, self._share.gpus > 0), self._asked, self.retries),
+                *(self._cluster, EvaluatorWorker, (self.inner, self._share.gpus > 0), self._asked, self.retries),
                 limit=getattr(self.inner, "timeout_seconds", math.inf) + _GRACE_SECONDS,
                 settings=self._settings,
                 at_once=self.at_once,
             )
         return self._pool
 
-    def _asked(self, trial: Trial) -> Asked:
+    def _asked(self, trial: Trial) -> TrialRequest:
         start, keep = self._files[trial]
-        return Asked(trial, None if start is None else start.read_bytes(), keep is not None)
+        return TrialRequest(trial, None if start is None else start.read_bytes(), keep is not None)
 
     def _measurement(self, trial: Trial, reply: Reply, seconds: float) -> Measurement:
-        """Return the measurement; take in what it took, and write the weights that are kept."""
+        """Return the measurement of a reply; record its seconds, and write the weights that are kept."""
         _, keep = self._files.pop(trial)
         if reply.fault is not None:
             return Measurement(None, reply.fault, seconds)
-        measured: Measured = reply.value
-        self._worked.update(measured.worked)
+        measured: TrialResult = reply.value
+        self._worker_seconds.update(measured.worker_seconds)
         self.eager.update(measured.eager)
         measurement = measured.measurement
         if trial.purpose == "search" and measurement.error is None:
@@ -197,8 +197,8 @@ class RayEvaluator(Evaluator):
         return measurement
 
 
-def _share(cpus: Any, gpus: Any) -> Share:
-    share = Share(weight("cpus_per_evaluation", cpus), weight("gpus_per_evaluation", gpus))
+def _share(cpus: Any, gpus: Any) -> JobResources:
+    share = JobResources(weight("cpus_per_evaluation", cpus), weight("gpus_per_evaluation", gpus))
     if share.gpus > 1 and share.gpus != int(share.gpus):
         raise InputError(f"gpus_per_evaluation must be a share of 1, or a whole number, got {gpus!r}")
     if not any(share):

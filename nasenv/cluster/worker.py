@@ -1,4 +1,4 @@
-"""What runs in a Ray actor: it says who it is, gets ready, and does one job after the other."""
+"""The base class of Ray actors: a worker reports about itself, and does one job after the other."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from nasenv.cluster.connection import imported_ray
 from nasenv.data.split import Split
 from nasenv.errors import InputError
 from nasenv.provenance import versions
-from nasenv.workers.serving import described
+from nasenv.workers.serving import describe_error
 
 Packed: TypeAlias = tuple[bytes, dict[int, tuple[NDArray[np.float32], NDArray[Any]]]]
-"""Objects as they lie in Ray's object store: pickled, but for the inputs and targets of splits of data, by number.
+"""Objects in Ray's object store: pickled, except for the inputs and targets of data splits, which are arrays by number.
 
-All workers of a node read these where they lie, and cannot write to them; left to Ray, that would hold for all arrays.
+The workers of a node share these arrays, which are read-only; if Ray pickled the objects, all their arrays would be.
 """
 
 
 class Reply(NamedTuple):
-    """What comes of a job: a value, or why there is none: its fault, or a refusal, which ends everything.
+    """Holds the reply to a job: a value, or a fault, or a refusal (an InputError), which ends everything.
 
     ``again`` says that a fresh process might do better.
     """
@@ -43,8 +43,8 @@ class Reply(NamedTuple):
     again: bool = False
 
 
-class About(NamedTuple):
-    """An actor that has begun, as it says of itself; with a ``fault`` it cannot do jobs."""
+class ActorInfo(NamedTuple):
+    """Holds what an actor reports about itself when it has started; with a ``fault`` it cannot do jobs."""
 
     node: str  # host name and address
     node_id: str  # Ray's name of it
@@ -55,7 +55,7 @@ class About(NamedTuple):
 
 
 class Worker(ABC):
-    """Does jobs, one after the other; a subclass is made an actor by ``ray.remote``.
+    """Does jobs one after the other; ``ray.remote`` makes a subclass an actor.
 
     Args:
         paths: folders in which the driver finds modules; those that there are here are looked through last.
@@ -66,47 +66,47 @@ class Worker(ABC):
 
     @abstractmethod
     def open(self, *parts: Any) -> Mapping[str, str]:
-        """Get ready with what the driver put; return the settings that were left to the machine, as they are here."""
+        """Prepare with the objects that the driver put; return the settings that were left to the machine."""
 
     @abstractmethod
     def do(self, job: Any) -> Reply:
-        """Do a job; an `InputError` ends everything, other exceptions are the job's fault."""
+        """Do a job; an `InputError` ends everything, any other exception is returned as the job's fault."""
 
-    def begin(self, packed: Packed) -> About:
-        """Get ready, and say who this is."""
+    def begin(self, packed: Packed) -> ActorInfo:
+        """Prepare, and return information about this actor."""
         ray = imported_ray()
         torch.set_num_threads(1)
         node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
         me = node, str(ray.get_runtime_context().get_node_id()), os.getpid(), versions()
         try:
-            return About(*me, self.open(*unpack(packed)))
+            return ActorInfo(*me, self.open(*unpack(packed)))
         except BaseException as error:  # of a user's module
-            return About(*me, fault=described(error))
+            return ActorInfo(*me, fault=describe_error(error))
 
     def answer(self, job: Any) -> Reply:
-        """Do a job; whatever is raised is told."""
+        """Do a job; an exception is returned in the reply."""
         torch.set_num_threads(1)  # each thread has a number of its own
         try:
             return self.do(job)
         except InputError as error:
             return Reply(refusal=str(error))
         except BaseException as error:  # of a user's class
-            return Reply(fault=described(error))
+            return Reply(fault=describe_error(error))
 
 
 def pack(*parts: Any) -> Packed:
-    """Return objects to be sent to workers; raise InputError where they cannot be."""
+    """Return objects pickled to be sent to workers; raise InputError if they cannot be pickled."""
     packer = _Packer(file := io.BytesIO())
     try:
         packer.dump(parts)
     except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
-        said = described(error)
+        said = describe_error(error)
         raise InputError(f"the space, evaluator or agent cannot be sent to Ray's workers ({said})") from error
     return file.getvalue(), {k: (s.inputs.cpu().numpy(), s.targets.cpu().numpy()) for k, s in packer.splits.items()}
 
 
 def unpack(packed: Packed) -> tuple[Any, ...]:
-    """Return what was packed; whatever its classes raise is raised. Its data are not to be written to."""
+    """Return the objects that were packed; their data are read-only. Errors of their classes are raised."""
     unpacker = _Unpacker(io.BytesIO(packed[0]))
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # that they cannot be written to
         unpacker.splits = {k: Split(*map(torch.from_numpy, arrays)) for k, arrays in packed[1].items()}

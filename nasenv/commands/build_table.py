@@ -20,7 +20,7 @@ from nasenv.errors import InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path, write_whole
 from nasenv.provenance import provenance
-from nasenv.records.trials import TrialLog, measured
+from nasenv.records.trials import TrialLog, measure_trials
 from nasenv.spaces.space import SearchSpace, to_architectures
 from nasenv.tables.card import card
 from nasenv.tables.table import write_table
@@ -84,7 +84,7 @@ def every_design(space: SearchSpace, trainings: int, limit: int) -> list[Archite
             f"{type(space).__name__} has {count} designs, above the limit of {limit:,}: {trainings} trainings of each, "
             f"of one second, would take {hours:,.0f} hours of a core; make the space smaller, or give a higher --limit"
         )
-    return to_architectures(space.designs())
+    return to_architectures(space.all_architectures())
 
 
 class BuildLog(TrialLog):
@@ -130,7 +130,7 @@ def _train(
     with Bar(console, "training", len(wanted), _LINES) as bar:
         while done < len(wanted):
             chunk = [wanted[i] for i in order[done : done + _AT_ONCE * evaluator.slots]]
-            measured(evaluator, _trials(chunk, seeds), log, stopped)
+            measure_trials(evaluator, _trials(chunk, seeds), log, stopped)
             done += len(chunk)
             minutes = (time.monotonic() - started) / 60
             left = minutes * (len(wanted) / done - 1)

@@ -18,7 +18,7 @@ from nasenv.files import user_path
 from nasenv.objectives import Objective
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal
-from nasenv.records.replay import Course
+from nasenv.records.replay import CompletionOrder
 from nasenv.records.run_directory import JOURNAL
 from nasenv.results.result import RESULT, Result
 from nasenv.search.budget import Budget
@@ -50,7 +50,7 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
     if (again / RESULT).exists():
         raise InputError(f"{again} holds a finished run; delete it to train everything anew, or give another --output")
     make = call(_search, "nasenv reproduce", ["--config", str(folder / "config.yaml")])
-    with make(run_dir=again, course=Course.read(folder / JOURNAL)) as search:
+    with make(run_dir=again, completion_order=CompletionOrder.read(folder / JOURNAL)) as search:
         for said in _circumstances(header, search.identity()):
             console.say(said)
         if result.ended.startswith(_EARLY):

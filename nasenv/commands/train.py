@@ -206,7 +206,7 @@ def _show_times(search: Search, console: Terminal) -> None:
     """Print the parts of a search's time, the largest first, and why trainings on a GPU were no CUDA graphs."""
     evaluator, spent = search.evaluator, search.where_time_went()
     whole = sum(spent.values()) or 1.0
-    workers = f", up to {counted(evaluator.slots, 'training')} at a time" if evaluator.worked else ""
+    workers = f", up to {counted(evaluator.slots, 'training')} at a time" if evaluator.worker_seconds else ""
     shown = Table(Column("part"), Column("seconds", justify="right"), Column("share", justify="right"))
     for part, seconds in spent.items():
         if seconds >= _SMALL * whole:

@@ -1,4 +1,4 @@
-"""The runs of one problem are summed up: spreads over the seeds, ranks, every two agents against each other."""
+"""Summarises the runs of one problem: spreads over seeds, ranks, and tests of all pairs of agents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from nasenv.comparison import statistics
 from nasenv.comparison.conclusions import conclusions
 from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
-from nasenv.comparison.summary import LEVEL, Estimate, Pair, Spread, Standing, Success, Summary
+from nasenv.comparison.summary import LEVEL, IntervalEstimate, Pair, Spread, Standing, Success, Summary
 from nasenv.errors import InputError
 
 _Ends: TypeAlias = Mapping[str, Mapping[int, float]]  # agent -> seed -> what agents are ranked by, at the end
@@ -29,16 +29,16 @@ def summarise(
     metric: str = "accuracy",
     reward_is_score: bool = False,
 ) -> Summary:
-    """Return what the runs of one problem say.
+    """Return the summary of the runs of one problem.
 
     Args:
         problem: its name.
         runs: its runs, or their trajectories; a stream is read once, and little of each run is kept.
         optimum: the best reward of the space, None where not known.
-        rank_by: what of the incumbents agents are ranked by.
+        rank_by: quantity of the incumbents by which agents are ranked.
         seed: the bootstrap's.
         random: the name of the agent that is random search, None where there is none.
-        metric: of the scores.
+        metric: metric of the scores.
         reward_is_score: whether rewards are scores as they are.
 
     Raises:
@@ -74,7 +74,7 @@ def _by_agent(problem: str, runs: Sequence[Trajectory]) -> dict[str, list[Trajec
 
 
 def _ranks(ranked: _Ends) -> dict[str, float]:
-    """Return each agent's mean rank over the seeds that all of them have; none where there are no such seeds."""
+    """Return each agent's mean rank over the seeds that all agents have; an empty dict if there are none."""
     seeds = sorted(set[int].intersection(*(set(values) for values in ranked.values()))) if ranked else []
     if not seeds:
         return {}
@@ -109,7 +109,7 @@ def _standing(
 
 
 def _spreads(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, Spread | None]:
-    """Return the spread of each column of values; None where one of them is not known, or there are none."""
+    """Return the spread of each column; None if a value is unknown or there are none."""
     spreads: dict[str, Spread | None] = dict.fromkeys(columns)
     known = {name: np.array(values) for name, values in columns.items() if values and all(map(math.isfinite, values))}
     if known:
@@ -118,24 +118,24 @@ def _spreads(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, Spr
         for (name, values), iqm in zip(known.items(), iqms, strict=True):
             mean = float(values[0] + (values - values[0]).mean())  # equal values have exactly their own mean
             std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-            spreads[name] = Spread(mean, std, float(np.median(values)), Estimate(*map(float, iqm)), len(values))
+            spreads[name] = Spread(mean, std, float(np.median(values)), IntervalEstimate(*map(float, iqm)), len(values))
     return spreads
 
 
 def _success(sound: Sequence[Trajectory], optimum: float, seed: int) -> Success:
-    hits = [run.met(optimum) for run in sound]
+    hits = [run.evaluation_of_optimum(optimum) for run in sound]
     met = np.array([hit is not None for hit in hits])
     times = np.array([hit or run.evaluations for run, hit in zip(sound, hits, strict=True)], dtype=float)
     return Success(
-        rate=Estimate(float(met.mean()), *map(float, statistics.wilson(float(met.mean()), len(met)))),
-        mean_evaluations=Estimate(*statistics.mean_time(times, met, seed)),
+        rate=IntervalEstimate(float(met.mean()), *map(float, statistics.wilson(float(met.mean()), len(met)))),
+        mean_evaluations=IntervalEstimate(*statistics.mean_time(times, met, seed)),
         median_evaluations=statistics.median_time(times, met),
         limit=max(run.evaluations for run in sound),
     )
 
 
 def _pairs(ends: _Ends, seed: int) -> tuple[Pair, ...]:
-    """Return the pairs of agents that have seeds in common, the lowest p-values first."""
+    """Return the pairs of agents with common seeds, the lowest p-values first."""
     samples = []
     for one, other in itertools.combinations(ends, 2):
         seeds = [s for s in ends[one] if s in ends[other]]
@@ -152,7 +152,7 @@ def _pairs(ends: _Ends, seed: int) -> tuple[Pair, ...]:
         Pair(
             better=better,
             worse=worse,
-            improvement=Estimate(*statistics.improvement(x, y, seed)),
+            improvement=IntervalEstimate(*statistics.improvement(x, y, seed)),
             p_value=tests[i][1],
             p_holm=float(corrected[i]),
             separated=separated[i],

@@ -1,4 +1,4 @@
-"""A comparison runs several agents on several problems from many seeds; runs that are done already are kept."""
+"""A comparison runs agents on problems from several seeds, and keeps the runs that are done."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _COLUMNS = (
 
 
 class Comparison:
-    """Every agent on every problem, once a seed.
+    """Runs every agent on every problem, once for each seed.
 
     A run leaves its own folder below ``folder/runs``, and a comparison made again on the same folder does only what is
     not there yet: after it was killed, or with more seeds, agents or problems.
 
     Args:
-        problems: by name.
-        agents: by name.
-        seeds: of the searches.
-        folder: where everything is written.
+        problems: the problems by name.
+        agents: the agents by name.
+        seeds: seeds of the searches.
+        folder: folder for all files.
         cache: file or URL of measurements for the problems that train; None for no cache.
 
     Raises:
@@ -63,13 +63,13 @@ class Comparison:
 
     def _is_done(self, key: RunKey) -> bool:
         path = self._runner.path(key)
-        return path.exists() and Run.is_of(path, self._runner.identity(key))
+        return path.exists() and Run.matches(path, self._runner.identity(key))
 
     def run(self, done: Callable[[Run], None], workers: int, timeout_seconds: float | None) -> None:
-        """Do what is not yet done; to be called while the folder is ``held``.
+        """Do the runs that are missing; call it while the folder is ``held``.
 
         Args:
-            done: told of each run when it is written.
+            done: called with each run once it is written.
             workers: processes that search side by side; 0 searches in this process, where no search can be timed out.
             timeout_seconds: wall time after which a search is taken to have stalled, and its agent is named; None is no
                 limit.
@@ -92,11 +92,11 @@ class Comparison:
             pool.close()
 
     def run_on_ray(self, done: Callable[[Run], None], address: str | None, timeout_seconds: float | None) -> None:
-        """Do what is not yet done on a Ray cluster, each run on a core of some node; see ``run``.
+        """Do the runs that are missing on a Ray cluster, each on one core of a node; see ``run``.
 
         Args:
-            done: told of each run when it is written here.
-            address: of the cluster, as with `nasenv.RayEvaluator`; None starts Ray on this machine.
+            done: called with each run once it is written here.
+            address: address of the cluster, as with `nasenv.RayEvaluator`; None starts Ray on this machine.
             timeout_seconds: wall time after which a search is taken to have stalled; None is no limit.
 
         Raises:
@@ -118,10 +118,10 @@ class Comparison:
 
     def _fill_cache(self) -> None:
         pending = set(self.pending)
-        self._runner.bring(key for key in self.keys if key not in pending)
+        self._runner.cache_finished(key for key in self.keys if key not in pending)
 
     def _collect(self, answers: Iterator[tuple[RunKey, Run | None]], done: Callable[[Run], None]) -> None:
-        """Tell of each run that is done; raise SearchStopped where the comparison was stopped."""
+        """Report each finished run to ``done``; raise SearchStopped if the comparison was stopped."""
         runs = 0
         for _, run in answers:
             if run is not None:
@@ -132,7 +132,7 @@ class Comparison:
             raise SearchStopped(f"{self._stopped}; {known} of {counted(len(self.keys), 'run')} done")
 
     def stop(self, reason: str) -> None:
-        """Ask ``run`` to end early: trainings in flight are waited for and kept, searches on tables run to their end.
+        """Stop ``run`` early: running trainings end and are kept; searches on tables run to their end.
 
         It may be called from a signal handler or another thread. The same comparison, started again, goes on.
         """
@@ -141,7 +141,7 @@ class Comparison:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other comparisons from the folder, until the end or a crash.
+        """Lock the folder against other comparisons until the end of the context or a crash.
 
         Raises:
             InputError: another one has it, or it cannot be written.
@@ -166,7 +166,7 @@ class Comparison:
                 yield Run.read(self._runner.path(key))
 
     def write_results(self, path: Path) -> dict[str, list[Trajectory]]:
-        """Write one CSV row for each evaluation of each run, unknowns empty; return the trajectories by problem."""
+        """Write a CSV row for each evaluation of each run, and return the trajectories by problem."""
         trajectories: dict[str, list[Trajectory]] = {problem: [] for problem in self.problems}
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -187,7 +187,7 @@ def _rows(run: Run) -> Iterator[list[object]]:
 
 
 def _check_name(name: str) -> None:
-    """Raise InputError where folders and files cannot bear the name of a problem or agent."""
+    """Raise InputError if the name of a problem or agent cannot be a file's name."""
     if not isinstance(name, str) or not name.isprintable() or not name.strip(". "):
         raise InputError(f"a problem or agent has a name of letters and digits, got {name!r}")
     if len(quote(name)) > _LONGEST_NAME:

@@ -1,4 +1,4 @@
-"""What may be concluded from a comparison and what may not is said in plain words."""
+"""States in plain words what may be concluded from a comparison, and what may not."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MANY_FAULTS = 3  # of an agent; more are only counted
 
 
 def conclusions(summary: Summary, final: bool, random: str | None) -> tuple[str, ...]:
-    """Return the sentences, one thought each.
+    """Return the sentences, one conclusion each.
 
     Args:
-        summary: of the problem, as yet without them.
+        summary: summary of the problem, still without conclusions.
         final: whether validation scores are those after the final training.
         random: the name of the agent that is random search, None where there is none.
     """
@@ -36,7 +36,7 @@ def conclusions(summary: Summary, final: bool, random: str | None) -> tuple[str,
 
 
 def _method(pairs: Sequence[Pair], words: str) -> Iterator[str]:
-    yield f"Agents are ranked by the {words} of their best design (by reward) at the end of a run."
+    yield f"Agents are ranked by the {words} of their best architecture (by reward) at the end of a run."
     if not pairs:
         yield "There are no two agents that can be compared."
         return
@@ -59,7 +59,7 @@ def _separated(standings: Sequence[Standing], pairs: Sequence[Pair], shown: Disp
 
 
 def _open(pairs: Sequence[Pair], shown: Display) -> Iterator[str]:
-    """Yield what is to be said of the pairs that are not separated."""
+    """Yield sentences on the pairs of agents that are not separated."""
     left = [p for p in pairs if not p.separated]
     if not left:
         return
@@ -132,7 +132,7 @@ def _success(standings: Sequence[Standing], optimum: float | None) -> Iterator[s
 
 
 def _by_seed(reasons: Mapping[int, str]) -> str:
-    """Return each reason with the first seeds that had it, and the number of the rest."""
+    """Return each reason with the first seeds that have it, and the number of the others."""
     seeds: dict[str, list[int]] = {}
     for seed, reason in list(reasons.items())[:_MANY_FAULTS]:
         seeds.setdefault(reason, []).append(seed)

@@ -1,4 +1,4 @@
-"""Anytime curves say how good the incumbent of an agent is, over its runs, as the search goes on."""
+"""Anytime curves show how good an agent's incumbents are, over its runs, as the search goes on."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
-from nasenv.comparison.statistics import at, interquartile_interval, interquartile_mean
+from nasenv.comparison.statistics import interquartile_interval, interquartile_mean, step_function_at
 from nasenv.errors import InputError
 
 Against = Literal["evaluations", "seconds"]
-"""What a search has spent so far: distinct evaluations, or charged seconds."""
+"""The unit of spent budget: distinct evaluations, or charged seconds."""
 
 _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The incumbents of one agent on one problem over its runs, at each of g points.
+    """Holds the incumbents of one agent on one problem over its runs, at each of g points.
 
     A run that has ended keeps its last incumbent. A run counts from its first evaluation on; for scores, from
     its first that did not fail. Where the incumbent of a run that counts is not known (of a search that trains, only
@@ -43,13 +43,13 @@ class Curve:
 
 
 def curve(runs: Iterable[Run], quantity: Quantity, against: Against, points: int = 300, seed: int = 0) -> Curve:
-    """Return the curve of one agent's runs on one problem, without the faulty ones.
+    """Return the curve of one agent's runs on one problem; failed runs are left out.
 
     Args:
         runs: the runs, or their trajectories.
-        quantity: what of the incumbent; `val_score` is the one after the final training where that is known of every
+        quantity: quantity of the incumbent; `val_score` is the one after the final training if that is known of every
             incumbent, else the one measured in the search.
-        against: what the grid counts.
+        against: unit of the grid.
         points: at most so many points of the grid, evenly spaced.
         seed: the bootstrap's.
 
@@ -86,14 +86,14 @@ def _grid(sound: Sequence[Trajectory], against: Against, points: int) -> _Floats
 def _table(
     sound: Sequence[Trajectory], quantity: Quantity, against: Against, grid: _Floats
 ) -> tuple[_Floats, NDArray[np.int64]]:
-    """Return the incumbents' values, (runs, g), each column ascending, and how many of them count, (g,)."""
+    """Return the incumbents' values (runs, g), each column ascending, and how many of them count, (g,)."""
     final = final_known(sound)
     table = np.full((len(sound), len(grid)), np.nan)
     started = np.zeros(table.shape, dtype=bool)
     for i, run in enumerate(sound):
         counts = np.isfinite(run.reward if quantity == "reward" else run.val_score)
         x = (run.seconds if against == "seconds" else run.evaluation)[counts].astype(np.float64)
-        table[i] = at(x, run.values(quantity, final)[counts], grid)
-        started[i] = np.isfinite(at(x, x, grid))
+        table[i] = step_function_at(x, run.values(quantity, final)[counts], grid)
+        started[i] = np.isfinite(step_function_at(x, x, grid))
     unknown = (started & np.isnan(table)).any(axis=0)
     return np.sort(table, axis=0), np.where(unknown, 0, started.sum(axis=0))  # nan is sorted to the end

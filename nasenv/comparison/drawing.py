@@ -1,4 +1,4 @@
-"""The pictures of a comparison are drawn with the same looks of agents, type, titles, notes, axes and panels of lines.
+"""The common style of a comparison's figures: colours of agents, fonts, titles, notes, axes and panels of lines.
 
 One agent has one colour and dash in all of them, from Okabe and Ito's palette, which colour-blind readers can tell
 apart (https://jfly.uni-koeln.de/color); random search is grey and dashed. As in `nasenv.plots`, no pyplot.
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 Looks: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""How each agent's line is drawn."""
+"""The line style of each agent, as keyword arguments of matplotlib."""
 
 INK, GREY = "#222222", "#767676"
 SMALL = 7.5  # points
 DPI = 200
-"""The layout is made for it: text is not equally wide at all."""
+"""The resolution of all figures; layouts depend on it, since the width of text does."""
 
 _FONT = 8.5  # points
 _LABEL_LINE = 10.5  # points from one label at the lines' ends to the next
@@ -36,7 +36,7 @@ _DASHES: tuple[Any, ...] = ("solid", (0, (6, 1.5, 1, 1.5)), (0, (1, 1)), (0, (8,
 
 
 def looks_of(agents: Sequence[str], random: str | None) -> dict[str, dict[str, Any]]:
-    """Return how each agent's line is drawn; agents keep their looks over the problems of one comparison."""
+    """Return the line style of each agent, which is the same for all problems of one comparison."""
     others = [agent for agent in agents if agent != random]
     looks = {
         agent: {"color": _COLOURS[k % len(_COLOURS)], "ls": _DASHES[k // len(_COLOURS) % len(_DASHES)], "lw": 1.5}
@@ -46,7 +46,7 @@ def looks_of(agents: Sequence[str], random: str | None) -> dict[str, dict[str, A
 
 
 def new_figure(inches: tuple[float, float], title: str, note: str) -> Figure:
-    """Return an empty figure, (width, height) large, with its title above and a note on what it shows below."""
+    """Return an empty figure of (width, height) inches, with its title above and a note below."""
     figure = Figure(figsize=inches, dpi=DPI)
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", size=1.15 * _FONT, weight="bold", color=INK, parse_math=False)
@@ -58,7 +58,7 @@ def new_figure(inches: tuple[float, float], title: str, note: str) -> Figure:
 
 
 def dress(axes: Axes, x_label: str, y_label: str) -> None:
-    """Label axes, and make frame, ticks and grid thin."""
+    """Label the axes, and make frame, ticks and grid thin."""
     axes.set_xlabel(x_label, size=_FONT, color=INK)
     axes.set_ylabel(y_label, size=_FONT, color=INK)
     axes.tick_params(labelsize=SMALL, colors=INK, length=2.5, width=0.6)
@@ -71,13 +71,13 @@ def dress(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def set_limits(setter: Callable[[float, float], Any], low: float, high: float) -> None:
-    """Set limits with a margin, and about a single value where there is no more."""
+    """Set axis limits with a margin, around a single value too."""
     margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
     setter(low - margin, high + margin)
 
 
-def settled(figure: Figure) -> Figure:
-    """Return the figure with its layout computed once and for all, so that saving it changes nothing."""
+def fix_layout(figure: Figure) -> Figure:
+    """Return the figure with its layout computed, so that saving it does not change it."""
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
     for _ in range(2):  # axes of equal aspect come to rest at the second
         layout.execute(figure)
@@ -85,14 +85,14 @@ def settled(figure: Figure) -> Figure:
 
 
 def one_line(text: str, length: int) -> str:
-    """Return the text without line breaks, cut to so many characters."""
+    """Return the text without line breaks, cut to a length in characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
 @dataclass(frozen=True)
 class Line:
-    """Steps of y, (n,), each from its x, (n,), on, in a band from low to high."""
+    """Holds a step function y (n,) of x (n,), with a band from low to high."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -100,7 +100,7 @@ class Line:
     high: NDArray[np.float64]
 
     def after(self, share: float) -> int:
-        """Return the index of the first known point from this share, 0 to 1, of the known way on."""
+        """Return the index of the first known point after this share, 0 to 1, of the known range."""
         known = np.flatnonzero(np.isfinite(self.y))
         start, end = self.x[known[[0, -1]]]
         point = min(end, start + share * (end - start))  # rounding may lead beyond the end
@@ -109,7 +109,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: a line an agent, with words for the axes and what sets the limits of y."""
+    """Describes one pair of axes: a line for each agent, axis labels, and the function that sets the limits of y."""
 
     lines: Mapping[str, Line]
     x_label: str
@@ -118,7 +118,7 @@ class Panel:
 
 
 def panels(rows: Sequence[Sequence[Panel]], looks: Looks, title: str, note: str) -> Figure | None:
-    """Return a figure of rows of panels, the agents' names at the ends of their lines; None without any panel."""
+    """Return a figure of rows of panels, with the agents' names at the ends of lines; None without panels."""
     rows = [kept for row in rows if (kept := [panel for panel in row if panel.lines])]
     if not rows:
         return None
@@ -136,11 +136,11 @@ def panels(rows: Sequence[Sequence[Panel]], looks: Looks, title: str, note: str)
             axes.set_xlim(0, max(line.x[-1] for line in panel.lines.values()))
             panel.limit(axes, panel.lines)
             _name_ends(axes, panel.lines, looks, height * 72)
-    return settled(figure)
+    return fix_layout(figure)
 
 
 def _name_ends(axes: Axes, lines: Mapping[str, Line], looks: Looks, points: float) -> None:
-    """Write each agent's name to the right of the axes, level with its line's end as far as room allows."""
+    """Write each agent's name right of the axes, as close to the height of its line's end as possible."""
     agents = list(lines)
     last = {agent: lines[agent].y[lines[agent].after(1.0)] for agent in agents}
     bottom, top = axes.get_ylim()
@@ -165,7 +165,7 @@ def _name_ends(axes: Axes, lines: Mapping[str, Line], looks: Looks, points: floa
 
 
 def focus(axes: Axes, lines: Mapping[str, Line]) -> None:
-    """Show the lines after a tenth of the budget, without agents that end below where the median agent begins."""
+    """Set the limits of y to the lines after a tenth of the budget, without agents far below the median."""
     begin = np.median([line.y[line.after(0.0)] for line in lines.values()])
     shown = [line for line in lines.values() if line.y[line.after(1.0)] >= begin] or list(lines.values())
     low = min(min(float(line.low[line.after(1.0)]), float(line.y[line.after(0.1)])) for line in shown)
@@ -173,12 +173,12 @@ def focus(axes: Axes, lines: Mapping[str, Line]) -> None:
 
 
 def log(axes: Axes, lines: Mapping[str, Line]) -> None:
-    """Make y logarithmic, from half the smallest regret above nought to above the largest."""
+    """Make y logarithmic, from half the smallest positive regret up."""
     positive = np.concatenate([line.y[line.y > 0] for line in lines.values()])
     axes.set_ylim(positive.min() / 2, 1.5 * positive.max())
     axes.set_yscale("log", nonpositive="clip")
 
 
 def shares(axes: Axes, lines: Mapping[str, Line]) -> None:
-    """Show all of nought to 100 percent."""
+    """Set the limits of y to 0 to 100 per cent."""
     axes.set_ylim(-2, 102)

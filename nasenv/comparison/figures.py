@@ -1,4 +1,4 @@
-"""The figures of a comparison: curves over the budget, runs that met the optimum, final values, agents in pairs."""
+"""The figures of a comparison: curves over the budget, success rates, final values, pairs of agents."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from nasenv.comparison.drawing import (
     Looks,
     Panel,
     dress,
+    fix_layout,
     focus,
     log,
     looks_of,
@@ -34,7 +35,6 @@ from nasenv.comparison.drawing import (
     one_line,
     panels,
     set_limits,
-    settled,
     shares,
 )
 from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
@@ -44,15 +44,16 @@ from nasenv.errors import counted
 from nasenv.plots import to_png
 
 NOTES = {
-    "anytime": "The best design so far, by reward: interquartile mean over the seeds and its 95 % bootstrap band",
+    "anytime": "The best architecture so far, by reward: interquartile mean over the seeds and its 95 % bootstrap band",
     "regret": "Best reward of the space minus the best so far: interquartile mean over the seeds and its 95 % band; "
     "a line that leaves at the bottom has met the best",
     "success": "Runs that have met the best reward of the space: one minus the Kaplan-Meier estimate and its 95 % band",
-    "final": "Each run's best design by reward; box: quartiles and median; diamond: interquartile mean, 95 % interval",
+    "final": "Each run's best architecture by reward; box: quartiles and median; diamond: interquartile mean, 95 % "
+    "interval",
     "improvement": "Probability that a run of the row's agent ends above one of the column's, ties counting half; "
     "bold with a star: separated (p < 0.05 by Holm)",
 }
-"""What each kind of picture shows; its keys are the kinds, in the order in which they are read."""
+"""The captions of the figures by kind, in the order of the report."""
 
 _AgentRuns: TypeAlias = Mapping[str, Sequence[Trajectory]]  # the sound runs of one problem, by agent
 _MOST_POINTS = 150  # of a line: a panel is some 170 points wide
@@ -60,10 +61,10 @@ _MOST_DOTS = 3000  # of a panel drawn as shapes; more are drawn as pixels
 
 
 def draw(summary: Summary, runs: Iterable[Run], random: str | None = None) -> dict[str, Figure]:
-    """Return the figures of one problem by kind, in the order of `NOTES`, without those that would be empty.
+    """Return the figures of one problem by kind, in the order of `NOTES`, without empty ones.
 
     Args:
-        summary: what ``summarise`` says of the runs.
+        summary: summary of the runs, by ``summarise``.
         runs: the problem's runs, or their trajectories; the faulty ones are left out, here as there.
         random: the agent that is drawn in grey and dashed: random search, as a rule.
     """
@@ -84,7 +85,7 @@ def draw(summary: Summary, runs: Iterable[Run], random: str | None = None) -> di
 
 
 def _curve_rows(sound: _AgentRuns, summary: Summary) -> dict[str, list[list[Panel]]]:
-    """Return the rows of panels of each kind of figure that shows lines; a row is a way to count the budget."""
+    """Return the rows of panels of each kind of figure with lines; each row counts the budget in its own way."""
 
     @cache  # two figures show some of them
     def lines(quantity: Quantity, against: Against) -> dict[str, Line]:
@@ -118,7 +119,7 @@ def _curve_rows(sound: _AgentRuns, summary: Summary) -> dict[str, list[list[Pane
 
 
 def _shown(sound: _AgentRuns, ranked_by: Quantity) -> list[Quantity]:
-    """Return what is drawn: both scores; the reward before them where it ranks the agents and is not the score."""
+    """Return the quantities to draw: both scores, and the reward first if it ranks agents and is not the score."""
     runs = [run for group in sound.values() for run in group]
     final = final_known(runs)
     same = all(np.array_equal(run.reward, run.values("val_score", final), equal_nan=True) for run in runs)
@@ -127,19 +128,19 @@ def _shown(sound: _AgentRuns, ranked_by: Quantity) -> list[Quantity]:
 
 
 def _below(lines: Mapping[str, Line], optimum: float) -> dict[str, Line]:
-    """Return how far the lines lie below the optimum, exactly nought where only rounding tells them apart."""
+    """Return the distance of the lines below the optimum; rounding errors count as 0."""
     least = 1e-12 * max(1.0, abs(optimum))
     gaps = {agent: [optimum - part for part in (line.y, line.high, line.low)] for agent, line in lines.items()}
     return {a: Line(lines[a].x, *(np.where(gap < least, 0.0, gap) for gap in parts)) for a, parts in gaps.items()}
 
 
 def _met(group: Sequence[Trajectory], optimum: float) -> Line:
-    """Return the share of runs, in percent, that met the optimum, by evaluations: one minus the Kaplan-Meier estimate.
+    """Return the percentage of runs that reached the optimum, by evaluations: one minus the Kaplan-Meier estimate.
 
     https://doi.org/10.1080/01621459.1958.10501452. The band is Wilson's, of as many runs as were not censored before,
     so that at the end it is the interval of the success rate; there is none before the first run has met it.
     """
-    first = np.array([run.met(optimum) or 0 for run in group])
+    first = np.array([run.evaluation_of_optimum(optimum) or 0 for run in group])
     times = np.where(first, first, [run.evaluations for run in group])
     distinct, surviving = survival(times.astype(float), first > 0, np.ones((1, len(group)), dtype=np.int16))
     share = 1 - surviving[0]
@@ -150,7 +151,7 @@ def _met(group: Sequence[Trajectory], optimum: float) -> Line:
 
 
 def _final_figure(sound: _AgentRuns, summary: Summary, looks: Looks, title: str) -> Figure | None:
-    """Return rows of agents, the best on top, each run a dot, with a panel for each quantity."""
+    """Return the figure of final values: a row for each agent, the best on top, and a panel for each quantity."""
     standings = [standing for standing in summary.standings if standing.agent in sound]
     values = {quantity: _ends(sound, quantity, summary) for quantity in _shown(sound, summary.ranked_by)}
     values = {quantity: rows for quantity, rows in values.items() if any(map(len, rows.values()))}
@@ -178,18 +179,18 @@ def _final_figure(sound: _AgentRuns, summary: Summary, looks: Looks, title: str)
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
-    return settled(figure)
+    return fix_layout(figure)
 
 
 def _ends(sound: _AgentRuns, quantity: Quantity, summary: Summary) -> dict[str, NDArray[np.float64]]:
-    """Return the quantity of the runs' last incumbents by agent, (n,), those that are known, in its unit."""
+    """Return the final incumbents' known values by agent, (n,), in the unit that is shown."""
     final = final_known((run for group in sound.values() for run in group), slice(-1, None))
     values = {agent: np.array([run.values(quantity, final)[-1] for run in group]) for agent, group in sound.items()}
     return {agent: summary.display(quantity).factor * row[np.isfinite(row)] for agent, row in values.items()}
 
 
 def _draw_values(axes: Axes, y: float, values: NDArray[np.float64], colour: str, pixels: bool) -> None:
-    """Draw a run as a dot, scattered about the height y, over a box of the quartiles and the median."""
+    """Draw a dot for each run, scattered around the height y, over a box of quartiles and median."""
     if not len(values):
         return
     heights = y + np.random.default_rng(0).uniform(-0.24, 0.24, len(values))
@@ -201,13 +202,13 @@ def _draw_values(axes: Axes, y: float, values: NDArray[np.float64], colour: str,
 
 
 def _whisker(values: NDArray[np.float64]) -> float:
-    """Return the lowest value that is shown: none further below the box than six times its width."""
+    """Return the lowest value shown: at most six box widths below the box."""
     quarter, three = np.quantile(values, [0.25, 0.75])
     return float(values[values >= quarter - 6 * (three - quarter)].min())
 
 
 def _improvement_figure(summary: Summary, title: str) -> Figure | None:
-    """Return a matrix: rows better or worse than columns, blue where the row's agent is likely to end higher."""
+    """Return the matrix of probabilities of improvement between agents."""
     agents = [s.agent for s in summary.standings if any(s.agent in (p.better, p.worse) for p in summary.pairs)]
     if not agents:
         return None
@@ -231,7 +232,7 @@ def _improvement_figure(summary: Summary, title: str) -> Figure | None:
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=SMALL, colors=INK)
     axes.spines[:].set_visible(False)
-    return settled(figure)
+    return fix_layout(figure)
 
 
 def save(figures: Mapping[str, Figure], folder: Path, problem: str) -> dict[str, str]:
@@ -249,7 +250,7 @@ def save(figures: Mapping[str, Figure], folder: Path, problem: str) -> dict[str,
 
 
 def _to_svg(figure: Figure) -> str:
-    """Return the figure as an SVG document; text is drawn as shapes, to look the same everywhere.
+    """Return the figure as an SVG document with text drawn as paths, so that it looks the same everywhere.
 
     Points on paths are cut to a hundredth of a point, which halves the file.
     """

@@ -1,11 +1,11 @@
-"""A problem is what agents are compared on: a space, what measures its designs, an objective and a budget."""
+"""A problem that agents are compared on: a space, an evaluator, an objective and a budget."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from nasenv.cluster.measuring import alone, settings_on
+from nasenv.cluster.evaluator_worker import in_process, machine_settings
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
@@ -16,14 +16,14 @@ from nasenv.spaces.space import SearchSpace
 
 @dataclass(frozen=True)
 class Problem:
-    """A space, what measures its designs, what they are paid for, and the budget that every agent has.
+    """Holds the space, evaluator, objective and budget that all agents share.
 
     Args:
-        space: what is searched.
-        evaluator: what measures a design; made for this space.
+        space: the search space.
+        evaluator: measures architectures; made for this space.
         objective: measurement -> reward.
-        budget: when a search is over.
-        data: what the evaluator was given to train on; for configuration files.
+        budget: limits of each search.
+        data: data source of the evaluator, for configuration files.
 
     Raises:
         InputError: a budget without a limit.
@@ -45,7 +45,7 @@ class Problem:
 
     @property
     def metric(self) -> str:
-        """The metric of the scores: accuracy, r2, ..., higher being better."""
+        """Return the metric of the scores, such as accuracy or r2; higher is better."""
         return self.space.task.metric
 
     @property
@@ -55,23 +55,23 @@ class Problem:
 
     @property
     def optimum(self) -> float | None:
-        """The highest reward that a design of the space is paid; None where the evaluator cannot tell."""
+        """Return the highest reward of an architecture in the space; None if the evaluator does not know it."""
         known = self.evaluator.all_measurements()
         if known is None and self.reward_is_score:
             return self.evaluator.best_score()
         rewards = [self.objective.reward(m) for m in known or () if m.error is None]
         return max(rewards, default=None)
 
-    def alone(self, name: str) -> Problem:
-        """Return the problem for another process, whose evaluator works there, on a processor.
+    def in_process(self, name: str) -> Problem:
+        """Return a copy for another process, whose evaluator trains there on the CPU.
 
         Args:
-            name: of the problem, for an error.
+            name: name of the problem, for an error.
 
         Raises:
             InputError: it would not be measured there as it is here.
         """
-        evaluator = alone(self.evaluator, settings_on(self.evaluator, gpu=False))
+        evaluator = in_process(self.evaluator, machine_settings(self.evaluator, gpu=False))
         if evaluator.fingerprint() != self.evaluator.fingerprint():
             raise InputError(
                 f"problem {name} would be measured on processors there, and otherwise than on this machine's GPU; give "
@@ -80,14 +80,14 @@ class Problem:
         return replace(self, evaluator=evaluator)
 
     def config(self) -> dict[str, Any]:
-        """Return how it was made, in plain values."""
+        """Return the configuration as JSON values."""
         parts = {name: part.config() for name, part in self._parts().items()}
         source = self.evaluator.dataset.source if self.evaluator.dataset is not None else None
         data = {"data": asdict(source)} if source is not None else {}
         return {**parts, "budget": asdict(self.budget), **data}
 
     def identity(self) -> dict[str, Any]:
-        """Return how it was made and the fingerprints of what that led to, data included."""
+        """Return the configuration without what changes no result, and the fingerprints of space and evaluator."""
         parts = {name: part.identity() for name, part in self._parts().items()}
         prints = {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()}
         return {**parts, "budget": self.budget.identity(), "fingerprint": prints}

@@ -1,4 +1,4 @@
-"""The runs of a comparison are done on a Ray cluster: each by a worker on some node, and its files come back."""
+"""Runs a comparison on a Ray cluster: workers on its nodes do the runs and return their files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from nasenv.cluster.actors import ActorPool
-from nasenv.cluster.connection import Cluster, Share
+from nasenv.cluster.connection import Cluster, JobResources
 from nasenv.cluster.worker import Reply, Worker
 from nasenv.comparison.run import Run
 from nasenv.comparison.runner import RunKey, Runner
@@ -18,18 +18,18 @@ from nasenv.files import write_whole
 _RETRIES = 2  # of a run that was lost with its node
 
 Files = Mapping[str, bytes]
-"""What a run's folder holds, by name."""
+"""The contents of the files in a run's folder, by name."""
 
 
 class RayRuns:
-    """Does the runs of a comparison on all nodes of a Ray cluster, one a core; nodes may come and go.
+    """Does the runs of a comparison on all nodes of a Ray cluster, one on each core; nodes may come and go.
 
     A run that was lost with its node is done again elsewhere, from where this machine knows it. One that is stopped
     comes back as far as it is. Every node needs what `nasenv.RayEvaluator` says.
 
     Args:
         runner: does a run, and says where its files are here.
-        address: of the cluster, as with `RayEvaluator`; None starts Ray on this machine alone.
+        address: address of the cluster, as with `RayEvaluator`; None starts Ray on this machine alone.
         timeout_seconds: after which a run is given up; None is no limit.
 
     Raises:
@@ -37,14 +37,14 @@ class RayRuns:
     """
 
     def __init__(self, runner: Runner, address: str | None, timeout_seconds: float | None) -> None:
-        self._runner, self._cluster = runner, Cluster(address, Share(1.0, 0.0))
+        self._runner, self._cluster = runner, Cluster(address, JobResources(1.0, 0.0))
         self._told = False  # whether workers were told to stop
         limit = math.inf if timeout_seconds is None else timeout_seconds
-        parts = (runner.alone(),)
-        self._pool = ActorPool(self._cluster, Running, parts, self._asked, _RETRIES, limit, retries_hung=False)
+        parts = (runner.in_process(),)
+        self._pool = ActorPool(self._cluster, RunWorker, parts, self._asked, _RETRIES, limit, retries_hung=False)
 
     def stream(self, keys: Iterable[RunKey]) -> Iterator[tuple[RunKey, Run | None]]:
-        """Yield each key with its run as it is done and written here, None where it was stopped; begun in this order.
+        """Yield each key with its run once that is done and its files are written here; None if it was stopped.
 
         Raises:
             InputError: of an evaluator, or the cluster is lost.
@@ -58,7 +58,7 @@ class RayRuns:
                 yield key, run
 
     def close(self) -> None:
-        """Give up what is being done, and let go of the cluster."""
+        """Kill the workers and close the connection to the cluster."""
         self._pool.close()
         self._cluster.close()
 
@@ -72,25 +72,25 @@ class RayRuns:
         return self._told
 
 
-class Running(Worker):
-    """Does runs in a folder of a node, with a runner that the driver put."""
+class RunWorker(Worker):
+    """Does runs in a temporary folder of a node, with the runner that the driver has put into Ray's object store."""
 
     def open(self, runner: Runner) -> Mapping[str, str]:
-        """Take in the runner; no setting was left to the machine."""
+        """Store the runner; return no settings, since none depend on the machine."""
         self._runner = runner
         return {}
 
     def do(self, asked: tuple[RunKey, Files]) -> Reply:
-        """Do a run from its files, and return it with those that there are then; None where it was stopped."""
+        """Do a run, resumed from its files, and return it with its files; the run is None if it was stopped."""
         key, files = asked
         with tempfile.TemporaryDirectory(prefix="nasenv-") as folder:
-            runner = self._runner.below(Path(folder))
+            runner = self._runner.in_folder(Path(folder))
             path = runner.path(key)
             _write(path, files)
             return Reply((runner(key), _read(path.parent)))
 
     def stop(self) -> None:
-        """Have the run that is being done end early."""
+        """Ask the current run to stop early."""
         self._runner.stop()
 
 
@@ -99,7 +99,7 @@ def _read(folder: Path) -> Files:
 
 
 def _write(path: Path, files: Files) -> None:
-    """Write a run's files beside and at the path, that which says that it is done last."""
+    """Write a run's files into its folder, the file at ``path`` last, since it marks the run as done."""
     for name in sorted(files, key=lambda name: name == path.name):
         file = path.parent / name
         file.parent.mkdir(parents=True, exist_ok=True)

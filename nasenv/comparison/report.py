@@ -1,4 +1,4 @@
-"""The report of a comparison is one HTML file that needs no network and no script, and reads well on paper."""
+"""Writes the report of a comparison as one HTML file, without network access or scripts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LARGER = 1.3  # than on paper: pictures on the page
 
 @dataclass(frozen=True)
 class Description:
-    """How a comparison was made.
+    """Holds how a comparison was made.
 
     Args:
         command: the line that makes it again.
         configuration: all of it, as YAML.
         hardware: the machine, in words.
-        versions: of what the figures depend on, by name.
+        versions: versions of the packages, by name.
     """
 
     command: str
@@ -43,12 +43,12 @@ def write_report(
     description: Description,
     published: Mapping[str, tables.PublishedResults] | None = None,
 ) -> None:
-    """Write the report; equal arguments give equal bytes.
+    """Write the report; equal arguments give equal files.
 
     Args:
         path: the HTML file.
         title: its heading.
-        summaries: of the problems, in the order in which they are shown.
+        summaries: summaries of the problems, in the order in which they are shown.
         figures: problem -> kind -> SVG text, as `figures.save` returns it; a problem may have none.
         description: how the comparison was made.
         published: problem -> what others published on it.
@@ -75,14 +75,14 @@ def write_report(
 
 
 def _problem(number: int, summary: Summary, figures: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the template shows of a problem, its pictures with (what they show, width, drawing) each."""
+    """Return what the template shows of a problem; each picture is (description, width, SVG)."""
     name = f"problem-{number}"
     pictures = [(NOTES.get(kind, kind), *_picture(f"{name}-{kind}", svg)) for kind, svg in figures.items()]
     return {"id": name, "summary": summary, "pictures": pictures}
 
 
 def _picture(name: str, svg: str) -> tuple[str, str]:
-    """Return the width of an SVG document and its drawing: without prolog; its ids begin with the name."""
+    """Return the width and the SVG element of a picture; its ids are prefixed with the name."""
     drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     drawing = re.sub(r'(\bid="|href="#|url\(#)', lambda found: found[0] + name + "-", drawing)
     points = re.search(r'<svg [^>]*\bwidth="([\d.]+)pt"', drawing)

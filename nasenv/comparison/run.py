@@ -1,4 +1,4 @@
-"""One search of a comparison, by one agent on one problem from one seed, and its incumbents for the statistics."""
+"""A run of a comparison is one search, by one agent on one problem from one seed; its incumbents are its trajectory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nasenv.errors import InputError, printable
 from nasenv.files import open_file, parse_json, read_whole, spare_memory, write_whole
 
 Quantity = Literal["reward", "val_score", "test_score"]
-"""What of an incumbent is looked at. `val_score` is the one after the final training where that is known of every run,
+"""A quantity of incumbents. `val_score` is the one after the final training where that is known of every run,
 else the one measured in the search."""
 
 _Floats = NDArray[np.float64]
@@ -26,18 +26,18 @@ _SHARE = 16  # a file may be this part of the spare memory: its values take some
 
 @dataclass(frozen=True)
 class Run:
-    """The distinct evaluations of one search, in order, and how it ended.
+    """Holds the distinct evaluations of one search, in order, and how it ended.
 
     Args:
         problem: name of the problem in the comparison.
         agent: name of the agent in the comparison.
         seed: the search's seed.
         ended: why the search was over.
-        error: what was wrong where the agent raised, stalled, or proposed nonsense; None where it did not.
-        wall_seconds: what the run took on this machine.
-        proposals: number of designs proposed, repeats too.
-        charged_seconds: what the search was charged in all.
-        architectures: (n,), the designs in the space's words.
+        error: the error if the agent raised, stalled, or proposed something invalid; else None.
+        wall_seconds: wall time of the run on its machine.
+        proposals: number of architectures proposed, repeats too.
+        charged_seconds: training time that the search was charged.
+        architectures: (n,), the architectures in the space's words.
         proposal: (n,), the number, from 1, of the proposal that led to each evaluation.
         seconds: (n,), charged up to and with each evaluation.
         reward: (n,), what the agent was paid.
@@ -85,30 +85,30 @@ class Run:
 
     @property
     def fault(self) -> str | None:
-        """What was wrong with it; None where it came to its end."""
+        """Return the error that invalidates the run; None if it ended as it should."""
         return self.error if self.error is not None or len(self.reward) else "it ended without an evaluation"
 
     @property
     def incumbents(self) -> NDArray[np.int64]:
-        """Index, (n,), of the evaluation with the highest reward up to and with each; the earliest among equals."""
+        """Return, for each evaluation (n,), the index of the best one so far by reward; the earliest of equals."""
         best = np.maximum.accumulate(self.reward)
         risen = np.concatenate([[True], best[1:] > best[:-1]])[: len(best)]
         return np.maximum.accumulate(np.where(risen, np.arange(len(best)), 0))
 
     def write(self, path: Path, identity: str) -> None:
-        """Write two lines of JSON, whole or not at all: the file says that this run is done.
+        """Write the run as two lines of JSON, atomically; the file marks it as done.
 
         Args:
             path: the file.
-            identity: hash of everything that the run follows from, for ``is_of``.
+            identity: hash of everything that the run follows from, for ``matches``.
         """
         values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         lines = [json.dumps(line, separators=(",", ":")) for line in ({"identity": identity}, values)]
         write_whole(path, "\n".join(lines) + "\n")
 
     @staticmethod
-    def is_of(path: Path, identity: str) -> bool:
-        """Return True where the file is of this identity; raise InputError where it is of another, or damaged."""
+    def matches(path: Path, identity: str) -> bool:
+        """Return True if the file has this identity; raise InputError if it has another, or is damaged."""
         try:
             with open_file(path) as file:
                 theirs = parse_json(file.readline(_FIRST_LINE))["identity"]
@@ -123,7 +123,7 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return what ``write`` wrote, its texts printable; raise InputError where the file is damaged."""
+        """Return the run that ``write`` wrote; raise InputError if the file is damaged."""
         try:
             values = parse_json(read_whole(path, spare_memory() // _SHARE).partition(b"\n")[2])
             return cls(**{f.name: _value(f.name, values[f.name]) for f in fields(cls)})
@@ -162,7 +162,7 @@ def _value(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Trajectory(Run):
-    """The incumbents of a run alone, k evaluations where the run has hundreds; its totals are those of the run.
+    """Holds a run reduced to the k evaluations that became the incumbent; totals are those of the whole run.
 
     Args:
         evaluation: (k,), the number, from 1, of each evaluation that became the incumbent.
@@ -182,23 +182,23 @@ class Trajectory(Run):
         return cls(**{**whole, **kept, "architectures": texts}, evaluation=rises + 1, evaluations=len(run.reward))
 
     def values(self, quantity: Quantity, final: bool) -> _Floats:
-        """Return the incumbents' quantity, (k,), nan where unknown; ``final``: `val_score` after the final training."""
+        """Return a quantity of the incumbents, (k,), nan if unknown; ``final`` selects the final validation score."""
         values: _Floats = getattr(self, "final_val_score" if quantity == "val_score" and final else quantity)
         return values
 
-    def met(self, optimum: float) -> int | None:
-        """Return the number of the evaluation that met the best reward of the space; None where none did."""
+    def evaluation_of_optimum(self, optimum: float) -> int | None:
+        """Return the number of the evaluation that reached the optimum; None if none did."""
         there = self.evaluation[self.reward >= optimum - 1e-12 * max(1.0, abs(optimum))]
         return int(there[0]) if len(there) else None
 
 
 def trajectories(runs: Iterable[Run]) -> list[Trajectory]:
-    """Return the trajectory of each run; of a stream of runs, each can be forgotten before the next is read."""
+    """Return the trajectory of each run; a stream of runs is read one at a time."""
     return [run if isinstance(run, Trajectory) else Trajectory.of(run) for run in runs]
 
 
 def final_known(those: Iterable[Trajectory], incumbents: slice = slice(None)) -> bool:
-    """Return whether these incumbents' validation score after the final training is known in every run.
+    """Return whether all of these incumbents have a validation score after final training, in every run.
 
     Incumbents whose evaluation failed have none and do not matter.
     """

@@ -1,4 +1,4 @@
-"""One run of a comparison is done: the search, what its designs are worth at last, and the files that it leaves."""
+"""Does one run of a comparison: the search, its final scores, and its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nasenv.comparison.run import Run
 from nasenv.configuration import digest
 from nasenv.errors import AgentError, SearchStopped
 from nasenv.records.run_directory import TRIALS
-from nasenv.records.trials import TrialLog, measured
+from nasenv.records.trials import TrialLog, measure_trials
 from nasenv.search.pending import add_to_cache
 from nasenv.search.search import Search
 from nasenv.trial import Architecture, Purpose, Trial
@@ -40,7 +40,7 @@ _KINDS: tuple[Literal["confirm", "test"], ...] = ("confirm", "test")
 
 @dataclass(frozen=True)
 class RunKey:
-    """Which run: of which agent, on which problem, from which seed."""
+    """Identifies a run by problem, agent and seed."""
 
     problem: str
     agent: str
@@ -48,12 +48,12 @@ class RunKey:
 
 
 class Runner:
-    """Does the runs of a comparison, one at a time; every worker process has one.
+    """Does the runs of a comparison, one at a time; every worker process has a copy.
 
     Args:
-        problems: by name.
-        agents: by name; each run is given a copy.
-        folder: where a run's own folder is made: ``<problem>/<agent>/seed-<seed>``.
+        problems: the problems by name.
+        agents: the agents by name; each run uses a copy.
+        folder: parent of the runs' folders: ``<problem>/<agent>/seed-<seed>``.
         cache: file or URL of measurements for the problems that train; None for no cache.
     """
 
@@ -69,16 +69,16 @@ class Runner:
         }
 
     def path(self, key: RunKey) -> Path:
-        """Return the file that says, when it is there, that this run is done."""
+        """Return the path of the file that marks a run as done."""
         names = [quote(name, safe=" ") for name in (key.problem, key.agent)]
         return self._folder.joinpath(*names, f"seed-{key.seed}", _DONE)
 
     def identity(self, key: RunKey) -> str:
-        """Return a hash of all that the run follows from, but for its seed."""
+        """Return a hash of everything that the run follows from, except its seed."""
         return self._identities[key.problem, key.agent]
 
     def __call__(self, key: RunKey) -> Run | None:
-        """Do a run, write what is left of it, and return it; None where it was stopped, and is to go on another time.
+        """Do a run, write its files, and return it; None if it was stopped and can be resumed.
 
         A search that trains stops when its training in flight is done; one on a table goes to its end, in seconds.
         """
@@ -102,8 +102,8 @@ class Runner:
         parts = (problem.space, problem.evaluator, agent, problem.budget, problem.objective)
         return Search(*parts, cache=cache, seed=key.seed, run_dir=run_dir)
 
-    def bring(self, done: Iterable[RunKey]) -> None:
-        """Add to the cache what runs have trained that are done: its server may have been away when they ended.
+    def cache_finished(self, done: Iterable[RunKey]) -> None:
+        """Add the trainings of finished runs to the cache, whose server may have been away when they ended.
 
         Raises:
             InputError: the cache cannot be used, or its server does not answer.
@@ -117,30 +117,30 @@ class Runner:
                     with closing(TrialLog(trained, self._search(key).identity())) as log:
                         add_to_cache(log, self._problems[key.problem].evaluator, cache)
 
-    def alone(self) -> Self:
-        """Return one for a process of another machine that does one run at a time, on a processor.
+    def in_process(self) -> Self:
+        """Return a copy for a process on another machine, which does one run at a time on the CPU.
 
         Raises:
             InputError: a problem would not be measured there as it is here.
         """
         other = copy.copy(self)
-        other._problems = {name: problem.alone(name) for name, problem in self._problems.items()}
+        other._problems = {name: problem.in_process(name) for name, problem in self._problems.items()}
         if self._cache is not None and "://" not in self._cache:
             other._cache = str(Path(self._cache).absolute())
         return other
 
-    def below(self, folder: Path) -> Self:
-        """Return one that leaves its runs' folders in another folder."""
+    def in_folder(self, folder: Path) -> Self:
+        """Return a copy that writes its runs into another folder."""
         other = copy.copy(self)
         other._folder = folder
         return other
 
     def trains(self, key: RunKey) -> bool:
-        """Return whether a run costs trainings; else it takes seconds."""
+        """Return whether a run trains networks; otherwise it takes seconds."""
         return self._problems[key.problem].evaluator.trains
 
     def stop(self) -> None:
-        """Have the runs that are being done end early, in worker processes too."""
+        """Ask the current runs to stop early, in worker processes too."""
         self._stopped.fill_(True)
 
     def is_stopped(self) -> bool:
@@ -148,13 +148,13 @@ class Runner:
         return bool(self._stopped)
 
     def _watched(self, search: Search, key: RunKey) -> AbstractContextManager[None]:
-        """Stop a search that trains when `stop` is called, in whichever process."""
+        """Return the context that stops a training search when `stop` is called in any process."""
         if not self.trains(key):
             return nullcontext()
-        return watched(self.is_stopped, lambda: search.stop("the comparison is stopped"), _POLL_SECONDS)
+        return call_when(self.is_stopped, lambda: search.stop("the comparison is stopped"), _POLL_SECONDS)
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
-        """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
+        """Write the run's TensorBoard; a search that trains has already written all but the end."""
         from nasenv.records.tensorboard import TensorBoardWriter  # TensorBoard takes a second to import
 
         curves = _curves(run, self._problems[run.problem].metric)
@@ -194,7 +194,7 @@ class Runner:
         )
 
     def give_up(self, key: RunKey, reason: str, wall_seconds: float) -> Run:
-        """Write and return a run that did not come to its end, and of which nothing else is known."""
+        """Write and return a run that failed with this reason and has no evaluations."""
         nothing = np.zeros(0)
         run = Run(
             *(key.problem, key.agent, key.seed, reason, reason, wall_seconds, 0, 0.0, ()),
@@ -207,7 +207,7 @@ class Runner:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch meanwhile; they go on afterwards as if nothing had been.
+    """Seed the global generators of Python, NumPy and torch, and restore their states at the end.
 
     Worker processes are forked from one: what an agent drew from these would be the same in every run.
     """
@@ -226,8 +226,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def watched(asked: Callable[[], bool], act: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Call ``act`` in a thread of its own, once ``asked`` says yes; it is looked at every so many seconds."""
+def call_when(asked: Callable[[], bool], act: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call ``act`` in a thread once ``asked`` returns True, polled every so many seconds."""
     over = threading.Event()
 
     def watch() -> None:
@@ -246,9 +246,9 @@ def watched(asked: Callable[[], bool], act: Callable[[], None], seconds: float) 
 
 
 def _final_scores(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return validation and test score, (n,) each, after the final training; nan where that is not known.
+    """Return validation and test scores, (n,) each, after final training; nan if unknown.
 
-    Of a table they are known for all designs; where they cost trainings, the incumbent alone is trained again.
+    Of a table they are known for all architectures; where they cost trainings, the incumbent alone is trained again.
     """
     evaluator, history = search.evaluator, search.history
     final_val, test = np.full(len(history), np.nan), np.full(len(history), np.nan)
@@ -256,22 +256,22 @@ def _final_scores(search: Search) -> tuple[NDArray[np.float64], NDArray[np.float
     if evaluator.trains:
         last = history.best.evaluation if history.best else 0
         indices, seeds = range(max(0, last - 1), last), range(search.budget.final_seeds)
-    designs = [evaluator.representative(history.architectures[i]) for i in indices]
-    if designs:
-        final_val[indices], test[indices] = _trained_again(search, designs, seeds)
+    architectures = [evaluator.representative(history.architectures[i]) for i in indices]
+    if architectures:
+        final_val[indices], test[indices] = _trained_again(search, architectures, seeds)
     return final_val, test
 
 
-def _trained_again(search: Search, designs: list[Architecture], seeds: range) -> tuple[list[float], list[float]]:
-    """Return the mean validation and test scores of the designs over the seeds, nan where none is known."""
+def _trained_again(search: Search, architectures: list[Architecture], seeds: range) -> tuple[list[float], list[float]]:
+    """Return the mean final validation and test scores of the architectures over the seeds, nan if unknown."""
     purposes: tuple[Purpose, ...] = ("confirm", "test")
-    trials = [Trial(design, 1.0, purpose, seed) for purpose in purposes for design in designs for seed in seeds]
+    trials = [Trial(a, 1.0, purpose, seed) for purpose in purposes for a in architectures for seed in seeds]
     if search.evaluator.trains:
-        found = measured(search.evaluator, trials, search.trials, search.is_stopped)
+        found = measure_trials(search.evaluator, trials, search.trials, search.is_stopped)
     else:  # a table is asked in one go, which is most of what a run on it costs
         found = dict(zip(trials, search.evaluator.measure(trials), strict=True))
     confirmed, tested = (
-        _means([[found[Trial(design, 1.0, purpose, seed)].score for seed in seeds] for design in designs])
+        _means([[found[Trial(a, 1.0, purpose, seed)].score for seed in seeds] for a in architectures])
         for purpose in purposes
     )
     return confirmed, tested
@@ -283,7 +283,7 @@ def _means(rows: Iterable[Iterable[float | None]]) -> list[float]:
 
 
 def _curves(run: Run, metric: str) -> dict[str, NDArray[np.float64]]:
-    """Return what TensorBoard shows of each evaluation, (n,) each, by tag; nan where unknown."""
+    """Return the curves that TensorBoard shows, (n,) each, by tag; nan if unknown."""
     best = run.incumbents
     return {
         "search/reward": run.reward,
@@ -296,7 +296,7 @@ def _curves(run: Run, metric: str) -> dict[str, NDArray[np.float64]]:
 
 
 def _write_finals(run: Run, curves: Mapping[str, NDArray[np.float64]], record: TensorBoardWriter) -> None:
-    """Write what was found, for the table of the HPARAMS tab; a run with a fault stays unfinished there."""
+    """Write the final metrics for the HPARAMS tab, unless the run failed."""
     if len(run.reward) and run.error is None:
         ends = {tag.partition("/")[2]: curve[-1] for tag, curve in curves.items() if tag.startswith("incumbent/")}
         record.finish_hparams(_known({f"final/{name}": end for name, end in ends.items()}))

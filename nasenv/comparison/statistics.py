@@ -1,4 +1,4 @@
-"""Statistics over the runs of agents are computed by pure functions on arrays.
+"""Statistics over the runs of agents: pure functions on arrays.
 
 Intervals are percentile bootstrap intervals, as in https://arxiv.org/abs/2108.13264: on tables many runs end at the
 very same value, and then the acceleration of the BCa interval is nought divided by nought.
@@ -23,14 +23,14 @@ _Counts = NDArray[np.int16]  # how often each run is drawn
 _Interval = tuple[_Floats, _Floats]
 
 
-def at(x: _Floats, y: _Floats, grid: _Floats) -> _Floats:
-    """Return, (g,), the step function of y (n,) over ascending x (n,) at the grid (g,); nan before the first x."""
+def step_function_at(x: _Floats, y: _Floats, grid: _Floats) -> _Floats:
+    """Return the step function y (n,) of ascending x (n,) at the grid, (g,); nan before the first x."""
     before = np.concatenate([[np.nan], y])
     return before[np.searchsorted(x, grid, side="right")]
 
 
 def interquartile_mean(values: _Floats) -> _Floats:
-    """Return the mean, (...), of the middle half of n values, (n, ...), https://arxiv.org/abs/2108.13264.
+    """Return the mean (...) of the middle half of n values, (n, ...); https://arxiv.org/abs/2108.13264.
 
     floor(n / 4) values are cut off at each end, none in part, as in that paper's code; so it is the mean for n < 4.
     """
@@ -41,7 +41,7 @@ def interquartile_mean(values: _Floats) -> _Floats:
 
 
 def interquartile_interval(values: _Floats, seed: int) -> _Interval:
-    """Return (low, high), each (...), of the interquartile means of n values, (n, ...); each column by itself.
+    """Return bootstrap bounds (low, high), (...) each, of the interquartile mean of n values (n, ...).
 
     Which of the sorted values a resample keeps does not depend on the values, so one matrix product serves all
     columns, such as the points of a curve.
@@ -54,13 +54,13 @@ def interquartile_interval(values: _Floats, seed: int) -> _Interval:
 
 
 def mean_interval(values: _Floats, seed: int) -> tuple[float, float, float]:
-    """Return the mean of n values, (n,); low, high."""
+    """Return (mean, low, high): the mean of n values, (n,), and its bootstrap interval."""
     low, high = _middle_of(_resamples(len(values), seed) @ values / len(values))
     return float(values.mean()), float(low), float(high)
 
 
 def wilson(rate: float | _Floats, n: int | NDArray[np.int64]) -> _Interval:
-    """Return (low, high), each (...), of Wilson's 95 % intervals of rates over n, both (...) or numbers.
+    """Return bounds (low, high), (...) each, of Wilson's 95 % interval for rates out of n.
 
     https://doi.org/10.1080/01621459.1927.10502953
     """
@@ -71,7 +71,7 @@ def wilson(rate: float | _Floats, n: int | NDArray[np.int64]) -> _Interval:
 
 
 def median_time(times: _Floats, met: NDArray[np.bool_]) -> float | None:
-    """Return the Kaplan-Meier median of n times, (n,), of which those not met, (n,), were censored.
+    """Return the Kaplan-Meier median of n times, (n,); those whose event was not met, (n,), are censored.
 
     It is the first time by which half have met it, https://doi.org/10.1080/01621459.1958.10501452; None where
     fewer have.
@@ -82,7 +82,7 @@ def median_time(times: _Floats, met: NDArray[np.bool_]) -> float | None:
 
 
 def mean_time(times: _Floats, met: NDArray[np.bool_], seed: int) -> tuple[float, float, float]:
-    """Return the mean, restricted to the longest of n times, (n,), of which those not met were censored; low, high.
+    """Return (mean, low, high) of n times, (n,), restricted to the longest; times not met are censored.
 
     It is the area under the Kaplan-Meier curve: the plain mean where all the censored ones are equally long.
     """
@@ -97,7 +97,7 @@ def mean_time(times: _Floats, met: NDArray[np.bool_], seed: int) -> tuple[float,
 
 
 def improvement(x: _Floats, y: _Floats, seed: int) -> tuple[float, float, float]:
-    """Return the probability that one of x (n,) is above one of y (m,), ties counted half; low, high.
+    """Return (probability, low, high) that a value of x (n,) exceeds one of y (m,); ties count half.
 
     As in https://arxiv.org/abs/2108.13264, over all n m pairs; the two are resampled independently.
     """
@@ -137,7 +137,7 @@ def signed_rank(differences: _Floats) -> tuple[float, float]:
 
 
 def holm(p_values: _Floats) -> _Floats:
-    """Return the p-values, (m,), corrected for there being m of them, https://www.jstor.org/stable/4615733."""
+    """Return the p-values (m,) with Holm's correction for m tests, https://www.jstor.org/stable/4615733."""
     order = np.argsort(p_values)
     steps = np.arange(len(p_values), 0, -1)
     corrected = np.empty(len(p_values))
@@ -146,12 +146,12 @@ def holm(p_values: _Floats) -> _Floats:
 
 
 def mean_ranks(values: _Floats) -> _Floats:
-    """Return the mean rank of each agent, (agents,), of values (seeds, agents); the highest is 1, ties share."""
+    """Return the mean rank of each agent, (agents,), for values (seeds, agents); 1 is the highest, ties share."""
     return np.asarray(rankdata(-values, axis=1).mean(axis=0))
 
 
 def fewest_seeds(alpha: float) -> int:
-    """Return the smallest number of seeds with which the two-sided signed-rank test can come below alpha.
+    """Return the smallest number of seeds for which the signed-rank test's p can be below alpha.
 
     With n differences of one sign p is 2 ** (1 - n), and it cannot be lower.
     """
@@ -159,7 +159,7 @@ def fewest_seeds(alpha: float) -> int:
 
 
 def seeds_needed(differences: _Floats, alpha: float, power: float = 0.8) -> int | None:
-    """Return about how many seeds it takes for the signed-rank test to see differences, (n,), like these.
+    """Return roughly how many seeds the signed-rank test needs to detect such differences, (n,).
 
     Noether's formula, https://doi.org/10.1080/01621459.1987.10478478, m = (z_alpha/2 + z_power)^2 / 3 (p' - 1/2)^2,
     with p' the share of the rank sum that is the positive differences'. Since differences of nought are dropped
@@ -174,7 +174,7 @@ def seeds_needed(differences: _Floats, alpha: float, power: float = 0.8) -> int 
 
 
 def survival(times: _Floats, met: NDArray[np.bool_], weights: _Counts) -> _Interval:
-    """Return the distinct times, (k,), and the share, (R, k), that has not met it by each, for weights (R, n)."""
+    """Return the distinct times (k,) and the share (R, k) that survives each, for weights (R, n)."""
     order = np.argsort(times, kind="stable")
     distinct, first = np.unique(times[order], return_index=True)
     leaving = np.add.reduceat(weights[:, order], first, axis=1, dtype=np.int32)
@@ -185,7 +185,7 @@ def survival(times: _Floats, met: NDArray[np.bool_], weights: _Counts) -> _Inter
 
 @lru_cache(maxsize=2)  # the agents of a comparison mostly have equally many runs
 def _resamples(n: int, seed: int, stream: int = 0) -> _Counts:
-    """Return how often each of n runs is drawn in each of the resamples with replacement, (RESAMPLES, n)."""
+    """Return how often each of n runs is drawn in each bootstrap resample, (RESAMPLES, n)."""
     drawn = np.random.default_rng([seed, stream]).integers(n, size=(RESAMPLES, n))
     drawn += n * np.arange(RESAMPLES)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.int16)
@@ -195,7 +195,7 @@ def _resamples(n: int, seed: int, stream: int = 0) -> _Counts:
 
 @lru_cache(maxsize=2)
 def _kept(n: int, seed: int) -> _Floats:
-    """Return how much of each of n sorted values the middle half of each resample holds, (RESAMPLES, n)."""
+    """Return how much of each of n sorted values lies in the middle half of each resample, (RESAMPLES, n)."""
     drawn = np.cumsum(_resamples(n, seed), axis=1, dtype=np.float64)
     kept = np.diff(np.clip(drawn, n // 4, n - n // 4), axis=1, prepend=float(n // 4))
     kept.flags.writeable = False
@@ -203,18 +203,18 @@ def _kept(n: int, seed: int) -> _Floats:
 
 
 def _once(n: int) -> _Counts:
-    """Return the one resample, (1, n), that is the runs themselves."""
+    """Return the weights (1, n) that count each run once."""
     return np.ones((1, n), dtype=np.int16)
 
 
 def _middle_of(values: _Floats) -> _Interval:
-    """Return (low, high), each (...), between which the middle of the values, (R, ...), lies."""
+    """Return the bounds (low, high), (...) each, of the middle 95 % of values (R, ...)."""
     low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
     return low, high
 
 
 def _exact_p(ranks: _Floats, positive: float) -> float:
-    """Return the two-sided p-value of a sum of positive ranks where each of the ranks, (m,), has a fair sign."""
+    """Return the exact two-sided p-value of the sum of positive ranks, if every rank (m,) has a random sign."""
     doubled = np.rint(2 * ranks).astype(np.int64)  # ranks that ties share are halves
     chance = np.zeros(int(doubled.sum()) + 1)
     chance[0] = 1.0

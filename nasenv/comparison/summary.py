@@ -1,4 +1,4 @@
-"""A summary holds what the statistics of a comparison find of one problem, and how its quantities are shown."""
+"""The summary of one problem of a comparison, and how its quantities are shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasenv.errors import counted
 from nasenv.task import is_share
 
 LEVEL = 0.05
-"""Of the tests: how often at most agents that do not differ are called different, over all pairs of a problem."""
+"""The family-wise significance level of the tests over all pairs of a problem."""
 
 _ESTIMATE = ("value", "low", "high")
 _COLUMNS = (
@@ -31,7 +31,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Display:
-    """How a quantity is shown to people.
+    """Defines how a quantity is shown.
 
     Args:
         words: its name in a sentence.
@@ -77,8 +77,8 @@ def display(quantity: Quantity | Literal["regret"], metric: str, reward_is_score
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval."""
+class IntervalEstimate:
+    """Holds an estimate and its 95 % interval."""
 
     value: float
     low: float
@@ -87,7 +87,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Spread:
-    """Values over n seeds: mean, standard deviation (ddof 1), median, interquartile mean with bootstrap interval.
+    """Summarises n values, one for each seed: mean, standard deviation (ddof 1), median, interquartile mean.
 
     The standard deviation of a single value is nan.
     """
@@ -95,13 +95,13 @@ class Spread:
     mean: float
     std: float
     median: float
-    iqm: Estimate
+    iqm: IntervalEstimate
     n: int
 
 
 @dataclass(frozen=True)
 class Success:
-    """How many distinct evaluations it took to meet the best reward of the space; unsuccessful runs are censored.
+    """Summarises how many distinct evaluations reached the optimum; unsuccessful runs are censored.
 
     Args:
         rate: share of the runs that met it, with a 95 % interval (Wilson).
@@ -112,26 +112,26 @@ class Success:
         limit: the most evaluations of a run.
     """
 
-    rate: Estimate
-    mean_evaluations: Estimate
+    rate: IntervalEstimate
+    mean_evaluations: IntervalEstimate
     median_evaluations: float | None
     limit: int
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One agent on one problem.
+    """Summarises one agent on one problem.
 
     Args:
         agent: its name.
         seeds: number of its runs that count.
-        faults: what was wrong, by seed, with the runs that did not come to their end; they count nowhere else.
-        reward, val_score, test_score: of the incumbents at the end; None where unknown for a run.
+        faults: errors of the failed runs, by seed; these runs count nowhere else.
+        reward, val_score, test_score: spreads of the final incumbents; None if unknown for a run.
         regret: best reward of the space minus the incumbent's, None where the best is not known.
         success: None where the best is not known.
-        mean_rank: of the chosen quantity over the seeds that all agents have, 1 is best; ties share.
+        mean_rank: mean rank by the chosen quantity over the seeds that all agents have; 1 is best, ties share.
         evaluations, proposals, charged_seconds: means a run; nan where no run counts.
-        evaluations_per_second: of the wall time of all its runs.
+        evaluations_per_second: evaluations per wall second of all its runs.
         early: why, by seed, those of its runs that count ended before a limit of the budget.
     """
 
@@ -153,7 +153,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two agents on one problem, by what agents are ranked by, paired by seed.
+    """Compares two agents on one problem by the ranking quantity, paired by seed.
 
     Args:
         better, worse: their names; better has the higher mean over the seeds that both have.
@@ -172,7 +172,7 @@ class Pair:
 
     better: str
     worse: str
-    improvement: Estimate
+    improvement: IntervalEstimate
     p_value: float
     p_holm: float
     separated: bool
@@ -184,16 +184,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Summary:
-    """One problem of a comparison.
+    """Summarises one problem of a comparison.
 
     Args:
         problem: its name.
-        ranked_by: what of the incumbents agents are ranked by.
+        ranked_by: quantity of the incumbents by which agents are ranked.
         optimum: the best reward of the space, None where not known.
-        standings: by mean rank, the best first.
+        standings: the agents by mean rank, the best first.
         pairs: every two agents that have seeds in common and whose values are known; the lowest p-values first.
-        conclusions: what may and what may not be concluded, sentences.
-        metric: of the scores.
+        conclusions: sentences on what may and may not be concluded.
+        metric: metric of the scores.
         reward_is_score: whether rewards are scores as they are.
     """
 
@@ -212,7 +212,7 @@ class Summary:
 
 
 def write_summary(path: Path, summaries: Iterable[Summary]) -> None:
-    """Write one CSV row for each problem and agent, in the order of their ranks; what is not known stays empty.
+    """Write a CSV row for each problem and agent, in the order of ranks; unknown values stay empty.
 
     Each figure of a spread or of an estimate is a column: `reward_iqm_low`, `success_rate_high`.
     """
@@ -227,7 +227,7 @@ def write_summary(path: Path, summaries: Iterable[Summary]) -> None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (column, value): those of a part by the part's name and their own."""
+    """Yield (column, value); columns of nested values are prefixed with the name of their parent."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}_")

@@ -1,4 +1,4 @@
-"""The tables of a comparison are heads and rows of text, for the report and for the terminal."""
+"""The tables of a comparison as text, for the report and the terminal."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from itertools import chain
 from typing import Any, NamedTuple, Self, get_args
 
 from nasenv.comparison.run import Quantity
-from nasenv.comparison.summary import Display, Estimate, Spread, Standing, Success, Summary
+from nasenv.comparison.summary import Display, IntervalEstimate, Spread, Standing, Success, Summary
 from nasenv.errors import InputError
 
 NONE = "-"
-"""What stands where there is nothing."""
+"""The text of an empty cell."""
 
 
 class TextTable(NamedTuple):
-    """Heads, and rows of as many cells."""
+    """Holds column heads, and rows of as many cells."""
 
     heads: list[str]
     rows: list[list[str]]
 
     def holds_words(self, column: int) -> bool:
-        """Return whether this column's cells are words rather than numbers."""
+        """Return whether a column's cells are words rather than numbers."""
         return any(row[column][:1].isalpha() for row in self.rows)
 
 
 @dataclass(frozen=True)
 class PublishedResults:
-    """Numbers that others published on the same problem, to set beside ours.
+    """Holds published results on the same problem, to show beside ours.
 
     Args:
         source: who, and where.
@@ -44,7 +44,7 @@ class PublishedResults:
 
     @classmethod
     def of(cls, values: Any) -> Self:
-        """Return the results that plain values say: source, and quantity -> agent -> [mean, standard deviation].
+        """Return the results in plain values: source, and quantity -> agent -> [mean, standard deviation].
 
         Raises:
             InputError: values of another form, or numbers that are not finite.
@@ -64,7 +64,7 @@ class PublishedResults:
 
 
 def standings_table(summary: Summary) -> TextTable:
-    """Return heads and rows of the table that 80 columns have room for: the agents of one problem, the best first."""
+    """Return the table of one problem's agents, the best first, that fits 80 columns."""
     ranked, *others = _quantities(summary)
     return _standings(
         summary,
@@ -80,7 +80,7 @@ def standings_table(summary: Summary) -> TextTable:
 
 
 def quality_table(summary: Summary) -> TextTable:
-    """Return a row for each agent, the best on top: how good its runs' best designs are."""
+    """Return a row for each agent, the best on top: how good its best architectures are."""
     ranked, *others = _quantities(summary)
     shown, regret = summary.display(ranked), summary.display("regret")
 
@@ -103,7 +103,7 @@ def quality_table(summary: Summary) -> TextTable:
 
 
 def effort_table(summary: Summary) -> TextTable:
-    """Return a row for each agent, the best on top: what it took to find the best, and what was spent."""
+    """Return a row for each agent, the best on top: its evaluations to the optimum, and its costs."""
     return _standings(
         summary,
         {
@@ -137,7 +137,7 @@ def pairs_table(summary: Summary) -> TextTable:
 
 
 def published_table(summary: Summary, published: PublishedResults) -> TextTable:
-    """Return what was published beside ours; where an agent is not in the comparison, there is nothing of ours."""
+    """Return the published results beside ours; an agent that is not in the comparison has no value of ours."""
     theirs: dict[Quantity, Mapping[str, tuple[float, float]]] = {q: getattr(published, q) for q in get_args(Quantity)}
     ours = {standing.agent: standing for standing in summary.standings}
     rows = []
@@ -151,7 +151,7 @@ def published_table(summary: Summary, published: PublishedResults) -> TextTable:
 
 
 def glance_table(summaries: Sequence[Summary]) -> TextTable:
-    """Return a row for each agent, a column for each problem: mean ± std of what agents are ranked by."""
+    """Return a row for each agent and a column for each problem: mean ± std of the ranking quantity."""
     agents = dict.fromkeys(standing.agent for summary in summaries for standing in summary.standings)
     ranked = [(summary, _quantities(summary)[0]) for summary in summaries]
     heads = ["agent", *(f"{summary.problem}, {summary.display(quantity).label}" for summary, quantity in ranked)]
@@ -160,7 +160,7 @@ def glance_table(summaries: Sequence[Summary]) -> TextTable:
 
 
 def faults_table(summary: Summary) -> TextTable:
-    """Return a row for each run that did not come to its end."""
+    """Return a row for each run that failed."""
     rows = [[s.agent, str(seed), reason] for s in summary.standings for seed, reason in s.faults.items()]
     return TextTable(["agent", "seed", "what was wrong"], rows)
 
@@ -173,19 +173,19 @@ def _standings(summary: Summary, columns: Mapping[str, Callable[[Standing], str]
 
 
 def _quantities(summary: Summary) -> list[Quantity]:
-    """Return what is shown, that which agents are ranked by first; a reward that is the score is not."""
+    """Return the quantities shown, the ranking one first; the reward is left out if it is the score."""
     order = sorted(get_args(Quantity), key=lambda quantity: quantity != summary.ranked_by)
     means = [(s.reward and s.reward.mean, s.val_score and s.val_score.mean) for s in summary.standings]
     return [quantity for quantity in order if quantity != "reward" or any(reward != val for reward, val in means)]
 
 
 def _seeds(standing: Standing) -> str:
-    """Return the number of runs that count, of how many where some do not."""
+    """Return the number of runs that count, with the total if some do not."""
     return f"{standing.seeds} of {standing.seeds + len(standing.faults)}" if standing.faults else f"{standing.seeds}"
 
 
 def _mean(summary: Summary, quantity: Quantity) -> Callable[[Standing], str]:
-    """Return what writes mean ± standard deviation of an agent's runs."""
+    """Return the function that writes mean ± standard deviation of an agent's runs."""
     return lambda standing: _plus_minus(getattr(standing, quantity), summary.display(quantity))
 
 
@@ -194,18 +194,18 @@ def _plus_minus(spread: Spread | None, shown: Display) -> str:
 
 
 def _written(mean: float, std: float, shown: Display) -> str:
-    """Return mean ± standard deviation in their unit; without the latter where it is not finite: of a single run."""
+    """Return mean ± standard deviation as text in their unit; a deviation that is not finite is left out."""
     deviation = f" ± {shown.factor * std:{shown.digits}}" if math.isfinite(std) else ""
     return f"{shown.factor * mean:{shown.digits}}{deviation}"
 
 
-def _estimate(estimate: Estimate, digits: str, factor: float = 1.0) -> str:
+def _estimate(estimate: IntervalEstimate, digits: str, factor: float = 1.0) -> str:
     value, low, high = (f"{factor * v:{digits}}" for v in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"
 
 
 def _evaluations(success: Success | None) -> str:
-    """Return the mean number of evaluations to the best, marked as a lower bound where runs did not meet it."""
+    """Return the mean number of evaluations to the optimum, marked as a lower bound if runs did not reach it."""
     if success is None or success.rate.value == 0.0:
         return NONE if success is None else f"> {success.limit:,}"
     return "≥ " * (success.rate.value < 1.0) + _estimate(success.mean_evaluations, ",.0f")

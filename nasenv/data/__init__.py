@@ -1,1 +1,1 @@
-"""Data sets: read, split and normalised."""
+"""Data sets are read, split and normalised."""

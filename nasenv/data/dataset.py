@@ -1,4 +1,4 @@
-"""Named or user data -> tensors: a fixed train / validation / test split, encoded, with a fingerprint."""
+"""A data set is loaded from a named source or from the user's files, split in three, and encoded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LARGEST_SHARE = 0.4  # with it, three samples of a class always reach all three
 
 @dataclass(frozen=True)
 class Data:
-    """Which data, and how they are split.
+    """Names a data source and how it is split into training, validation and test samples.
 
     A split that the source has beside its training samples is kept. The others are drawn from the training samples,
     from each class the same share and at least one sample, by a generator of their own: the same on every machine and
@@ -61,21 +61,21 @@ class Data:
         integer("split_seed", self.split_seed, least=0)
 
     def load(self) -> Dataset:
-        """Return the data set; raise InputError for an unknown source, or data that cannot be used."""
+        """Return the data set; raise InputError if the source is unknown or its data cannot be used."""
         return _load(self, _stamp(self.source))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits of one problem.
+    """Holds the training, validation and test splits of a data set, encoded, and its task.
 
     Args:
-        name: what messages call it: the source that it was loaded from.
-        task: what the data ask of a network.
-        train: what a network is fitted to during a search; encoded, as are the others.
-        validation: what a search sees of a network's worth.
-        test: what nothing sees before the search is over.
-        encoding: between the user's units and a network's.
+        name: name in messages: the source that it was loaded from.
+        task: the task that networks are built for.
+        train: split that networks are trained on in a search; encoded, as are the others.
+        validation: split that networks are scored on in a search.
+        test: split that is not used before the search is over.
+        encoding: conversion between the user's units and a network's.
         fingerprint: hash of all inputs and targets of the three splits.
         source: how it was loaded; None where it was made of arrays.
     """
@@ -91,7 +91,7 @@ class Dataset:
 
     @property
     def training_and_validation(self) -> Split:
-        """What the winner of a search is finally fitted to; still encoded by the training split."""
+        """Return training and validation samples together, on which the winner of a search is trained at the end."""
         parts = (self.train, self.validation)
         return Split(torch.cat([p.inputs for p in parts]), torch.cat([p.targets for p in parts]))
 
@@ -104,10 +104,10 @@ class Dataset:
     def of_numbers(
         cls, name: str, inputs: Inputs, splits: Sequence[tuple[ArrayLike, ArrayLike]], metric: str = "r2"
     ) -> Dataset:
-        """Return a regression of arrays.
+        """Return a regression data set made of arrays.
 
         Args:
-            name: what messages call it.
+            name: name in messages.
             inputs: kind and shape of one input.
             splits: for training, validation and test: inputs (n, *shape) and targets (n, targets) or (n,), numbers.
             metric: r2 or neg_rmse.
@@ -128,12 +128,12 @@ class Dataset:
 
 
 def load_dataset(source: str = "digits", split_seed: int = 0) -> Dataset:
-    """Return a data set in three splits; see `Data` for the sources and more options."""
+    """Return a data set in three splits; `Data` describes the sources and has more options."""
     return Data(source, split_seed).load()
 
 
 def load_images(source: str) -> tuple[Tensor, tuple[str, ...] | None, tuple[str, ...] | None]:
-    """Return images, (n, c, h, w) float32 in the user's units, their labels as text and the names of their files.
+    """Return images (n, c, h, w) float32 in the user's units, their labels as text, and the names of their files.
 
     They are the test samples where the source tells them apart, all samples otherwise. None stands for labels or files
     that they do not have.
@@ -169,7 +169,7 @@ def _load(data: Data, stamp: Stamp) -> Dataset:
 
 
 def _stamp(source: str) -> Stamp:
-    """Return path, time and size of each file that a source reads: other files are other data."""
+    """Return path, modification time and size of each file of a source, to notice that files have changed."""
     kind, _, rest = source.partition(":")
     place = user_path(rest.partition("#")[0] if kind == "hub" else rest).absolute()
     files = sorted(place.rglob("*")) if kind in ("folder", "hub") and place.is_dir() else [place]
@@ -221,7 +221,7 @@ def _numbers(name: str, values: ArrayLike) -> Tensor:
 
 
 def _fingerprint(splits: Sequence[Split]) -> str:
-    """Return 16 hexadecimal digits; of the user's own pixels, whose bytes do not depend on a machine's arithmetic."""
+    """Return a hash of 16 hexadecimal digits of the splits in the user's units, the same on every machine."""
     sha = hashlib.sha256()
     for split in splits:
         sha.update(str(tuple(split.inputs.shape)).encode())

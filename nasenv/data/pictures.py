@@ -1,4 +1,4 @@
-"""Picture files: a folder of them, or a data set in the layout of the Hugging Face Hub; needs the extra ``hub``."""
+"""Picture files are read from a folder, or from a data set of the Hugging Face Hub; this needs the extra ``hub``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nasenv.errors import InputError
 from nasenv.files import in_megabytes, open_file, read_whole, spare_memory, user_path
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
-"""Those of Pillow's that are pixels: an EPS, say, is a program, which Ghostscript would run."""
+"""The formats of Pillow that hold pixels; an EPS, say, is a program, which Ghostscript would run."""
 
 _AT_ONCE = 64  # rows of a parquet file
 _LARGEST_FILE = 500_000_000  # bytes of one picture
@@ -31,7 +31,7 @@ _LABEL_TYPES = {"bool", "string", "large_string"} | {f"{u}int{bits}" for u in ("
 
 
 def read_folder(place: str, labelled: bool) -> RawData:
-    """Return the pictures in a folder that has one sub-folder a class; also DIR/train/CLASS, DIR/test/CLASS.
+    """Return the pictures of a folder with one sub-folder a class, or with DIR/train/CLASS and DIR/test/CLASS.
 
     The layout is ``imagefolder`` of https://huggingface.co/docs/datasets/image_load, but for its rules for splits: it
     takes any path with "test" among its words for test data, a picture ``eye test.png`` too.
@@ -53,7 +53,7 @@ def read_folder(place: str, labelled: bool) -> RawData:
 
 
 def _split_folders(path: Path) -> list[str]:
-    """Return the sub-folders where each of them is a split, with sub-folders of its own; else they are classes."""
+    """Return the sub-folders if each is a split that holds class folders; else an empty list."""
     known = {alias for aliases in _SPLITS.values() for alias in aliases}
     folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
     are_splits = all(f.name in known and any(below.is_dir() for below in f.iterdir()) for f in folders)
@@ -61,7 +61,7 @@ def _split_folders(path: Path) -> list[str]:
 
 
 def read_hub(place: str, labelled: bool) -> RawData:
-    """Return a data set of the Hugging Face Hub, or a local parquet file or folder of such; no code of it is run.
+    """Return a data set of the Hugging Face Hub, or of local parquet files; none of its code is run.
 
     Args:
         place: name or path, then ``#COLUMN`` where the labels are in a column of several that could be meant.
@@ -77,7 +77,7 @@ def read_hub(place: str, labelled: bool) -> RawData:
 
 
 def _load(place: str, path: str, **files: Any) -> Mapping[str, Any]:
-    """Load a data set; of files on this machine without the bars that tell of downloads."""
+    """Load a data set; local files without progress bars."""
     datasets = _hugging_face()
     hidden = bool(files) and not datasets.are_progress_bars_disabled()
     if hidden:
@@ -93,7 +93,7 @@ def _load(place: str, path: str, **files: Any) -> Mapping[str, Any]:
 
 
 def _read_parquet(place: str, path: Path) -> Mapping[str, Any]:
-    """Return the samples of one parquet file, read piece by piece, so that no more is in memory than fits."""
+    """Return the samples of one parquet file, read in pieces, so that memory is not exceeded."""
     datasets = _hugging_face()
     from pyarrow import Table, parquet  # type: ignore[import-untyped]  # which datasets needs too
 
@@ -113,7 +113,7 @@ def _read_parquet(place: str, path: Path) -> Mapping[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of what an error, or the one that led to it, says; its type where it says nothing."""
+    """Return the first line of an error's message, or of its cause; the type's name if the message is empty."""
     return next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
 
 
@@ -140,7 +140,7 @@ def _raw_data(
 
 
 def _splits_of(place: str, names: Collection[str]) -> dict[str, str]:
-    """Return what train, validation and test are called among the splits; a single one is train, whatever its name."""
+    """Return the names of the train, validation and test splits; a single split is train, whatever its name."""
     if len(names) == 1:
         return {"train": next(iter(names))}
     found = {split: next((a for a in aliases if a in names), None) for split, aliases in _SPLITS.items()}
@@ -157,13 +157,13 @@ def _picture_column(place: str, features: Mapping[str, Any]) -> str:
 
 
 def _is_picture(feature: Any) -> bool:
-    """Return whether a column holds pictures, declared as such or not (files that pandas wrote)."""
+    """Return whether a column holds pictures, declared as such or as pandas writes them."""
     undeclared = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
     return undeclared or isinstance(feature, _hugging_face().Image)
 
 
 def _label_column(place: str, features: Mapping[str, Any], column: str, labelled: bool) -> str | None:
-    """Return the column asked for; else the only one of classes, or named label, or of integers or strings."""
+    """Return the label column: the one asked for, else the only one of classes, named label, or of a label's type."""
     if column in features:
         return column
     if column:
@@ -202,12 +202,12 @@ def _label_array(name: str, split: Any, label: str) -> NDArray[Any]:
 
 
 def _decoded(name: str, pictures: Iterable[Any], folder: Path | None) -> tuple[list[NDArray[Any]], list[Any]]:
-    """Return each picture as (h, w, c), and what its file is called, below the folder where it lies there.
+    """Return each picture as an array (h, w, c), and the name of its file relative to ``folder``.
 
     Args:
-        name: what messages call them.
+        name: name in messages.
         pictures: ``bytes``, or else ``path``, of each; of animated ones, the first frame counts.
-        folder: where they lie; None where they are rows of a table.
+        folder: folder of the files; None if they are rows of a table.
     """
     arrays: list[NDArray[Any]] = []
     files: list[Any] = []
@@ -225,7 +225,7 @@ def _decoded(name: str, pictures: Iterable[Any], folder: Path | None) -> tuple[l
 
 
 def _stacked(name: str, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return pictures of one size as (n, h, w, c): grey where all are, with alpha where one has it, else RGB."""
+    """Return pictures of one size as (n, h, w, c): grey if all are grey, with alpha if one has it, else RGB."""
     sizes = sorted({a.shape[:2] for a in arrays})
     if len(sizes) > 1:
         smallest, largest = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
@@ -239,13 +239,13 @@ def _stacked(name: str, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _content(picture: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a picture file: those in the data, or of the file that they name; nothing is downloaded."""
+    """Return the bytes of a picture: those in the data, or those of the file that they name; nothing is downloaded."""
     content, path = picture["bytes"], picture["path"]
     return content if isinstance(content, bytes) else read_whole(Path(path), _LARGEST_FILE)
 
 
 def _array(content: bytes, most: int) -> NDArray[Any]:
-    """Return a picture file as (h, w, c), turned upright as its EXIF data say; ValueError above so many bytes."""
+    """Return a picture file as (h, w, c), rotated as its EXIF data say; raise ValueError above ``most`` bytes."""
     from PIL import Image, ImageOps, UnidentifiedImageError  # which datasets needs too
 
     Image.init()
@@ -267,7 +267,7 @@ def _array(content: bytes, most: int) -> NDArray[Any]:
 
 
 def _channels(picture: Any) -> NDArray[Any]:
-    """Return a picture as (h, w, c): 1 channel for grey, 3 for colour, 4 for colour with alpha; nothing is dropped."""
+    """Return a picture as (h, w, c): c is 1 for grey, 3 for colour, 4 for colour with alpha."""
     if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;16"):
         return np.asarray(picture)[:, :, None]
     if picture.mode == "1":
@@ -276,7 +276,7 @@ def _channels(picture: Any) -> NDArray[Any]:
 
 
 def _widened(array: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Return (h, w, c) with that many channels: grey repeated, alpha opaque."""
+    """Return (h, w, c) with that many channels: grey is repeated, and alpha becomes opaque."""
     if array.shape[2] == 1 and channels > 1:
         array = array.repeat(3, axis=2)
     if array.shape[2] < channels:

@@ -1,4 +1,4 @@
-"""What every source of data gives: images in one layout and labels in the user's own terms."""
+"""The format that every data source returns: images as NCHW arrays, with the user's own labels."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SMALLEST = 4  # pixels, height and width
 
 @dataclass(frozen=True)
 class Samples:
-    """Images and their labels as the user gave them; checked when made.
+    """Holds images and their labels as the user gave them, and checks them.
 
     Args:
-        name: what messages call them: ``x`` of a file, say.
+        name: name in messages, such as ``x`` of a file.
         images: (n, c, h, w) numbers, finite.
         labels: (n,) integers, booleans or strings; None where there are none.
-        files: what the file of each picture is called; None where they have none.
+        files: names of the pictures' files; None if there are none.
 
     Raises:
         InputError: pixels that are not finite numbers, labels of another type, shape or number.
@@ -46,7 +46,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class RawData:
-    """The splits that a source has, in the user's units.
+    """Holds the splits that a source has, in the user's units.
 
     Args:
         train: the training samples; where there is no other split, all samples.
@@ -70,7 +70,7 @@ class RawData:
 
 
 def needed_memory(numbers: int, itemsize: int) -> int:
-    """Return the bytes that numbers take on their way: as they are, as float32, in their split, and normalised."""
+    """Return the bytes that arrays of numbers take while they are converted to float32, split and normalised."""
     return numbers * (itemsize + 3 * np.dtype(np.float32).itemsize)
 
 

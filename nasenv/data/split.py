@@ -1,4 +1,4 @@
-"""Splits: training, validation and test samples, drawn from each class the same way every time."""
+"""Splits of training, validation and test samples, drawn from each class deterministically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasenv.errors import InputError
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs, (n, *shape) float32, and targets: classes, (n,) int64, or numbers, (n, targets) float32."""
+    """Holds inputs (n, *shape) float32 and targets: classes (n,) int64, or numbers (n, targets) float32."""
 
     inputs: Tensor
     targets: Tensor
@@ -23,12 +23,12 @@ class Split:
         return len(self.targets)
 
     def to(self, device: torch.device | str) -> Split:
-        """Return the split on a device."""
+        """Return the split with its tensors on a device."""
         return Split(self.inputs.to(device), self.targets.to(device))
 
 
 def check_counts(samples: Split, names: Sequence[str], needed: int) -> None:
-    """Refuse one class, and classes that cannot be in each of the splits that are drawn from these samples."""
+    """Raise InputError for a single class, and for classes with fewer samples than the splits need."""
     if len(names) < 2:
         raise InputError(f"a classifier needs two or more classes, the training samples are all of {names[0]!r}")
     counts = torch.bincount(samples.targets, minlength=len(names))
@@ -41,7 +41,7 @@ def check_counts(samples: Split, names: Sequence[str], needed: int) -> None:
 
 
 def stratified(samples: Split, shares: Sequence[float], seed: int) -> list[Split]:
-    """Return what is left, then a split of each share: of each class that share, at least one sample."""
+    """Return the remaining samples, then a split for each share; each class gives that share, at least one sample."""
     rng = np.random.default_rng(seed)
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
     for value in range(int(samples.targets.max()) + 1):

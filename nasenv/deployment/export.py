@@ -1,4 +1,4 @@
-"""The winner of a search as files: what it is (JSON), its weights (safetensors), a program to deploy (torch.export)."""
+"""Writes the winner of a search as files: description (JSON), weights (safetensors), program (torch.export)."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _ENCODING_NOTE = "network and program take (x - mean) / std, float32, by the fir
 
 @dataclass(frozen=True)
 class Exported:
-    """A trained network that was read back, on the CPU, in evaluation mode, and what it needs to be used.
+    """Holds a trained network that was loaded, on the CPU in evaluation mode, with what its use requires.
 
     Args:
         model: (n, *shape) encoded inputs -> (n, outputs).
         space: the space that built it; its task says what it reads and answers.
-        architecture: which of the space's.
-        encoding: between the user's units and the model's.
+        architecture: the architecture of the network.
+        encoding: conversion between the user's units and the model's.
 
     Raises:
         InputError: an encoding of another task.
@@ -66,19 +66,19 @@ class Exported:
 
     @property
     def task(self) -> Task:
-        """What it reads and answers."""
+        """Return the task that the network was trained for."""
         return self.space.task
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of a classification: class i is called the i-th."""
+        """Return the names of the classes in the order of the outputs; an empty tuple for a regression."""
         return self.encoding.class_names
 
 
 def save_model(
     directory: Path, space: SearchSpace, architecture: Architecture, model: nn.Module, dataset: Dataset
 ) -> None:
-    """Write ``architecture.json``, ``weights.safetensors`` and ``program.pt2`` into a directory; leave model as it is.
+    """Write ``architecture.json``, ``weights.safetensors`` and ``program.pt2`` into a directory.
 
     The program takes encoded inputs, any number at once: (x - mean) / std with mean and std of the JSON. It is
     for those who deploy, and never read by nasenv: ``torch.export.load`` unpickles, so load only programs you trust.
@@ -104,13 +104,13 @@ def save_model(
 
 
 def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = None) -> Exported:
-    """Return the model that ``save_model`` wrote, built anew and given its weights; no program is read.
+    """Return the model that ``save_model`` wrote: it is rebuilt and given its weights; the program is not read.
 
     The files need not be trusted: they choose no code that runs. A space that comes with nasenv is made again from its
     name and plain arguments; one of yours has to be given, since making it runs code.
 
     Args:
-        directory: where it was saved.
+        directory: directory of the saved model.
         space: the space it is from, or its class, which is then given the arguments that were saved.
 
     Raises:
@@ -147,7 +147,7 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
 
 
 def predict(exported: Exported, raw: ArrayLike | Tensor) -> NDArray[np.float32]:
-    """Return what the model says of inputs in the user's units.
+    """Return a loaded model's predictions for inputs in the user's units.
 
     Args:
         exported: the model.
@@ -172,7 +172,7 @@ def predict(exported: Exported, raw: ArrayLike | Tensor) -> NDArray[np.float32]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch.export prints, logs and warns of its inner workings from the terminal."""
+    """Suppress what torch.export prints, logs and warns about."""
     level = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -200,7 +200,7 @@ def _save_program(path: Path, model: nn.Module, shape: tuple[int, ...]) -> None:
 
 
 def _probe(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """Return the outputs, (2, outputs), of two fixed inputs: what tells that a network is the one saved."""
+    """Return the outputs, (2, outputs), for two fixed inputs, by which a loaded network is verified."""
     inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         return model(inputs).float()  # type: ignore[no-any-return]
@@ -218,8 +218,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def built(space: SearchSpace, architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Return the network of an architecture with these weights, on the CPU, in evaluation mode."""
+def build_trained(space: SearchSpace, architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return the network of an architecture with these weights, on the CPU in evaluation mode."""
     network = _built(space, architecture)
     network.load_state_dict(weights)
     return network
@@ -234,7 +234,7 @@ def _built(space: SearchSpace, architecture: Architecture) -> nn.Module:
 
 
 def _rebuilt(config: Any, given: type[SearchSpace] | None) -> SearchSpace:
-    """Return the space made again from what ``config()`` said of it, by one of nasenv's classes or the given one."""
+    """Return the space rebuilt from its ``config()``, of nasenv's own class or of the given one."""
     if not isinstance(config, dict) or not {"class_path", "init_args"} <= config.keys():
         raise InputError(f"cannot make the space {config} again: expected its class_path and init_args; {_GIVE_SPACE}")
     name, arguments = config["class_path"], config["init_args"]
@@ -252,7 +252,7 @@ def _rebuilt(config: Any, given: type[SearchSpace] | None) -> SearchSpace:
 
 
 def _own(name: object) -> type[SearchSpace]:
-    """Return the class of a space that comes with nasenv; nothing else is imported because a file names it."""
+    """Return a space class that comes with nasenv, by import path; no other module is ever imported."""
     modules = [f"{nasenv.spaces.__name__}.{module.name}" for module in pkgutil.iter_modules(nasenv.spaces.__path__)]
     module, _, attribute = str(name).rpartition(".")
     found = getattr(import_module(module), attribute, None) if module in modules else None
@@ -265,7 +265,7 @@ def _own(name: object) -> type[SearchSpace]:
 
 
 def _check_plain(value: Any, most: int) -> None:
-    """Raise ValueError for an argument of a space that would take long or much memory to make something of."""
+    """Raise ValueError for an argument of a space that would take too much time or memory."""
     size = value if isinstance(value, int | float) else len(value) if value is not None else 0
     if not -most <= size <= most:
         raise ValueError(f"{str(value)[:40]} is more than {most}, the most that a file can ask for")
@@ -275,7 +275,7 @@ def _check_plain(value: Any, most: int) -> None:
 
 
 def _check_size(space: SearchSpace, architecture: Architecture, weights: Path) -> None:
-    """Raise InputError unless the network is the one of the weights and can be run, before memory is taken for it."""
+    """Raise InputError unless the network fits the weights and the memory, before that is allocated."""
     with torch.device("meta"):
         model = _built(space, architecture)
         _check_same(weights, model)
@@ -288,12 +288,12 @@ def _check_size(space: SearchSpace, architecture: Architecture, weights: Path) -
 
 
 def _reason(error: Exception) -> str:
-    """Return type and first line of an error."""
+    """Return an error's type and the first line of its message."""
     return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
 
 
 def _check_same(path: Path, model: nn.Module) -> None:
-    """Raise InputError where the tensors in a file, of which the header alone is read, are not those of the network."""
+    """Raise InputError if the tensors' shapes in a file's header differ from the network's."""
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, it is no mapping

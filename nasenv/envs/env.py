@@ -1,4 +1,4 @@
-"""Neural architecture search as a Gymnasium environment: one decision a step, the reward at the end."""
+"""A Gymnasium environment for neural architecture search: a decision a step, and the reward at the end."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _FRAME_INCHES = (6.0, 6.0)  # of every picture, so that the frames of an episode
 
 
 class Episodes:
-    """n designs in the making, all at the same decision: what both environments are made of.
+    """Tracks n architectures in the making, all at the same decision, for both environments.
 
     Args:
         space: the space whose decisions are taken.
-        n: number of designs.
+        n: number of architectures.
 
     Attributes:
         choices: (n, T) int64, the choices taken; 0 where still open.
@@ -46,14 +46,14 @@ class Episodes:
         self.space, self.n = space, n
         self._ends = np.cumsum(space.num_choices).tolist()  # in an observation, of each decision's choices
         self._size = observation_size(space)
-        starts = np.arange(n) * self._size  # of each design, in all observations one after the other
+        starts = np.arange(n) * self._size  # of each architecture, in all observations one after the other
         self._places = [starts + end - k for end, k in zip(self._ends, space.num_choices.tolist(), strict=True)]
         self._all_valid = np.ones((n, space.max_choices), dtype=np.bool_)
         self._masks = _fixed_masks(space, n) if space.is_product else None
         self.restart()
 
     def restart(self) -> None:
-        """Begin n new designs."""
+        """Start n new architectures."""
         self.step = 0
         self.choices = np.zeros((self.space.num_decisions, self.n), dtype=np.int64).T  # so a decision is contiguous
         self.observations = np.zeros((self.n, self._size), dtype=np.float32)
@@ -61,15 +61,15 @@ class Episodes:
         self.mask = self._next_mask()
 
     def take(self, actions: ArrayLike) -> bool:
-        """Take one decision for each design, (n,), invalid ones redirected; return whether it was the last.
+        """Take one decision for each architecture, (n,), invalid ones redirected; return whether it was the last.
 
         Raises:
             gymnasium.error.ResetNeeded: the last decision has been taken.
-            InputError: not one whole number for each design.
+            InputError: not one whole number for each architecture.
         """
         t = self.step
         if t == self.space.num_decisions:
-            raise gymnasium.error.ResetNeeded("the design is complete; call reset() for the next")
+            raise gymnasium.error.ResetNeeded("the architecture is complete; call reset() for the next")
         checked, k = self._checked(actions), len(self.space.decisions[t].choices)
         chosen = checked % k if self.space.is_product else redirected(self.mask, checked)
         self.choices[:, t] = chosen
@@ -83,7 +83,7 @@ class Episodes:
         return done
 
     def prefix(self, i: int) -> tuple[int, ...]:
-        """Return the choices taken for design i."""
+        """Return the choices taken so far for architecture i."""
         return tuple(self.choices[i, : self.step].tolist())
 
     def _next_mask(self) -> NDArray[np.bool_]:
@@ -93,25 +93,25 @@ class Episodes:
         given = np.asarray(actions)
         if given.shape != (self.n,) or given.dtype.kind not in "iu":
             raise InputError(
-                f"expected whole numbers, one for each of {counted(self.n, 'design')}, "
+                f"expected whole numbers, one for each of {counted(self.n, 'architecture')}, "
                 f"got an array of shape {given.shape} and type {given.dtype}"
             )
         return given.astype(np.int64)
 
 
 def _fixed_masks(space: SearchSpace, n: int) -> list[NDArray[np.bool_]]:
-    """Return the masks, (n, C), of the decisions of a space in which every choice is always valid."""
+    """Return the masks (n, C) of the decisions of a space in which every choice is always valid."""
     rows = [np.arange(space.max_choices) < k for k in space.num_choices]
     return [np.broadcast_to(row, (n, space.max_choices)) for row in rows]
 
 
 def observation_size(space: SearchSpace) -> int:
-    """Return the length of one observation: one for each choice of each decision, and one for each decision."""
+    """Return the length of an observation: one entry for each choice of each decision, and one for each decision."""
     return int(space.num_choices.sum()) + space.num_decisions
 
 
 def choice_numbers(space: SearchSpace) -> NDArray[np.float32]:
-    """Return the matrix, (D, T), that reads the choices taken off observations: (n, D) @ (D, T) is (n, T).
+    """Return the matrix (D, T) that extracts the choices taken from observations: (n, D) @ (D, T) is (n, T).
 
     They are numbered through all decisions, from 1; 0 is a decision that is open.
     """
@@ -124,13 +124,13 @@ def choice_numbers(space: SearchSpace) -> NDArray[np.float32]:
 
 
 def single_spaces(space: SearchSpace) -> tuple[spaces.Space[NDArray[np.float32]], spaces.Discrete]:
-    """Return the observation and the action space of one design."""
+    """Return the observation space and the action space of one environment."""
     box = spaces.Box(0.0, 1.0, (observation_size(space),), np.float32)
     return cast(spaces.Space[NDArray[np.float32]], box), spaces.Discrete(space.max_choices)
 
 
 def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> str | None:
-    """Return the render mode; raise InputError for one that the environment does not have."""
+    """Return the render mode; raise InputError if the environment does not have it."""
     known = metadata["render_modes"]
     if render_mode is not None and render_mode not in known:
         raise InputError(f"render_mode must be {' or '.join(known)}, or None, got {render_mode!r}")
@@ -138,7 +138,7 @@ def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> s
 
 
 def describe(answers: Answers) -> dict[str, NDArray[Any]]:
-    """Return what an environment's info says of n finished designs, by key, each (n,).
+    """Return the info entries of n finished architectures by key, (n,) each.
 
     A score is nan where the evaluation failed.
     """
@@ -152,19 +152,19 @@ def describe(answers: Answers) -> dict[str, NDArray[Any]]:
 
 
 def decisions_as_text(space: SearchSpace, prefix: Sequence[int]) -> str:
-    """Return one line a decision taken: its name and the choice."""
+    """Return one line for each decision taken: its name and the choice."""
     return "".join(f"{d.name}: {d.choices[c]}\n" for d, c in zip(space.decisions, prefix, strict=False))
 
 
 def picture(space: SearchSpace, prefix: Sequence[int]) -> NDArray[np.uint8]:
-    """Return a picture, (h, w, 3), of the design so far."""
+    """Return a picture, (h, w, 3) uint8, of the architecture so far."""
     from nasenv.plots import draw_diagram, to_rgb  # matplotlib takes half a second to import
 
     return to_rgb(draw_diagram(space.diagram(prefix), inches=_FRAME_INCHES))
 
 
 class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """An episode designs one network, a decision a step; the last step pays what the network is worth.
+    """Builds one network an episode, a decision a step; the last step returns the network's reward.
 
     | | |
     |---|---|
@@ -172,7 +172,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     | Observation | ``Box(0, 1, (choices of all decisions + T,), float32)``: see below |
     | Reward | 0 until the last step, then the objective's: validation accuracy in [0, 1] by default |
     | Episode | always T steps, then terminated; never truncated |
-    | Info | ``action_mask`` (C,) int8, what is valid next; at the end also what `describe` says of the design |
+    | Info | ``action_mask`` (C,) int8, what is valid next; at the end also what `describe` says of the architecture |
 
     An observation is the one-hot of each decision taken (zeros where it is open), then the one-hot of the decision to
     be taken next (zeros at the end).
@@ -180,7 +180,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     ``action_masks()`` gives the mask as bool, as sb3-contrib's MaskablePPO asks for it.
 
     Args:
-        search: evaluates the designs; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
+        search: evaluates the architectures; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
         render_mode: ansi returns the decisions taken as text; rgb_array the network as a picture, (h, w, 3) uint8.
 
     >>> import gymnasium, nasenv
@@ -201,13 +201,13 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin a design; nothing about it is random, so a seed changes nothing."""
+        """Start an architecture; a seed has no effect, since nothing is random."""
         super().reset(seed=seed)
         self._episode.restart()
         return self._episode.observations[0].copy(), self._info()
 
     def step(self, action: np.int64 | int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Take one decision; the last one evaluates the design."""
+        """Take one decision; the last one evaluates the architecture."""
         done = self._episode.take(np.asarray([action]))
         reward, info = 0.0, self._info()
         if done:
@@ -222,7 +222,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return mask
 
     def render(self) -> Any:
-        """Return the design so far as text (ansi) or picture (rgb_array)."""
+        """Return the architecture so far as text (ansi) or as a picture (rgb_array)."""
         prefix = self._episode.prefix(0)
         if self.render_mode == "ansi":
             return decisions_as_text(self.search.space, prefix)
@@ -231,7 +231,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return None
 
     def close(self) -> None:
-        """Let go of the search's files and workers."""
+        """Close the search."""
         self.search.close()
 
     def _info(self) -> dict[str, Any]:
@@ -247,13 +247,13 @@ def make_search(
     cache: Cache | None = None,
     **space_options: Any,
 ) -> Search:
-    """Return the search behind a registered environment: no files, no budget, each part replaceable.
+    """Return the search behind a registered environment, without files or budget; each part can be replaced.
 
     Without a budget it is never over: an architecture that it knows already costs nothing, as often as it is proposed.
 
     Args:
         space: a space, or the class of one, or its import path, made for the data's task with ``space_options``.
-        data: what the default evaluator trains on; digits by default.
+        data: data that the default evaluator trains on; digits by default.
         evaluator: instead of training on ``data``; it brings the space that it was made for.
         objective: measurement -> reward; the score by default.
         budget: ends a step with `BudgetExhausted`; unlimited by default.

@@ -1,4 +1,4 @@
-"""Many designs at once: a vector environment whose episodes end together, with one evaluation for all."""
+"""A vector environment whose episodes end together, with one evaluation for all."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _Array = NDArray[Any]
 
 
 class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
-    """``num_envs`` copies of `ArchitectureEnv` in step: all T decisions are taken together, then all are evaluated.
+    """Runs ``num_envs`` copies of `ArchitectureEnv` in step; all architectures are evaluated together.
 
     Spaces and rewards are those of `ArchitectureEnv`, batched. Autoreset is SAME_STEP: the step that ends the episodes
     returns the first observations of the next ones, and in its info ``final_obs``, an array of num_envs observations,
     and ``final_info``. All is as `gymnasium.vector.SyncVectorEnv` would return it.
 
     Args:
-        search: evaluates the designs; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
-        num_envs: number of designs at once.
-        render_mode: rgb_array returns a picture of each design, ansi its decisions.
+        search: evaluates the architectures; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
+        num_envs: number of architectures at once.
+        render_mode: rgb_array returns a picture of each architecture, ansi its decisions.
 
     Attributes:
-        outcomes: those of the last designs that were finished, one an environment.
+        outcomes: those of the last architectures that were finished, one an environment.
 
     Raises:
-        InputError: a number of designs that is not positive, an unknown render mode, or actions that are not one
+        InputError: a number of architectures that is not positive, an unknown render mode, or actions that are not one
             whole number for each.
     """
 
@@ -66,13 +66,13 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[_Array, dict[str, Any]]:
-        """Begin ``num_envs`` designs; nothing about them is random, so a seed changes nothing."""
+        """Start ``num_envs`` architectures; a seed has no effect, since nothing is random."""
         super().reset(seed=seed if isinstance(seed, int) else None)
         self._episodes.restart()
         return self._episodes.observations.copy(), self._info()
 
     def step(self, actions: _Array) -> tuple[_Array, _Array, _Array, _Array, dict[str, Any]]:
-        """Take one decision for each design; the last one evaluates them all and begins the next ones."""
+        """Take one decision for each architecture; the last one evaluates them all and starts the next ones."""
         done = self._episodes.take(actions)
         rewards, final = np.zeros(self.num_envs), {}
         if done:
@@ -87,7 +87,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         return self._episodes.mask.copy()
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return the designs so far, one an environment, as pictures or text."""
+        """Return the architectures so far, one an environment, as pictures or text."""
         space = self.search.space
         prefixes = [self._episodes.prefix(i) for i in range(self.num_envs)]
         if self.render_mode == "ansi":
@@ -97,7 +97,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         return None
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let go of the search's files and workers."""
+        """Close the search."""
         self.search.close()
 
     def _info(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         return self._with_flags({"final_obs": observations, "final_info": self._with_flags(said)})
 
     def _with_flags(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Return the info with, for each key, that all environments have it, as Gymnasium's vector infos say it."""
+        """Return the info with Gymnasium's flag ``_key`` for each key: all environments have it."""
         return info | {f"_{key}": np.ones(self.num_envs, dtype=np.bool_) for key in info}
 
 

@@ -1,1 +1,1 @@
-"""Evaluators, one way of measuring a file."""
+"""Evaluators measure architectures, one way a file."""

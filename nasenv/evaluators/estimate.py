@@ -1,4 +1,4 @@
-"""The base of evaluators that estimate: cheap in a search, and a real evaluator for what it ends with."""
+"""The base class of evaluators that estimate in a search and leave final trainings to another evaluator."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nasenv.trial import Architecture, Measurement, Trial
 
 
 class Estimate(Evaluator):
-    """Estimates what architectures are worth; another evaluator measures them when the search is over, or in a check.
+    """Estimates architectures during a search; an inner evaluator measures those that are checked or final.
 
-    A subclass writes `estimate`. Its scores may be in any unit, higher is better: they rank, and are never shown
+    A subclass implements `estimate`. Its scores may be in any unit, higher is better: they rank, and are never shown
     beside those of the inner evaluator.
 
     Args:
@@ -37,11 +37,11 @@ class Estimate(Evaluator):
         """Return the estimate of each architecture, in order."""
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Return what the inner evaluator knows without training."""
+        """Return the costs that the inner evaluator knows without training, such as params and flops."""
         return self.inner.costs(architecture)
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
-        """Return the estimates of a search's trials, and the measurements of the others, in order."""
+        """Return the estimates of search trials and the measurements of the others, in order."""
         searched = [trial for trial in trials if trial.purpose == "search"]
         others = [trial for trial in trials if trial.purpose != "search"]
         estimates = self.estimate([trial.architecture for trial in searched]) if searched else []
@@ -50,7 +50,7 @@ class Estimate(Evaluator):
         return [found[trial] for trial in trials]
 
     def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:
-        """Ask for a trial: an estimate in a search, else of the inner evaluator."""
+        """Submit a trial: a search trial to be estimated, any other to the inner evaluator."""
         if trial.purpose == "search":
             super().submit(trial, start=start, keep=keep)
         else:
@@ -62,8 +62,8 @@ class Estimate(Evaluator):
         yield from self.inner.completed(stopped)
 
     def start(self) -> None:
-        """Get ready to estimate; the inner evaluator starts when it is first asked."""
+        """Prepare to estimate; the inner evaluator starts when it is first used."""
 
     def close(self) -> None:
-        """Let go of the inner evaluator's workers too."""
+        """Close the inner evaluator too."""
         self.inner.close()

@@ -1,4 +1,4 @@
-"""The contract of an evaluator: it says what architectures are worth, one trial at a time."""
+"""The contract of an evaluator, which measures what architectures are worth."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from nasenv.trial import Architecture, Measurement, Trial
 
 
 def never() -> bool:
-    """Return False: the default of what asks whether to stop."""
+    """Return False: the default of arguments that ask whether to stop."""
     return False
 
 
 class Evaluator(Configurable, ABC):
-    """Says what architectures of one space are worth.
+    """Measures what architectures of one space are worth.
 
-    A subclass writes `fingerprint` and `measure`; where its trials end one by one, in any order, it writes `submit` and
-    `completed` instead of `measure`, and `slots` where it works on several. A trial that fails is a measurement with
-    its reason, never an exception.
+    A subclass implements `fingerprint` and `measure`. If its trials end one by one, it implements `submit` and
+    `completed` instead of `measure`, and `slots` if it measures several at once. A trial that fails is a measurement
+    with its error, never an exception.
 
     Args:
         space: the space whose architectures it measures.
 
     Attributes:
         dataset: the data that it trains on; None where it does not train.
-        trains: whether a measurement costs a training; where it does not (a table, say) asking again is free, and no
-            search caches it.
-        eager: how many trainings on a GPU were not replayed as a CUDA graph, by the reason.
+        trains: whether a measurement costs a training; if not (a table, say), measuring again is free, and searches do
+            not cache it.
+        eager: number of trainings on a GPU that used no CUDA graph, by reason.
 
     >>> class Smallest(Evaluator):
     ...     '''Prefers first choices.'''
@@ -56,24 +56,24 @@ class Evaluator(Configurable, ABC):
 
     @property
     def slots(self) -> int:
-        """How many trials it works on at once; an asynchronous search has so many in flight."""
+        """Return the number of trials that run at once; an asynchronous search has so many in flight."""
         return 1
 
     @property
-    def worked(self) -> Mapping[str, float]:
-        """Wall seconds of its trainings so far by part, such as building and training, of all workers together."""
+    def worker_seconds(self) -> Mapping[str, float]:
+        """Return the wall seconds that trainings took so far, by part, summed over all workers."""
         return {}
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a short hash of everything that changes a measurement: data, settings, its own seed, version."""
+        """Return a short hash of everything that changes a measurement: data, settings, seed, version."""
 
     def fidelity(self, wanted: float) -> float:
-        """Return the fidelity in (0, 1] nearest to the wanted one that it can do; here the full training alone, 1."""
+        """Return the fidelity in (0, 1] nearest to ``wanted`` that can be measured; the default is 1, full training."""
         return 1.0
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Return what is known of an architecture without training it, such as params and flops, by name."""
+        """Return what is known of an architecture without training, such as params and flops, by name."""
         return {}
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
@@ -84,12 +84,12 @@ class Evaluator(Configurable, ABC):
         return [measured[trial] for trial in trials]
 
     def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:
-        """Ask for a trial, which `completed` will yield; it may begin at once or then.
+        """Submit a trial, which `completed` will yield; it may start now or then.
 
         Args:
-            trial: what is asked for; each once until it is completed.
+            trial: the trial; submit each only once until it is completed.
             start: a safetensors file of the weights that the training begins with; None for fresh ones.
-            keep: where the trained weights are written, as safetensors; an evaluator without a network writes none.
+            keep: safetensors file for the trained weights; an evaluator without a network writes none.
 
         Raises:
             InputError: it has no weights to begin with.
@@ -99,7 +99,7 @@ class Evaluator(Configurable, ABC):
         self._submitted.append(trial)
 
     def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
-        """Yield the submitted trials with their measurements, as each ends; more may be submitted in between.
+        """Yield the submitted trials with their measurements as they end; more may be submitted meanwhile.
 
         It ends when nothing that was submitted is left. What is left where it is closed is given up. Here all that
         were submitted by then are measured together.
@@ -118,28 +118,28 @@ class Evaluator(Configurable, ABC):
     def results(
         self, trials: Iterable[Trial], stopped: Callable[[], bool] = never
     ) -> Iterator[tuple[Trial, Measurement]]:
-        """Submit trials, each once, and yield what is `completed`."""
+        """Submit trials, and yield them as they are `completed`."""
         for trial in trials:
             self.submit(trial)
         yield from self.completed(stopped)
 
     def representative(self, architecture: Architecture) -> Architecture:
-        """Return the architecture that is measured for this one, and is cached: the canonical one."""
+        """Return the architecture that is measured and cached for this one: its canonical form."""
         return self.space.canonical(architecture)
 
     def all_measurements(self) -> Sequence[Measurement] | None:
-        """Return the measurements of all architectures where they are known without training, else None."""
+        """Return the measurements of all architectures if they are known without training, else None."""
         return None
 
     def best_score(self) -> float | None:
-        """Return the highest score of the space where it is known though not all measurements are."""
+        """Return the highest score of the space if it is known without listing all measurements, else None."""
         return None
 
     def start(self) -> None:
-        """Get ready (start workers, say), so that the first trial takes no longer than the others."""
+        """Start workers, so that the first trial takes no longer than the others."""
 
     def close(self) -> None:
-        """Let go of workers and memory; the evaluator can be started again."""
+        """Close workers and free memory; the evaluator can be started again."""
 
     def __enter__(self) -> Self:
         self.start()

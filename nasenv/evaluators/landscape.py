@@ -1,6 +1,6 @@
-"""A score for every design of a product of choices, with interactions between neighbours and a known optimum.
+"""Computes a score for every architecture of a product space, with interactions and a known optimum.
 
-The score of a design x of T decisions is a sum of T terms, each of ``order`` neighbouring decisions:
+The score of an architecture x of T decisions is a sum of T terms, each of ``order`` neighbouring decisions:
 
     F(x) = sum over t of  main_t(x_t) + joint_t(x_{t - order + 1}, ..., x_t)
 
@@ -32,24 +32,24 @@ _Integers = NDArray[np.int64]
 
 
 class Landscape:
-    """The terms of one landscape, and its highest and lowest sums.
+    """Holds the terms of one landscape, and its highest and lowest sums.
 
     Args:
-        num_choices: (T,), of each decision.
-        ordered: of each decision, whether its choices are sizes, from the smallest.
+        num_choices: (T,), number of choices of each decision.
+        ordered: (T,), whether a decision's choices are sizes in ascending order.
         order: how many neighbouring decisions a term reads, one or more; with one there is no interaction.
-        seed: of the draws.
+        seed: seed of the random integers.
 
     Attributes:
-        best: the design of the highest sum.
-        low, high: the lowest and the highest sum of a design.
+        best: the architecture of the highest sum.
+        low, high: the lowest and the highest sum of an architecture.
 
     Raises:
         InputError: a term would have more than a million entries.
     """
 
     def __init__(self, num_choices: Sequence[int], ordered: Sequence[bool], order: int, seed: int) -> None:
-        draws = Draws(seed)
+        draws = RandomIntegers(seed)
         terms = []
         for t in range(len(num_choices)):
             reads = slice(max(0, t - order + 1), t + 1)
@@ -60,14 +60,14 @@ class Landscape:
         self._strides, self._starts = _places(terms)
         self._entries = np.concatenate([term.ravel() for term in terms])
 
-    def sums(self, designs: Sequence[Architecture]) -> _Integers:
-        """Return F, (n,), of n designs."""
-        rows = np.array(designs, dtype=np.int64).reshape(len(designs), len(self._starts))
+    def sums(self, architectures: Sequence[Architecture]) -> _Integers:
+        """Return the sums F, (n,), of n architectures."""
+        rows = np.array(architectures, dtype=np.int64).reshape(len(architectures), len(self._starts))
         return np.asarray(self._entries[rows @ self._strides + self._starts].sum(axis=1))
 
 
-class Draws:
-    """Whole numbers of 0 to 2^20 - 1, all equally likely, the same on every machine.
+class RandomIntegers:
+    """Draws integers from 0 to 2^20 - 1 uniformly, the same on every machine.
 
     Args:
         seed: a whole number of 0 or more, or several.
@@ -79,21 +79,21 @@ class Draws:
         self._generator = np.random.PCG64(seed)
 
     def __call__(self, *shape: int) -> _Integers:
-        """Return the next ones, of a shape."""
+        """Return the next integers, as an array of this shape."""
         raw = self._generator.random_raw(int(np.prod(shape)))
         return (raw >> np.uint64(64 - _BITS)).astype(np.int64).reshape(shape)
 
 
-def _main(choices: int, ordered: bool, draws: Draws) -> _Integers:
-    """Return main_t, (C,): drawn for each choice, or, of sizes, a parabola around a place that is drawn."""
+def _main(choices: int, ordered: bool, draws: RandomIntegers) -> _Integers:
+    """Return main_t, (C,): random for each choice, or for sizes a parabola with a random peak."""
     if not ordered:
         return draws(choices)
-    places = Draws.unit * np.arange(choices) // (choices - 1)  # from the smallest size to the largest
-    return 2 * (Draws.unit - ((places - draws(1)) ** 2 >> _BITS))
+    places = RandomIntegers.unit * np.arange(choices) // (choices - 1)  # from the smallest size to the largest
+    return 2 * (RandomIntegers.unit - ((places - draws(1)) ** 2 >> _BITS))
 
 
-def _joint(choices: Sequence[int], ordered: Sequence[bool], draws: Draws) -> _Integers:
-    """Return joint_t, an axis a decision: drawn at all corners, of sizes at the two ends and linear between them."""
+def _joint(choices: Sequence[int], ordered: Sequence[bool], draws: RandomIntegers) -> _Integers:
+    """Return joint_t, one axis a decision: random at all corners, and linear along sizes."""
     if np.prod(choices, dtype=np.float64) > _MOST_ENTRIES:
         raise InputError(
             f"order {len(choices)}: a term of decisions with {', '.join(map(str, choices))} choices would have more "
@@ -110,7 +110,7 @@ def _joint(choices: Sequence[int], ordered: Sequence[bool], draws: Draws) -> _In
 
 
 def _highest(terms: Sequence[_Integers], order: int) -> tuple[Architecture, int]:
-    """Return the design of the highest sum, and that, by dynamic programming from the first decision on."""
+    """Return the architecture of the highest sum, and the sum, by dynamic programming over the decisions."""
     value = terms[0]  # the highest sum so far, by the last decisions that terms to come read
     answers = []  # to each decision that no term to come reads: its best choice, by those after it
     for t, term in enumerate(terms[1:], 1):
@@ -118,14 +118,14 @@ def _highest(terms: Sequence[_Integers], order: int) -> tuple[Architecture, int]
             answers.append(value.argmax(axis=0))
             value = value.max(axis=0)
         value = value[..., None] + term
-    design = tuple(map(int, np.unravel_index(int(value.argmax()), value.shape)))
+    architecture = tuple(map(int, np.unravel_index(int(value.argmax()), value.shape)))
     for answer in reversed(answers):
-        design = (int(answer[design[: order - 1]]), *design)
-    return design, int(value.max())
+        architecture = (int(answer[architecture[: order - 1]]), *architecture)
+    return architecture, int(value.max())
 
 
 def _places(terms: Sequence[_Integers]) -> tuple[_Integers, _Integers]:
-    """Return strides, (T, T), and starts, (T,): term t of a design x is entry ``x @ strides[:, t] + starts[t]``."""
+    """Return strides (T, T) and starts (T,): term t of architecture x is entry ``x @ strides[:, t] + starts[t]``."""
     strides = np.zeros((len(terms), len(terms)), dtype=np.int64)
     for t, term in enumerate(terms):
         for axis in range(term.ndim):

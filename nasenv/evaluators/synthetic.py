@@ -1,4 +1,4 @@
-"""The evaluator whose scores are a formula: nothing is trained, and the best design is known without listing any."""
+"""Scores architectures by a formula with a known optimum, without training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nasenv.configuration import digest, integer, weight
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
-from nasenv.evaluators.landscape import Draws, Landscape
+from nasenv.evaluators.landscape import Landscape, RandomIntegers
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Architecture, Measurement, Trial
 
@@ -21,22 +21,22 @@ _MILLISECONDS = 1000
 
 
 class SyntheticEvaluator(Evaluator):
-    """Scores designs by a landscape of neighbouring decisions, see `nasenv.evaluators.landscape`.
+    """Scores architectures by a landscape of neighbouring decisions, see `nasenv.evaluators.landscape`.
 
-    The accuracy of design x of a space of N classes is 1 - (1 - 1 / N) (high - F(x)) / (high - low), where low and
-    high are the lowest and highest F of all designs: the best design has exactly 1, the worst guesses. Random designs
-    of `SyntheticSpace` have 0.6 on average. Decisions whose choices are positive numbers in ascending order count as
-    sizes. A training is charged a second, and for each decision of sizes the share of the chosen in the largest: 2.9 to
-    16 seconds by default.
+    The accuracy of architecture x of a space of N classes is 1 - (1 - 1 / N) (high - F(x)) / (high - low), where low
+    and high are the lowest and highest F of all architectures: the best architecture has exactly 1, the worst guesses.
+    Random architectures of `SyntheticSpace` have 0.6 on average. Decisions whose choices are positive numbers in
+    ascending order count as sizes. A training is charged a second, and for each decision of sizes the share of the
+    chosen in the largest: 2.9 to 16 seconds by default.
 
     Each seed is another landscape: compare agents on several. What confirms and tests gets the accuracy without noise.
 
     Args:
-        space: any in which every choice is always valid, such as `SyntheticSpace`.
-        seed: of the landscape.
+        space: a space in which every choice is always valid, such as `SyntheticSpace`.
+        seed: seed of the landscape.
         order: how many neighbouring decisions interact: 1 none, 2 pairs, 3 triples.
         noise: standard deviation of the noise on the accuracy that a search sees, cut off at 0 and 1; the same for a
-            design whenever it is measured.
+            architecture whenever it is measured.
 
     Raises:
         InputError: a space with constraints; a negative seed; an order or noise that is not a number of 1 or more, of 0
@@ -69,7 +69,7 @@ class SyntheticEvaluator(Evaluator):
 
     @property
     def best(self) -> Architecture:
-        """The best design, of accuracy 1."""
+        """Return the best architecture, whose accuracy is 1."""
         return self._landscape.best
 
     def fingerprint(self) -> str:
@@ -77,7 +77,7 @@ class SyntheticEvaluator(Evaluator):
         return digest([*self._key, self.source_digest()])
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
-        """Return the score of each trial, in a search with noise and what it is charged, later without.
+        """Return the score of each trial; search trials have noise and charged seconds, final ones have neither.
 
         Raises:
             InputError: an architecture of another space.
@@ -92,25 +92,25 @@ class SyntheticEvaluator(Evaluator):
         return [Measurement(score, train_seconds=self._train_seconds(a) if s else 0.0) for a, score, s in each]
 
     def representative(self, architecture: Architecture) -> Architecture:
-        """Return this very design: equivalent networks, where a space has any, differ in score."""
+        """Return the architecture itself, since equivalent architectures differ in score."""
         return architecture
 
     def best_score(self) -> float | None:
-        """Return 1, which one design has; None with noise, where nobody has listed what all designs show."""
+        """Return 1, the best architecture's score; None if there is noise, since the highest noisy score is unknown."""
         return None if self.noise else 1.0
 
-    def _scores(self, designs: Sequence[Architecture]) -> NDArray[np.float64]:
-        """Return the accuracy without noise, (n,), in [1 / classes, 1]."""
+    def _scores(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+        """Return the accuracies without noise, (n,), in [1 / classes, 1]."""
         landscape, guessed = self._landscape, 1.0 / self.space.task.outputs
-        below = (landscape.high - landscape.sums(designs)) / max(1, landscape.high - landscape.low)
+        below = (landscape.high - landscape.sums(architectures)) / max(1, landscape.high - landscape.low)
         return np.asarray(1.0 - (1.0 - guessed) * below)
 
-    def _noise(self, design: Architecture) -> float:
-        total = int(Draws([self.seed, *design])(_UNIFORMS).sum())
-        return self.noise * (total / Draws.unit - _UNIFORMS / 2)
+    def _noise(self, architecture: Architecture) -> float:
+        total = int(RandomIntegers([self.seed, *architecture])(_UNIFORMS).sum())
+        return self.noise * (total / RandomIntegers.unit - _UNIFORMS / 2)
 
-    def _train_seconds(self, design: Architecture) -> float:
-        chosen = sum(costs[c] for costs, c in zip(self._milliseconds, design, strict=True))
+    def _train_seconds(self, architecture: Architecture) -> float:
+        chosen = sum(costs[c] for costs, c in zip(self._milliseconds, architecture, strict=True))
         return (_MILLISECONDS + chosen) / _MILLISECONDS
 
 

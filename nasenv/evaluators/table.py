@@ -1,4 +1,4 @@
-"""The evaluator that looks up: an architecture is worth what a table says."""
+"""Looks architectures up in a table of measurements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LISTED = 8  # a space of at most so many times the rows is listed to read its t
 
 
 class TableEvaluator(Evaluator):
-    """Says of an architecture what was measured beforehand; its file format is that of `nasenv.tables.table`.
+    """Looks up what was measured beforehand; `nasenv.tables.table` defines the file format.
 
     Everything is a look-up, so seeds make no difference: a search's trial gives ``val_column``, or below fidelity 1
     that of ``fidelities``, a confirm trial ``final_val_column``, a test trial ``test_column``. The columns of a search
@@ -34,8 +34,8 @@ class TableEvaluator(Evaluator):
         val_column: score on validation data that the search is paid for.
         final_val_column: score on validation data after the final training; that of ``val_column`` where not given.
         test_column: score on test data; null where the table has none, and tests then fail, saying so.
-        seconds_column: what the training of a search cost. Null, or a table without train_seconds, is 0 seconds.
-        metric_columns: what else an agent is told of an architecture; by default those of params, flops and latency_ms
+        seconds_column: training seconds of a search. Null, or a table without train_seconds, is 0 seconds.
+        metric_columns: other metrics that an agent is told; by default those of params, flops and latency_ms
             that the table has. Other columns are out of its reach.
         canonical: look up the canonical architecture instead of the one proposed, where the table has one row for each
             class of equivalent ones. Of several rows of a class, that of the canonical one counts, else the first.
@@ -87,15 +87,15 @@ class TableEvaluator(Evaluator):
         return digest([*self._key, self.source_digest()])
 
     def fidelity(self, wanted: float) -> float:
-        """Return the fidelity nearest to the wanted one that the table has a column for."""
+        """Return the fidelity nearest to ``wanted`` that the table has a column for."""
         return min((*self._fidelities, 1.0), key=lambda fidelity: abs(fidelity - wanted))
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Return the metrics that the table has of an architecture."""
+        """Return the metrics of an architecture in the table."""
         return self._metrics[self._row(architecture)]
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
-        """Return what the table says of each trial.
+        """Return the measurement of each trial.
 
         Raises:
             InputError: an architecture that the table does not have.
@@ -120,15 +120,15 @@ class TableEvaluator(Evaluator):
         return self._measurement(row, column, trial.fidelity * float(self._seconds[row]))
 
     def representative(self, architecture: Architecture) -> Architecture:
-        """Return the design whose row is looked up: this very one, with ``canonical`` the canonical one."""
+        """Return the architecture whose row is looked up: this one, or with ``canonical`` the canonical one."""
         return self.space.canonical(architecture) if self.canonical else architecture
 
     def all_measurements(self) -> Sequence[Measurement]:
-        """Return what the table says of all its designs; with ``canonical``, of one for each class."""
+        """Return the measurements of all rows; with ``canonical``, one for each equivalence class."""
         return list(self._measurements.values())
 
     def _by_architecture(self, architectures: Sequence[Architecture]) -> dict[Architecture, int]:
-        """Return the row, from 0, of each design that can be looked up."""
+        """Return the row number, from 0, of each architecture that can be looked up."""
         rows: dict[Architecture, int] = {}
         for row, architecture in enumerate(architectures):
             key = self.representative(architecture)
@@ -140,7 +140,7 @@ class TableEvaluator(Evaluator):
         return self._rows[self._key_of(architecture)]
 
     def _key_of(self, architecture: Architecture) -> Architecture:
-        """Return the design that has a row for this one."""
+        """Return the architecture whose row is looked up for this one; raise InputError if there is none."""
         if architecture in self._rows:
             return architecture
         if architecture in self._keys:
@@ -148,8 +148,8 @@ class TableEvaluator(Evaluator):
         key = self.representative(self.space.check(architecture))
         if key not in self._rows:
             known = not self.canonical and self.space.canonical(key) in self._rows
-            hint = "; its canonical design has one: give canonical=true" if known else ""
-            raise InputError(f"table {self._path} has no row of the design {self.space.to_text(key)}{hint}")
+            hint = "; its canonical architecture has one: give canonical=true" if known else ""
+            raise InputError(f"table {self._path} has no row of the architecture {self.space.to_text(key)}{hint}")
         self._keys[architecture] = key
         return key
 
@@ -157,32 +157,32 @@ class TableEvaluator(Evaluator):
         return self._found(row, column, f"the evaluation failed: {column} is empty in the table", seconds)
 
     def _found(self, row: int, column: str | None, lacking: str, seconds: float = 0.0) -> Measurement:
-        """Return what a column says of a row; where there is nothing, a trial that failed."""
+        """Return the measurement of a row's cell; an empty cell is a failed trial."""
         score = math.nan if column is None else float(self._columns[column][row])
         known, error = (None, lacking) if math.isnan(score) else (score, None)
         return Measurement(known, error, seconds, self._metrics[row])
 
 
 def _architectures(space: SearchSpace, table: Table) -> list[Architecture]:
-    """Return the design of each row; raise InputError, with the line, on a text of another space or a repeat."""
+    """Return each row's architecture; raise InputError, with the line, for another space's text or a repeat."""
     size = space.size
     listed = size is not None and size <= _LISTED * len(table.lines)
-    known = {space.to_text(a): a for a in to_architectures(space.designs())} if listed else {}
+    known = {space.to_text(a): a for a in to_architectures(space.all_architectures())} if listed else {}
     first: dict[Architecture, int] = {}
     for row, text in enumerate(table.architectures):
-        design = known.get(text)
-        if design is None:
+        architecture = known.get(text)
+        if architecture is None:
             try:
-                design = space.from_text(text)
+                architecture = space.from_text(text)
             except InputError as error:
-                raise table.error(row, f"no design of this {type(space).__name__}: {error}") from error
-        if first.setdefault(design, row) != row:
-            raise table.error(row, f"{text!r} is the design of line {table.lines[first[design]]}")
+                raise table.error(row, f"no architecture of this {type(space).__name__}: {error}") from error
+        if first.setdefault(architecture, row) != row:
+            raise table.error(row, f"{text!r} is the architecture of line {table.lines[first[architecture]]}")
     return list(first)
 
 
 def _seconds(table: Table, name: str | None) -> NDArray[np.float64]:
-    """Return what each row's training cost, (n,), 0 or more."""
+    """Return the training seconds of each row, (n,), 0 or more."""
     if name is None or name not in table.columns:
         return np.zeros(len(table.lines))
     seconds = table.columns[name]
@@ -192,7 +192,7 @@ def _seconds(table: Table, name: str | None) -> NDArray[np.float64]:
 
 
 def _rows_of(columns: Mapping[str, NDArray[np.float64]], n: int) -> list[dict[str, float]]:
-    """Return the n rows of some columns, without empty cells."""
+    """Return the n rows of some columns as dicts, without empty cells."""
     values: Iterable[tuple[float, ...]] = zip(*(c.tolist() for c in columns.values()), strict=True)
     rows = [dict(zip(columns, row, strict=True)) for row in values] if columns else [{} for _ in range(n)]
     return [{k: v for k, v in row.items() if v == v} if any(v != v for v in row.values()) else row for row in rows]

@@ -1,4 +1,4 @@
-"""The evaluator that trains: an architecture is worth the validation accuracy of its network."""
+"""Trains the network of an architecture and returns its validation score."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.spaces.space import SearchSpace
 from nasenv.training import TIMEOUT, Recipe
 from nasenv.training.cost import TrainingCost
-from nasenv.training.devices import environments, resolve_devices
-from nasenv.training.trainer import OUT_OF_MEMORY, Job, Trained, Trainer, resolve_precision
+from nasenv.training.devices import device_environments, resolve_devices
+from nasenv.training.trainer import OUT_OF_MEMORY, Job, Trainer, TrainingResult, resolve_precision
 from nasenv.trial import DIVERGED, Architecture, Measurement, Trial
 from nasenv.workers.concurrency import Concurrency
 from nasenv.workers.pool import WorkerPool
@@ -31,7 +31,7 @@ from nasenv.workers.pool import WorkerPool
 _VERSION = 2  # counted up when the same settings come to give another measurement
 
 RECIPES = {"digits": Recipe(epochs=5, batch_size=64), "mnist5k": Recipe(epochs=3, batch_size=128)}
-"""The training of a search by data set: long enough that two seeds rank designs alike (BENCHMARKS.md)."""
+"""The training of a search by data set: long enough that two seeds rank architectures alike (BENCHMARKS.md)."""
 
 OTHER_RECIPE = Recipe(epochs=5, batch_size=128)
 """The training of a search on data that are not named in `RECIPES`."""
@@ -41,7 +41,7 @@ _FINAL_LENGTH = 4  # else the final training is so many times as long as the sea
 
 
 class TrainingEvaluator(Evaluator):
-    """Trains the network of an architecture from scratch and reports its validation accuracy.
+    """Trains the network of an architecture from scratch and reports its score on validation data.
 
     A search's trial trains on the training split, for the share ``fidelity`` of its steps, and is scored on validation
     data; so is a trial that confirms, after ``final_epochs``. One that tests trains on training + validation data for
@@ -70,7 +70,7 @@ class TrainingEvaluator(Evaluator):
         timeout_seconds: a training that takes longer is a failed measurement.
         deterministic: whether trainings on a GPU are to come out the same each time, which makes them slower; on the
             CPU they always do.
-        precision: what convolutions and products of a training are computed in, float32 or bfloat16; auto is bfloat16
+        precision: precision of convolutions and products in a training, float32 or bfloat16; auto is bfloat16
             on a GPU that has it, on a processor that has it for networks that gain by it, and float32 elsewhere.
             Weights, their updates and scores are float32 always.
         compile_final: whether trainings after the search go through torch.compile, which takes 7 to 24 s a network,
@@ -80,7 +80,7 @@ class TrainingEvaluator(Evaluator):
         InputError: unusable settings or data, or data that do not fit the space.
     """
 
-    indifferent = ("concurrency", "devices")
+    excluded_from_identity = ("concurrency", "devices")
 
     def __init__(
         self,
@@ -121,14 +121,14 @@ class TrainingEvaluator(Evaluator):
         self.deterministic = flag("deterministic", deterministic)
         self.precision = resolve_precision(precision, self.devices[0])
         self.compile_final = flag("compile_final", compile_final)
-        self._worked = Counter[str]()  # wall seconds
+        self._worker_seconds = Counter[str]()  # wall seconds
         self.eager: Counter[str] = Counter()
         settings = (self.timeout_seconds, self.deterministic, self.precision)
         self._trainer = Trainer(space, dataset, self.devices[0], *settings)
         self._cost = TrainingCost(space)
         self._waiting: dict[Trial, Job] = {}
         self._sorted = True
-        self._pool: WorkerPool[Job, Trained] | None = None
+        self._pool: WorkerPool[Job, TrainingResult] | None = None
 
     def fingerprint(self) -> str:
         """Return a short hash of data, recipe, seed, kind of device, precision, and a subclass's source."""
@@ -139,21 +139,21 @@ class TrainingEvaluator(Evaluator):
         return digest([_VERSION, data, asdict(self.recipe), self.seed, kind, self.precision, self.source_digest()])
 
     def fidelity(self, wanted: float) -> float:
-        """Return the nearest share of a search's steps that is a whole number of them, one at least."""
+        """Return the nearest fidelity that is a whole number of a search's steps, one at least."""
         steps = self._trainer.steps(self.recipe)
         return max(1, round(wanted * steps)) / steps
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Return ``params`` and ``flops`` of one forward pass of one input; no memory is taken for the network."""
+        """Return ``params`` and ``flops`` of a forward pass of one input, computed without allocating the network."""
         return self._trainer.costs(architecture)
 
     def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:
-        """Ask for a trial; see `Evaluator.submit`."""
+        """Submit a trial; see `Evaluator.submit`."""
         self._waiting[trial] = self._job(trial, start, keep)
         self._sorted = False
 
     def completed(self, stopped: Callable[[], bool] = never) -> Iterator[tuple[Trial, Measurement]]:
-        """Yield each trial with its measurement as it ends, the longest begun first; see `Evaluator.completed`."""
+        """Yield each trial with its measurement as it ends; the longest start first. See `Evaluator.completed`."""
         if len(self._waiting) > 1:
             self.start()
         among: dict[Job, int] = {}  # how many trainings were to be at work when it began
@@ -168,7 +168,7 @@ class TrainingEvaluator(Evaluator):
                     ended, epochs = ended + 1, epochs + job.trial.fidelity * job.recipe.epochs
                     yield job.trial, _measurement(trained)
                 if ended >= 2 * self._concurrency.now:
-                    self._concurrency.measured(ended, epochs, time.perf_counter() - began)
+                    self._concurrency.update(ended, epochs, time.perf_counter() - began)
                     began, epochs, ended = time.perf_counter(), 0.0, 0
                 if self._pool is not None:
                     self._pool.size = self._concurrency.now
@@ -177,21 +177,21 @@ class TrainingEvaluator(Evaluator):
 
     @property
     def slots(self) -> int:
-        """How many trainings are at work at once."""
+        """Return the number of trainings that run at once."""
         return max(1, self._concurrency.now)
 
     @property
-    def worked(self) -> Mapping[str, float]:
-        """Wall seconds of its trainings so far: data, building, training, scoring; of all workers together."""
-        return self._worked
+    def worker_seconds(self) -> Mapping[str, float]:
+        """Return the wall seconds so far of data, building, training and scoring, summed over all workers."""
+        return self._worker_seconds
 
     def start(self) -> None:
-        """Start the worker processes, where there are to be any; a worker process itself trains alone."""
+        """Start the worker processes; with concurrency 0, or inside a worker process, there are none."""
         if self.concurrency and self._pool is None and not multiprocessing.current_process().daemon:
             trainer = self._trainer.on(torch.device(self.devices[0]).type)  # each worker sees its own device alone
-            each = environments(self.devices)
+            each = device_environments(self.devices)
             size = self._concurrency.now
-            self._pool = WorkerPool(trainer.run, size, self.timeout_seconds, may_be_mended, environments=each)
+            self._pool = WorkerPool(trainer.run, size, self.timeout_seconds, worth_retrying, environments=each)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -200,7 +200,7 @@ class TrainingEvaluator(Evaluator):
             self._pool = None
 
     def _jobs(self, among: dict[Job, int]) -> Iterator[Job | None]:
-        """Yield the longest job that waits, as often as somebody asks; None where there is none."""
+        """Yield the longest waiting job whenever asked; None if there is none."""
         while True:
             if not self._sorted:
                 waiting = list(self._waiting.items())
@@ -212,17 +212,17 @@ class TrainingEvaluator(Evaluator):
                 among[job] = self._concurrency.now
             yield job
 
-    def _trained(self, jobs: Iterator[Job | None], stopped: Callable[[], bool]) -> Iterator[tuple[Job, Trained]]:
-        """Yield the jobs as they are done: side by side where there are workers, else one after the other."""
+    def _trained(self, jobs: Iterator[Job | None], stopped: Callable[[], bool]) -> Iterator[tuple[Job, TrainingResult]]:
+        """Yield jobs as they are done: side by side in workers, else one after the other in this process."""
         if self._pool is not None:
             yield from self._pool.stream(jobs, _failed, stopped)
             return
         while not stopped() and (job := next(jobs)) is not None:
             yield job, self._trainer.run(job)
 
-    def _learn(self, job: Job, trained: Trained) -> None:
-        """Take in what a training took."""
-        self._worked.update(trained.seconds)
+    def _learn(self, job: Job, trained: TrainingResult) -> None:
+        """Record how long a training took."""
+        self._worker_seconds.update(trained.seconds)
         if trained.error is None:
             epochs = job.trial.fidelity * job.recipe.epochs
             self._cost.add(job.trial.architecture, trained.train_seconds / epochs)
@@ -260,14 +260,14 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
         )
 
 
-def may_be_mended(trained: Trained | Measurement) -> bool:
-    """Return whether a fresh process might do better: out of memory, or a device or library in a bad state."""
+def worth_retrying(trained: TrainingResult | Measurement) -> bool:
+    """Return whether a retry in a fresh process might succeed: after any error but divergence or a timeout."""
     return trained.error is not None and not trained.error.startswith((DIVERGED, TIMEOUT))
 
 
-def _failed(_: Job, reason: str, seconds: float) -> Trained:
-    return Trained(None, reason, seconds, {})
+def _failed(_: Job, reason: str, seconds: float) -> TrainingResult:
+    return TrainingResult(None, reason, seconds, {})
 
 
-def _measurement(trained: Trained) -> Measurement:
+def _measurement(trained: TrainingResult) -> Measurement:
     return Measurement(trained.score, trained.error, trained.train_seconds, trained.metrics, trained.curve)

@@ -1,4 +1,4 @@
-"""Files of JSON lines that survive a kill, and the journal of a search: a line an evaluation, so it can be replayed."""
+"""Files of JSON lines that survive a kill, and the journal of a search, which has a line for each evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCK = 1 << 20  # bytes that are looked at together for the end of the last li
 
 
 class JSONLines(ABC):
-    """An open file of JSON lines that are only ever appended, held by one process at a time.
+    """Appends JSON lines to a file that one process holds at a time.
 
     Its first line says whose it is: the format, the configuration that led to it, and what else is to be known of its
     origin. Every other line is one entry. A last line without its end (the process was killed while writing it) is cut
@@ -31,13 +31,13 @@ class JSONLines(ABC):
     Args:
         path: the file, made where missing.
         config: the configuration, plain JSON values.
-        about: what a new file is to say of its origin beside, plain JSON values.
+        about: further information on its origin for a new file's header, plain JSON values.
 
     Attributes:
         header: the first line.
         torn: whether a line without its end was cut off.
-        user: what holds such a file, in a word.
-        remedy: what to do where the file is not to be used.
+        user: name of what holds such a file, for messages.
+        remedy: advice in messages for a file that cannot be used.
 
     Raises:
         InputError: a file of another configuration, in use, damaged, or one that cannot be written.
@@ -65,16 +65,16 @@ class JSONLines(ABC):
     @property
     @abstractmethod
     def place(self) -> str:
-        """What the user knows it by: an option's name and value."""
+        """Return the option's name and value by which the user knows the file."""
 
     @staticmethod
     @abstractmethod
     def is_whole(entry: Mapping[str, Any], number: int) -> bool:
-        """Return whether a line says all that an entry of this number, from 1, has to."""
+        """Return whether a line holds everything that an entry with this number, from 1, must have."""
 
     @classmethod
     def read(cls, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Return header and entries of a file that is left as it is, without a last line that has no end.
+        """Return header and entries of a file without changing it; an incomplete last line is left out.
 
         Raises:
             InputError: it is damaged, or cannot be read.
@@ -85,16 +85,16 @@ class JSONLines(ABC):
         return lines[0], lines[1:]
 
     def __len__(self) -> int:
-        """Return the number of entries that were there when it was opened."""
+        """Return the number of entries in the file when it was opened."""
         return self._count
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield the entries that were there when it was opened, read as they are asked for."""
+        """Yield the entries in the file when it was opened, read on demand."""
         return islice(self._lines(self.path), 1, self._count + 1)
 
     @classmethod
     def _lines(cls, path: Path) -> Iterator[dict[str, Any]]:
-        """Yield the header, then the entries, each checked when it is read, up to a line without its end."""
+        """Yield the header, then the entries, checked one by one, up to an incomplete last line."""
         with open_file(path) as file:
             for number, line in enumerate(file):
                 if not line.endswith(b"\n"):
@@ -118,7 +118,7 @@ class JSONLines(ABC):
             raise InputError(f"{self.place} cannot be locked: {error.strerror}") from error
 
     def _mend(self) -> None:
-        """Cut off a last line without its end."""
+        """Truncate an incomplete last line."""
         size = whole = os.fstat(self._file.fileno()).st_size
         end = 0
         while whole and not end:
@@ -130,7 +130,7 @@ class JSONLines(ABC):
             self.torn = True
 
     def _check(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the header, None of an empty file; raise InputError where it, or an entry, is not as it has to be."""
+        """Return the header, None if the file is empty; raise InputError if it, or an entry, is invalid."""
         lines = self._lines(self.path)
         header = next(lines, None)
         if header is not None:
@@ -163,7 +163,7 @@ class JSONLines(ABC):
             )
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Append one line, whole or not at all.
+        """Append one line completely or not at all.
 
         Raises:
             InputError: the disk is full, or gone.
@@ -177,7 +177,7 @@ class JSONLines(ABC):
             raise InputError(f"{self.path} cannot be written: the disk is full")
 
     def restore(self) -> None:
-        """Write the file again where somebody deleted it.
+        """Write the file again if it was deleted.
 
         Raises:
             InputError: it cannot be written any more, or another program has begun one in its place.
@@ -186,7 +186,7 @@ class JSONLines(ABC):
             self._file = open_again(self._file, self.path, self._lock)
 
     def sync(self) -> None:
-        """Return when everything appended is on the disk.
+        """Sync everything appended to the disk.
 
         Raises:
             InputError: the disk is full, or gone.
@@ -195,41 +195,41 @@ class JSONLines(ABC):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
 class Journal(JSONLines):
-    """The journal of a search: every entry is one distinct evaluation. See `JSONLines` for arguments and errors."""
+    """Records every distinct evaluation of a search as one entry. See `JSONLines` for arguments and errors."""
 
     user = "search"
     remedy = "give another run_dir"
 
     @property
     def place(self) -> str:
-        """The run directory."""
+        """Return the run directory."""
         return f"run_dir {self.path.parent}"
 
     @property
     def made_with(self) -> dict[str, str]:
-        """Versions and hardware with which it was begun, as `provenance` has them."""
+        """Return the versions and hardware with which the search was begun, as `provenance` returns them."""
         made_with: dict[str, str] = self.header.get("made_with", {})
         return made_with
 
     @property
     def started(self) -> float:
-        """When it was begun, in seconds since 1970."""
+        """Return when the search was begun, in seconds since 1970."""
         return float(self.header.get("started", time.time()))
 
     @property
     def slots(self) -> int | None:
-        """How many networks an asynchronous search began with in flight; None where the journal does not say."""
+        """Return how many trials an asynchronous search had in flight at first; None if the journal does not say."""
         slots: int | None = self.header.get("slots")
         return slots
 
     @staticmethod
     def is_whole(entry: Mapping[str, Any], number: int) -> bool:
-        """Return whether a line says all that a replay needs of its evaluation."""
+        """Return whether a line holds everything that a replay needs of its evaluation."""
         try:
             trial, _ = Trial.from_json(entry), Measurement.from_json(entry)
             numbers = [float(entry[name]) for name in ("reward", "seconds", "proposal", "cached")]
@@ -248,7 +248,7 @@ class Journal(JSONLines):
             text: the architecture in words.
             seconds: since the search's start.
             by: who asked for it: the agent, or the layer of that name.
-            slots: how many networks an asynchronous search has in flight from now on; None for as many as before.
+            slots: how many trials an asynchronous search has in flight from now on; None for as many as before.
         """
         self.write(
             {

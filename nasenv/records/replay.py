@@ -1,4 +1,4 @@
-"""A search made again on its run directory answers from its journal, and sees to it that the agent repeats itself."""
+"""Replay: a search that is started again is answered from its journal, and its agent must propose the same."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _AFRESH = "--resume continue keeps every measurement and lets the agent start af
 
 
 @dataclass(frozen=True)
-class Course:
-    """What decides, beside the seed, which way an asynchronous search goes.
+class CompletionOrder:
+    """Holds the order of answers and the slots that, beside the seed, determine an asynchronous search.
 
     Args:
-        slots: number of networks in flight at once, to begin with.
-        architectures: what was answered, in order.
+        slots: number of trials in flight at once, to begin with.
+        architectures: the architectures in the order of their answers.
         changes: the number of slots from then on, by the number, from 1, of the evaluation that was answered then.
     """
 
@@ -32,14 +32,14 @@ class Course:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return the course of the search whose journal this is; raise InputError where that is damaged."""
+        """Return the completion order of the search with this journal; raise InputError if the journal is damaged."""
         header, entries = Journal.read(path)
         changes = {entry["evaluation"]: entry["slots"] for entry in entries if entry.get("slots") is not None}
         return cls(header.get("slots"), [tuple(entry["architecture"]) for entry in entries], changes)
 
 
 class Replay:
-    """What a journal still has to answer, read from it as it is asked for.
+    """Answers proposals from a journal, read on demand.
 
     Args:
         journal: as it was opened.
@@ -48,7 +48,7 @@ class Replay:
 
     Attributes:
         seconds: when the last evaluation that was answered was journaled, since the search's start.
-        slots: what the last evaluation that was answered says of the slots from then on; None for as many as before.
+        slots: slots from the last answered evaluation on; None if their number did not change.
     """
 
     def __init__(self, journal: Journal, space: SearchSpace, pay: Callable[[Measurement], float]) -> None:
@@ -62,12 +62,12 @@ class Replay:
         return self._left
 
     def proposals(self) -> Iterator[tuple[Architecture, float, str]]:
-        """Yield architecture, fidelity and who asked for it, of the whole journal, in order."""
+        """Yield the architecture, fidelity and asker of each entry of the whole journal, in order."""
         for entry in self._journal.entries():
             yield tuple(entry["architecture"]), entry["fidelity"], entry["by"]
 
     def check_used_up(self, evaluations: int) -> None:
-        """Raise InputError where an agent ended before the journal's end, after so many evaluations."""
+        """Raise InputError if the agent ended, after so many evaluations, before the end of the journal."""
         if self._left:
             raise InputError(
                 f"{self._where}: the agent does not repeat what the journal holds: it ended after "
@@ -76,12 +76,12 @@ class Replay:
             )
 
     def awaited(self) -> Architecture:
-        """Return the architecture of the next entry, which an asynchronous search has in flight; one must be left."""
+        """Return the architecture of the next entry, which there must be."""
         self._awaited = self._awaited or next(self._entries)
         return tuple(self._awaited["architecture"])
 
     def answer(self, architecture: Architecture, fidelity: float, by: str = "agent") -> Finding:
-        """Return what the next entry says of an architecture.
+        """Return the finding of the next entry, which must be of this architecture.
 
         Raises:
             InputError: the entry is of another trial, or of another asker, or the objective pays otherwise now.
@@ -111,7 +111,7 @@ class Replay:
         return f"{text}{at}" if by == "agent" else f"{text}{at}, asked for by {by}"
 
     def _cause(self) -> str:
-        """Return what may make an agent propose something else, in words."""
+        """Return as text what may make an agent propose something else."""
         other = differences(self._journal.made_with, provenance())
         if other:
             return f"what may cause it: {', '.join(other)}"

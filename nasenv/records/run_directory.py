@@ -1,4 +1,4 @@
-"""The folder of one search: what it leaves as it goes, and goes on from when it is started again."""
+"""The directory of one search: the files that it writes, and from which it is resumed."""
 
 from __future__ import annotations
 
@@ -20,29 +20,28 @@ from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.records.trials import TrialLog
 from nasenv.trial import Measurement, Trial
 
-JOURNAL, TRIALS, CONFIG, TIMES = "journal.jsonl", "trials.jsonl", "config.yaml", "times.json"
+JOURNAL, TRIALS, CONFIG, TIMING = "journal.jsonl", "trials.jsonl", "config.yaml", "timing.json"
 
 
 class RunDirectory:
-    """Configuration, journal, trials and TensorBoard of a search, held by it alone.
+    """Holds configuration, journal, trials and TensorBoard of one search, which locks the directory.
 
     Args:
         path: the folder, made where missing.
         config: the configuration, for those who read it.
-        identity: what the search follows from; a folder of another one is refused.
-        slots: how many networks an asynchronous search has in flight at once, for a new journal to say.
+        identity: identity of the search; a folder of another one is refused.
+        slots: how many trials an asynchronous search has in flight at once, for a new journal to say.
         trains: whether measurements cost trainings, each of which is then kept the moment it ends.
-        afresh: whether an agent that does not repeat itself begins anew: the older journal is set aside, and what was
-            measured for it is known.
+        afresh: whether the agent starts afresh: the older journal is set aside, and its measurements are reused.
         clock: the search's time, in seconds since it was begun.
-        metric: what the scores are, for tags.
+        metric: metric of the scores, for tags.
 
     Attributes:
         journal: the evaluations, in order.
         trials: the trainings, as they ended; None where measurements cost none.
         record: TensorBoard.
         set_aside: measurements of the journals set aside, by trial: known, and free.
-        notices: what a user is to know of it, a line each.
+        notices: messages for the user, a line each.
 
     Raises:
         InputError: it is of another configuration, in use, damaged, or cannot be written.
@@ -88,27 +87,27 @@ class RunDirectory:
         if other and len(self.journal):
             yield f"the search was begun with {', '.join(other)}"
 
-    def leave_times(self, seconds: Mapping[str, float], slots: int) -> None:
-        """Write where the time of a start went, by part, on so many slots."""
+    def write_timing(self, seconds: Mapping[str, float], slots: int) -> None:
+        """Write the time of this start by part, and the number of slots, to ``timing.json``."""
         parts = {part: round(spent, 3) for part, spent in seconds.items()}
-        write_whole(self.path / TIMES, json.dumps({"slots": slots, "seconds": parts}, indent=1) + "\n")
+        write_whole(self.path / TIMING, json.dumps({"slots": slots, "seconds": parts}, indent=1) + "\n")
 
     def restore(self) -> None:
-        """Write again what somebody deleted in the course of the search."""
+        """Write files again that were deleted during the search."""
         for part in (self.journal, self.trials):
             if part is not None:
                 part.restore()
         write_whole(self.path / CONFIG, self._text)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for part in (self.journal, self.trials, self.record):
             if part is not None:
                 part.close()
 
 
 def _set_aside(path: Path, identity: Mapping[str, Any]) -> None:
-    """Rename journal and trials, where there are any, to the next number that is free."""
+    """Rename journal and trials, if there are any, to the next free number."""
     if not (path / JOURNAL).exists():
         return
     number = 1
@@ -125,7 +124,7 @@ def _numbered(name: str, number: int | str) -> str:
 
 
 def _measured(path: Path, identity: Mapping[str, Any]) -> Iterator[tuple[Trial, Measurement]]:
-    """Yield what the journals and trials that were set aside say of a search's trials."""
+    """Yield the trials and measurements in the journals and trial logs that were set aside."""
     for old in sorted(path.glob(_numbered(JOURNAL, "[0-9]*"))):
         with closing(Journal(old, identity)) as journal:
             yield from ((Trial.from_json(entry), Measurement.from_json(entry)) for entry in journal.entries())

@@ -1,4 +1,4 @@
-"""Every training of a search, on the disk the moment it ends."""
+"""The log of a search's trainings: each is on the disk the moment it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasenv.trial import Measurement, Trial
 
 
 class TrialLog(JSONLines):
-    """The trials that have ended: an entry is one of them with its measurement, in the order in which they ended.
+    """Records each trial that has ended with its measurement, in the order in which they ended.
 
     A journal is written in the order of proposals, when a batch is over; what had been done of a batch that was
     interrupted is found here. See `JSONLines` for arguments and errors.
@@ -30,12 +30,12 @@ class TrialLog(JSONLines):
 
     @property
     def place(self) -> str:
-        """The file itself."""
+        """Return the path of the file."""
         return str(self.path)
 
     @staticmethod
     def is_whole(entry: Mapping[str, Any], number: int) -> bool:
-        """Return whether a line is a trial and its measurement."""
+        """Return whether a line holds a trial and its measurement."""
         try:
             Trial.from_json(entry), Measurement.from_json(entry)
         except (KeyError, TypeError, ValueError):
@@ -43,27 +43,27 @@ class TrialLog(JSONLines):
         return True
 
     def add(self, trial: Trial, measurement: Measurement) -> None:
-        """Keep a measurement, and return when it is on the disk."""
+        """Append a measurement and sync it to the disk."""
         self.write({**trial.to_json(), **measurement.to_json()})
         self.sync()
         self.measurements[trial] = measurement
 
 
-def measured(
+def measure_trials(
     evaluator: Evaluator,
     trials: Iterable[Trial],
     log: TrialLog | None = None,
     stopped: Callable[[], bool] = never,
     keep: Mapping[Trial, Path] = MappingProxyType({}),
 ) -> dict[Trial, Measurement]:
-    """Return the measurement of each trial; the log's are not made again, the others are logged as they end.
+    """Return the measurement of each trial, from the log if it is there; new ones are logged as they end.
 
     Args:
         evaluator: measures.
-        trials: what is asked for.
-        log: where measurements are kept; None keeps none.
+        trials: the trials.
+        log: log of measurements; None for none.
         stopped: no further trial is begun once it returns True.
-        keep: where the trained weights of some of the trials are written.
+        keep: files for the trained weights of some of the trials.
 
     Raises:
         SearchStopped: it was stopped before all were done; the log has those that were.

@@ -1,1 +1,1 @@
-"""What comes out of a search."""
+"""The results of a search."""

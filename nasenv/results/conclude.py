@@ -1,4 +1,4 @@
-"""The end of a search: its best designs are trained for longer, the winner is tested, and leaves as files."""
+"""Concludes a search: trains its best architectures for longer, tests the winner, and writes its files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import nn
 
-from nasenv.deployment.export import built, save_model
+from nasenv.deployment.export import build_trained, save_model
 from nasenv.errors import InputError, SearchStopped
 from nasenv.files import write_whole
 from nasenv.objectives import Rewards
-from nasenv.records.trials import measured
+from nasenv.records.trials import measure_trials
 from nasenv.results.result import RESULT, Contender, Result, mean, table
 from nasenv.search.search import Search
 from nasenv.training.trainer import read_weights
@@ -24,25 +24,26 @@ _NETWORKS = "networks"  # the winner's, of each seed, until the run is finished
 
 
 def conclude(search: Search) -> Result:
-    """Choose and test the winner of a finished search, and write it into the run directory, if there is one.
+    """Choose and test the winner of a finished search; write the result into the run directory, if there is one.
 
-    The best designs by reward (``budget.finalists``; of those that are the same network, one) are trained
+    The best architectures by reward (``budget.finalists``; of those that are the same network, one) are trained
     ``budget.final_seeds`` times for the evaluator's final length on the training split; the best mean reward wins. Then
     the winner, and what it is held against, are trained on training + validation data and tested: test data have no
     part in any choice. What had been trained when the search was interrupted here is not trained again.
 
     Raises:
-        InputError: no design was measured, or none could be trained to the end.
+        InputError: no architecture was measured, or none could be trained to the end.
         SearchStopped: the search was stopped, before its end or here.
     """
     if search.stopped is not None:
         raise SearchStopped(search.stopped)
     finalists, rivals = _finalists(search), _rivals(search)
-    designs = list(dict.fromkeys([*finalists, *rivals.values()]))
-    confirmed = _confirmed(search, designs)
+    architectures = list(dict.fromkeys([*finalists, *rivals.values()]))
+    confirmed = _confirmed(search, architectures)
     trained = [a for a in finalists if any(m.error is None for m in confirmed[a])]
     if not trained:
-        raise InputError(f"every final training failed, the best design's with: {confirmed[finalists[0]][0].error}")
+        error = confirmed[finalists[0]][0].error
+        raise InputError(f"every final training failed, the best architecture's with: {error}")
     rewards = _mean_rewards(search, {a: confirmed[a] for a in finalists})
     winner = max(trained, key=rewards.__getitem__)
     roles = {"winner": winner, **rivals}
@@ -78,29 +79,29 @@ def conclude(search: Search) -> Result:
 
 
 def _confirmed(search: Search, architectures: Sequence[Architecture]) -> dict[Architecture, list[Measurement]]:
-    """Return, of each architecture, the final training on the training split of each seed."""
+    """Return, for each architecture, its final trainings on the training split, one for each seed."""
     return _measured(search, "confirm", architectures, None)
 
 
 def _tested(
     search: Search, architectures: Sequence[Architecture], winner: Architecture
 ) -> dict[Architecture, list[Measurement]]:
-    """Return, of each architecture, the final training on training + validation data, and its test, of each seed."""
+    """Return, for each architecture, its final trainings on training + validation data, tested, one for each seed."""
     return _measured(search, "test", architectures, winner)
 
 
 def _measured(
     search: Search, purpose: Purpose, architectures: Sequence[Architecture], kept: Architecture | None
 ) -> dict[Architecture, list[Measurement]]:
-    """Return the final trainings of each architecture, one a seed; weights of one of them are kept."""
+    """Return the final trainings of each architecture, one for each seed; weights of ``kept`` are stored."""
     trials = [Trial(a, 1.0, purpose, seed) for a in architectures for seed in range(search.budget.final_seeds)]
     keep = {t: path for t in trials if t.architecture == kept and (path := _weights_path(search, t)) is not None}
-    found = measured(search.evaluator, trials, search.trials, search.is_stopped, keep)
+    found = measure_trials(search.evaluator, trials, search.trials, search.is_stopped, keep)
     return {a: [found[trial] for trial in trials if trial.architecture == a] for a in architectures}
 
 
 def _weights_path(search: Search, trial: Trial) -> Path | None:
-    """Return where a network's weights are kept until the run is finished; None without a run directory."""
+    """Return where a network's weights are stored until the run is finished; None without a run directory."""
     if search.run_dir is None:
         return None
     folder = search.run_dir / _NETWORKS
@@ -109,31 +110,31 @@ def _weights_path(search: Search, trial: Trial) -> Path | None:
 
 
 def _network(search: Search, trial: Trial) -> nn.Module | None:
-    """Return a trained network; None where the evaluator has none, or there is no run directory."""
+    """Return a trained network; None if the evaluator has none, or there is no run directory."""
     path = _weights_path(search, trial)
     if path is None or search.evaluator.dataset is None:
         return None
     if not path.exists():  # its file was deleted between two starts
-        measured(search.evaluator, [trial], None, search.is_stopped, {trial: path})
+        measure_trials(search.evaluator, [trial], None, search.is_stopped, {trial: path})
     try:
-        return built(search.space, trial.architecture, read_weights(path))
+        return build_trained(search.space, trial.architecture, read_weights(path))
     except (InputError, RuntimeError) as error:
         raise InputError(f"{path} is damaged; delete it, and the line of its training in trials.jsonl") from error
 
 
 def _finalists(search: Search) -> list[Architecture]:
-    """Return the best designs, each as the network that was measured for it, without repeats."""
+    """Return the best architectures as their representatives, without duplicates."""
     history = search.history
     ranked = (search.evaluator.representative(o.architecture) for o in history.top(len(history)))
     finalists = list(dict.fromkeys(ranked))[: search.budget.finalists]
     if not finalists:
         first = f"; the first failed with: {history[0].measurement.error}" if len(history) else f": {search.ended}"
-        raise InputError(f"no design could be evaluated{first}")
+        raise InputError(f"no architecture could be evaluated{first}")
     return finalists
 
 
 def _rivals(search: Search) -> dict[str, Architecture]:
-    """Return what the winner is held against, by role."""
+    """Return the architectures that the winner is compared with, by role."""
     rivals: dict[str, Architecture] = {}
     reference = search.space.reference()
     if reference is not None:
@@ -141,11 +142,11 @@ def _rivals(search: Search) -> dict[str, Architecture]:
     early = [o for o in search.history[:_EARLY] if o.measurement.error is None]
     if early:
         rivals[f"best of the first {len(search.history[:_EARLY])}"] = max(early, key=lambda o: o.reward).architecture
-    return {role: search.evaluator.representative(design) for role, design in rivals.items()}
+    return {role: search.evaluator.representative(architecture) for role, architecture in rivals.items()}
 
 
 def _mean_rewards(search: Search, confirmed: Mapping[Architecture, Sequence[Measurement]]) -> dict[Architecture, float]:
-    """Return the mean reward of each finalist's final trainings; one that failed is paid less than all that did not."""
+    """Return the mean reward of each finalist's final trainings; failures get less than all successes."""
     rewards = Rewards(search.objective, search.space.task.lowest_score)
     for measurement in (m for row in confirmed.values() for m in row if m.error is None):
         rewards.pay(measurement)
@@ -193,5 +194,5 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
 
 
 def clear(run_dir: Path) -> None:
-    """Delete what a finished run needs no more: the winner's networks of each seed."""
+    """Delete the winner's networks of each seed, which a finished run does not need."""
     shutil.rmtree(run_dir / _NETWORKS, ignore_errors=True)

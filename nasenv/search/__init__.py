@@ -1,1 +1,1 @@
-"""One run of one agent on one problem."""
+"""A search runs one agent on one problem."""

@@ -1,4 +1,4 @@
-"""An asynchronous search: the proposals in flight, and which of them is answered next."""
+"""Asynchronous searches: the proposals in flight, and which of them is answered next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import count
 from typing import NamedTuple
 
 from nasenv.errors import AgentError
-from nasenv.records.replay import Course, Replay
+from nasenv.records.replay import CompletionOrder, Replay
 from nasenv.search.history import History, Proposals
 from nasenv.search.index import Architectures
 from nasenv.search.pending import PendingTrials
@@ -16,14 +16,14 @@ from nasenv.trial import Architecture, Finding, Trial
 
 
 class _Proposal(NamedTuple):
-    """A proposal in flight, and the trial that measures it."""
+    """Holds a proposal in flight, and the trial that measures it."""
 
     architecture: Architecture
     trial: Trial
 
 
 class InFlight:
-    """Proposals that wait for their answers, the oldest first.
+    """Holds the proposals that wait for their answers, the oldest first.
 
     There is room for another while fewer trials than ``slots`` are in flight. Proposals of one trial take one slot
     together; as an agent might propose the same for ever, there are no more than two proposals a slot. What an answer
@@ -55,22 +55,22 @@ class InFlight:
 
     @property
     def oldest(self) -> Architecture:
-        """The architecture proposed first; there must be one."""
+        """Return the architecture proposed first; there must be one."""
         return next(iter(self))
 
     @property
     def oldest_repeat(self) -> Architecture | None:
-        """Of the architectures that the search has had answered before, the one proposed first."""
+        """Return, of the architectures that were answered before, the one proposed first; None if there is none."""
         return self._oldest(self._repeats)
 
     @property
     def oldest_known(self) -> Architecture | None:
-        """Of the architectures whose trial is known, the one proposed first."""
+        """Return, of the architectures whose trial is measured, the one proposed first; None if there is none."""
         return self._oldest(self._known)
 
     @property
     def has_room(self) -> bool:
-        """Whether the agent is to be asked for another."""
+        """Return whether the agent is to be asked for another proposal."""
         return len(self._by_trial) < self.slots and len(self) < 2 * self.slots
 
     def trial(self, architecture: Architecture) -> Trial:
@@ -78,7 +78,7 @@ class InFlight:
         return self._proposals[self._by_architecture[architecture][0]].trial
 
     def add(self, architecture: Architecture, repeat: bool) -> None:
-        """Take in a proposal, which may be of an architecture that was answered before."""
+        """Add a proposal; ``repeat`` says that its architecture was answered before."""
         number, trial = next(self._numbers), self._trial_of(architecture)
         self._proposals[number] = _Proposal(architecture, trial)
         self._by_architecture.setdefault(architecture, []).append(number)
@@ -93,7 +93,7 @@ class InFlight:
         propose: Callable[[Architectures], Proposals],
         is_payable: Callable[[InFlight], bool],
     ) -> None:
-        """Ask for proposals as long as there is room for another and the budget reaches for it.
+        """Ask for proposals while there is room and the budget suffices.
 
         Args:
             ask: returns one architecture; none where the agent waits for an answer first.
@@ -109,11 +109,11 @@ class InFlight:
                 return
             proposals = propose(proposed)
             if len(proposals) > 1:
-                raise AgentError(f"proposed {len(proposals)} designs, was asked for one")
+                raise AgentError(f"proposed {len(proposals)} architectures, was asked for one")
             self.add(proposals[0], repeat=not proposals.new)
 
     def remove(self, architecture: Architecture) -> None:
-        """Let go of the oldest proposal of an architecture: it is answered, so that the others are repeats."""
+        """Remove the oldest proposal of an architecture once it is answered; its others become repeats."""
         number = self._by_architecture[architecture][0]
         trial = self._proposals.pop(number).trial
         _drop(self._by_architecture, architecture, number)
@@ -122,18 +122,18 @@ class InFlight:
             heappush(self._repeats, other)
 
     def new_trials(self) -> list[Trial]:
-        """Return the trials of the proposals in flight that were added since this was called before."""
+        """Return the trials of proposals in flight that were added since the last call."""
         new, self._new = self._new, []
         return [self._proposals[number].trial for number in new if number in self._proposals]
 
     def set_known(self, trials: Iterable[Trial]) -> None:
-        """Note that trials are known, of which some may be in flight."""
+        """Note that trials are measured, some of which may be in flight."""
         for trial in trials:
             for number in self._by_trial.get(trial, ()):
                 heappush(self._known, number)
 
     def _oldest(self, numbers: list[int]) -> Architecture | None:
-        """Return the architecture of the least of a heap of numbers that is in flight."""
+        """Return the architecture of the smallest number in a heap that is still in flight."""
         while numbers and numbers[0] not in self._proposals:
             heappop(numbers)
         return self._proposals[numbers[0]].architecture if numbers else None
@@ -147,11 +147,11 @@ def _drop(numbers: dict[Architecture, list[int]] | dict[Trial, list[int]], key: 
 
 
 class Next(NamedTuple):
-    """What is answered next.
+    """Describes the proposal that is answered next.
 
     Args:
-        architecture: of a proposal in flight.
-        findings: what was found of it; none for a repeat.
+        architecture: architecture of a proposal in flight.
+        findings: its finding; none for a repeat.
         replayed: whether the journal has it already.
         slots: how many trials are to be in flight from then on; None for as many as before.
     """
@@ -163,19 +163,19 @@ class Next(NamedTuple):
 
 
 class NextAnswer:
-    """Finds among the proposals in flight the one that is answered next.
+    """Selects, among the proposals in flight, the one that is answered next.
 
-    A repeat is answered at once. Else, while there is a journal to replay, it is the one that was answered then; after
-    that the one that a course says, where one is to be followed and has it in flight; else the first whose trial is
-    known, the oldest first. In the same way, how many are in flight from then on is what journal or course say, and
-    after them what the evaluator works on at once by then.
+    A repeat is answered at once. Otherwise, while there is a journal to replay, it is the proposal that was answered
+    then; after that, the one that a completion order names, if that is in flight; else the oldest whose trial is
+    measured. Likewise, the number in flight from then on comes from the journal or the completion order, and after them
+    from the evaluator's slots at that time.
 
     Args:
         in_flight: the proposals.
-        history: what the search has seen.
+        history: the search's history.
         trials: find out what proposals are worth; begun when there is nothing to replay any more.
-        replay: what a journal still has to answer; None where there is none.
-        course: which order to keep.
+        replay: answers from the journal; None if there is no journal.
+        order: the order of answers to follow.
         slots: returns how many trials the evaluator works on at once now.
         stopped: whether to give up.
     """
@@ -186,15 +186,15 @@ class NextAnswer:
         history: History,
         trials: PendingTrials,
         replay: Replay | None,
-        course: Course,
+        order: CompletionOrder,
         slots: Callable[[], int],
         stopped: Callable[[], bool],
     ) -> None:
         self._in_flight, self._history, self._trials = in_flight, history, trials
-        self._replay, self._course, self._slots, self._stopped = replay, course, slots, stopped
+        self._replay, self._order, self._slots, self._stopped = replay, order, slots, stopped
 
     def find(self) -> Next | None:
-        """Return it when it can be answered; None where the search is stopped before.
+        """Return the next proposal once it can be answered; None if the search is stopped before.
 
         Raises:
             InputError: the agent does not repeat what the journal holds, or a fault of the machine.
@@ -221,16 +221,16 @@ class NextAnswer:
         return Next(architecture, [self._trials.learn(architecture, 1.0, finding)], True, replay.slots)
 
     def _changed_slots(self) -> int | None:
-        """Return how many slots there are from the next evaluation on; None for as many as before."""
+        """Return the number of slots from the next evaluation on; None if it does not change."""
         evaluation = len(self._history) + 1
-        if evaluation <= len(self._course.architectures):
-            return self._course.changes.get(evaluation)
+        if evaluation <= len(self._order.architectures):
+            return self._order.changes.get(evaluation)
         return now if (now := self._slots()) != self._in_flight.slots else None
 
     def _ready(self) -> Architecture | None:
-        """Return the architecture that is to be answered; None while it, or all, are not known."""
-        evaluation, course = len(self._history), self._course.architectures
-        if evaluation < len(course) and course[evaluation] in self._in_flight:
-            architecture = course[evaluation]
+        """Return the architecture to be answered next; None while it is not measured."""
+        evaluation, order = len(self._history), self._order.architectures
+        if evaluation < len(order) and order[evaluation] in self._in_flight:
+            architecture = order[evaluation]
             return architecture if self._trials.is_known(self._in_flight.trial(architecture)) else None
         return self._in_flight.oldest_known

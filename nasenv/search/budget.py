@@ -1,4 +1,4 @@
-"""When a search is over."""
+"""A budget decides when a search is over."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _LIMITS = ("evaluations", "charged_seconds", "wall_seconds", "target_reward")
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search is over, and what is spent on its end.
+    """Defines when a search is over, and how many final trainings follow it.
 
     Args:
         evaluations: full trainings' worth that may be spent: a distinct architecture costs its fidelity, 1 for a full
             training; None is no limit.
-        charged_seconds: training time that may be charged: what each distinct design's training took, also where a
-            cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
+        charged_seconds: training time that may be charged: what each distinct architecture's training took, also where
+            a cache or a table made it free. The search ends with the evaluation that reaches it; None is no limit.
         wall_seconds: wall time after which a start of the search stops early, as Ctrl-C does: what is measured is kept,
             and the same search, started again, goes on; None is no limit.
-        charge_repeats: whether a design proposed again is charged again, as an evaluation and in seconds, as the
+        charge_repeats: whether an architecture proposed again is charged again, as an evaluation and in seconds, as the
             protocols of most tabular benchmarks do; else repeats are free.
         target_reward: reward at which the search has found enough, and ends with the proposals that are being answered;
             None goes on.
         repeats_per_evaluation: free repeats for each evaluation of the budget, after which the agent is taken to have
-            collapsed onto a few designs, and the search ends.
-        finalists: number of best designs that are trained again, for longer, to choose the winner.
+            collapsed onto a few architectures, and the search ends.
+        finalists: number of best architectures that are trained again, for longer, to choose the winner.
         final_seeds: number of times that each of them is.
 
     Raises:
@@ -64,23 +64,23 @@ class Budget:
         flag("budget.charge_repeats", self.charge_repeats)
 
     def identity(self) -> dict[str, Any]:
-        """Return the arguments that change what comes out of a search."""
+        """Return the arguments that change the results of a search."""
         return {name: value for name, value in asdict(self).items() if name != "wall_seconds"}
 
     @property
     def is_limited(self) -> bool:
-        """Whether it sets any limit, beside that to repeats."""
+        """Return whether it sets any limit, apart from that on repeats."""
         return any(getattr(self, name) is not None for name in _LIMITS)
 
     def remaining(self, history: History) -> float | None:
-        """Return the full trainings' worth that is left, not below 0; None where there is no limit to them."""
+        """Return the full trainings left, 0 or more; None if there is no limit."""
         if self.evaluations is None:
             return None
         left = max(0.0, self.evaluations - history.spent)
         return left if left > _ROUNDING else 0.0
 
     def payable(self, proposals: Proposals, history: History) -> Proposals:
-        """Return the proposals before the first for which there is no evaluation left."""
+        """Return the proposals before the first that the budget of evaluations cannot pay."""
         left = self.remaining(history)
         most = proposals.n if self.charge_repeats else len(proposals.new)
         if left is None or left >= most * proposals.fidelity:
@@ -89,12 +89,12 @@ class Budget:
         return proposals.first(n) if self.charge_repeats else proposals.before_new(n)
 
     def within_seconds(self, proposals: Proposals, found: Sequence[Finding], history: History) -> Proposals | None:
-        """Return the proposals up to and with the one that uses the charged seconds up; None where none does.
+        """Return the proposals up to the one that uses up the charged seconds; None if none does.
 
         Args:
-            proposals: in order.
-            found: what was found of the first of those that are new, in order.
-            history: what was spent.
+            proposals: the proposals.
+            found: findings of the first new ones, in order.
+            history: the search's history.
         """
         if self.charged_seconds is None:
             return None
@@ -112,11 +112,11 @@ class Budget:
         return None
 
     def pays_for_another(self, in_flight: Collection[Architecture], history: History, size: int | None) -> bool:
-        """Return whether an evaluation is left beside those in flight, and an architecture to be new.
+        """Return whether budget and space have room for an evaluation beside those in flight.
 
         Args:
             in_flight: the proposals that are not answered, at full fidelity.
-            history: what was spent.
+            history: the search's history.
             size: number of architectures of the space; None where it is not known.
         """
         left, evaluated, most = self.remaining(history), history.full_evaluations, len(in_flight)
@@ -128,7 +128,7 @@ class Budget:
         return paid + 1 <= left and (size is None or evaluated + new < size)
 
     def reached(self, history: History) -> str | None:
-        """Return which of its limits a search has come to, None where it has come to none."""
+        """Return as text which limit a search has reached; None if none."""
         if self.remaining(history) == 0:
             return self.used_up()
         if self.charged_seconds is not None and history.charged_seconds >= self.charged_seconds:
@@ -139,12 +139,12 @@ class Budget:
         return None
 
     def used_up(self) -> str:
-        """Return that no evaluation is left, in words."""
+        """Return as text that no evaluation is left."""
         what = "proposal" if self.charge_repeats else "evaluation"
         return f"the budget of {counted(self.evaluations or 0, what)} is used up"
 
     def exhausted(self, history: History) -> str | None:
-        """Return why a search that has come so far is over, None where it is not: a limit, or an agent collapsed."""
+        """Return as text why a search is over, a limit or a collapsed agent; None if it is not over."""
         limit = self.reached(history)
         if limit is None and history.repeats >= self.repeats_per_evaluation * (
             self.evaluations or max(1, history.evaluations)

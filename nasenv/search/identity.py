@@ -1,4 +1,4 @@
-"""What a search is made of, as JSON: for those who read it or start it again, and what a journal belongs to."""
+"""The configuration of a search as JSON, and the identity that its journal must have."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from nasenv.configuration import import_path
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective
 from nasenv.search.budget import Budget
-from nasenv.search.layer import Runs
+from nasenv.search.layer import AgentLike
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture
 
 
 @dataclass(frozen=True)
 class SearchParts:
-    """The parts of a search, as `Search` takes them."""
+    """Holds the parts of a search, as `Search` receives them."""
 
     space: SearchSpace
     evaluator: Evaluator
-    agent: Runs | None
+    agent: AgentLike | None
     objective: Objective
     budget: Budget
     seed: int
@@ -29,7 +29,7 @@ class SearchParts:
     layers: Sequence[Any]
 
     def config(self) -> dict[str, Any]:
-        """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
+        """Return the configuration as JSON values; ``nasenv train --config`` reads it after `without_derived`."""
         config: dict[str, Any] = {"space": self.space.config(), "evaluator": self.evaluator.config()}
         config |= {"agent": self.agent.config()} if self.agent is not None else {}
         config |= {"objective": self.objective.config(), "budget": asdict(self.budget), "seed": self.seed}
@@ -39,7 +39,7 @@ class SearchParts:
         return config | ({"layers": [import_path(layer) for layer in self.layers]} if self.layers else {})
 
     def identity(self) -> dict[str, Any]:
-        """Return what a journal belongs to: the configuration, without what changes no outcome, and fingerprints."""
+        """Return what a journal must match: the configuration without what changes no result, and fingerprints."""
         space, evaluator = self.space, self.evaluator
         data = {"data": evaluator.dataset.fingerprint} if evaluator.dataset is not None else {}
         prints = {"space": space.fingerprint(), "evaluator": evaluator.fingerprint(), **data}

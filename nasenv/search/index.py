@@ -1,4 +1,4 @@
-"""Which architectures a search has evaluated at one fidelity, looked up one by one or many at once."""
+"""An index from architectures to their evaluations at one fidelity, for one or for many look-ups at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_COMBINATIONS = 1 << 22  # of choices; four bytes each
 
 
 class LookUp(NamedTuple):
-    """What is known of n architectures.
+    """Holds what is known of n architectures.
 
     Args:
         architectures: all of them, tuples or the rows of an integer array (n, T).
@@ -36,7 +36,7 @@ class LookUp(NamedTuple):
 
 
 class EvaluationIndex:
-    """The numbers of the evaluations of architectures at one fidelity.
+    """Maps architectures to the numbers of their evaluations at one fidelity.
 
     Where a space has few combinations of choices, there is a place for each, and many are looked up at once; that is
     what agents on a table live on.
@@ -57,16 +57,16 @@ class EvaluationIndex:
         self._looked_up: tuple[Sequence[Architecture], NDArray[np.int64]] = (), np.zeros(0, np.int64)  # last, and where
 
     def add(self, architectures: Sequence[Architecture], first: int) -> None:
-        """Take in architectures whose evaluations are numbered from the first on."""
+        """Add architectures, whose evaluations are numbered from ``first`` on."""
         self._architectures += architectures
         self._evaluations.extend(range(first, first + len(architectures)))
 
     def find(self, architecture: Architecture) -> int | None:
-        """Return the number of an architecture's evaluation, from 0; None where it has none."""
+        """Return the number, from 0, of an architecture's evaluation; None if there is none."""
         return self._tuples().get(architecture)
 
     def look_up(self, architectures: Architectures, check: Check) -> LookUp:
-        """Return what is known of n architectures.
+        """Look up n architectures, and check those that are new.
 
         Args:
             architectures: n of them.
@@ -90,7 +90,7 @@ class EvaluationIndex:
         return LookUp([plain.get(a, a) for a in given], numbers, list(plain.values()), firsts)
 
     def _look_up_rows(self, given: NDArray[np.integer[Any]], check: Check) -> LookUp | None:
-        """Return what is known of n rows, (n, T); None where they are no choices, or places are too many."""
+        """Look up n rows, (n, T); return None if they are no choices, or the space is too large for an array."""
         places = self._places()
         if places is None or given.ndim != 2 or not np.issubdtype(given.dtype, np.integer):
             return None
@@ -113,14 +113,14 @@ class EvaluationIndex:
         return LookUp(rows, numbers, self._looked_up[0], firsts)
 
     def _tuples(self) -> dict[Architecture, int]:
-        """Return the numbers by architecture; it catches up when it is asked for."""
+        """Return the numbers by architecture, updated on demand."""
         taken = len(self._by_tuple)
         if taken < len(self._architectures):
             self._by_tuple.update(zip(self._architectures[taken:], self._evaluations[taken:], strict=True))
         return self._by_tuple
 
     def _places(self) -> NDArray[np.int32] | None:
-        """Return the numbers by combination of choices, None where there are too many; it catches up when asked for."""
+        """Return the numbers by combination of choices, updated on demand; None if there are too many combinations."""
         if self._by_place is None and self._combinations <= _MOST_COMBINATIONS:
             self._by_place = np.full(self._combinations, -1, dtype=np.int32)
         if self._by_place is not None and self._placed < len(self._architectures):

@@ -1,4 +1,4 @@
-"""What an agent may use of a search, and what stands between the two."""
+"""The interface of a search towards agents, and layers that stand between the two."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nasenv.trial import Architecture
 
 
 class SearchLike(Protocol):
-    """What an agent may use: a `Search`, or a `Layer` on it.
+    """Defines what an agent may use of a `Search`, or of a `Layer` on it.
 
     Attributes:
-        space: what is searched.
+        space: the search space.
         history: the evaluations so far.
-        budget: when the search is over.
+        budget: limits of the search.
         slots: how many trials an asynchronous search begins with in flight at once.
         seed: seeds the agent.
         ended: why the search is over; None before.
@@ -44,7 +44,7 @@ class SearchLike(Protocol):
     def is_logged(self) -> bool: ...  # noqa: D102
 
     def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
-        """Measure, reward and record architectures; see `Search.evaluate`."""
+        """Evaluate architectures and return their outcomes; see `Search.evaluate`."""
 
     def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
         """Yield answers as each trial ends; see `Search.stream`."""
@@ -53,31 +53,31 @@ class SearchLike(Protocol):
         """Return the architecture that is measured for this one."""
 
     def log(self, scalars: Mapping[str, float]) -> None:
-        """Write an agent's own scalars to TensorBoard."""
+        """Write an agent's scalars to TensorBoard."""
 
 
-class Runs(Protocol):
-    """What a search asks of an agent."""
+class AgentLike(Protocol):
+    """Defines what a search requires of an agent."""
 
     def run(self, search: SearchLike) -> None:
         """Propose architectures to ``search.evaluate`` until it raises `BudgetExhausted`."""
 
     def config(self) -> dict[str, Any]:
-        """Return how the agent was made."""
+        """Return the agent's configuration."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what of this changes its proposals."""
+        """Return the part of the configuration that changes proposals."""
 
 
 class Layer:
-    """Stands between an agent and a search, and looks to the agent like the search.
+    """Stands between an agent and a search, and has the interface of a search.
 
-    It gives on everything; a subclass changes what it wants. What it asks for on its own account it asks with
-    ``by="its name"``, so that the journal tells it from what the agent asked for. Layers stand on each other in the
+    It forwards everything; a subclass overrides what it changes. It requests its own evaluations with ``by`` set to its
+    name, such as ``by="racing"``, so that the journal tells them from the agent's. Layers stand on each other in the
     order agent > guides > racing > constraints > search.
 
     Args:
-        search: what it stands on: a search or another layer.
+        search: the search or layer below.
 
     >>> class Rounded(Layer):
     ...     '''Evaluates at most four architectures at a time.'''
@@ -90,46 +90,46 @@ class Layer:
 
     @property
     def space(self) -> SearchSpace:
-        """What is searched."""
+        """Return the search space."""
         return self.search.space
 
     @property
     def history(self) -> History:
-        """The evaluations so far."""
+        """Return the evaluations so far."""
         return self.search.history
 
     @property
     def budget(self) -> Budget:
-        """When the search is over."""
+        """Return the budget, which decides when the search is over."""
         return self.search.budget
 
     @property
     def slots(self) -> int:
-        """How many trials an asynchronous search begins with in flight at once."""
+        """Return how many trials an asynchronous search has in flight at first."""
         return self.search.slots
 
     @property
     def seed(self) -> int:
-        """Seeds the agent."""
+        """Return the agent's seed."""
         return self.search.seed
 
     @property
     def ended(self) -> str | None:
-        """Why the search is over; None before."""
+        """Return why the search is over; None before."""
         return self.search.ended
 
     @property
     def remaining(self) -> float | None:
-        """Full trainings' worth left in the budget; None where there is no limit."""
+        """Return the full trainings left in the budget; None if there is no limit."""
         return self.search.remaining
 
     @property
     def is_logged(self) -> bool:
-        """Whether `log` writes to TensorBoard."""
+        """Return whether `log` writes to TensorBoard."""
         return self.search.is_logged
 
     def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
-        """Measure, reward and record architectures; see `Search.evaluate`."""
+        """Evaluate architectures and return their outcomes; see `Search.evaluate`."""
         return self.search.evaluate(architectures, fidelity, by=by)
 
     def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
@@ -141,12 +141,12 @@ class Layer:
         return self.search.representative(architecture)
 
     def log(self, scalars: Mapping[str, float]) -> None:
-        """Write an agent's own scalars to TensorBoard."""
+        """Write an agent's scalars to TensorBoard."""
         self.search.log(scalars)
 
 
 def on_layers(search: SearchLike, layers: Iterable[Callable[[SearchLike], SearchLike]]) -> SearchLike:
-    """Return what an agent is given: the last of the layers, of which the first stands on the search."""
+    """Return the search that an agent receives: the last of the layers; the first stands on the search itself."""
     for layer in layers:
         search = layer(search)
     return search

@@ -1,4 +1,4 @@
-"""The trials of a search: which are measured, and which are being trained, here or by another search on its cache."""
+"""The trials of a search that are measured, cached, or being trained, here or by another search on its cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.errors import InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Rewards
@@ -20,17 +20,17 @@ _CACHE, _LOGGING = "cache", "logging"
 
 
 class PendingTrials:
-    """Finds out what trials come to: known, cached, or trained, each architecture once.
+    """Measures trials: from memory, from the cache, or by training, each architecture once.
 
     Trials are of representatives, see `Evaluator.representative`.
 
     Args:
-        evaluator: measures what nobody knows.
+        evaluator: measures the trials.
         rewards: pays what was measured, in the order in which it is answered.
         cache: shared with other searches; None for none. What another search is training is waited for.
-        log: where every training is kept the moment it ends; None keeps none.
-        known: measurements that cost nothing any more.
-        timing: told what the cache and the log take.
+        log: log to which every training is added the moment it ends; None for none.
+        known: measurements that exist already, which cost nothing.
+        timing: measures the time of cache and log.
         on_wait: called with a text when another search is waited for, once.
         stopped: no further training is begun once it returns True.
     """
@@ -54,7 +54,7 @@ class PendingTrials:
             if trial.purpose == "search":
                 self._known[trial] = measurement
                 self._payers.pop(trial, None)
-        self._problem = Problem(evaluator.space.fingerprint(), evaluator.fingerprint())
+        self._problem = ProblemKey(evaluator.space.fingerprint(), evaluator.fingerprint())
         if cache is not None and log is not None:
             with timing.part(_CACHE):
                 add_to_cache(log, evaluator, cache)
@@ -68,7 +68,7 @@ class PendingTrials:
         return Trial(self._evaluator.representative(architecture), fidelity)
 
     def learn(self, architecture: Architecture, fidelity: float, finding: Finding) -> Finding:
-        """Take in what a journal says of a proposal, and return it; what a table says too is kept once."""
+        """Store the finding of a journal entry and return it; a table's own measurement object is reused."""
         trial = self.trial(architecture, fidelity)
         if not self._evaluator.trains:
             (own,) = self._evaluator.measure([trial])
@@ -78,7 +78,7 @@ class PendingTrials:
         return finding
 
     def find_out(self, architectures: Sequence[Architecture], fidelity: float) -> list[Finding]:
-        """Return what architectures are worth: of all, or, where it is stopped, up to the first not done by then."""
+        """Return the findings of architectures, trained if necessary; if stopped, those up to the first not done."""
         if self._evaluator.trains:
             missing = self._missing([self.trial(architecture, fidelity) for architecture in architectures])
             while missing and not self._stopped():
@@ -90,7 +90,7 @@ class PendingTrials:
         return self.charge(architectures, fidelity)
 
     def charge(self, architectures: Sequence[Architecture], fidelity: float) -> list[Finding]:
-        """Return what architectures are worth, up to the first of which it is not known, and let them pay.
+        """Return the findings of architectures up to the first that is not measured, and note who paid for each.
 
         The first architecture whose trial was measured for this search is not ``cached``: it is the one that paid.
         """
@@ -105,17 +105,17 @@ class PendingTrials:
         return list(map(Finding, measurements, map(self._rewards.pay, measurements), cached))
 
     def is_known(self, trial: Trial) -> bool:
-        """Return whether a trial's measurement costs no training, as far as was looked for."""
+        """Return whether a trial's measurement costs no training, as far as was looked up."""
         return not self._evaluator.trains or trial in self._known
 
     def begin(self, trials: Iterable[Trial]) -> None:
-        """Have trained, for `wait`, what is neither known nor begun."""
+        """Submit the trials that are neither measured nor being trained; `wait` returns them."""
         if self._evaluator.trains:
             missing = [t for t in dict.fromkeys(trials) if t not in self._mine and t not in self._elsewhere]
             self._submit_claimed(self._missing(missing))
 
     def wait(self) -> list[Trial]:
-        """Return the trials that have become known, as soon as some may have; soon after a stop."""
+        """Wait for trials, and return those that were measured meanwhile; return soon after a stop."""
         ended = self._next() if self._mine else []
         if not self._mine and not ended and self._elsewhere:
             self._wait(len(self._elsewhere))
@@ -125,20 +125,20 @@ class PendingTrials:
         return ended + [trial for trial in elsewhere if self.is_known(trial)]
 
     def finish(self) -> None:
-        """Begin no more; return when the trials that are being trained are done, and known."""
+        """Start no more trainings, and wait for those that are running."""
         self._is_ending = True
         for trial, measurement in self._completed:
             self._keep(trial, measurement)
 
     def close(self) -> None:
-        """Give up what is being trained."""
+        """Discard what is being trained, and release the claims."""
         if hasattr(self._completed, "close"):
             self._completed.close()
         self._release(self._mine)
         self._mine.clear()
 
     def _missing(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Look up trials in the cache and return those that are still unknown."""
+        """Look up trials in the cache, and return those that are still unknown."""
         missing = [trial for trial in dict.fromkeys(trials) if trial not in self._known]
         if missing and self._cache is not None:
             with self._timing.part(_CACHE):
@@ -148,7 +148,7 @@ class PendingTrials:
         return [trial for trial in missing if trial not in self._known]
 
     def _claimed(self, missing: Sequence[Trial]) -> list[Trial]:
-        """Return the trials that are this search's to train: the others have been, or are being, elsewhere."""
+        """Return the trials that this search has claimed for training; others are measured or trained elsewhere."""
         if self._cache is None or not missing:
             return list(missing)
         with self._timing.part(_CACHE):
@@ -163,7 +163,7 @@ class PendingTrials:
         self._elsewhere |= dict.fromkeys(trial for trial in missing if trial not in self._mine)
 
     def _train(self, trials: Sequence[Trial]) -> None:
-        """Have trials measured, as many as there is time for before a stop."""
+        """Train trials, as many as there is time for before a stop."""
         self._mine = dict.fromkeys(trials)
         try:
             for trial, measurement in self._evaluator.results(trials, self._stopped):
@@ -175,7 +175,7 @@ class PendingTrials:
             self._mine = {}
 
     def _next(self) -> list[Trial]:
-        """Return the trial that ends next; none where there are no more after a stop."""
+        """Return the next trial that ends; an empty list if there is none after a stop."""
         ended = next(self._completed, None)
         if ended is None and not self._stopped():  # all that were submitted by then had ended
             self._completed = self._evaluator.completed(lambda: self._is_ending or self._stopped())
@@ -188,7 +188,7 @@ class PendingTrials:
         return []
 
     def _keep(self, trial: Trial, measurement: Measurement) -> None:
-        """Keep a training that has ended."""
+        """Store the measurement of a trial in log, memory and cache."""
         if trial not in self._mine:
             raise self._faulty(f"completed {trial}, which it was not asked for")
         if not isinstance(measurement, Measurement):
@@ -203,23 +203,25 @@ class PendingTrials:
         del self._mine[trial]
 
     def _release(self, trials: Iterable[Trial]) -> None:
-        """Give up claims."""
+        """Release claims."""
         if self._cache is not None and trials:
             self._cache.release(self._problem, trials)
 
     def _wait(self, trials: int) -> None:
-        """Give other searches on the cache time for what they are training."""
+        """Wait for other searches on the cache; the first time, say so."""
         if not self._has_waited:
-            self._on_wait(f"waiting for {counted(trials, 'design')} that another search on the same cache is training")
+            self._on_wait(
+                f"waiting for {counted(trials, 'architecture')} that another search on the same cache is training"
+            )
         self._has_waited = True
         time.sleep(_POLL_SECONDS)
 
     def _faulty(self, reason: str) -> InputError:
-        """Return the error of an evaluator that breaks its contract."""
+        """Return the error for an evaluator that breaks its contract."""
         return InputError(f"evaluator {type(self._evaluator).__name__} {reason}")
 
 
 def add_to_cache(log: TrialLog, evaluator: Evaluator, cache: Cache) -> None:
-    """Add to a cache what a search has trained: some may not have reached its server before an earlier start ended."""
+    """Add a search's logged trainings to a cache, which they may not have reached before an earlier start ended."""
     trained = {trial: measurement for trial, measurement in log.measurements.items() if trial.purpose == "search"}
-    cache.add(Problem(evaluator.space.fingerprint(), evaluator.fingerprint()), trained)
+    cache.add(ProblemKey(evaluator.space.fingerprint(), evaluator.fingerprint()), trained)

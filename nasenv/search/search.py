@@ -1,4 +1,4 @@
-"""The seam between agents and the world: `Search.evaluate` keeps cache, budget, reward and record for all of them."""
+"""The interface between agents and evaluators: `Search.evaluate` applies cache, budget and rewards, and records."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from nasenv.configuration import integer
 from nasenv.errors import AgentError, BudgetExhausted, InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective, Rewards, Score
-from nasenv.records.replay import Course, Replay
+from nasenv.records.replay import CompletionOrder, Replay
 from nasenv.search.asynchronous import InFlight, NextAnswer
 from nasenv.search.budget import Budget
 from nasenv.search.history import Answers, History, Proposals
 from nasenv.search.identity import SearchParts
 from nasenv.search.index import Architectures
-from nasenv.search.layer import Runs, SearchLike, on_layers
+from nasenv.search.layer import AgentLike, SearchLike, on_layers
 from nasenv.search.pending import PendingTrials
 from nasenv.search.recorder import Recorder
-from nasenv.search.stopping import Stopping
+from nasenv.search.status import SearchStatus
 from nasenv.search.timing import EVALUATION, Timing, where_it_went
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Finding, Outcome
@@ -39,28 +39,28 @@ Callback: TypeAlias = Callable[["Search", Outcome], None]
 
 
 class Search:
-    """One run of one agent on one problem.
+    """Runs one agent on one problem: space, evaluator, objective and budget.
 
     An agent sees what `nasenv.search.layer.SearchLike` lists. With a run directory, every evaluation is in its journal
     before the agent sees the reward, and a search made again there answers from the journal until that is used up.
     Without an agent, and with a budget that sets no limit, it is never over.
 
     Args:
-        space: what is searched.
-        evaluator: what measures an architecture; made for this space.
-        agent: what ``run`` runs; None where something else calls ``evaluate``.
-        budget: when it is over.
+        space: the search space.
+        evaluator: measures architectures; made for this space.
+        agent: the agent that ``run`` runs; None if something else calls ``evaluate``.
+        budget: limits of the search.
         objective: measurement -> reward; the score by default.
         cache: measurements shared with other searches; None for this search's own alone.
         seed: seeds the agent; 0 or more.
         run_dir: folder for configuration, journal and TensorBoard; None writes nothing.
         callbacks: called as ``callback(search, outcome)`` on every answer, repeats too.
         start: architectures that ``run`` evaluates before the agent proposes its first; they are in ``history``.
-        resume: what is done with the journal of an earlier start. replay: the agent runs again from its seed, is
+        resume: how the journal of an earlier start is used. replay: the agent runs again from its seed, is
             answered from the journal, and goes on. continue: it starts afresh, and what was measured costs nothing;
             the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
-        course: how an asynchronous search is to go, as far as its agent proposes the same again.
-        layers: what stands between the agent and this search, see `nasenv.search.layer.on_layers`.
+        completion_order: order of answers for an asynchronous search, while its agent proposes the same again.
+        layers: layers between the agent and this search, see `nasenv.search.layer.on_layers`.
 
     Attributes:
         files: the run directory; None without one.
@@ -76,7 +76,7 @@ class Search:
         self,
         space: SearchSpace,
         evaluator: Evaluator,
-        agent: Runs | None = None,
+        agent: AgentLike | None = None,
         budget: Budget | None = None,
         objective: Objective | None = None,
         cache: Cache | None = None,
@@ -85,7 +85,7 @@ class Search:
         callbacks: Iterable[Callback] = (),
         start: Sequence[Architecture] = (),
         resume: Resume = "replay",
-        course: Course | None = None,
+        completion_order: CompletionOrder | None = None,
         layers: Sequence[Callable[[SearchLike], SearchLike]] = (),
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
@@ -93,18 +93,18 @@ class Search:
         self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
         self.budget, self.objective = budget or Budget(), objective or Score()
         self.history, self.timing = History(space.num_choices), Timing()
-        self._bookkeeping, self._evaluation, self._logging = map(
-            self.timing.part, ("bookkeeping", EVALUATION, "logging")
-        )
+        self._bookkeeping, self._evaluation = self.timing.part("bookkeeping"), self.timing.part(EVALUATION)
+        self._logging = self.timing.part("logging")
         self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
         parts = (self.objective, self.budget, self.seed, self.start, self.layers)
         self._parts = SearchParts(space, evaluator, agent, *parts)
-        self._evaluator, self._course, self._is_concluding = evaluator, course or Course(), resume == "conclude"
+        self._evaluator, self._order = evaluator, completion_order or CompletionOrder()
+        self._is_concluding = resume == "conclude"
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
-        self._stopping = Stopping(self.budget, self.history, self._size, type(agent).__name__, endless)
+        self._status = SearchStatus(self.budget, self.history, self._size, type(agent).__name__, endless)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
         self.files = self._open(self.run_dir, resume) if self.run_dir is not None else None
@@ -122,20 +122,20 @@ class Search:
     def _open(self, run_dir: Path, resume: Resume) -> RunDirectory:
         from nasenv.records.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
 
-        slots = self._course.slots or self._evaluator.slots
+        slots = self._order.slots or self._evaluator.slots
         parts = (run_dir, self.config(), self.identity(), slots, self._evaluator.trains, resume == "continue")
         return RunDirectory(*parts, clock=lambda: self.seconds, metric=self.space.task.metric)
 
     def config(self) -> dict[str, Any]:
-        """Return the configuration in plain values; `without_derived`, it is what ``nasenv train --config`` reads."""
+        """Return the configuration as JSON values; ``nasenv train --config`` reads it after `without_derived`."""
         return self._parts.config()
 
     def identity(self) -> dict[str, Any]:
-        """Return what a journal belongs to: the configuration, without what changes no outcome, and fingerprints."""
+        """Return what a journal must match: the configuration without what changes no result, and fingerprints."""
         return self._parts.identity()
 
     def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
-        """Measure, reward and record architectures, and return the outcomes in their order.
+        """Evaluate architectures, record them, and return the outcomes in their order.
 
         One that this search has seen before at this fidelity is a repeat, free unless the budget says otherwise. Where
         the budget does not reach for all, those before the first that does not fit are still measured and recorded.
@@ -150,7 +150,7 @@ class Search:
             SearchStopped: it was stopped, and is not over.
             AgentError: something that is not an architecture of the space was proposed, or another thread is served.
         """
-        with self._stopping.serving(), self._bookkeeping:
+        with self._status.serving(), self._bookkeeping:
             proposals = self._propose(architectures, fidelity)
             self._begin()
             payable = self.budget.payable(proposals, self.history)
@@ -158,7 +158,7 @@ class Search:
             return self._record(proposals, payable, findings, replayed, by)
 
     def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
-        """Yield the answers to architectures, one by one, in the order in which their trials end.
+        """Yield the answers to architectures one by one, in the order in which their trials end.
 
         Another is asked for while fewer trials are in flight than the evaluator has slots, and the budget reaches for
         it. Numbers of slots and order of the answers are journaled, so a search that is started again has the same
@@ -174,18 +174,18 @@ class Search:
         """
         in_flight = InFlight(self.slots, lambda architecture: self._trials.trial(architecture, 1.0))
         is_payable = partial(self.budget.pays_for_another, history=self.history, size=self._size)
-        parts = (in_flight, self.history, self._trials, self._replay, self._course)
+        parts = (in_flight, self.history, self._trials, self._replay, self._order)
         answer = NextAnswer(*parts, lambda: self._evaluator.slots, self.is_stopped)
         if self._evaluator.trains and self.slots > 1:
             self._evaluator.start()
         try:
             while True:
-                with self._stopping.noting_faults():
+                with self._status.noting_faults():
                     self._begin()
                 in_flight.fill(ask, lambda found: self._propose(found, 1.0), is_payable)
                 if not in_flight:
                     self._end_short_of_budget()
-                with self._evaluation, self._stopping.noting_faults():
+                with self._evaluation, self._status.noting_faults():
                     found = answer.find()
                     if found is None:
                         continue  # it was stopped
@@ -196,55 +196,55 @@ class Search:
                     answers = self._record(proposals, proposals, found.findings, replayed, "agent", found.slots)
                 yield answers
         except BudgetExhausted:
-            with self._stopping.noting_faults():
+            with self._status.noting_faults():
                 self._trials.finish()
             raise
         finally:
             self._trials.close()
 
     def representative(self, architecture: Architecture) -> Architecture:
-        """Return the architecture that is measured for this one: two with the same are worth the same."""
+        """Return the architecture that is measured for this one; those with the same have the same score."""
         return self._evaluator.representative(architecture)
 
     def log(self, scalars: Mapping[str, float]) -> None:
-        """Write an agent's own scalars to TensorBoard, at the current evaluation."""
+        """Write an agent's scalars to TensorBoard, at the current evaluation."""
         if self.record is not None:
             self.record.scalars(scalars, len(self.history))
 
     @cached_property
     def slots(self) -> int:
-        """How many trials an asynchronous search begins with in flight: as its journal says, else as the evaluator."""
+        """Return how many trials an asynchronous search has in flight at first, by its journal or the evaluator."""
         told = None if self.files is None else self.files.journal.slots
-        return told or self._course.slots or self._evaluator.slots
+        return told or self._order.slots or self._evaluator.slots
 
     @property
     def remaining(self) -> float | None:
-        """Full trainings' worth left in the budget; None where there is no limit."""
+        """Return the full trainings left in the budget; None if there is no limit."""
         return self.budget.remaining(self.history)
 
     @property
     def is_logged(self) -> bool:
-        """Whether `log` writes to TensorBoard."""
+        """Return whether `log` writes to TensorBoard."""
         return self.files is not None
 
     @property
     def ended(self) -> str | None:
-        """Why the search is over; None while it is not."""
-        return self._stopping.ended
+        """Return why the search is over; None while it is not."""
+        return self._status.ended
 
     @ended.setter
     def ended(self, why: str) -> None:
-        self._stopping.ended = why
+        self._status.ended = why
 
     def run(self) -> None:
-        """Let the agent search until the budget is used up, or it is stopped: ``stopped`` tells.
+        """Run the agent until the budget is used up or the search is stopped, as ``stopped`` says then.
 
         Raises:
             AgentError: the agent raised, or broke its contract; the journal holds every evaluation made.
         """
         if self.agent is None:
             raise InputError("this search has no agent to run; give it one, or call evaluate")
-        with self._stopping.running():
+        with self._status.running():
             if self._is_concluding:
                 self._conclude_journal()
             if self.start:
@@ -256,49 +256,49 @@ class Search:
         if self.ended is None and self.stopped is None:
             self.ended = f"agent {type(self.agent).__name__} stopped by itself"
         if self.files is not None:
-            self.files.leave_times(self.where_time_went(), self._evaluator.slots)
+            self.files.write_timing(self.where_time_went(), self._evaluator.slots)
 
     def stop(self, reason: str) -> None:
-        """Ask the search to end early, for a reason: trainings in flight are kept, then ``evaluate`` raises.
+        """Stop the search early, for a reason: running trainings are kept, then ``evaluate`` raises.
 
         It may be called from a signal handler or another thread. The same search, started again, goes on.
         """
-        self._stopping.stop(reason)
+        self._status.stop(reason)
 
     def is_stopped(self) -> bool:
-        """Return whether the search was asked to end early."""
-        return self._stopping.is_stopped()
+        """Return whether the search was asked to stop early."""
+        return self._status.is_stopped()
 
     @property
     def stopped(self) -> str | None:
-        """Why it was stopped before its end; None where it was not."""
-        return self._stopping.stopped
+        """Return why it was stopped before its end; None if it was not."""
+        return self._status.stopped
 
     @property
     def evaluator(self) -> Evaluator:
-        """The evaluator, once the search is over: test data are out of an agent's reach."""
+        """Return the evaluator once the search is over; before, agents could reach test data."""
         if self.ended is None:
             raise AgentError("the evaluator is not to be used before the search is over; call evaluate")
         return self._evaluator
 
     @property
     def replayed(self) -> int:
-        """Number of evaluations still to be answered from the journal of an earlier, interrupted run."""
+        """Return how many evaluations are still to be answered from the journal of an interrupted run."""
         return 0 if self._replay is None else len(self._replay)
 
     @property
     def record(self) -> TensorBoardWriter | None:
-        """The search's TensorBoard; None without a run directory."""
+        """Return the search's TensorBoard writer; None without a run directory."""
         return None if self.files is None else self.files.record
 
     @property
     def trials(self) -> TrialLog | None:
-        """Every training made so far; None without a run directory, or where measurements cost none."""
+        """Return the log of all trainings; None without a run directory, or if the evaluator does not train."""
         return None if self.files is None else self.files.trials
 
     @property
     def seconds(self) -> float:
-        """Wall time that the search has taken, in all its starts, since its first proposal."""
+        """Return the wall time in seconds since the first proposal, summed over all starts."""
         earlier = 0.0 if self._replay is None else self._replay.seconds
         return earlier if self._since is None else earlier + time.monotonic() - self._since
 
@@ -307,12 +307,12 @@ class Search:
         self._evaluator.start()
 
     def where_time_went(self) -> dict[str, float]:
-        """Return the seconds of this start by part, the largest first; what workers did counts by their number."""
-        return where_it_went(self.timing.seconds, self._evaluator.worked, self._evaluator.slots)
+        """Return the seconds of this start by part, the largest first; workers' seconds are divided by their number."""
+        return where_it_went(self.timing.seconds, self._evaluator.worker_seconds, self._evaluator.slots)
 
     def close(self) -> None:
-        """Let go of the run directory and of the evaluator's workers."""
-        self._stopping.close()
+        """Close the run directory and the evaluator."""
+        self._status.close()
         self._evaluator.close()
         if self.files is not None:
             self.files.close()
@@ -324,27 +324,27 @@ class Search:
         self.close()
 
     def _propose(self, architectures: Architectures, fidelity: float) -> Proposals:
-        """Return architectures as proposals; raise AgentError where they are not of the space, or there are none."""
+        """Return architectures as proposals; raise AgentError if there are none, or one is not in the space."""
         if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
-            raise AgentError(f"proposed {architectures!r:.80}, expected one or more designs of the space")
+            raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures of the space")
         try:
             rounded = 1.0 if fidelity == 1.0 else self._evaluator.fidelity(fidelity)
             return self.history.propose(architectures, self.space.check_all, rounded)
         except InputError as error:
-            raise AgentError(f"proposed a design that is not one of the space: {error}") from error
+            raise AgentError(f"proposed an architecture that is not one of the space: {error}") from error
         except (TypeError, ValueError) as error:
-            raise AgentError(f"proposed something that is not a design: {error}") from error
+            raise AgentError(f"proposed something that is not an architecture: {error}") from error
 
     def _begin(self) -> None:
-        """Start the clocks, where they do not run yet; raise where the search is over."""
-        self._stopping.check()
+        """Start the clocks if they are not running; raise if the search is over."""
+        self._status.check()
         if self._since is None and not self.replayed:
             self._since = time.monotonic()
         if self.budget.wall_seconds is not None:
-            self._stopping.watch_the_clock()
+            self._status.watch_the_clock()
 
     def _find_out(self, proposals: Proposals, by: str) -> tuple[list[Finding], int]:
-        """Return findings of the first new proposals, as far as seconds and a stop let, and how many were replayed."""
+        """Return findings of the first new proposals, as far as seconds and stops allow, and how many were replayed."""
         new, fidelity = proposals.new, proposals.fidelity
         findings: list[Finding] = []
         if self._replay is not None and new:
@@ -366,7 +366,7 @@ class Search:
         by: str,
         slots: int | None = None,
     ) -> Answers:
-        """Take what was found into history, journal and TensorBoard; return the answers, or raise after the last one.
+        """Record findings in history, journal and TensorBoard; return the answers, or raise if the search is over.
 
         Of the findings, so many were replayed. Proposals behind the one that uses the charged seconds up are left out.
         """
@@ -382,18 +382,18 @@ class Search:
         return answers
 
     def _end_short_of_budget(self) -> None:
-        """Raise that the search is over or stopped; else what is left of the budget does not pay for the next."""
-        self._stopping.check()
+        """Raise that the search is over or stopped, or else that the budget left cannot pay the next proposal."""
+        self._status.check()
         self.ended = self.budget.used_up()
-        self._stopping.check()
+        self._status.check()
 
     def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
-        """Return the proposals up to the one that uses the charged seconds up; None where none does."""
+        """Return the proposals up to the one that uses up the charged seconds; None if none does."""
         limited = self.budget.charged_seconds is not None
         return self.budget.within_seconds(proposals, findings, self.history) if limited else None
 
     def _conclude_journal(self) -> None:
-        """Take in what the journal holds, whatever the agent would do now, and end the search."""
+        """Evaluate all proposals of the journal, without the agent, and end the search."""
         for architecture, fidelity, by in self._replay.proposals() if self._replay is not None else ():
             self.evaluate([architecture], fidelity, by=by)
         self.ended = self.ended or f"concluded as asked for, after {counted(len(self.history), 'evaluation')}"

@@ -1,4 +1,4 @@
-"""ChainCNN: layers one after another, each of its own kind, some with a skip; decisions and network side by side."""
+"""ChainCNN: a chain of layers, each with its own operation, kernel and width, some with a skip connection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IDENTITY: _Layer = (OPERATIONS.index("identity"), 0, 0, 0)  # changes nothing: 
 
 
 class ChainCNN(SearchSpace):
-    """A chain of 1 to ``max_layers`` layers, chosen depth first, then layer by layer.
+    """Defines chains of 1 to ``max_layers`` layers; the depth is chosen first, then layer by layer.
 
     ## Decisions
 
@@ -54,9 +54,9 @@ class ChainCNN(SearchSpace):
 
     Input: (n, channels, height, width) float32. Output: (n, task.outputs).
 
-    ## Equivalent designs
+    ## Equivalent architectures
 
-    An identity without skip changes nothing, and no skip follows it, so the canonical design leaves it out.
+    An identity without skip changes nothing, and no skip follows it, so the canonical architecture leaves it out.
 
     ## Text
 
@@ -65,7 +65,7 @@ class ChainCNN(SearchSpace):
     Args:
         max_layers: the most layers, 1 or more.
         widths: numbers of output channels of conv and sep_conv, distinct. The default is small on purpose: 5 epochs on
-            scikit-learn's digits then take 0.1 s for an average design and 0.4 s for the reference, on one core.
+            scikit-learn's digits then take 0.1 s for an average architecture and 0.4 s for the reference, on one core.
         task: images of any sizes from 1; by default of 1x8x8 in 10 classes, as scikit-learn's digits are.
 
     Raises:
@@ -74,10 +74,10 @@ class ChainCNN(SearchSpace):
     Example:
         >>> import torch
         >>> space = ChainCNN(max_layers=3)
-        >>> design = space.from_text("conv3x16|max_pool3|sep_conv5x32+skip")
-        >>> design
+        >>> architecture = space.from_text("conv3x16|max_pool3|sep_conv5x32+skip")
+        >>> architecture
         (2, 0, 1, 1, 0, 2, 1, 0, 0, 1, 2, 2, 1)
-        >>> space.build(design)(torch.zeros(2, 1, 8, 8)).shape
+        >>> space.build(architecture)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
 
     References:
@@ -114,7 +114,7 @@ class ChainCNN(SearchSpace):
         self._make_layer_names()
 
     def _make_mask_tables(self) -> None:
-        """Write down every mask there is, by what it depends on; ``mask`` looks them up."""
+        """Tabulate all masks by the state that they depend on; ``mask`` looks them up."""
         sides = [min(self.task.shape[1:])]  # the smaller side of the map after 0, 1, ... pools
         while sides[-1] > 1:
             sides.append((sides[-1] + 1) // 2)
@@ -125,12 +125,12 @@ class ChainCNN(SearchSpace):
         self._skip_masks = self._padded([[True, False], [True, True]])  # (whether a skip means anything, C)
 
     def _padded(self, masks: Any) -> NDArray[np.bool_]:
-        """Return masks, (..., choices), filled up with False to (..., C)."""
+        """Return masks (..., choices) padded with False to (..., C)."""
         array = np.asarray(masks, dtype=bool)
         return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, self.max_choices - array.shape[-1])])
 
     def _make_layer_names(self) -> None:
-        """Name every kind of layer, such as ``sep_conv5x32+skip``, in both directions."""
+        """Make the tables from a layer's choices to its name, such as ``sep_conv5x32+skip``, and back."""
         self._names: dict[_Layer, str] = {}
         for o, k, w, s in product(range(len(OPERATIONS)), range(len(KERNELS)), range(len(self.widths)), range(2)):
             if KERNELS[k] in KERNELS_OF[OPERATIONS[o]] and (w == 0 or _IS_WIDE[o]):
@@ -141,7 +141,7 @@ class ChainCNN(SearchSpace):
 
     @property
     def size(self) -> int:
-        """Number of valid designs, counted over (pools so far, whether the last layer was an identity without skip)."""
+        """Return the number of valid architectures, counted by dynamic programming over the layers."""
         total = 0
         counts = Counter({(0, True): 1})  # the input behaves as such an identity: no skip after it
         for _ in range(self.max_layers):
@@ -179,7 +179,7 @@ class ChainCNN(SearchSpace):
         return valid
 
     def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which choices were valid at each decision of n designs, (n, T) -> (n, T, C), all at once."""
+        """Return which choices were valid at each decision of n architectures, (n, T) -> (n, T, C)."""
         layers = rows[:, 1:].reshape(len(rows), self.max_layers, 4)
         operations, skips = layers[..., 0], layers[..., 3]
         pools = np.minimum(_IS_POOL[operations].cumsum(axis=1) - _IS_POOL[operations], len(self._operation_masks) - 1)
@@ -192,19 +192,19 @@ class ChainCNN(SearchSpace):
         return np.concatenate([depth, masks.reshape(len(rows), -1, self.max_choices)], axis=1)
 
     def _are_valid(self, rows: NDArray[np.int64]) -> bool:
-        """Return whether all rows, (n, T) int64, are valid designs."""
+        """Return whether all rows, (n, T) int64, are valid architectures."""
         if not ((rows >= 0) & (rows < self.num_choices)).all():
             return False
         return bool(np.take_along_axis(self.masks(rows), rows[..., None], axis=2).all())
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the design without the identities that have no skip; a single identity where nothing is left.
+        """Return the architecture without identity layers that have no skip; one identity if nothing else is left.
 
         Where such a layer j is left out, layer j+1 has no skip, and the skip of layer j+2 reads y_j = y_{j-1}, which
         is the layer before the last of the shorter chain too. Maps keep their sizes, so what was valid stays so.
         """
         layers = self._layers(architecture)
-        return self._design([layer for layer in layers if layer != _IDENTITY] or [_IDENTITY])
+        return self._architecture([layer for layer in layers if layer != _IDENTITY] or [_IDENTITY])
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the untrained network: (n, channels, height, width) float32 -> (n, task.outputs)."""
@@ -220,7 +220,7 @@ class ChainCNN(SearchSpace):
         return ChainNetwork(layers, shortcuts, nn.Linear(last, self.task.outputs))
 
     def reference(self) -> Architecture:
-        """Return a net after VGG (https://arxiv.org/abs/1409.1556): 3x3 convolutions in pairs, pools between pairs.
+        """Return a network after VGG (https://arxiv.org/abs/1409.1556): pairs of 3x3 convolutions, pools between.
 
         The width grows from pair to pair up to the largest, maps shrink to no less than 3 pixels a side, and three
         convolutions, or as many as max_layers leaves, are the end.
@@ -241,7 +241,7 @@ class ChainCNN(SearchSpace):
         return "|".join(self._names[layer] for layer in self._layers(architecture))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design that ``to_text`` wrote; raise InputError on a text of another form or space."""
+        """Return the architecture that ``to_text`` wrote; raise InputError for any other text."""
         names = [name.strip() for name in text.split("|")]
         if len(names) > self.max_layers:
             raise InputError(f"{text!r} has {len(names)} layers, this ChainCNN has at most {self.max_layers}")
@@ -251,10 +251,10 @@ class ChainCNN(SearchSpace):
                     f"{text!r}: {name!r} is no layer of this ChainCNN; expected layers such as conv3x{self.widths[0]}, "
                     f"sep_conv5x{self.widths[-1]}+skip, max_pool3, identity, with widths of {self.widths}"
                 )
-        return self.check(self._design([self._layers_by_name[name] for name in names]))
+        return self.check(self._architecture([self._layers_by_name[name] for name in names]))
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
-        """Return the layers decided so far, the last perhaps in part; global pool and linear layer when all are."""
+        """Return the layers decided so far, the last one perhaps in part, and the head once all are decided."""
         nodes = ["input\n" + "x".join(map(str, self.task.shape))]
         edges: list[tuple[int, int, str]] = []
         layers = self._layers(prefix)
@@ -269,7 +269,7 @@ class ChainCNN(SearchSpace):
         return Diagram(tuple(nodes), tuple(edges))
 
     def _box(self, choices: Sequence[int]) -> str:
-        """Return the text that a picture shows of a layer of which one to four choices are taken."""
+        """Return the label of a layer's box, given one to four of its choices."""
         operation = choices[0]
         text = OPERATIONS[operation]
         if len(choices) > 1 and operation != _IDENTITY[0]:
@@ -280,24 +280,24 @@ class ChainCNN(SearchSpace):
         return text
 
     def _layers(self, prefix: Sequence[int]) -> list[Any]:
-        """Return the choices of each layer within the depth, four a layer, fewer in the last of a prefix."""
+        """Return the choices of each layer within the depth: four a layer, fewer in the last of a prefix."""
         end = min(len(prefix), 1 + 4 * (prefix[0] + 1)) if prefix else 0
         return [tuple(prefix[t : min(t + 4, end)]) for t in range(1, end, 4)]
 
-    def _design(self, layers: Sequence[_Layer]) -> Architecture:
-        """Return the design that has these layers."""
+    def _architecture(self, layers: Sequence[_Layer]) -> Architecture:
+        """Return the architecture with these layers."""
         choices = [choice for layer in layers for choice in layer]
         return (len(layers) - 1, *choices, *[0] * (4 * self.max_layers - len(choices)))
 
 
 class ChainNetwork(nn.Module):
-    """The network of a ChainCNN design: (n, channels, height, width) float32 -> (n, task.outputs).
+    """Computes the network of a ChainCNN architecture: (n, channels, height, width) float32 -> (n, task.outputs).
 
     Args:
-        layers: by name, in order; each is given the output of the one before.
+        layers: modules by name, in order; each reads the output of the one before.
         shortcuts: by the name of the layer that has the skip: what is applied to the output of the layer before the
             last, before it is added to that of the last.
-        classifier: from the means of the last layer's channels, (n, width), to the logits.
+        classifier: maps the means of the last layer's channels, (n, width), to the outputs.
     """
 
     def __init__(self, layers: nn.ModuleDict, shortcuts: nn.ModuleDict, classifier: nn.Module) -> None:
@@ -318,7 +318,7 @@ class ChainNetwork(nn.Module):
 
 
 def _operation(operation: str, kernel: int, channels: int, width: int) -> nn.Module:
-    """Return the layer that makes ``width`` channels of ``channels``."""
+    """Return the module that maps ``channels`` to ``width`` channels."""
     padding = kernel // 2
     if operation in ("max_pool", "avg_pool"):
         pool = (
@@ -338,7 +338,7 @@ def _operation(operation: str, kernel: int, channels: int, width: int) -> nn.Mod
 
 
 def _shortcut(channels: int, width: int, stride: int) -> nn.Module:
-    """Return what brings a tensor of ``channels`` to ``width`` channels and, with stride 2, to half its sides."""
+    """Return the module that adapts a skip to ``width`` channels and, with stride 2, to half the height and width."""
     if channels == width and stride == 1:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(channels, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))

@@ -1,4 +1,4 @@
-"""A user's own space: named choices, constraints between them, and a function that builds the network."""
+"""A user-defined space: named choices, constraints between them, and a function that builds the network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_JOINED = 64  # the most axes of a NumPy array
 
 
 class ChoiceSpace(SearchSpace):
-    """A space of named choices, for designs of the user's own.
+    """Defines a space of named choices and constraints, for networks of the user's own.
 
     ==========  ===============================  ==========================================
     step        decision                         choices
@@ -38,7 +38,7 @@ class ChoiceSpace(SearchSpace):
 
     A constraint is a function whose parameters are named like the decisions it reads, and returns whether they go
     together. Constraints that share decisions are worked out together when the space is made, so the masks look
-    ahead: no design can end up breaking one. A choice that does not matter beside another is ruled out the same
+    ahead: no architecture can end up breaking one. A choice that does not matter beside another is ruled out the same
     way: ``lambda num_layers, second_width: num_layers > 1 or second_width == 16``, where 16 is the first choice.
 
     Worker processes get a copy of the space without its constraints: what they allow is kept as arrays. They import
@@ -50,13 +50,14 @@ class ChoiceSpace(SearchSpace):
         build: called as ``build(task=..., **choices)`` with one choice for each name, returns the untrained network:
             (n, *task.shape) float32 -> (n, task.outputs).
         constraints: functions of decisions, each returning True or False.
-        reference: a design made by hand, the choice for each name, to hold a search's winner against.
-        task: what the data ask of a network; by default images of 1x8x8 in 10 classes, as scikit-learn's digits are.
+        reference: an architecture made by hand, the choice for each name, to hold a search's winner against.
+        task: the task of the networks; by default images of 1x8x8 in 10 classes, as scikit-learn's digits are.
 
     Raises:
         InputError: choices of another type or none; a ``build`` that cannot be imported or does not take the choices; a
             constraint that reads something else than decisions, raises, returns no bool, or cannot be kept;
-            constraints that join decisions of more than 10^7 combinations; a reference that is not a valid design.
+            constraints that join decisions of more than 10^7 combinations; a reference that is not a valid
+            architecture.
 
     Example:
         >>> class Encoders(ChoiceSpace):
@@ -100,11 +101,11 @@ class ChoiceSpace(SearchSpace):
         self._place = {t: (group, at) for group in self._groups for at, t in enumerate(group.members)}
         allowed = [hashlib.sha256(group.allowed.tobytes()).hexdigest() for group in self._groups]
         self._source_digest = digest([super().source_digest(), source(build), allowed])
-        self._reference = None if reference is None else self._design(reference)
+        self._reference = None if reference is None else self._architecture(reference)
 
     @property
     def size(self) -> int:
-        """Number of valid designs, exact."""
+        """Return the exact number of valid architectures."""
         return math.prod(int(group.allowed.sum()) for group in self._groups)
 
     def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -117,7 +118,7 @@ class ChoiceSpace(SearchSpace):
         return mask
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return what the user's function builds of the choices: (n, *task.shape) -> (n, task.outputs)."""
+        """Return the network that the user's function builds from the choices."""
         choices = {d.name: d.choices[c] for d, c in zip(self.decisions, architecture, strict=True)}
         network = self._build(task=self.task, **choices)
         if not isinstance(network, nn.Module):
@@ -125,17 +126,17 @@ class ChoiceSpace(SearchSpace):
         return network
 
     def reference(self) -> Architecture | None:
-        """Return the design that the space was given as its reference."""
+        """Return the reference architecture that was given to the constructor."""
         return self._reference
 
     def source_digest(self) -> str:
-        """Return a hash of the source of ``build``, and of what the constraints allow."""
+        """Return a hash of the source code of ``build`` and of the combinations that the constraints allow."""
         return self._source_digest
 
     def _meaningful(self, prefix: Sequence[int]) -> list[tuple[str, Hashable]]:
         """Return (name, choice) of the decisions taken at which more than one choice was valid.
 
-        A search puts every design into words; masks are made for many prefixes at once and slow for one.
+        A search puts every architecture into words; masks are made for many prefixes at once and slow for one.
         """
         pairs = []
         for t, choice in enumerate(prefix):
@@ -144,7 +145,7 @@ class ChoiceSpace(SearchSpace):
                 pairs.append((self.decisions[t].name, self.decisions[t].choices[choice]))
         return pairs
 
-    def _design(self, choices: Mapping[str, Any]) -> Architecture:
+    def _architecture(self, choices: Mapping[str, Any]) -> Architecture:
         names = [d.name for d in self.decisions]
         if not isinstance(choices, Mapping) or set(choices) != set(names):
             raise InputError(
@@ -160,13 +161,13 @@ class ChoiceSpace(SearchSpace):
             raise InputError(f"the reference breaks a constraint: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process needs: the arguments as plain values, since lambdas do not travel."""
+        """Return the state to pickle, with the arguments as plain values, since lambdas cannot be pickled."""
         return {**self.__dict__, "_arguments": self.config()["init_args"]}
 
 
 @dataclass(frozen=True)
 class _Constraint:
-    """A user's function, the decisions that it reads (in the order of its parameters), and its name in messages."""
+    """Holds a user's function, the decisions that it reads (in order of its parameters), and its label in messages."""
 
     function: Callable[..., bool]
     reads: tuple[int, ...]
@@ -174,7 +175,7 @@ class _Constraint:
 
     @classmethod
     def of(cls, function: Callable[..., bool], number: int, names: Iterable[str]) -> _Constraint:
-        """Return the constraint of that number, from 1, over decisions of these names."""
+        """Return the constraint with this number, from 1, over decisions with these names."""
         if not inspect.isfunction(function) and not inspect.ismethod(function):
             raise InputError(f"constraint {number} must be a function of decisions, got {function!r}")
         parameters = inspect.signature(function).parameters
@@ -189,7 +190,7 @@ class _Constraint:
         return cls(function, tuple(order.index(name) for name in parameters), label)
 
     def table(self, decisions: Sequence[Decision]) -> NDArray[np.bool_]:
-        """Return the answer for all choices of the decisions that it reads, one axis each, in its own order."""
+        """Return the function's value for all combinations of the decisions that it reads, one axis each."""
         read = [decisions[t].choices for t in self.reads]
         answers = [self._answer(values) for values in product(*read)]
         return np.array(answers, dtype=np.bool_).reshape([len(c) for c in read])
@@ -210,7 +211,7 @@ class _Constraint:
 
 @dataclass(frozen=True)
 class _Group:
-    """Decisions that constraints join, in the order in which they are taken, and which of their choices can go on.
+    """Holds decisions that constraints connect, in order, and which combinations of their choices are feasible.
 
     ``feasible[j]`` has one axis for each of the first j + 1 members: whether these choices can be completed.
     """
@@ -220,17 +221,17 @@ class _Group:
 
     @property
     def allowed(self) -> NDArray[np.bool_]:
-        """Whether all constraints are kept, one axis a member."""
+        """Return whether each combination satisfies all constraints, one axis a member."""
         return self.feasible[-1]
 
     @cached_property
     def is_open(self) -> tuple[NDArray[np.bool_], ...]:
-        """Whether member j has more than one choice, one axis for each of the j members before it."""
+        """Return whether member j has more than one choice, one axis for each of the j members before it."""
         return tuple(np.asarray(feasible.sum(axis=-1) > 1) for feasible in self.feasible)
 
 
 def _groups(decisions: Sequence[Decision], constraints: Sequence[_Constraint]) -> list[_Group]:
-    """Return the decisions in groups such that no constraint reads two groups."""
+    """Return the decisions partitioned into groups, such that each constraint reads decisions of one group only."""
     joined = [{t} for t in range(len(decisions))]
     for constraint in constraints:
         touched = [members for members in joined if members.intersection(constraint.reads)]

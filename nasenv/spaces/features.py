@@ -1,4 +1,4 @@
-"""Designs as numbers, for models that predict what a design is worth from others like it."""
+"""Feature encodings of architectures, for models that predict what an architecture is worth."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _FEWEST_IN_ORDER = 3  # two choices have no order that one-hot codes would not s
 
 
 def one_hot(choices: Choices, rows: NDArray[np.int64], is_open: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return which choices were taken, (n, K), K the number of all choices of all decisions.
+    """Return the one-hot encoding of the choices taken, (n, K), for K choices of all decisions together.
 
     Args:
-        choices: of each decision.
-        rows: (n, T), the designs.
+        choices: the choices of each decision.
+        rows: (n, T), the architectures.
         is_open: (n, T), whether more than one choice was valid; a decision that was not open is zeros.
     """
     codes = [(rows[:, t, None] == np.arange(len(listed))) & is_open[:, t, None] for t, listed in enumerate(choices)]
@@ -44,7 +44,7 @@ def counts(choices: Choices, rows: NDArray[np.int64], is_open: NDArray[np.bool_]
 
 
 def thermometer(choices: Choices, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return which choices are exceeded, (n, K), in the decisions whose three or more choices are numbers in order.
+    """Return the thermometer encoding, (n, K), of decisions whose three or more choices are ordered numbers.
 
     The squared distance of two codes is the number of steps between the choices. Arguments are those of `one_hot`.
     """

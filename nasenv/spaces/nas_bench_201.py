@@ -1,4 +1,4 @@
-"""NAS-Bench-201: a cell of four nodes and six edges, each with one of five operations."""
+"""NAS-Bench-201: cells of four nodes and six edges, each edge with one of five operations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TEXT = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"
 
 
 class NASBench201(SearchSpace):
-    """The 15,625 cells of NAS-Bench-201 (Dong & Yang 2020, https://arxiv.org/abs/2001.00326).
+    """Defines the 15,625 cells of NAS-Bench-201 (Dong & Yang 2020, https://arxiv.org/abs/2001.00326).
 
     A cell has four nodes: node 0 is its input, node 3 its output, and a node is the sum of what its incoming
     edges bring from earlier nodes.
@@ -48,10 +48,10 @@ class NASBench201(SearchSpace):
 
     All edges own their parameters, as published, but an edge that brings nothing to the cell's output is not
     computed: its parameters get no gradient. A convolution of nothing is nothing here, while the published one
-    brings its learned batch norm bias; that keeps the designs of one class equal.
+    brings its learned batch norm bias; that keeps the architectures of one class equal.
 
-    Designs with the same published "unique string" are equivalent: 6,466 classes. The representative is the first in
-    the order of the choices. Members of a class can differ in parameters: on edges that lead nowhere, and because
+    Architectures with the same published "unique string" are equivalent: 6,466 classes. The representative is the first
+    in the order of the choices. Members of a class can differ in parameters: on edges that lead nowhere, and because
     the string does not tell one convolution that is used twice from two convolutions of one input.
 
     The reference is the residual block that the paper compares with. The text form is the official string.
@@ -84,11 +84,11 @@ class NASBench201(SearchSpace):
         self.channels, self.cells = integer("channels", channels), integer("cells", cells)
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the first design, in the order of the choices, of this one's published equivalence class."""
+        """Return the first architecture, in the order of the choices, of this one's published equivalence class."""
         return cast(Architecture, tuple(_representatives()[architecture].tolist()))
 
     def feature_parts(self, architectures: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
-        """Return also which sequences of operations lie on a path from node 0 to node 3, (n, 64).
+        """Return also which operation sequences lie on a path from node 0 to node 3, (n, 64).
 
         The path encoding of White et al. 2021 (BANANAS, https://arxiv.org/abs/1910.11858), but for skips, which are no
         operations here: so equal cells have equal paths.
@@ -105,7 +105,7 @@ class NASBench201(SearchSpace):
         return super().feature_parts(architectures) | {"paths": codes}
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return the network: (n, channels, height, width) float32 -> (n, task.outputs)."""
+        """Return the untrained network: (n, channels, height, width) float32 -> (n, task.outputs)."""
         operations = [OPERATIONS[c] for c in architecture]
         width = self.channels
         layers: list[nn.Module] = [nn.Conv2d(self.task.shape[0], width, 3, padding=1, bias=False)]
@@ -121,7 +121,7 @@ class NASBench201(SearchSpace):
         return self.from_text("|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|skip_connect~2|")
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
-        """Return the cell: its four nodes, and the edges decided so far but for those of ``none``."""
+        """Return the four nodes and the edges decided so far, without edges of ``none``."""
         decided = [(i, j, OPERATIONS[c]) for (i, j), c in zip(EDGES, prefix, strict=False)]
         return Diagram(("input", "1", "2", "output"), tuple(edge for edge in decided if edge[2] != "none"))
 
@@ -130,7 +130,7 @@ class NASBench201(SearchSpace):
         return _TEXT.format(*(OPERATIONS[c] for c in architecture))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design of an official string; raise InputError on any other text."""
+        """Return the architecture of an official string; raise InputError for any other text."""
         pattern = re.escape(_TEXT).replace(r"\{\}", "([^|~]*)")
         found = re.fullmatch(pattern, text.strip())
         if found is None:
@@ -142,7 +142,7 @@ class NASBench201(SearchSpace):
 
 
 class _Cell(nn.Module):
-    """One cell, (n, width, h, w) -> the same shape; computes the edges that bring something to its output."""
+    """Computes one cell, (n, width, h, w) -> the same shape, along the edges that reach its output."""
 
     def __init__(self, operations: Sequence[str], width: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class _Cell(nn.Module):
 
 
 def _live_edges(operations: Sequence[str]) -> list[int]:
-    """Return which edges lie on a way from node 0 to node 3 that no ``none`` interrupts."""
+    """Return the indices of the edges on paths from node 0 to node 3 that no ``none`` interrupts."""
     open_edges = [e for e, name in enumerate(operations) if name != "none"]
     fed = {0}
     for e in open_edges:  # the order of EDGES is topological
@@ -173,7 +173,7 @@ def _live_edges(operations: Sequence[str]) -> list[int]:
 
 
 class _ResidualBlock(nn.Module):
-    """The block between stages, (n, width, h, w) -> (n, 2 width, h / 2, w / 2), odd sizes rounded up."""
+    """Computes the block between stages, (n, width, h, w) -> (n, 2 width, h / 2, w / 2), odd sizes rounded up."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ def _relu_conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn
 
 @cache
 def _representatives() -> NDArray[np.int64]:
-    """Return the representative of every cell, (5, 5, 5, 5, 5, 5, 6): six choices -> six choices."""
+    """Return the representative of every cell, (5, 5, 5, 5, 5, 5, 6): the last axis holds its six choices."""
     first: dict[str, Architecture] = {}
     cells = product(range(len(OPERATIONS)), repeat=len(EDGES))
     rows = [first.setdefault(_unique_string(cell), cell) for cell in cells]
@@ -209,7 +209,7 @@ def _representatives() -> NDArray[np.int64]:
 
 
 def _unique_string(architecture: Architecture) -> str:
-    """Return what node 3 computes, as the official code writes it to tell classes apart.
+    """Return the string of what node 3 computes, by which the official code identifies equivalence classes.
 
     A node is the sorted sum of its edges; ``#`` stands for nothing, and a sum of nothings is (officially) not nothing.
     """

@@ -1,4 +1,4 @@
-"""NAS-Bench-Graph: graph neural networks of four nodes; measured by its authors, not built here."""
+"""NAS-Bench-Graph: graph neural networks of four nodes, looked up in the authors' measurements and not built here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPERATIONS = ("gat", "gcn", "gin", "cheb", "sage", "arma", "graph", "fc", "skip"
 
 
 class NASBenchGraph(SearchSpace):
-    """The 26,206 graph neural networks of NAS-Bench-Graph (Qin et al. 2022, https://arxiv.org/abs/2206.09166).
+    """Defines the 26,206 networks of NAS-Bench-Graph (Qin et al. 2022, https://arxiv.org/abs/2206.09166).
 
     A network has four nodes. Each reads the input or one earlier node; the nodes that no other reads make the output.
 
@@ -44,15 +44,15 @@ class NASBenchGraph(SearchSpace):
               node does                             ignores the graph), skip (nothing)
     ========  ====================================  ==================================================================
 
-    Every choice is valid, but for a skip at the last node where all before it skip: 59,040 designs.
+    Every choice is valid, but for a skip at the last node where all before it skip: 59,040 architectures.
 
     They are table only: their data are graphs, which nasenv does not train on, so ``build`` raises InputError. Get the
     published measurements with ``nasenv import_benchmark nas-bench-graph``.
 
-    Equivalent are the designs that the benchmark has one row for: those that differ in the order of their nodes, or
-    in skips that do nothing. Such is a skip that another node reads, that alone reads its node, or that reads the
-    input. The representative is the published row: first these skips, one after another, then the others in the
-    order in which their operations come first.
+    Equivalent are the architectures that the benchmark has one row for: those that differ in the order of their nodes,
+    or in skips that do nothing. Such is a skip that another node reads, that alone reads its node, or that reads the
+    input. The representative is the published row: first these skips, one after another, then the others in the order
+    in which their operations come first.
 
     The text form says what each node does and reads: ``gat~0|gcn~1|fc~1|skip~2``.
 
@@ -96,20 +96,20 @@ class NASBenchGraph(SearchSpace):
         return valid
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the design of the published row that this one belongs to."""
+        """Return the architecture of the published row that contains this one."""
         nodes = architecture[1:]
         links, orders = _orders(architecture[0], tuple(choice == self._skip for choice in nodes))
         return (links, *min([order(nodes) for order in orders]))
 
     def build(self, architecture: Architecture) -> NoReturn:
-        """Raise InputError: these networks work on graphs."""
+        """Raise InputError, since these networks read graphs."""
         raise InputError(
             "NASBenchGraph is table only: its networks work on graphs, which nasenv does not train on; "
             "measure them by a table, see `nasenv import_benchmark --help`"
         )
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
-        """Return the nodes linked as decided, with the operations decided so far."""
+        """Return the nodes with the links and operations decided so far."""
         if not prefix:
             return Diagram(("input", "output"), ())
         links = LINKS[prefix[0]]
@@ -120,12 +120,12 @@ class NASBenchGraph(SearchSpace):
         return Diagram(nodes, tuple(read + leaves))
 
     def to_text(self, architecture: Architecture) -> str:
-        """Return what each node does and reads, such as ``gat~0|gcn~1|fc~1|skip~2``."""
+        """Return each node's operation and input, such as ``gat~0|gcn~1|fc~1|skip~2``."""
         sources = LINKS[architecture[0]]
         return "|".join(f"{self.operations[c]}~{i}" for c, i in zip(architecture[1:], sources, strict=True))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design that ``to_text`` wrote; raise InputError on a text of another form or space."""
+        """Return the architecture that ``to_text`` wrote; raise InputError for any other text."""
         nodes = [part.strip().partition("~") for part in text.split("|")]
         links = "".join(source for _, _, source in nodes)
         choices = self.decisions[0].choices
@@ -138,13 +138,13 @@ class NASBenchGraph(SearchSpace):
             if name not in self.operations:
                 raise InputError(f"{text!r}: expected operations of {', '.join(self.operations)}, got {name!r}")
         if all(name == "skip" for name, _, _ in nodes):
-            raise InputError(f"{text!r}: a network of nothing but skips is no design of NASBenchGraph")
+            raise InputError(f"{text!r}: a network of nothing but skips is no architecture of NASBenchGraph")
         return (choices.index(links), *(self.operations.index(name) for name, _, _ in nodes))
 
 
 @cache
 def _orders(links: int, skips: tuple[bool, ...]) -> tuple[int, list[Callable[[Architecture], Architecture]]]:
-    """Return the links with the idle skips in front, and the ways to pick the four nodes' operations in their order.
+    """Return the links with idle skips first, and the functions that permute the nodes' operations accordingly.
 
     What is idle depends on the links and on which nodes skip, and on nothing else.
     """

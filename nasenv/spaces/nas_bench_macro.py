@@ -22,7 +22,7 @@ _FIRST = {stage.start for stage in STAGES}
 
 
 class NASBenchMacro(SearchSpace):
-    """The 6,561 networks of NAS-Bench-Macro (Su et al. 2021, https://arxiv.org/abs/2103.11922).
+    """Defines the 6,561 networks of NAS-Bench-Macro (Su et al. 2021, https://arxiv.org/abs/2103.11922).
 
     ========  ==========================  ==================================================================
     step      decision                    choices
@@ -35,9 +35,9 @@ class NASBenchMacro(SearchSpace):
     norm, ReLU; stages of 2, 3 and 3 layers, the first of which halves the map (odd sizes rounded up) and doubles the
     channels; 1x1 convolution to ``features`` channels, batch norm, ReLU, global average and a linear layer.
 
-    An identity that is first in its stage is a 1x1 convolution with batch norm. Any other does nothing, so designs
-    that differ in where those stand among the later layers of a stage are the same network: 3,969 classes. The
-    representative, as published, has them at the end of the stage.
+    An identity that is first in its stage is a 1x1 convolution with batch norm. Any other does nothing, so
+    architectures that differ in where those stand among the later layers of a stage are the same network: 3,969
+    classes. The representative, as published, has them at the end of the stage.
 
     The reference is mb6_k5 everywhere: one block, and the depth all used, as in MobileNetV2
     (https://arxiv.org/abs/1801.04381). The text form is the published one, a digit a layer: ``02012100``.
@@ -73,7 +73,7 @@ class NASBenchMacro(SearchSpace):
         self.head_width = integer("features", features)
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the design with the identities after a stage's first layer moved to the stage's end."""
+        """Return the architecture with identities after a stage's first layer moved to the end of the stage."""
         choices: list[int] = []
         for stage in STAGES:
             first, *later = architecture[stage]
@@ -81,7 +81,7 @@ class NASBenchMacro(SearchSpace):
         return tuple(choices)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return the network: (n, channels, height, width) float32 -> (n, task.outputs)."""
+        """Return the untrained network: (n, channels, height, width) float32 -> (n, task.outputs)."""
         width = self.channels
         modules: dict[str, nn.Module] = {"stem": _conv_bn_relu(self.task.shape[0], width, 3)}
         for i, (decision, choice) in enumerate(zip(self.decisions, architecture, strict=True)):
@@ -94,11 +94,11 @@ class NASBenchMacro(SearchSpace):
         return nn.Sequential(OrderedDict(modules, classifier=nn.Linear(self.head_width, self.task.outputs)))
 
     def reference(self) -> Architecture:
-        """Return mb6_k5 at every layer."""
+        """Return the architecture with mb6_k5 in every layer."""
         return self.from_text("22222222")
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
-        """Return the layers decided so far, in order, with the channels that each puts out."""
+        """Return the layers decided so far, in order, with their numbers of output channels."""
         nodes = ["input\n" + "x".join(map(str, self.task.shape)), f"conv 3x3\n{counted(self.channels, 'channel')}"]
         width = self.channels
         for i, choice in enumerate(prefix):
@@ -118,7 +118,7 @@ class NASBenchMacro(SearchSpace):
         return "".join(map(str, architecture))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design of a published name; raise InputError on any other text."""
+        """Return the architecture of a published name; raise InputError for any other text."""
         digits = text.strip()
         if re.fullmatch("[012]{8}", digits) is None:
             raise InputError(
@@ -129,7 +129,7 @@ class NASBenchMacro(SearchSpace):
 
 
 class InvertedBottleneck(nn.Module):
-    """Widen, filter each channel, narrow; (n, inputs, h, w) -> (n, outputs, h / stride, w / stride), rounded up.
+    """Computes an inverted bottleneck, (n, inputs, h, w) -> (n, outputs, h / stride, w / stride), rounded up.
 
     The input is added where the shapes agree (Sandler et al. 2018, https://arxiv.org/abs/1801.04381).
     """

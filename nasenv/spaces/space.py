@@ -1,4 +1,4 @@
-"""A search space: the decisions an agent takes, which of them are valid, and the network that they build."""
+"""A search space defines an agent's decisions, which choices are valid, and the network that they build."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from nasenv.task import Task
 from nasenv.trial import Architecture
 
 _BITS = 8  # of a byte
-_MOST_DESIGNS = 10_000_000  # that are listed in memory
+_MOST_LISTED = 10_000_000  # architectures, in memory
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One choice that an agent takes: a name, and its choices in order."""
+    """Defines one decision of an agent by its name and its choices in order."""
 
     name: str
     choices: tuple[Hashable, ...]
@@ -39,7 +39,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Diagram:
-    """What a picture of a design shows: boxes in the order of the data's way, and arrows between them.
+    """Describes a picture of an architecture: boxes in the order of the data flow, and arrows between them.
 
     nodes: the text in each box; edges: (from, to, label), indices into nodes.
     """
@@ -49,12 +49,12 @@ class Diagram:
 
 
 class SearchSpace(Configurable, ABC):
-    """All the designs that an agent can make by T decisions, each of at most C choices.
+    """Defines the architectures that an agent can make by T decisions, each of at most C choices.
 
-    A subclass passes its decisions and its task to ``super().__init__`` and writes ``build``; it overrides ``mask``
-    where not every choice is valid, and ``canonical`` where several designs are the same network. It is complete when
-    it is made: its task is among its arguments, so its masks know what fits. On the command line the task comes from
-    the data; a space that is not trained gives it a default.
+    A subclass passes its decisions and its task to ``super().__init__`` and implements ``build``; it overrides ``mask``
+    if some choices can be invalid, and ``canonical`` if several architectures are the same network. The task is a
+    constructor argument, so masks can depend on it. On the command line the task comes from the data; a space that is
+    not trained has a default task.
 
     Args:
         decisions: the T decisions, in the order in which they are taken.
@@ -81,17 +81,17 @@ class SearchSpace(Configurable, ABC):
 
     @property
     def num_decisions(self) -> int:
-        """T, the number of decisions of every design."""
+        """Return T, the number of decisions of every architecture."""
         return len(self.decisions)
 
     @cached_property
     def max_choices(self) -> int:
-        """C, the largest number of choices of a decision."""
+        """Return C, the largest number of choices of a decision."""
         return int(self.num_choices.max())
 
     @property
     def size(self) -> int | None:
-        """Number of valid designs; None where it is above ten million and the space has no formula for it."""
+        """Return the number of valid architectures; None above ten million if the space has no formula for it."""
         if self.is_product:
             return math.prod(map(len, self._ranges))
         rows = self._enumerated()
@@ -109,7 +109,7 @@ class SearchSpace(Configurable, ABC):
         return np.broadcast_to(row, (n, self.max_choices)).copy()
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the representative of the designs equivalent to this one; it is the one that is trained."""
+        """Return the representative of the architectures equivalent to this one; only that one is trained."""
         return architecture
 
     @abstractmethod
@@ -120,15 +120,16 @@ class SearchSpace(Configurable, ABC):
         """
 
     def reference(self) -> Architecture | None:
-        """Return a design that an expert would make by hand, to hold a search's winner against; None without one."""
+        """Return a hand-made architecture that a search's winner is compared with; None if there is none."""
         return None
 
     def feature_parts(self, architectures: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
-        """Return n designs as numbers, in parts: names, and for each an (n, d) array in which like designs are close.
+        """Return feature matrices (n, d) of n architectures by name; similar architectures have close rows.
 
-        A model such as `GaussianProcess` takes two designs for alike where they are close in all parts. It is given
-        canonical designs. A space adds what it knows of its networks, ``super().feature_parts(architectures) |
-        {"depth": ...}``, in whatever unit: what counts is a distance beside that of two random designs.
+        A model such as `GaussianProcess` takes two architectures for alike where they are close in all parts. It is
+        given canonical architectures. A space adds what it knows of its networks,
+        ``super().feature_parts(architectures) | {"depth": ...}``, in whatever unit: what counts is a distance beside
+        that of two random architectures.
 
         Here: the choice taken at each decision (one-hot); how often each was taken over decisions of the same choices;
         numbers in order, such as widths, by how far they are from each other (thermometer). A decision that was not
@@ -144,7 +145,7 @@ class SearchSpace(Configurable, ABC):
         return {name: part for name, part in parts.items() if part.shape[1]}
 
     def diagram(self, prefix: Sequence[int]) -> Diagram:
-        """Return what a picture of the (perhaps unfinished) design shows."""
+        """Return the picture of an architecture that may be incomplete."""
         taken = self._meaningful(prefix)
         nodes = ("input", *(f"{name}\n{choice}" for name, choice in taken))
         if len(prefix) == self.num_decisions:
@@ -154,12 +155,12 @@ class SearchSpace(Configurable, ABC):
     # What every space can do
 
     def fingerprint(self) -> str:
-        """Return a short hash of everything that defines the space; equal for equal spaces."""
+        """Return a short hash of everything that defines the space; equal spaces have equal ones."""
         decisions = [[d.name, [str(c) for c in d.choices]] for d in self.decisions]
         return digest([self.config(), self.version, decisions, self.source_digest()])
 
     def redirect(self, prefixes: NDArray[np.int64], actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the choices, (n,), that n actions mean after n prefixes, (n, t).
+        """Return the choices (n,) that n actions stand for after n prefixes (n, t).
 
         A valid action means itself; an invalid action a means the (a mod k)-th of the k valid choices, so that an
         agent without masks never wastes a step.
@@ -167,7 +168,7 @@ class SearchSpace(Configurable, ABC):
         return redirected(self.mask(prefixes), actions)
 
     def features(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-        """Return n designs as numbers, (n, d): all ``feature_parts`` of their canonical designs, side by side.
+        """Return the features of n architectures, (n, d): all ``feature_parts`` of their canonical forms, joined.
 
         Equal networks have equal features.
         """
@@ -175,17 +176,17 @@ class SearchSpace(Configurable, ABC):
         return np.concatenate(list(parts.values()), axis=1)
 
     def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which choices were valid at each decision of n designs, (n, T) -> (n, T, C)."""
+        """Return which choices were valid at each decision of n architectures, (n, T) -> (n, T, C)."""
         if self.is_product:
             open_ = np.arange(self.max_choices) < self.num_choices[:, None]
             return np.broadcast_to(open_, (len(rows), *open_.shape))
         return np.stack([self.mask(rows[:, :t]) for t in range(self.num_decisions)], axis=1)
 
     def complete(self, choices: ArrayLike, taken: int = 0) -> list[Architecture]:
-        """Return n valid designs from n rows of T choices, (n, T), each choice redirected where it is invalid.
+        """Return n valid architectures from n rows of T choices, (n, T); invalid choices are redirected.
 
         Args:
-            choices: the rows.
+            choices: rows of choices, (n, T).
             taken: number of decisions, from the first, that are known to be valid.
         """
         rows = np.array(choices, dtype=np.int64, ndmin=2)
@@ -196,7 +197,7 @@ class SearchSpace(Configurable, ABC):
         return to_architectures(rows)
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Architecture]:
-        """Return n random designs: at each decision, every valid choice is equally likely."""
+        """Return n random architectures: at each decision, every valid choice is equally likely."""
         if self.is_product:
             return to_architectures(rng.integers(self.num_choices, size=(n, self.num_decisions)))
         rows = np.zeros((n, self.num_decisions), dtype=np.int64)
@@ -205,19 +206,19 @@ class SearchSpace(Configurable, ABC):
             rows[:, t] = keys.argmax(axis=1)
         return to_architectures(rows)
 
-    def designs(self) -> NDArray[np.int64]:
-        """Return all valid designs, (size, T), in the order of their choices.
+    def all_architectures(self) -> NDArray[np.int64]:
+        """Return all valid architectures, (size, T), in the order of their choices.
 
         Raises:
             InputError: there are more than ten million.
         """
         rows = self._enumerated()
         if rows is None:
-            raise InputError(f"{type(self).__name__} has more than {_MOST_DESIGNS:,} designs; too many to list")
+            raise InputError(f"{type(self).__name__} has too many architectures to list, more than {_MOST_LISTED:,}")
         return rows
 
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
-        """Return the designs that differ by one decision, without repeats.
+        """Return the architectures that differ by one decision, without repeats.
 
         Later choices that the change makes invalid are redirected.
         """
@@ -242,17 +243,17 @@ class SearchSpace(Configurable, ABC):
         return row if self.is_product else self.complete(row, taken=t + 1)[0]
 
     def check(self, architecture: Sequence[int]) -> Architecture:
-        """Return the design as a tuple of ints; raise InputError where it is not a valid one of this space."""
+        """Return the architecture as a tuple of ints; raise InputError if it is not valid in this space."""
         try:
             row = tuple(operator.index(c) for c in architecture)
         except TypeError:
             raise InputError(
-                f"a design of {type(self).__name__} is a sequence of integers, the indices of its choices, "
+                f"an architecture of {type(self).__name__} is a sequence of integers, the indices of its choices, "
                 f"got {architecture!r}"
             ) from None
         if len(row) != self.num_decisions:
             raise InputError(
-                f"a design of {type(self).__name__} has {counted(self.num_decisions, 'decision')}, got {len(row)}"
+                f"an architecture of {type(self).__name__} has {counted(self.num_decisions, 'decision')}, got {len(row)}"
             )
         if all(map(operator.contains, self._ranges, row)) and self._are_valid(np.array([row])):
             return row
@@ -267,7 +268,7 @@ class SearchSpace(Configurable, ABC):
         return row
 
     def check_all(self, architectures: Sequence[Sequence[int]] | NDArray[np.integer[Any]]) -> list[Architecture]:
-        """Return the designs as tuples of ints; raise InputError, as `check` does, for the first that is not valid.
+        """Return the architectures as tuples of ints; raise InputError for the first that is not valid.
 
         Many at once take hardly longer than one.
         """
@@ -287,7 +288,7 @@ class SearchSpace(Configurable, ABC):
         return ",".join(f"{name}={choice}" for name, choice in self._meaningful(architecture))
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design that ``to_text`` wrote; raise InputError on a text of another form or space."""
+        """Return the architecture that ``to_text`` wrote; raise InputError for any other text."""
         names_next = "|".join(re.escape(d.name) for d in self.decisions)  # a comma can stand inside a choice
         parts = re.split(rf",(?=(?:{names_next})=)", text)
         given = {name: choice for name, _, choice in (part.partition("=") for part in parts if part)}
@@ -313,11 +314,11 @@ class SearchSpace(Configurable, ABC):
         return [(d.name, d.choices[c]) for d, c, valid in pairs if valid.sum() > 1]
 
     def _enumerated(self) -> NDArray[np.int64] | None:
-        """Return all valid designs, (size, T); None where there are too many."""
+        """Return all valid architectures, (size, T); None if there are more than ten million."""
         rows = np.zeros((1, 0), dtype=np.int64)
         for _ in range(self.num_decisions):
             parents, choices = np.nonzero(self.mask(rows))
-            if len(parents) > _MOST_DESIGNS:
+            if len(parents) > _MOST_LISTED:
                 return None
             rows = np.column_stack([rows[parents], choices])
         return rows
@@ -328,11 +329,11 @@ class SearchSpace(Configurable, ABC):
 
     @cached_property
     def _other_choices(self) -> list[list[list[int]]]:
-        """The other choices of decision t where c is taken, as [t][c], in a space without constraints."""
+        """Return the other choices of decision t if c is taken, as [t][c], in a space without constraints."""
         return [[[c for c in choices if c != taken] for taken in choices] for choices in self._ranges]
 
     def _others_along(self, architecture: Architecture) -> list[list[int]]:
-        """Return the valid choices, other than the one taken, at each decision of a design."""
+        """Return the valid choices, other than the one taken, at each decision of an architecture."""
         if self.is_product:
             return [others[c] for others, c in zip(self._other_choices, architecture, strict=True)]
         masks = self._masks_along(architecture)
@@ -340,7 +341,7 @@ class SearchSpace(Configurable, ABC):
         return [[c for c in np.flatnonzero(valid).tolist() if c != taken] for valid, taken in pairs]
 
     def _are_valid(self, rows: NDArray[np.int64]) -> bool:
-        """Return whether all rows, (n, T) int64, are valid designs."""
+        """Return whether all rows, (n, T) int64, are valid architectures."""
         if not ((rows >= 0) & (rows < self.num_choices)).all():
             return False
         steps = range(0 if self.is_product else self.num_decisions)
@@ -348,13 +349,13 @@ class SearchSpace(Configurable, ABC):
         return all(self.mask(rows[:, :t])[every, rows[:, t]].all() for t in steps)
 
     def _masks_along(self, prefix: Sequence[int]) -> Iterator[NDArray[np.bool_]]:
-        """Yield the mask, (C,), at each of the decisions taken so far; none is computed before it is asked for."""
+        """Yield the mask (C,) at each of the decisions taken so far, computed on demand."""
         for t in range(len(prefix)):
             yield self.mask(np.array(prefix[:t], dtype=np.int64).reshape(1, t))[0]
 
 
 def redirected(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return actions, (n,), with each that the mask, (n, C), forbids replaced by the (a mod k)-th of k valid ones."""
+    """Return the actions (n,), those that the mask (n, C) forbids replaced by the (a mod k)-th of the k valid ones."""
     actions = np.asarray(actions, dtype=np.int64)
     n, c = mask.shape
     if c <= _BITS and not (actions & -_BITS).any():  # all of 0, ..., 7
@@ -375,7 +376,7 @@ def _nth_valid(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[n
 
 @cache
 def _meanings() -> NDArray[np.int64]:
-    """Return what actions of 0, ..., 7 mean beside masks of up to eight choices, (256, 8), a mask's bits as its row."""
+    """Return the choices that actions 0 to 7 stand for under each mask of up to eight choices, (256, 8)."""
     codes, actions = np.divmod(np.arange(_BITS, _BITS << _BITS), _BITS)  # all masks but the one that forbids everything
     masks = codes[:, None] >> np.arange(_BITS) & 1 == 1
     meant = np.where(masks[np.arange(len(codes)), actions], actions, _nth_valid(masks, actions))

@@ -1,4 +1,4 @@
-"""A space of many decisions, too large to list, whose designs are scored by a formula and not trained."""
+"""A space with too many architectures to list; a formula scores them, and no network is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasenv.trial import Architecture
 
 
 class SyntheticSpace(SearchSpace):
-    """Chains of layers, each an operation and a width, that `SyntheticEvaluator` scores: its best design is known.
+    """Defines chains of layers, each an operation and a width, scored by `SyntheticEvaluator` with a known optimum.
 
     ============  ===========================  ================================================
     step          decision                     choices
@@ -22,9 +22,9 @@ class SyntheticSpace(SearchSpace):
     1, 3, 5, ...  ``layer1.width``, ...        those of ``widths``, from the narrowest
     ============  ===========================  ================================================
 
-    Every choice is always valid, and no two designs are equivalent. By default there are 30 decisions and
-    20^15 = 3.3 x 10^19 designs, which is what agents are tried on that must do without a list of all designs. The names
-    are those of a network, but there is none: ``build`` raises InputError.
+    Every choice is always valid, and no two architectures are equivalent. By default there are 30 decisions and
+    20^15 = 3.3 x 10^19 architectures, which is what agents are tried on that must do without a list of all
+    architectures. The names are those of a network, but there is none: ``build`` raises InputError.
 
     The text form is ``conv3x3:16|max_pool:64|...``, a part a layer.
 
@@ -32,8 +32,8 @@ class SyntheticSpace(SearchSpace):
         layers: number of layers, half the number of decisions.
         operations: their names.
         widths: whole numbers, ascending.
-        task: its outputs are the classes among which the worst design guesses, see `SyntheticEvaluator`; by default 10,
-            without inputs, since nothing is built.
+        task: its outputs are the classes among which the worst architecture guesses, see `SyntheticEvaluator`; by
+            default 10, without inputs, since nothing is built.
 
     Raises:
         InputError: no layers; operations that are not distinct words without ``|`` and ``:``; widths that are not
@@ -64,9 +64,9 @@ class SyntheticSpace(SearchSpace):
         super().__init__([decision for pair in pairs for decision in pair], task or Task(None, outputs=10))
 
     def build(self, architecture: Architecture) -> NoReturn:
-        """Raise InputError: there is no network."""
+        """Raise InputError, since the space has no networks."""
         raise InputError(
-            "SyntheticSpace has no networks to train: its designs are scored by a formula; give --evaluator "
+            "SyntheticSpace has no networks to train: its architectures are scored by a formula; give --evaluator "
             "SyntheticEvaluator"
         )
 
@@ -83,7 +83,7 @@ class SyntheticSpace(SearchSpace):
         return "|".join(f"{self.operations[operation]}:{self.widths[width]}" for operation, width in pairs)
 
     def from_text(self, text: str) -> Architecture:
-        """Return the design that ``to_text`` wrote; raise InputError on a text of another form or space."""
+        """Return the architecture that ``to_text`` wrote; raise InputError for any other text."""
         parts = [part for layer in text.strip().split("|") for part in layer.partition(":")[::2]]
         known = [{str(choice): i for i, choice in enumerate(d.choices)} for d in self.decisions]
         if len(parts) != len(known) or not all(part in names for part, names in zip(parts, known, strict=True)):

@@ -1,1 +1,1 @@
-"""Models of what architectures are worth."""
+"""Models that predict what architectures are worth."""

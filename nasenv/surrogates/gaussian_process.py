@@ -1,4 +1,4 @@
-"""A Gaussian process over the designs of a space: what a search has seen predicts what it has not."""
+"""A Gaussian process predicts what architectures are worth from those that a search has evaluated."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nasenv.errors import InputError
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture
 
-_PAIRS = 512  # of random designs, whose distances tell the unit of a part of the features
+_PAIRS = 512  # of random architectures, whose distances tell the unit of a part of the features
 
 
 class Kernel:
-    """How alike two designs are, in (0, 1]: the mean over the parts of a space's features of exp(-d^2 / (2 l^2)).
+    """Computes the similarity of two architectures, in (0, 1]: the mean over feature parts of exp(-d^2 / (2 l^2)).
 
-    d is the Euclidean distance of two designs in a part (`SearchSpace.feature_parts`). The length l is the root mean
-    square of the distances of random designs, times ``length``, so that features may be of any unit.
+    d is the Euclidean distance of two architectures in a part (`SearchSpace.feature_parts`). The length l is the root
+    mean square of the distances of random architectures, times ``length``, so that features may be of any unit.
 
     Args:
-        space: whose designs.
-        length: in units of the distance of two random designs.
+        space: the space of the architectures.
+        length: length scale, in units of the distance of two random architectures.
         parts: names of the parts; all by default.
 
     Raises:
@@ -43,14 +43,14 @@ class Kernel:
             square = ((features[name][:_PAIRS] - features[name][_PAIRS:]) ** 2).sum(axis=1).mean()
             self._scales[name] = 1.0 / (length * math.sqrt(2.0 * square)) if square > 0.0 else 0.0
 
-    def embed(self, designs: Sequence[Architecture]) -> list[NDArray[np.float64]]:
-        """Return for each part the features x of n designs in units of sqrt(2) l, as [x, |x|^2, 1], (n, d + 2)."""
-        features = self._features(designs)
+    def embed(self, architectures: Sequence[Architecture]) -> list[NDArray[np.float64]]:
+        """Return, by part, the features x of n architectures in units of sqrt(2) l, as [x, |x|^2, 1], (n, d + 2)."""
+        features = self._features(architectures)
         parts = [scale * features[name] for name, scale in self._scales.items()]
         return [np.column_stack([x, (x**2).sum(axis=1), np.ones(len(x))]) for x in parts]
 
     def __call__(self, a: Sequence[NDArray[Any]], b: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Return how alike each of n embedded designs is to each of m, (n, m)."""
+        """Return the similarity of each of n embedded architectures to each of m, (n, m)."""
         total = np.zeros((len(a[0]), len(b[0])), dtype=a[0].dtype)
         for x, y in zip(a, b, strict=True):
             minus_squared = np.hstack([2.0 * x[:, :-2], -x[:, -1:], -x[:, -2:-1]]) @ y.T  # 2 x y - |y|^2 - |x|^2
@@ -58,28 +58,28 @@ class Kernel:
         total /= len(a)
         return total
 
-    def _features(self, designs: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
-        return self._space.feature_parts([self._space.canonical(a) for a in designs])
+    def _features(self, architectures: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
+        return self._space.feature_parts([self._space.canonical(a) for a in architectures])
 
 
 class Surrogate:
-    """Predicts what designs are worth, and how sure that is, from those observed: Gaussian process regression.
+    """Predicts the scores of architectures and their uncertainty by Gaussian process regression.
 
     Rasmussen & Williams 2006, http://gaussianprocess.org/gpml, algorithm 2.1. The targets are the normal scores of
     the rewards' ranks among all that were observed, ties sharing a rank: their mean is 0, that of the best of 100 is
     2.6, and it makes no difference in what unit a reward is, or how bad a failure. Nothing is fitted.
 
     A new observation adds a row to the inverse of the covariance's Cholesky factor, O(n^2) instead of O(n^3), and a
-    number to what is kept for each design of the pool, O(n). Beyond ``most`` observations, it is made anew from the
-    best and the latest, a quarter of ``most`` each, so that its cost is bounded; ranks are among all.
+    number to what is kept for each architecture of the pool, O(n). Beyond ``most`` observations, it is made anew from
+    the best and the latest, a quarter of ``most`` each, so that its cost is bounded; ranks are among all.
 
     Args:
-        space: whose designs.
-        pool: designs whose predictions are kept up to date, for `pool_ucb`.
-        noise: variance of an observation about the truth, where that of the truth over all designs is 1.
-        length: of the `Kernel`.
-        parts: of the `Kernel`.
-        most: observations that it is conditioned on.
+        space: the space of the architectures.
+        pool: architectures whose predictions are kept up to date, for `pool_ucb`.
+        noise: variance of an observation about the truth, where that of the truth over all architectures is 1.
+        length: length scale of the `Kernel`.
+        parts: feature parts of the `Kernel`.
+        most: largest number of observations that it is conditioned on.
     """
 
     def __init__(
@@ -101,43 +101,43 @@ class Surrogate:
         self._solved: NDArray[np.float64] = np.zeros(0)  # (n,), the inverse times the targets
         self._pool = _Pool(self._kernel, pool, most) if pool else None
 
-    def observe(self, designs: Sequence[Architecture], rewards: Sequence[float] | NDArray[np.float64]) -> None:
-        """Take in what n designs are worth; the reward of a design that was observed before replaces its old one."""
+    def observe(self, architectures: Sequence[Architecture], rewards: Sequence[float] | NDArray[np.float64]) -> None:
+        """Add the rewards of n architectures; the reward of one observed before is replaced."""
         values = np.asarray(rewards, dtype=np.float64).tolist()
-        self._rewards.update(zip(designs, values, strict=True))
+        self._rewards.update(zip(architectures, values, strict=True))
         self._scores = dict(zip(self._rewards, _normal_scores([*self._rewards.values()]).tolist(), strict=True))
-        for design in designs:
-            self._believed.pop(design, None)
-        self._condition(designs)
+        for architecture in architectures:
+            self._believed.pop(architecture, None)
+        self._condition(architectures)
 
-    def believe(self, designs: Sequence[Architecture]) -> None:
-        """Take n designs to be worth what is predicted of them, until they are observed.
+    def believe(self, architectures: Sequence[Architecture]) -> None:
+        """Assume the predicted rewards for n architectures until they are observed.
 
         The next of a batch then keep away from them (Ginsbourger et al. 2010, the kriging believer,
         https://doi.org/10.1007/978-3-642-10701-6_6).
         """
-        new = [design for design in dict.fromkeys(designs) if design not in self._rewards]
+        new = [architecture for architecture in dict.fromkeys(architectures) if architecture not in self._rewards]
         if new:
             embedded = self._kernel.embed(new)
             self._believed.update(zip(new, self._predict(embedded)[0].tolist(), strict=True))
             self._condition(new, embedded)
 
-    def predict(self, designs: Sequence[Architecture]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the expected scores of m designs and their standard deviations, (m,) each."""
-        return self._predict(self._kernel.embed(designs))
+    def predict(self, architectures: Sequence[Architecture]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the expected scores of m architectures and their standard deviations, (m,) each."""
+        return self._predict(self._kernel.embed(architectures))
 
-    def ucb(self, designs: Sequence[Architecture], beta: float = 2.0) -> NDArray[np.float64]:
-        """Return the upper confidence bounds of m designs, (m,): expected score + beta standard deviations."""
-        mean, deviation = self.predict(designs)
+    def ucb(self, architectures: Sequence[Architecture], beta: float = 2.0) -> NDArray[np.float64]:
+        """Return the upper confidence bounds of m architectures, (m,): expected score + beta standard deviations."""
+        mean, deviation = self.predict(architectures)
         return mean + beta * deviation
 
     def pool_ucb(self, beta: float = 2.0) -> NDArray[np.float64]:
-        """Return the upper confidence bounds of the designs of the pool, in their order."""
+        """Return the upper confidence bounds of the architectures of the pool, in their order."""
         assert self._pool is not None
         return self._pool.ucb(self._solved, beta)
 
     def best(self, k: int) -> list[Architecture]:
-        """Return the k designs observed that have the highest rewards, best first, the earlier among equals."""
+        """Return the k observed architectures with the highest rewards, best first, the earlier first among equals."""
         return sorted(self._rewards, key=self._rewards.__getitem__, reverse=True)[:k]
 
     def _predict(self, embedded: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -147,27 +147,27 @@ class Surrogate:
         return self._solved @ solved, _deviation(1.0 - (solved**2).sum(axis=0))
 
     def _condition(
-        self, designs: Sequence[Architecture], embedded: Sequence[NDArray[np.float64]] | None = None
+        self, architectures: Sequence[Architecture], embedded: Sequence[NDArray[np.float64]] | None = None
     ) -> None:
-        """Add those of the designs that it is not conditioned on yet; see that the targets are those of now."""
+        """Condition the process on architectures that it does not hold yet, and update the targets."""
         known = set(self._rows)
-        new = [design for design in dict.fromkeys(designs) if design not in known]
+        new = [architecture for architecture in dict.fromkeys(architectures) if architecture not in known]
         if len(self._rows) + len(new) > self._most:
             new, self._rows, embedded = self._kept([*self._rows, *new]), [], None
         if new:
-            self._extend(new, embedded if embedded and len(new) == len(designs) else self._kernel.embed(new))
+            self._extend(new, embedded if embedded and len(new) == len(architectures) else self._kernel.embed(new))
         n = len(self._rows)
         self._solved = self._inverse[:n, :n] @ np.array(self._targets())
 
-    def _kept(self, designs: Sequence[Architecture]) -> list[Architecture]:
-        """Return the best and the latest of the designs, in their order."""
+    def _kept(self, architectures: Sequence[Architecture]) -> list[Architecture]:
+        """Return the best and the latest of the architectures, in their order."""
         quarter = self._most // 4
-        kept = {*self.best(quarter), *designs[-quarter:]}
-        return [design for design in designs if design in kept]
+        kept = {*self.best(quarter), *architectures[-quarter:]}
+        return [architecture for architecture in architectures if architecture in kept]
 
-    def _extend(self, designs: Sequence[Architecture], new: Sequence[NDArray[np.float64]]) -> None:
-        """Border the inverse factor by k rows, those of k embedded designs, and the pool's."""
-        n, k = len(self._rows), len(designs)
+    def _extend(self, architectures: Sequence[Architecture], new: Sequence[NDArray[np.float64]]) -> None:
+        """Extend the inverse Cholesky factor by k rows, those of k embedded architectures, and update the pool."""
+        n, k = len(self._rows), len(architectures)
         old = [part[:n] for part in self._embedded]
         inverse, crossed = self._inverse[:n, :n], self._kernel(old, new)
         below = inverse @ crossed  # (n, k), the factor's new rows
@@ -177,23 +177,24 @@ class Surrogate:
         self._inverse[n : n + k, n : n + k] = corner
         for part, rows in zip(self._embedded, new, strict=True):
             part[n : n + k] = rows
-        self._rows += designs
+        self._rows += architectures
         if self._pool is not None:
             self._pool.extend(n, new, below, corner)
 
     def _targets(self) -> list[float]:
-        """Return what each design that it is conditioned on is, or is believed to be, worth, n scores."""
+        """Return the n scores that the process is conditioned on, observed or assumed."""
         return [self._believed[d] if d in self._believed else self._scores[d] for d in self._rows]
 
 
 class _Pool:
-    """N designs whose predictions are kept up to date, in single precision; N can be ten thousands."""
+    """Keeps the predictions for N architectures up to date, in single precision; N can be tens of thousands."""
 
-    def __init__(self, kernel: Kernel, designs: Sequence[Architecture], most: int) -> None:
+    def __init__(self, kernel: Kernel, architectures: Sequence[Architecture], most: int) -> None:
         self._kernel = kernel
-        self._embedded = [part.astype(np.float32) for part in kernel.embed(designs)]
-        self._solved = np.empty((most, len(designs)), dtype=np.float32)  # the inverse factor times the covariances
-        self._variance: NDArray[Any] = np.ones(len(designs), dtype=np.float32)
+        self._embedded = [part.astype(np.float32) for part in kernel.embed(architectures)]
+        size = most, len(architectures)
+        self._solved = np.empty(size, dtype=np.float32)  # the inverse factor times the covariances
+        self._variance: NDArray[Any] = np.ones(len(architectures), dtype=np.float32)
 
     def extend(
         self,
@@ -202,7 +203,7 @@ class _Pool:
         below: NDArray[np.float64],
         corner: NDArray[np.float64],
     ) -> None:
-        """Add k observations to n; what was kept of more is dropped."""
+        """Add k observations to the first n; later ones are dropped."""
         covariances = self._kernel([part.astype(np.float32) for part in new], self._embedded)  # (k, N)
         covariances -= below.T.astype(np.float32) @ self._solved[:n]
         rows = corner.astype(np.float32) @ covariances
@@ -210,7 +211,7 @@ class _Pool:
         self._variance = (self._variance if n else 1.0) - (rows**2).sum(axis=0)
 
     def ucb(self, solved: NDArray[np.float64], beta: float) -> NDArray[np.float64]:
-        """Return the upper confidence bounds, (N,), for targets that the inverse factor was applied to, (n,)."""
+        """Return the upper confidence bounds (N,) for targets multiplied by the inverse factor, (n,)."""
         mean = solved.astype(np.float32) @ self._solved[: len(solved)]
         return mean + beta * _deviation(self._variance)
 
@@ -228,11 +229,11 @@ def _normal_scores(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _rng() -> np.random.Generator:
-    """Return a generator for what is to be the same in every search of a space."""
+    """Return a random generator that is the same in every search of a space."""
     return np.random.default_rng(0)
 
 
 def _deviation(variance: NDArray[Any]) -> NDArray[Any]:
-    """Return standard deviations; rounding can make a small variance negative."""
+    """Return standard deviations; a variance that rounding made negative counts as 0."""
     deviation: NDArray[Any] = np.sqrt(np.maximum(variance, 0.0))
     return deviation

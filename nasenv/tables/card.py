@@ -1,4 +1,4 @@
-"""The card of a table that ``nasenv build_table`` made: how it was computed, and how far its numbers can be trusted."""
+"""Writes the card of a table that ``nasenv build_table`` made: how it was computed and how reliable its numbers are."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ Computed by `nasenv build_table`, which also wrote this card and every number in
 
 ## What was computed
 
-{designs:,} designs, which are {networks:,} different networks: designs that the space declares equivalent share their
-trainings and have equal rows. Every network was trained from {seeds} seeds on the training data and scored on the
-validation data (`val_accuracy_seed0`, ...), and trained anew, from {seeds} seeds, on training and validation data
-together and scored on the test data (`test_accuracy_seed0`, ...). Each of these trainings lasted `final_epochs`.
+{architectures:,} architectures, which are {networks:,} different networks: architectures that the space declares
+equivalent share their trainings and have equal rows. Every network was trained from {seeds} seeds on the training
+data and scored on the validation data (`val_accuracy_seed0`, ...), and trained anew, from {seeds} seeds, on training
+and validation data together and scored on the test data (`test_accuracy_seed0`, ...). Each of these trainings lasted
+`final_epochs`.
 
 - `val_accuracy`, `test_accuracy`: the means over the seeds, in [0, 1]; empty where one of them failed.
 - `train_seconds`: the median over the seeds of what the evaluator says that one training on the training data took.
@@ -58,7 +59,7 @@ Columns = Mapping[str, NDArray[np.float64]]
 def card(
     name: str,
     config: Mapping[str, Any],
-    designs: int,
+    architectures: int,
     sizes: Mapping[str, int],
     columns: Columns,
     note: str = "",
@@ -66,9 +67,9 @@ def card(
     """Return the card as Markdown; every number in it is computed here.
 
     Args:
-        name: of the table's file.
+        name: name of the table's file.
         config: the options of the command that built it: space, evaluator, data where it reads them, seeds.
-        designs: number of rows, equivalent designs counted each.
+        architectures: number of rows, equivalent architectures counted each.
         sizes: examples in each split of the data; empty where the evaluator has none.
         columns: the table's, (n,), each network once.
         note: a paragraph of the user's.
@@ -77,7 +78,7 @@ def card(
         name=name,
         space=_class_name(config["space"]),
         data=config["data"]["source"] if "data" in config else _class_name(config["evaluator"]),
-        designs=designs,
+        architectures=architectures,
         networks=len(columns["val_accuracy"]),
         seeds=config["seeds"],
         examples="; ".join(f"{count:,} for {use}" for use, count in sizes.items()) or "unknown",
@@ -93,7 +94,7 @@ def _class_name(part: Mapping[str, Any]) -> str:
 
 
 def figures(columns: Columns) -> list[tuple[str, str]]:
-    """Return what a user should know of the table's numbers, as (what, figure)."""
+    """Return the figures that describe the table's numbers, as (what, figure)."""
     whole = ~(np.isnan(columns["val_accuracy"]) | np.isnan(columns["test_accuracy"]))
     rows = [("networks of which a training failed, so that a mean is empty", f"{int((~whole).sum()):,}")]
     if not whole.any():
@@ -122,7 +123,7 @@ def _difficulty(columns: Columns, top: NDArray[np.int64]) -> list[tuple[str, str
 
 
 def _noise(columns: Columns, top: NDArray[np.int64]) -> list[tuple[str, str]]:
-    """Return how much a mean depends on its seeds; nothing where there is one seed."""
+    """Return figures of how much a mean depends on the seeds; an empty list for a single seed."""
     seeds = [name for name in columns if name.startswith("val_accuracy_seed")]
     if len(seeds) < 2 or len(columns["val_accuracy"]) < 3:
         return []
@@ -156,13 +157,13 @@ def _cost(columns: Columns) -> list[tuple[str, str]]:
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return Spearman's rank correlation, nan where one of them is constant."""
+    """Return Spearman's rank correlation; nan if one of the arrays is constant."""
     constant = np.ptp(a) == 0 or np.ptp(b) == 0
     return math.nan if constant else float(spearmanr(a, b).statistic)
 
 
 def _setting() -> str:
-    """Return processor, cores, versions and day."""
+    """Return the processor, cores, versions and date as text."""
     known = provenance()
     versions = ", ".join(f"{package} {known[package]}" for package in _PACKAGES)
     machine = f"{known['processor']}, {counted(int(known['cores']), 'core')}"

@@ -1,10 +1,10 @@
-"""Tables of what designs are worth, measured beforehand: one file format, and the tables that this project ships.
+"""Tables of measured architectures: one CSV format, and the tables that nasenv ships.
 
-A table is a CSV file, plain or gzipped (known by its content), UTF-8, with a header and a line for each design:
+A table is a CSV file, plain or gzipped (known by its content), UTF-8, with a header and a line for each architecture:
 
 | column | what stands in it |
 |---|---|
-| `architecture` | the design as its space's ``to_text`` writes it; no two lines have the same |
+| `architecture` | the architecture as its space's ``to_text`` writes it; no two lines have the same |
 | `val_accuracy` | validation accuracy in [0, 1]; an empty cell is an evaluation that failed |
 | `test_accuracy` | test accuracy in [0, 1]; an empty cell is one that failed or was not made |
 | `train_seconds` | what the training that led to `val_accuracy` cost, in seconds |
@@ -45,15 +45,15 @@ _MOST_COLUMNS = 1000
 
 @dataclass(frozen=True)
 class Table:
-    """A table in memory, n designs.
+    """Holds a table of n architectures in memory.
 
     Args:
         path: the file.
         digest: hash of its text: equal for equal tables, gzipped or not.
-        lines: (n,), the line of the file on which each design stands, for messages.
-        architectures: (n,), texts of the designs, distinct.
-        columns: by name, (n,) each: those asked for, and the others that hold nothing but numbers; nan is an empty
-            cell.
+        lines: (n,), the line of the file on which each architecture stands, for messages.
+        architectures: (n,), texts of the architectures, distinct.
+        columns: numbers (n,) by column name: those asked for, and all others that hold only numbers; nan is an
+            empty cell.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Table:
     columns: Mapping[str, NDArray[np.float64]]
 
     def error(self, row: int, reason: str) -> InputError:
-        """Return the error that a row (from 0) is refused with, which names file and line."""
+        """Return the InputError for a row (from 0), which names file and line."""
         return InputError(f"{self.path}, line {self.lines[row]}: {reason}")
 
 
@@ -81,11 +81,11 @@ def read_table(
         table: a file, or the name of a shipped table.
         scores: columns that must be there and hold scores, or empty cells.
         numbers: columns that must be there and hold a finite number in each row.
-        metric: what the scores are; they are checked against its range, where that is known.
+        metric: metric of the scores, which are checked against its range, where that is known.
 
     Raises:
-        InputError: no such table or column; not a table; a design given twice; a score outside the metric's range, a
-            cell that should be a number and is none. The message names the line.
+        InputError: no such table or column; not a table; an architecture given twice; a score outside the metric's
+            range, a cell that should be a number and is none. The message names the line.
     """
     path = _find(table)
     text = _text(path)
@@ -107,23 +107,23 @@ def read_table(
 
 
 def write_table(path: str | Path, architectures: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> None:
-    """Write a table, whole or not at all; equal tables become equal files.
+    """Write a table atomically; equal tables give equal files.
 
     Args:
         path: the file; gzipped where the name ends in .gz.
-        architectures: (n,), texts of the designs, distinct.
-        columns: by name, (n,) numbers each, in the order in which they are to stand; None or nan is an empty cell.
+        architectures: (n,), texts of the architectures, distinct.
+        columns: numbers (n,) by column name, in the order to write; None or nan is an empty cell.
             Those with ``accuracy`` in their name and no ``_percent`` at its end are in [0, 1].
 
     Raises:
-        InputError: columns of unequal length, a design given twice, an accuracy outside [0, 1], a file that cannot be
-            written.
+        InputError: columns of unequal length, an architecture given twice, an accuracy outside [0, 1], a file that
+            cannot be written.
     """
     path = Path(path)
     values = {name: _numbers(name, column) for name, column in columns.items()}
     for name, column in values.items():
         if name == ARCHITECTURE or len(column) != len(architectures):
-            raise InputError(f"column {name}: expected {len(architectures)} numbers, one a design, got {len(column)}")
+            raise InputError(f"column {name}: expected {len(architectures)} numbers, one a row, got {len(column)}")
     made = Table(path, "", tuple(range(2, len(architectures) + 2)), tuple(architectures), values)
     _check_distinct(made)
     for name, column in values.items():
@@ -181,7 +181,7 @@ def _parse(path: Path, text: str) -> tuple[list[str], tuple[int, ...], list[list
     if len(set(names)) != len(names):
         raise InputError(f"{path}, line 1: a column is named twice: {', '.join(names)}")
     if not rows:
-        raise InputError(f"table {path}: expected a header and a line for each design, got {len(names)} names only")
+        raise InputError(f"table {path}: expected a header and a line for each architecture, got the header only")
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(names):
             raise InputError(f"{path}, line {line}: expected {len(names)} cells as in the header, got {len(row)}")
@@ -196,7 +196,7 @@ def _check_distinct(table: Table) -> None:
 
 
 def _column(table: Table, name: str, cells: Sequence[str], asked: bool) -> Any:
-    """Return a column's values, (n,) with nan for an empty cell, divided by 100 where percent.
+    """Return a column's values, (n,), nan for an empty cell, divided by 100 if they are in per cent.
 
     One that is not asked for may hold texts; None then.
     """
@@ -237,12 +237,12 @@ def _numbers(name: str, column: Sequence[float | None]) -> NDArray[np.float64]:
     try:
         values = np.array([math.nan if v is None else v for v in column], dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"column {name}: expected a number or None for each design") from None
+        raise InputError(f"column {name}: expected a number or None for each architecture") from None
     if values.ndim != 1 or np.isinf(values).any():
-        raise InputError(f"column {name}: expected one finite number or None for each design")
+        raise InputError(f"column {name}: expected one finite number or None for each architecture")
     return values
 
 
 def _cell(value: float) -> str:
-    """Return the shortest text that reads back as the very number; empty for nan."""
+    """Return the shortest text that reads back as the same number; an empty text for nan."""
     return "" if math.isnan(value) else repr(value).removesuffix(".0")

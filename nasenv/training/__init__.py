@@ -1,19 +1,19 @@
-"""Training one network as fast as the machine can: the recipe, the batches, the step, and what it runs under."""
+"""Networks are trained as fast as the machine allows: recipe, batches, training step, reproducibility."""
 
-from nasenv.training.fit import TIMEOUT, Diverged, Fitted, fit, mixed, score
+from nasenv.training.fit import TIMEOUT, Diverged, FitResult, fit, mixed, score
 from nasenv.training.recipe import Recipe, one_cycle
-from nasenv.training.setting import one_thread, same_each_time, seeded
+from nasenv.training.reproducibility import deterministic_algorithms, one_thread, seeded
 
 __all__ = [
     "TIMEOUT",
     "Diverged",
-    "Fitted",
+    "FitResult",
     "Recipe",
+    "deterministic_algorithms",
     "fit",
     "mixed",
     "one_cycle",
     "one_thread",
-    "same_each_time",
     "score",
     "seeded",
 ]

@@ -1,4 +1,4 @@
-"""How long a training will take, learnt from those that are over, so that the longest can begin first."""
+"""Predicts how long trainings take from those that have ended, so that the longest can start first."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from nasenv.trial import Architecture
 
 
 class TrainingCost:
-    """Expects the cost of a training by ridge regression on the one-hot decisions of its design.
+    """Predicts the cost of a training by ridge regression on the one-hot decisions of its architecture.
 
     The order in which trainings begin changes no measurement; with the longest first, workers do not wait for one that
     began last (longest processing time first: Graham 1969, https://doi.org/10.1137/0117039). No network is built.
 
     Args:
-        space: the space of the designs.
+        space: the space of the architectures.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -28,18 +28,18 @@ class TrainingCost:
         self._targets: NDArray[np.float64] = np.zeros(size)
 
     def add(self, architecture: Architecture, seconds: float) -> None:
-        """Learn what a training took."""
+        """Add the observed cost of a training."""
         (features,) = self._features([architecture])
         self._products += np.outer(features, features)
         self._targets += features * seconds
 
     def longest_first(self, architectures: Sequence[Architecture]) -> list[int]:
-        """Return the indices of the designs by falling expected cost; in their order before anything is learnt."""
+        """Return the indices of the architectures by falling predicted cost; equal ones keep their order."""
         expected = self._features(architectures) @ np.linalg.solve(self._products, self._targets)
         return [int(i) for i in np.argsort(-expected, kind="stable")]
 
     def _features(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-        """Return the one-hot decisions and a constant, (n, sum of choices + 1)."""
+        """Return the one-hot decisions and a constant 1, (n, sum of choices + 1)."""
         features = np.zeros((len(architectures), len(self._targets)))
         rows = np.array(architectures, dtype=np.int64).reshape(-1, len(self._offsets) - 1)  # (n, T)
         features[np.arange(len(rows))[:, None], self._offsets[:-1] + rows] = 1.0

@@ -1,4 +1,4 @@
-"""Which devices there are to train on, and how worker processes share them."""
+"""Devices to train on, and the environment variables that assign them to worker processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def resolve_devices(devices: str) -> tuple[str, ...]:
-    """Return the devices meant by auto, cpu, cuda, or a list such as cuda:0,cuda:2.
+    """Return the device names that auto, cpu, cuda, or a list such as cuda:0,cuda:2 stands for.
 
     auto is every GPU of the machine, and cpu where there is none; cuda is every GPU.
 
@@ -35,8 +35,8 @@ def resolve_devices(devices: str) -> tuple[str, ...]:
     return tuple(named)
 
 
-def environments(devices: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return, by device, what makes a process see that device alone; nothing for the processor."""
+def device_environments(devices: tuple[str, ...]) -> list[dict[str, str]]:
+    """Return, for each device, the environment variables that make it the only GPU visible to a process."""
     if devices == ("cpu",):
         return [{}]
     seen = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]  # our cuda:0 is the first of these

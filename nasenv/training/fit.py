@@ -1,4 +1,4 @@
-"""Training one network on data that live on the device, as fast as it goes, and scoring it."""
+"""Trains one network on data that are on the device, and scores it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from nasenv.data.split import Split
 from nasenv.task import Encoding, Task
+from nasenv.training.cuda_graphs import graphed
 from nasenv.training.recipe import Recipe, one_cycle
-from nasenv.training.repeating import repeated
 
 TIMEOUT = "timeout"  # how the error of a training that took too long begins
 _SCORING_BATCH = {"cpu": 256, "cuda": 2048}  # larger ones leave a processor's cache; a GPU wants few, large ones
@@ -26,8 +26,8 @@ seeds of each benchmark gained 0.9 points of validation accuracy on digits, 2.8 
 _STATISTICS_BATCHES = 4  # forward passes that batch normalisation takes its statistics from
 
 
-class Fitted(NamedTuple):
-    """A training that is over.
+class FitResult(NamedTuple):
+    """Holds what a finished training returns.
 
     Args:
         curve: mean training loss of each epoch.
@@ -39,7 +39,7 @@ class Fitted(NamedTuple):
 
 
 class Diverged(Exception):
-    """The training came to a loss that is not finite."""
+    """The training loss became nan or infinite."""
 
 
 def fit(
@@ -52,15 +52,15 @@ def fit(
     precision: torch.dtype = torch.float32,
     compiled: bool = False,
     steps: int | None = None,
-) -> Fitted:
-    """Train the model in place.
+) -> FitResult:
+    """Train the model in place and return the loss curve.
 
     Args:
         model: on the device of the data; its parameters become views of one vector, and its batch normalisation
             statistics are those of the final weights at the end.
-        task: says what the loss is.
+        task: task, which defines the loss.
         data: inputs and targets, as the task's networks take them.
-        recipe: how to train.
+        recipe: hyperparameters of the training.
         generator: draws the order of the data and their augmentation; on the device of the data.
         timeout_seconds: wall time after which the training is given up; a suspension does not count.
         precision: float32, or bfloat16: what convolutions and products are computed in; weights stay float32.
@@ -74,7 +74,7 @@ def fit(
     network: nn.Module = torch.compile(model, dynamic=False) if compiled else model  # type: ignore[assignment]
     training = _Training(network, task, data, recipe, generator, precision, steps)
     model.train()
-    with repeated(training.step, training.steps, data.inputs.device) as repeat:
+    with graphed(training.step, training.steps, data.inputs.device) as repeat:
         for epoch in range(training.epochs):
             training.begin(epoch)
             step = training.step if repeat.eager is not None else repeat
@@ -84,11 +84,11 @@ def fit(
             training.end(epoch)
         curve = training.curve()
     _refresh_batch_norm(model, training.batches)
-    return Fitted(curve, repeat.eager)
+    return FitResult(curve, repeat.eager)
 
 
 class _Training:
-    """A training in progress: everything that a step reads and writes, on the device."""
+    """Holds the state of a training in progress on the device: all that a step reads and writes."""
 
     def __init__(
         self,
@@ -112,14 +112,14 @@ class _Training:
         self._rates = rates.view(self.epochs, per_epoch)
         self._rates_of_epoch = torch.zeros(per_epoch, device=self._device)
         self._rate = torch.zeros((), device=self._device)
-        self._optimizer = FlatOptimizer(network, recipe, self._rate)
+        self._optimizer = FlatParameterOptimizer(network, recipe, self._rate)
         self._number = torch.zeros(1, dtype=torch.int64, device=self._device)  # of the next batch
         self._total = torch.zeros((), device=self._device)  # of the losses of this epoch
         self._losses = torch.zeros(self.epochs, device=self._device)
         self._looked, self._seconds = time.monotonic(), 0.0  # at the clock, and spent awake
 
     def check_time(self, timeout_seconds: float) -> None:
-        """Raise TimeoutError where the time is up; a suspension, longer than a tenth of it, counts for that tenth."""
+        """Raise TimeoutError if the time is up; a suspension counts for a tenth of the limit at most."""
         now = time.monotonic()
         self._seconds += min(now - self._looked, timeout_seconds / 10)
         self._looked = now
@@ -131,15 +131,15 @@ class _Training:
         return min(len(self.batches), self.steps - epoch * len(self.batches))
 
     def begin(self, epoch: int) -> None:
-        """Make ready for the steps of an epoch."""
+        """Prepare the steps of an epoch."""
         self.batches.shuffle()
         self._rates_of_epoch.copy_(self._rates[epoch])
         self._number.zero_()
         self._total.zero_()
 
     def step(self) -> None:
-        """Train on the next batch; nothing here waits for the device, so that it can be captured."""
-        inputs, targets = self.batches.batch(self._number)
+        """Train on the next batch, without waiting for the device, so that the step can be captured in a CUDA graph."""
+        inputs, targets = self.batches.get(self._number)
         self._rate.copy_(self._rates_of_epoch.index_select(0, self._number)[0])
         self._number += 1
         self._optimizer.zero_grad()
@@ -150,13 +150,13 @@ class _Training:
         self._total += loss.detach()
 
     def end(self, epoch: int) -> None:
-        """Take down the loss of an epoch; a GPU is not waited for before the last."""
+        """Record the loss of an epoch; on the CPU, check that it is finite."""
         self._losses[epoch] = self._total / self.steps_of(epoch)
         if self._device.type == "cpu":
             self._check(epoch, float(self._losses[epoch]))
 
     def curve(self) -> tuple[float, ...]:
-        """Return the mean loss of each epoch."""
+        """Return the mean loss of each epoch; raise Diverged if one is not finite."""
         losses: list[float] = self._losses.tolist()
         for epoch, loss in enumerate(losses):
             self._check(epoch, loss)
@@ -195,14 +195,14 @@ def _refresh_batch_norm(model: nn.Module, batches: Batches) -> None:
         norm.train()
     batches.shuffle()
     for number in range(min(_STATISTICS_BATCHES, len(batches))):
-        inputs, _ = batches.batch(torch.tensor([number], device=batches.device))
+        inputs, _ = batches.get(torch.tensor([number], device=batches.device))
         model(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
 def channels_last(images_nchw: Tensor) -> Tensor:
-    """Return images, (n, c, h, w), whose strides say that channels lie innermost.
+    """Return images (n, c, h, w) with the strides of the channels_last memory layout.
 
     PyTorch takes an image of one channel to be in either layout, leaves its strides as they are, and then chooses by
     them: a network whose first convolution is 1x1 would run in the slow layout throughout.
@@ -211,7 +211,7 @@ def channels_last(images_nchw: Tensor) -> Tensor:
 
 
 class Batches:
-    """The training data, batch after batch.
+    """Holds the training data on the device and returns them batch by batch, in random order and augmented.
 
     Images are kept as one (n, height, width, channels) tensor, so a batch is one gather whose result is in the
     channels_last layout that convolutions like best; a random crop and flip ride on the same gather. Other inputs are
@@ -242,11 +242,11 @@ class Batches:
         self._drawn = torch.empty((*self._shape, 3), dtype=torch.int64, device=self.device)  # y, x, whether mirrored
 
     def __len__(self) -> int:
-        """Return the number of batches of a pass."""
+        """Return the number of batches in an epoch."""
         return self._shape[0]
 
     def shuffle(self) -> None:
-        """Draw the order of the next pass and its augmentation, in place."""
+        """Draw the order and the augmentation of the next epoch, in place."""
         order = torch.randperm(len(self._targets), generator=self._generator, device=self.device)
         self._order.copy_(order[: self._order.numel()].view(self._shape))
         if self._pad:
@@ -254,8 +254,8 @@ class Batches:
         if self._flip:
             self._drawn[..., 2].random_(2, generator=self._generator)
 
-    def batch(self, number: Tensor) -> tuple[Tensor, Tensor]:
-        """Return inputs (b, *shape) and targets (b, ...) of a batch of this pass; number, (1,), is on the device."""
+    def get(self, number: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs (b, *shape) and targets (b, ...) of one batch; number, (1,), is a tensor on the device."""
         rows = self._order.index_select(0, number)[0]
         inputs = self._cropped(rows, number) if self._pad else self._inputs.index_select(0, rows)
         targets = self._targets.index_select(0, rows)
@@ -269,14 +269,14 @@ class Batches:
         return self._inputs[rows[:, None, None], ys[:, :, None], xs[:, None, :]]
 
 
-class FlatOptimizer:
-    """Updates the parameters of a network as one vector a type of number; they become views of it, as do gradients.
+class FlatParameterOptimizer:
+    """Updates all parameters of one dtype as one flat vector; parameters and gradients become views of it.
 
     What it computes is what the rule would parameter by parameter, but that one without a gradient decays too.
 
     Args:
-        model: whose parameters; on its device and in its memory layout already.
-        recipe: the rule, its weight decay.
+        model: network to train, already on its device and in its memory layout.
+        recipe: defines the update rule and its weight decay.
         learning_rate: a scalar on the parameters' device, read at each step.
 
     Raises:
@@ -303,7 +303,7 @@ class FlatOptimizer:
 
 
 def _flattened(parameters: list[nn.Parameter]) -> nn.Parameter:
-    """Move parameters of one type and device into one vector, and return it; each keeps its shape and layout."""
+    """Copy parameters of one dtype and device into one vector and return it; each becomes a view of the vector."""
     first = parameters[0]
     flat = nn.Parameter(first.new_empty(sum(p.numel() for p in parameters)))
     flat.grad = torch.zeros_like(flat)
@@ -328,7 +328,7 @@ def _rule(parameters: Iterable[nn.Parameter], recipe: Recipe, learning_rate: Ten
 
 
 def mixed(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:
-    """Return the context in which convolutions and products are computed in a precision; weights stay float32.
+    """Return the autocast context for convolutions and matrix products in a precision; weights stay float32.
 
     Casts are not cached: a captured step would find those of the step in which it was captured.
     """

@@ -1,4 +1,4 @@
-"""How a network is trained."""
+"""A recipe says how a network is trained: epochs, batch size, optimizer, schedule, augmentation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WARM_UP_SHARE = 0.25  # of the steps, as the one-cycle schedule rises
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.
+    """Holds the hyperparameters of a training.
 
     Args:
         epochs: passes over the training data.
@@ -58,16 +58,16 @@ class Recipe:
             )
 
     def steps_per_epoch(self, examples: int) -> int:
-        """Return the number of batches of one pass over so many examples."""
+        """Return the number of batches in an epoch over so many examples."""
         return examples // self.batch_of(examples)
 
     def batch_of(self, examples: int) -> int:
-        """Return the size of a batch of so many examples."""
+        """Return the batch size for so many examples."""
         return min(self.batch_size, examples)
 
 
 def one_cycle(steps: int, peak: float) -> Iterator[float]:
-    """Yield the learning rate of each step: up in a line to the peak, down in a half cosine to zero.
+    """Yield the learning rate of each step: a linear rise to the peak, then a cosine decay to zero.
 
     After Smith and Topin 2018 (https://arxiv.org/abs/1708.07120).
     """

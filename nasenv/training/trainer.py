@@ -1,4 +1,4 @@
-"""What a worker does with one architecture: build its network, train it, score it, and say where the time went."""
+"""Trains the network of one architecture in a worker: builds, trains and scores it, and measures the time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
 from nasenv.files import write_whole
 from nasenv.spaces.space import SearchSpace
-from nasenv.training import Diverged, Recipe, fit, one_thread, same_each_time, score, seeded
+from nasenv.training import Diverged, Recipe, deterministic_algorithms, fit, one_thread, score, seeded
 from nasenv.trial import DIVERGED, Architecture, Trial
 
 OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
@@ -29,16 +29,16 @@ _BFLOAT16_FLOPS = 1.5e8  # of a batch's forward pass, from which on a processor 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: which trial, how, from which seed.
+    """Describes one training: the trial, the recipe and the seed.
 
     Args:
-        trial: what is asked for; one that tests is scored on the test split after training on training + validation
+        trial: the trial; one that tests is scored on the test split after training on training + validation
             data, for all others it is training split and validation split.
         recipe: the full training, of which the trial gets the share ``fidelity``.
-        seed: of weights, order of the data and dropout.
+        seed: seed of weights, order of the data and dropout.
         compiled: whether steps go through torch.compile.
         start: a safetensors file of the weights to begin with; None for fresh ones.
-        keep: where the trained weights are written; None for nowhere.
+        keep: safetensors file for the trained weights; None for none.
     """
 
     trial: Trial
@@ -50,8 +50,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a job came to; score or error, and where the time went.
+class TrainingResult:
+    """Holds the result of a job: a score or an error, and the time that each part took.
 
     Args:
         score: on validation or test data, in the task's metric; None where it failed.
@@ -70,12 +70,12 @@ class Trained:
 
 
 class Trainer:
-    """Does one job at a time on one device; every worker process has one.
+    """Trains networks one after the other on one device; every worker process has its own.
 
     Args:
         space: builds the networks.
         dataset: the data, on the CPU.
-        device: where to train.
+        device: device to train on.
         timeout_seconds: wall time after which a training is given up.
         deterministic: whether a GPU is to give the same numbers each time.
         precision: float32; bfloat16; by_size: bfloat16 where a batch is work enough to gain by it.
@@ -91,27 +91,27 @@ class Trainer:
         precision: str = "float32",
     ) -> None:
         self.space, self.dataset, self.timeout_seconds, self.precision = space, dataset, timeout_seconds, precision
-        self._sameness = same_each_time if deterministic else contextlib.nullcontext
+        self._deterministic = deterministic
         self.device = torch.device(device)
         self._resident: Dataset | None = None
 
     def on(self, device: str) -> Trainer:
-        """Return one that does the same on another device."""
+        """Return a copy that trains on another device."""
         other = copy(self)
         other.device, other._resident = torch.device(device), None
         return other
 
     def steps(self, recipe: Recipe) -> int:
-        """Return the number of steps of a search's full training."""
+        """Return the number of steps of a recipe's full training."""
         return recipe.epochs * recipe.steps_per_epoch(len(self.dataset.train))
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
         """Return ``params`` and ``flops`` of one forward pass of one input."""
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return count(self.space.build(architecture), self.space.task.shape, torch.device("meta"))
+            return count_costs(self.space.build(architecture), self.space.task.shape, torch.device("meta"))
 
-    def run(self, job: Job) -> Trained:
-        """Train and score; a failure comes back as its reason.
+    def run(self, job: Job) -> TrainingResult:
+        """Train and score a network; a failure is returned as the result's error.
 
         Raises:
             InputError: the weights to begin with cannot be read, or the trained ones not be written.
@@ -119,7 +119,7 @@ class Trainer:
         started = time.perf_counter()
         begin_with = None if job.start is None else read_weights(job.start)
         try:
-            with self._current(), one_thread(self.device), seeded(job.seed, self.device), self._sameness(self.device):
+            with self._current(), one_thread(self.device), seeded(job.seed, self.device), self._algorithms():
                 model, trained = self._train(job, begin_with)
         except Diverged as error:
             reason = f"{DIVERGED}: {error}"
@@ -133,9 +133,9 @@ class Trainer:
             if job.keep is not None:
                 write_weights(job.keep, model)
             return trained
-        return Trained(None, reason, time.perf_counter() - started, {})
+        return TrainingResult(None, reason, time.perf_counter() - started, {})
 
-    def _train(self, job: Job, begin_with: Mapping[str, torch.Tensor] | None) -> tuple[nn.Module, Trained]:
+    def _train(self, job: Job, begin_with: Mapping[str, torch.Tensor] | None) -> tuple[nn.Module, TrainingResult]:
         times = _Times(self.device)
         data = self._data()
         times.end("data")
@@ -144,7 +144,7 @@ class Trainer:
         if begin_with is not None:
             model.load_state_dict(begin_with)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        metrics = count(model, self.space.task.shape, self.device)
+        metrics = count_costs(model, self.space.task.shape, self.device)
         precision = self._precision(metrics["flops"] * job.recipe.batch_size)
         generator = torch.Generator(self.device).manual_seed(job.seed)
         times.end("building")
@@ -158,11 +158,14 @@ class Trainer:
         found = score(model, self.space.task, data.encoding, data.test if testing else data.validation)
         times.end("scoring")
         eager = fitted.eager if self.device.type == "cuda" else None
-        return model, Trained(found, None, train_seconds, metrics, fitted.curve, times.wall, eager)
+        return model, TrainingResult(found, None, train_seconds, metrics, fitted.curve, times.wall, eager)
 
     def _current(self) -> contextlib.AbstractContextManager[object]:
-        """Make the device the current one, as capturing a CUDA graph needs it to be."""
+        """Return the context in which the device is torch's current one, which CUDA graphs require."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def _algorithms(self) -> contextlib.AbstractContextManager[object]:
+        return deterministic_algorithms(self.device) if self._deterministic else contextlib.nullcontext()
 
     def _data(self) -> Dataset:
         if self._resident is None:
@@ -177,7 +180,7 @@ class Trainer:
 
 
 class _Times:
-    """How long the parts of a job take, one after the other.
+    """Measures how long the consecutive parts of a job take.
 
     Attributes:
         wall: seconds by part.
@@ -189,7 +192,7 @@ class _Times:
         self._began = self._now()
 
     def end(self, part: str) -> float:
-        """Take down that a part ends here; return its processor time, on a GPU its wall time, in seconds."""
+        """End a part; return its CPU time, or on a GPU its wall time, in seconds."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         wall, own = self._now()
@@ -199,13 +202,13 @@ class _Times:
         return spent
 
     def _now(self) -> tuple[float, float]:
-        """Return the wall time, and the time that other work on the cores has no part in, where there is one."""
+        """Return the wall time and, on the CPU, this thread's CPU time."""
         wall = time.perf_counter()
         return wall, time.thread_time() if self._device.type == "cpu" else wall
 
 
-def count(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
-    """Return ``params`` and ``flops`` of one forward pass of one input."""
+def count_costs(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
+    """Return ``params`` and ``flops`` of a forward pass of one input of this shape."""
     model.eval()
     with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted
         model(torch.zeros(1, *shape, device=device))
@@ -213,7 +216,7 @@ def count(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) 
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file by name; raise InputError where it cannot be read."""
+    """Return the tensors of a safetensors file by name; raise InputError if it cannot be read."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -221,7 +224,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write_weights(path: Path, model: nn.Module) -> None:
-    """Write the weights of a network as safetensors, whole or not at all."""
+    """Write the weights of a network atomically to a safetensors file."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_whole(path, save(weights))
 
@@ -231,7 +234,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Return what auto is on a device: bfloat16 on a GPU that has it, by_size on a processor that has it, or float32.
+    """Return the precision that auto means on a device: bfloat16 on a GPU, by_size on a CPU with bfloat16, or float32.
 
     Raises:
         InputError: it is none of auto, float32, bfloat16.

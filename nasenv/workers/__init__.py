@@ -1,1 +1,1 @@
-"""Processes that do one job each and may die."""
+"""Worker processes that do one job at a time, and are replaced if they die."""

@@ -1,4 +1,4 @@
-"""Time that a process was awake."""
+"""A clock that stops while the process is suspended."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import time
 
 
 class WakingClock:
-    """Seconds since it was made, without those in which the process was suspended (Ctrl-Z, a laptop that was closed).
+    """Counts seconds since it was made, without suspensions of the process (Ctrl-Z, a closed laptop).
 
-    A suspension is what is longer than time can pass between two looks; it counts for so much.
+    A gap between two calls that exceeds ``longest`` is a suspension, and counts as ``longest`` seconds.
 
     Args:
-        longest: seconds between two looks, at most.
+        longest: largest gap in seconds between two calls of a process that is awake.
     """
 
     def __init__(self, longest: float) -> None:
         self._longest, self._looked, self._seconds = longest, time.monotonic(), 0.0
 
     def __call__(self) -> float:
-        """Return the seconds; to be called again and again."""
+        """Return the seconds so far; call it often, since a longer gap counts as a suspension."""
         now = time.monotonic()
         self._seconds += min(now - self._looked, self._longest)
         self._looked = now

@@ -1,4 +1,4 @@
-"""How many trainings to have at work at once on GPUs: found by trying, while the search goes on."""
+"""Finds how many trainings a GPU runs at once, by trying while the search goes on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _WORTH = 1.1  # times the rate of half as many that twice as many have to reach
 
 
 class Concurrency:
-    """The number of trainings side by side, from measured rates: doubled while that pays, halved where memory runs out.
+    """Chooses how many trainings run side by side: doubled while the rate grows, halved after running out of memory.
 
     A small network leaves most of a GPU idle, and how many fit beside each other, in memory and in time, depends on the
     networks. Every batch of a search is a measurement: the work that it was expected to be against its seconds.
@@ -26,8 +26,8 @@ class Concurrency:
         self._rates: dict[int, float] = {}
         self._settled = False
 
-    def measured(self, trainings: int, work: float, seconds: float) -> None:
-        """Take in what a batch came to, and choose the number for the next.
+    def update(self, trainings: int, work: float, seconds: float) -> None:
+        """Add the measured rate of a batch of trainings, and choose the number for the next.
 
         Args:
             trainings: how many the batch had; fewer than twice ``now`` did not keep it busy, and tell nothing.
@@ -46,10 +46,10 @@ class Concurrency:
             self._settled = True
 
     def out_of_memory(self, among: int) -> bool:
-        """Go back to half of those among which a training ran out of memory, for good; others of them may follow.
+        """Halve the number permanently after a training ran out of memory; further ones of the same batch may follow.
 
         Args:
-            among: what ``now`` was when the training began.
+            among: value of ``now`` when the training began.
 
         Returns:
             Whether it may be made again with fewer beside it; False where there were none to leave out.

@@ -1,4 +1,4 @@
-"""Persistent worker processes, one thread each, that answer jobs side by side."""
+"""A pool of persistent worker processes, one thread each, that do jobs side by side."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class WorkerPool(Generic[Job, Answer]):
     Workers end with this process, however it ends; Ctrl-C and SIGTERM do not end them.
 
     Args:
-        work: the function, or bound method, that answers a job; pickled once a worker.
+        work: function or bound method that answers a job; it is pickled once for each worker.
         workers: number of processes, 1 or more.
         timeout_seconds: a job that takes longer, by ``grace_seconds``, costs its worker; None is no limit.
         retry: tells from an answer whether a fresh process might give a better one; the second answer counts.
-        grace_seconds: by default ten.
+        grace_seconds: extra time before a job is taken to hang; ten by default.
         environments: variables that workers have beside this process's, the first worker those of the first, and so on
             in turn: how each gets its GPU.
 
@@ -72,11 +72,11 @@ class WorkerPool(Generic[Job, Answer]):
 
     @property
     def pids(self) -> set[int]:
-        """The worker processes that there are now."""
+        """Return the process ids of the current workers."""
         return {worker.pid for worker in self._workers if worker.pid}
 
     def ready(self) -> int:
-        """Wait until there are ``size`` workers that have imported and unpacked their work; return how many are idle.
+        """Wait until ``size`` workers have imported and unpickled their work; return how many are idle.
 
         To be called where ``size`` has grown, or workers may have died, and no job is to wait for a process to start.
 
@@ -89,7 +89,7 @@ class WorkerPool(Generic[Job, Answer]):
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Wait for the jobs at work, and let none begin until the context ends, so that the machine can be measured.
+        """Wait for the running jobs, and start no others within the context, so that the machine is idle for timings.
 
         Streams in other threads wait meanwhile, as does one in this thread while the caller has an answer of it; what
         this thread streams inside has the machine for itself. Jobs keep their timeout, and no answer is lost.
@@ -111,13 +111,13 @@ class WorkerPool(Generic[Job, Answer]):
         failed: Callable[[Job, str, float], Answer],
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[tuple[Job, Answer]]:
-        """Yield each job with its answer, in order of completion.
+        """Yield each job with its answer, in the order of completion.
 
         Args:
             jobs: begun in this order, each taken when a worker is free for it; None says that there is none for the
                 moment. The stream is over when no job is being done and there is none to begin.
             failed: ``failed(job, reason, seconds)`` stands in for the answer of a job that went wrong twice.
-            stopped: asked again and again; once it says yes, no job is begun or tried again, and the stream ends
+            stopped: polled; once it returns True, no job is begun or tried again, and the stream ends
                 after those that are being done.
 
         Raises:
@@ -139,25 +139,25 @@ class WorkerPool(Generic[Job, Answer]):
                 self._drop(*stream.busy)  # nobody wants their answers
 
     def close(self) -> None:
-        """End the workers, busy or not."""
+        """Kill the workers, busy or not."""
         self._end()
 
     def _begin(self, stream: _Stream[Job, Answer]) -> bool:
-        """Keep the workers busy; return whether any is."""
+        """Give jobs to free workers; return whether any worker is busy."""
         with self._gate:
             while len(stream.busy) < self.size and (task := stream.next()) is not None:
                 idle = self._idle() if task.fault is None else []
                 worker = idle[0] if idle else self._fresh()
-                worker.give(task.job, self._clock(), self._timeout)
+                worker.send(task.job, self._clock(), self._timeout)
                 stream.busy[worker] = task
             if (surplus := len(self._workers) - self.size) > 0:
                 self._drop(*self._idle()[:surplus])
         return bool(stream.busy)
 
     def _settle(self, stream: _Stream[Job, Answer], worker: Worker) -> list[tuple[Job, Answer]]:
-        """Do what follows from what a worker says; return its job with the answer, where that is final."""
+        """Handle a worker's message; return its job with the answer, or nothing if the job is tried again."""
         with self._gate:
-            task, message = stream.busy.pop(worker), worker.hear()
+            task, message = stream.busy.pop(worker), worker.receive()
             if message.kind == "answer" and (task.fault is not None or not self._retry(message.content)):
                 worker.busy = False
                 return [(task.job, message.content)]
@@ -168,20 +168,20 @@ class WorkerPool(Generic[Job, Answer]):
         return stream.faulty(task, fault, self._clock() - worker.began)
 
     def _idle(self) -> list[Worker]:
-        """Return the workers that wait for a job; those that died meanwhile are let go of."""
+        """Return the workers that wait for a job; drop those that have died."""
         idle = [worker for worker in self._workers if not worker.busy]
         self._drop(*(worker for worker in idle if worker.connection.poll()))
         return [worker for worker in idle if worker in self._workers]
 
     def _fresh(self) -> Worker:
-        """Return a new worker, tried a few times."""
+        """Return a new worker; starting one is tried a few times."""
         for _ in range(_STARTS - 1):
             with suppress(InputError):  # it may have been in want of memory
                 return self._started(1)[0]
         return self._started(1)[0]
 
     def _started(self, number: int) -> list[Worker]:
-        """Return so many new workers, when they are ready."""
+        """Return so many new workers, once they are ready."""
         new: list[Worker] = []
         try:
             for _ in range(number):
@@ -191,7 +191,7 @@ class WorkerPool(Generic[Job, Answer]):
             for worker in new:
                 if not worker.connection.poll(_STARTING_SECONDS):
                     worker.kill(overdue=True)
-                if (message := worker.hear()).kind != "ready":
+                if (message := worker.receive()).kind != "ready":
                     raise InputError(_NOT_READY.format(message.content))
         except BaseException:
             self._drop(*new)
@@ -199,7 +199,7 @@ class WorkerPool(Generic[Job, Answer]):
         return new
 
     def _heard(self, workers: Collection[Worker]) -> list[Worker]:
-        """Wait a moment for workers to say something; return those that do, and those that had their time and ended."""
+        """Return, after a short wait, the workers that sent a message and those killed for exceeding their time."""
         speaking = wait([worker.connection for worker in workers], _LOOK_SECONDS)
         now = self._clock()
         for worker in workers:
@@ -213,7 +213,7 @@ class WorkerPool(Generic[Job, Answer]):
 
 
 class _Task(NamedTuple, Generic[Job]):
-    """A job; where it is tried again, what went wrong the first time, and the seconds that that took."""
+    """Holds a job, and, if it is tried again, the fault of the first try and its seconds."""
 
     job: Job
     fault: str | None = None
@@ -222,7 +222,7 @@ class _Task(NamedTuple, Generic[Job]):
 
 @dataclass
 class _Stream(Generic[Job, Answer]):
-    """What `WorkerPool.stream` is given, what of it is to be tried again, and what is at work."""
+    """Holds the arguments of `WorkerPool.stream`, the jobs to try again, and the jobs in progress."""
 
     jobs: Iterator[Job | None]
     failed: Callable[[Job, str, float], Answer]
@@ -231,7 +231,7 @@ class _Stream(Generic[Job, Answer]):
     busy: dict[Worker, _Task[Job]] = field(default_factory=dict)
 
     def next(self) -> _Task[Job] | None:
-        """Return what is to be begun next, if anything is."""
+        """Return the next job to start; None if there is none."""
         if self.stopped():
             return None
         if self.again:
@@ -240,7 +240,7 @@ class _Stream(Generic[Job, Answer]):
         return None if job is None else _Task(job)
 
     def faulty(self, task: _Task[Job], fault: str, seconds: float) -> list[tuple[Job, Answer]]:
-        """Have a job tried again, or return it with what stands in for its answer."""
+        """Schedule a job for another try, or return it with its substitute answer after the second."""
         seconds += task.seconds
         if task.fault is None:
             self.again.append(_Task(task.job, fault, seconds))

@@ -1,4 +1,4 @@
-"""What runs in a worker process: it ends with its parent, opens its work, and answers jobs until nobody asks."""
+"""The loop that runs in a worker process: it unpickles its work, answers jobs, and ends with its parent."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LONGEST_REASON = 300
 
 
 class Message(NamedTuple):
-    """What a worker says: that it is ready, an answer, or why there is none (a refusal is an `InputError`)."""
+    """Holds what a worker sends: that it is ready, an answer, a fault, or the text of an `InputError` (refusal)."""
 
     kind: Literal["ready", "answer", "fault", "refusal"]
     content: Any = None
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an exception as one line, ``TypeName: text``."""
     try:
         text = " ".join(str(error).split())
@@ -38,17 +38,17 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:_LONGEST_REASON] or 'no message'}"
 
 
-def opened(pickled: torch.Tensor) -> Callable[[Any], Any]:
-    """Return the work from its pickled bytes, (n,) of uint8; whatever its classes raise is raised."""
+def load_work(pickled: torch.Tensor) -> Callable[[Any], Any]:
+    """Return the function unpickled from bytes, (n,) of uint8; errors of its classes are raised."""
     work: Callable[[Any], Any] = pickle.loads(pickled.numpy().tobytes())  # of our own parent
     return work
 
 
 def serve(connection: Connection, opening: Callable[[], Callable[[Any], Any]]) -> None:
-    """Answer jobs until the connection closes.
+    """Answer jobs until the connection is closed.
 
     Args:
-        connection: from which come the environment, and then one job after the other; all answers are `Message`.
+        connection: receives the environment, then jobs, and sends a `Message` for each.
         opening: returns the work.
     """
     try:
@@ -63,7 +63,7 @@ def serve(connection: Connection, opening: Callable[[], Callable[[Any], Any]]) -
         try:
             work = opening()
         except BaseException as error:  # of a user's module
-            connection.send(Message("fault", described(error)))
+            connection.send(Message("fault", describe_error(error)))
             return
         connection.send(Message("ready"))
         while True:
@@ -73,17 +73,17 @@ def serve(connection: Connection, opening: Callable[[], Callable[[Any], Any]]) -
 
 
 def _reply(work: Callable[[Any], Any], job: bytes) -> memoryview:
-    """Return the message, pickled, that answers a pickled job."""
+    """Return the pickled message that answers a pickled job."""
     try:
         return ForkingPickler.dumps(Message("answer", work(pickle.loads(job))))
     except InputError as error:
         return ForkingPickler.dumps(Message("refusal", str(error)))
     except BaseException as error:
-        return ForkingPickler.dumps(Message("fault", described(error)))
+        return ForkingPickler.dumps(Message("fault", describe_error(error)))
 
 
 def _tie_to_parent() -> None:
-    """See to it that this process does not outlive its parent, however that ends and whatever is done here meanwhile.
+    """Ensure that this process dies with its parent, however that ends.
 
     The kernel closes the parent's end of a pipe. On Linux it then sends SIGKILL, also to a process that is stuck in C
     code (PR_SET_PDEATHSIG would look at the server that this process was forked from); elsewhere a thread notices. To

@@ -1,4 +1,4 @@
-"""One worker process as its parent sees it: how it is started, given a job, heard, and ended."""
+"""One worker process as seen by its parent: started, sent jobs, received from, and killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 import torch.multiprocessing  # tensors are sent as shared memory
 
 from nasenv.errors import InputError
-from nasenv.workers.serving import SIGNALS, Message, described, opened, serve
+from nasenv.workers.serving import SIGNALS, Message, describe_error, load_work, serve
 
 _IMPORTED = ["torch._dynamo", "nasenv.evaluators.training"]  # once, by the process that all workers are forked from
 _NAME = "nasenv-worker"
@@ -31,7 +31,7 @@ _WITHOUT = "give concurrency=0 (for trainings) or workers=0 (for a comparison)"
 
 
 class Worker:
-    """A process that answers one job after the other; as seen from its parent.
+    """Controls a process that answers one job after the other.
 
     It is forked from a server, itself a child of this process, that has imported PyTorch and started nothing: it is
     there in 0.03 s instead of 2 s, shares the memory of what is imported, and nothing of this process's threads and
@@ -39,7 +39,7 @@ class Worker:
 
     Args:
         work: the function, or bound method, that answers a job.
-        place: which of the pool's places it has, from 0.
+        place: its index in the pool, from 0.
         environment: variables that it has beside this process's.
 
     Attributes:
@@ -64,14 +64,14 @@ class Worker:
         with suppress(*_GONE):  # heard when it is listened to
             self.connection.send({**os.environ, **environment})
 
-    def give(self, job: Any, now: float, seconds: float) -> None:
-        """Send a job that may take so long; that the process has ended is heard as the job's fault."""
+    def send(self, job: Any, now: float, seconds: float) -> None:
+        """Send a job with its time limit; if the process has ended, `receive` reports that as the job's fault."""
         self.busy, self.began, self.deadline = True, now, now + seconds
         with suppress(*_GONE):
             self.connection.send(job)
 
-    def hear(self) -> Message:
-        """Return what the worker says, or why it says nothing; waits for that."""
+    def receive(self) -> Message:
+        """Wait for the worker's message and return it; a dead or overdue worker gives a fault."""
         if self.overdue:
             return Message("fault", "timeout: the worker hung and was ended")
         try:
@@ -79,7 +79,7 @@ class Worker:
         except (EOFError, *_GONE):
             return Message("fault", self._ending())
         except Exception as error:  # a user's class may raise anything
-            return Message("fault", f"the answer cannot be read ({described(error)})")
+            return Message("fault", f"the answer cannot be read ({describe_error(error)})")
         return message
 
     def _ending(self) -> str:
@@ -93,14 +93,14 @@ class Worker:
         return f"the worker process was killed by signal {-code} ({signal.strsignal(-code)}{hint})"
 
     def kill(self, overdue: bool = False) -> None:
-        """End the process, whatever it does; `release` is to follow. Where it is overdue, `hear` says so."""
+        """Kill the process; call `release` next. An overdue one is reported by `receive`."""
         self.overdue = self.overdue or overdue
         with suppress(ValueError):  # released before
             if self._process.is_alive():
                 self._process.kill()
 
     def release(self) -> None:
-        """Let go of what the system keeps of a process that was killed."""
+        """Close the connection to a killed process and free its resources."""
         self.connection.close()
         with suppress(ValueError):  # released before, or the kernel does not let go of it
             self._process.join(_ENDING_SECONDS)
@@ -108,7 +108,7 @@ class Worker:
 
 
 def _reason(error: Exception) -> BaseException:
-    """Return what to raise where a process cannot be started."""
+    """Return the error to raise if a process cannot be started."""
     match error:
         case pickle.PicklingError() | AttributeError() | TypeError() | ValueError():
             return InputError(
@@ -132,7 +132,7 @@ def _reason(error: Exception) -> BaseException:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Start processes that are deaf to signals from their first instruction on, and so cannot be taken by surprise."""
+    """Start processes with signals blocked, so that none reaches them before they handle it."""
     resource_tracker.ensure_running()  # which unblocks them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -142,7 +142,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 class _Parcel:
-    """What a worker is to do, sent through shared memory; it arrives as a function that returns it.
+    """Pickles a worker's function through shared memory; it arrives as a function that returns it.
 
     In a pipe, more than its 64 KiB would keep the parent waiting for ever for a worker that dies while it starts. It is
     unpacked by the worker itself, which can then say what went wrong.
@@ -154,4 +154,4 @@ class _Parcel:
     def __reduce__(self) -> tuple[type[partial[Any]], tuple[Any, ...]]:
         pickled = torch.frombuffer(bytearray(ForkingPickler.dumps(self._work)), dtype=torch.uint8)
         self._sent = pickled.share_memory_()  # type: ignore[no-untyped-call]  # kept until it is sent
-        return partial, (opened, self._sent)
+        return partial, (load_work, self._sent)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, the setting that a figure needs, its spread, tables, goals, and files.
+"""Shared parts of the benchmarks: options, description of the machine, spreads, tables, goals, and files.
 
 A benchmark's file is ``{"benchmark": NAME, "setting": {...}, "figures": {...}}``. What `table` and `goal` return lies
 in lists named "tables" and "goals" anywhere in the figures: from those `write_benchmarks.py` writes the pages.
@@ -27,7 +27,7 @@ _PACKAGES = ("nasenv", "torch", "numpy", "stable_baselines3", "gymnasium")
 
 
 def run(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
-    """Print the setting, measure, and write the figures where ``--json`` and ``--keep`` say; bad input exits with 2.
+    """Print the machine, run the benchmark, and write the figures where the options say; bad input exits with 2.
 
     Args:
         parser: of the benchmark's own options; one without ``--device`` uses the processor alone.
@@ -52,7 +52,7 @@ def run(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace],
 
 
 def setting(device: str = "cpu") -> dict[str, str]:
-    """Return when and on what the figures are measured; ``device`` is cpu, cuda, cuda:N, or auto."""
+    """Return the date, hardware and versions of a measurement; ``device`` is cpu, cuda, cuda:N, or auto."""
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     return {
@@ -67,7 +67,7 @@ def setting(device: str = "cpu") -> dict[str, str]:
 
 
 def kept_at(record: Mapping[str, Any]) -> Path:
-    """Return where a benchmark's record is kept: one a day and device, the last of them stands."""
+    """Return the path of a benchmark's record: there is one for each day and device, and the last is kept."""
     device = re.sub(r"[^a-z0-9]+", "-", record["setting"]["device"].lower()).strip("-")
     return MEASURED / record["benchmark"] / f"{record['setting']['date'][:10]}-{device}.json"
 
@@ -80,23 +80,23 @@ def _gpus() -> str:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use; evaluators start as many workers."""
+    """Return the number of cores that this process may use, which is the evaluators' number of workers."""
     return len(os.sched_getaffinity(0))
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
-    """Return n, median, min and max."""
+    """Return n, median, min and max of values."""
     numbers = [float(v) for v in values]
     return {"n": len(numbers), "median": statistics.median(numbers), "min": min(numbers), "max": max(numbers)}
 
 
 def shown(spread_of: Mapping[str, float], form: str = ".3g") -> str:
-    """Return ``median (min - max)`` of what `spread` gave, in a format."""
+    """Return a `spread` as text, ``median (min - max)``, in a format."""
     return "{median:{form}} ({min:{form}} - {max:{form}})".format(**spread_of, form=form)
 
 
 def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Print a Markdown table under its title; return it for the figures."""
+    """Print a Markdown table under its title, and return it."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     lines = [heads, ["-" * width for width in widths], *rows]
     print(f"\n{title}\n")
@@ -106,7 +106,7 @@ def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> di
 
 
 def goal(what: str, value: float, met: bool, form: str = ".3g", asked: str = "") -> dict[str, Any]:
-    """Print whether a goal is met; return it for the figures.
+    """Print whether a goal is met, and return it.
 
     Args:
         what: is measured; the same from one run and device to the next, it is the head of a column of the history.
@@ -123,7 +123,7 @@ def goal(what: str, value: float, met: bool, form: str = ".3g", asked: str = "")
 
 
 def at_least(smallest: int) -> Callable[[str], int]:
-    """Return the type of an option that is an integer of this or more."""
+    """Return an argparse type: an integer not below a limit."""
 
     def parsed(text: str) -> int:
         if not text.isdecimal() or int(text) < smallest:

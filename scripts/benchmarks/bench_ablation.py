@@ -1,4 +1,4 @@
-"""The steps from the plain PyTorch loop to ours: what each of them brings, on top of those before it.
+"""Measures what each step from the plain PyTorch loop to nasenv's training gains, on top of the steps before it.
 
 The architectures, data and recipes are those of ``bench_training.py``. Every round goes through all steps, from a seed
 of its own; "times the plain loop" is taken within rounds.
@@ -29,11 +29,11 @@ _SWITCHES = {
     "+ bfloat16": "bf16",
 }
 Job = tuple[Architecture, int, Way]
-Step = Callable[[Sequence[Architecture], int], list[float]]  # designs, seed -> accuracies
+Step = Callable[[Sequence[Architecture], int], list[float]]  # architectures, seed -> accuracies
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print a table a problem; return the tables with their figures."""
+    """Print a table for each problem, and return the tables with their figures."""
     figures: dict[str, Any] = {"problems": {}, "tables": []}
     for name in arguments.problems:
         problem = PROBLEMS[name]()
@@ -41,7 +41,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             loop = PlainLoop(problem, evaluator)
             with contextlib.closing(WorkerPool(loop, cores(), timeout_seconds=600.0)) as pool:
                 steps = _steps(problem, evaluator, loop, pool)
-                measured = _rounds(steps, problem.designs(arguments.designs), arguments.rounds)
+                measured = _rounds(steps, problem.architectures(arguments.architectures), arguments.rounds)
         figures["problems"][problem.name] = measured
         figures["tables"].append(_table(problem, measured))
     return figures
@@ -50,13 +50,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _steps(
     problem: Problem, evaluator: TrainingEvaluator, loop: PlainLoop, pool: WorkerPool[Job, float]
 ) -> dict[str, Step]:
-    """Return the steps by name; on the processor all but the first are taken on one thread, then in workers."""
+    """Return the steps by name; on the CPU all but the first run on one thread, then in workers."""
 
     def alone(way: Way) -> Step:
-        return lambda designs, seed: [loop((a, seed, way)) for a in designs]
+        return lambda architectures, seed: [loop((a, seed, way)) for a in architectures]
 
     def in_workers(way: Way) -> Step:
-        return lambda designs, seed: _side_by_side(pool, [(a, seed, way) for a in designs])
+        return lambda architectures, seed: _side_by_side(pool, [(a, seed, way) for a in architectures])
 
     contest = Contest(problem, evaluator)
     both = Way(threads=cores())
@@ -67,7 +67,7 @@ def _steps(
     for name, switch in _SWITCHES.items():
         way = replace(way, **{switch: True})
         steps[name] = trains(way)
-    return steps | {"TrainingEvaluator": lambda designs, seed: contest.train(designs, seed).accuracies}
+    return steps | {"TrainingEvaluator": lambda architectures, seed: contest.train(architectures, seed).accuracies}
 
 
 def _side_by_side(pool: WorkerPool[Job, float], jobs: Sequence[Job]) -> list[float]:
@@ -79,16 +79,16 @@ def _failed(job: Job, reason: str, seconds: float) -> NoReturn:
     raise InputError(f"a training failed after {seconds:.0f} s: {reason}")
 
 
-def _rounds(steps: dict[str, Step], designs: Sequence[Architecture], rounds: int) -> list[dict[str, Any]]:
+def _rounds(steps: dict[str, Step], architectures: Sequence[Architecture], rounds: int) -> list[dict[str, Any]]:
     """Return speed and mean accuracy of each step."""
     for act in steps.values():
-        act(designs[:1], rounds)  # warm
-    timings = [[timed(lambda act=act, r=r: act(designs, r)) for act in steps.values()] for r in range(rounds)]
+        act(architectures[:1], rounds)  # warm
+    timings = [[timed(lambda act=act, r=r: act(architectures, r)) for act in steps.values()] for r in range(rounds)]
     seconds = np.array([[one for one, _ in row] for row in timings])  # (rounds, steps)
     return [
         {
             "step": name,
-            "rate": spread(len(designs) / seconds[:, i]),
+            "rate": spread(len(architectures) / seconds[:, i]),
             "times_plain": spread(seconds[:, 0] / seconds[:, i]),
             "accuracy": float(np.mean([row[i][1] for row in timings])),
         }

@@ -1,4 +1,4 @@
-"""What agents find with few evaluations, and how many they need until the best: each held against one of them.
+"""Compares what agents find in few evaluations, and how many they need to find the optimum.
 
 Each part is a file in scripts/configs that ``nasenv compare`` takes too:
 
@@ -34,7 +34,7 @@ from nasenv.commands.arguments import make
 from nasenv.commands.compare import problems_of
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.run import Trajectory
-from nasenv.comparison.statistics import at, holm, mean_interval, mean_time, signed_rank
+from nasenv.comparison.statistics import holm, mean_interval, mean_time, signed_rank, step_function_at
 from scripts.benchmarks.bench import at_least, cores, run, table
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
@@ -52,7 +52,7 @@ Ends = Mapping[tuple[str, int], float]  # problem and seed -> a figure of the ru
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print the parts that are asked for; return their figures."""
+    """Print the selected parts, and return their figures."""
     kept = nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory()
     with kept as folder:
         figures = {part: _part(part, arguments, Path(folder).absolute() / part) for part in arguments.parts}
@@ -60,7 +60,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _part(part: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Do the runs of a part that are not there yet; return its tables, the seconds, and the best of each problem."""
+    """Do the missing runs of a part; return its tables, the seconds, and the best reward of each problem."""
     config = yaml.safe_load((_CONFIGS / f"{_PARTS[part]}.yaml").read_text(encoding="utf-8"))
     agents = make(_named, "bench_agents.py", {"agents": dict(map(_agent, arguments.agents or ())) or config["agents"]})
     other = arguments.against or next((a for a, of in agents.items() if isinstance(of, RegularizedEvolution)), None)
@@ -90,7 +90,7 @@ def _part(part: str, arguments: argparse.Namespace, folder: Path) -> dict[str, A
 
 
 def _named(agents: dict[str, Agent]) -> dict[str, Agent]:
-    """Return the agents that options make."""
+    """Return the agents that the options define."""
     return agents
 
 
@@ -105,7 +105,7 @@ def _asked(problem: str, arguments: argparse.Namespace) -> bool:
 
 
 def _placed(problem: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return a problem with its table, where it has one, in the folder of tables."""
+    """Return a problem whose table, if it has one, is looked for in the folder of tables."""
     options = problem["evaluator"]["init_args"]
     if "table" in options:
         if arguments.tables is None:
@@ -151,7 +151,7 @@ def best_found(title: str, trajectories: Trajectories, evaluations: Sequence[int
 
 
 def until_best(title: str, trajectories: Trajectories, optimum: float, most: int, other: str) -> dict[str, Any]:
-    """Print each agent's evaluations until the best, at most so many, and how many more than another's these are."""
+    """Print each agent's evaluations until the optimum, censored at a limit, and the differences to another's."""
     ends = {
         agent: {(t.problem, t.seed): _needed(t, optimum, most) for t in mine} for agent, mine in trajectories.items()
     }
@@ -163,12 +163,12 @@ def until_best(title: str, trajectories: Trajectories, optimum: float, most: int
 
 def _after(trajectory: Trajectory, grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the incumbent's reward after each number of evaluations, (g,)."""
-    return at(trajectory.evaluation.astype(np.float64), trajectory.reward, grid)
+    return step_function_at(trajectory.evaluation.astype(np.float64), trajectory.reward, grid)
 
 
 def _needed(trajectory: Trajectory, optimum: float, most: int) -> float:
     """Return the evaluations of a run until the best, one more than the most where it did not meet it."""
-    return float(trajectory.met(optimum) or most + 1)
+    return float(trajectory.evaluation_of_optimum(optimum) or most + 1)
 
 
 def _mean(ends: Ends) -> str:
@@ -176,7 +176,7 @@ def _mean(ends: Ends) -> str:
 
 
 def _until(ends: Ends, most: int) -> tuple[str, str]:
-    """Return the mean of evaluations until the best, runs that did not meet it censored at the most, and who met it."""
+    """Return the mean evaluations until the optimum, censored at the limit, and which runs reached it."""
     needed = np.array([*ends.values()])
     met = needed <= most
     mean, low, high = mean_time(np.minimum(needed, most), met, seed=0)

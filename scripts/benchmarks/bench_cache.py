@@ -1,4 +1,4 @@
-"""What a hit of the cache costs: measurements as a search makes them, in a SQLite file on disk."""
+"""Measures what a cache hit costs: measurements like a search's, in a SQLite file on disk."""
 
 import argparse
 import tempfile
@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 
 from nasenv import Cache, ChainCNN, Measurement, TrainingEvaluator, Trial
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from scripts.benchmarks.bench import at_least, goal, run, table
 
 GOAL_US = 100.0
-_BATCH = 16  # designs that the default agents propose at a time
+_BATCH = 16  # architectures that the default agents propose at a time
 _TRAINED = 500
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print the cost of hits, misses and additions; return it in microseconds a design."""
+    """Print the cost of hits, misses and additions; return it in microseconds an architecture."""
     space = ChainCNN()
     rng = np.random.default_rng(0)
-    designs = _designs(space, 2 * arguments.rows, rng)
-    known, unknown = designs[: arguments.rows], designs[arguments.rows :]
-    problem = Problem(space.fingerprint(), TrainingEvaluator(space, "digits").fingerprint())
+    architectures = _architectures(space, 2 * arguments.rows, rng)
+    known, unknown = architectures[: arguments.rows], architectures[arguments.rows :]
+    problem = ProblemKey(space.fingerprint(), TrainingEvaluator(space, "digits").fingerprint())
     shuffled = [known[i] for i in rng.permutation(len(known))]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "cache.db"
@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             trained = [{a: measurement(rng)} for a in unknown[:_TRAINED]]
             figures["claim and add, on the disk"] = _cost(lambda batch: _train(cache, problem, batch), trained)
     assert found == rows == arguments.rows, (found, rows)
-    heads = ["µs a design", "n", "median", "99th percentile", "min", "max"]
+    heads = ["µs an architecture", "n", "median", "99th percentile", "min", "max"]
     names = ("median", "p99", "min", "max")
     table(
         f"cache of {rows} rows, {size / rows:.0f} bytes a row",
@@ -54,14 +54,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "bytes_a_row": size / rows, "microseconds": figures, "goals": [met]}
 
 
-def _train(cache: Cache, problem: Problem, trained: dict[Trial, Measurement]) -> None:
-    """Do what is done around a training."""
+def _train(cache: Cache, problem: ProblemKey, trained: dict[Trial, Measurement]) -> None:
+    """Do what a search does around a training."""
     assert cache.claim(problem, trained) == trained.keys()
     cache.add(problem, trained)
 
 
 def _cost(act: Callable[[Any], object], batches: Iterable[Any]) -> dict[str, float]:
-    """Return n, median, 99th percentile, min and max of the time of ``act(batch)``, in microseconds a design."""
+    """Return n, median, 99th percentile, min and max of the time of ``act(batch)``, in microseconds an architecture."""
     times = []
     for batch in batches:
         started = time.perf_counter_ns()
@@ -71,24 +71,24 @@ def _cost(act: Callable[[Any], object], batches: Iterable[Any]) -> dict[str, flo
     return {"n": len(times), "median": median, "p99": p99, "min": low, "max": high}
 
 
-def _designs(space: ChainCNN, n: int, rng: np.random.Generator) -> list[Trial]:
+def _architectures(space: ChainCNN, n: int, rng: np.random.Generator) -> list[Trial]:
     """Return trials of n distinct representatives with the most layers, of which there are enough."""
-    designs: dict[Trial, None] = {}
-    while len(designs) < n:
+    architectures: dict[Trial, None] = {}
+    while len(architectures) < n:
         sampled = (space.canonical(a) for a in space.sample(n, rng))
-        designs |= dict.fromkeys(Trial(a) for a in sampled if a[0] >= space.max_layers - 2)
-    return list(designs)[:n]
+        architectures |= dict.fromkeys(Trial(a) for a in sampled if a[0] >= space.max_layers - 2)
+    return list(architectures)[:n]
 
 
 def measurement(rng: np.random.Generator) -> Measurement:
-    """Return one as `TrainingEvaluator` makes it on digits: five epochs, all digits of the floats."""
+    """Return a measurement like `TrainingEvaluator`'s on digits: five epochs, floats with all digits."""
     metrics = {"params": int(rng.integers(100, 50_000)), "flops": int(rng.integers(10_000, 5_000_000))}
     curve = tuple(np.sort(2.3 * rng.random(5))[::-1].tolist())
     return Measurement(rng.integers(36, 360) / 359, train_seconds=0.1 + rng.random(), metrics=metrics, curve=curve)
 
 
-def _batches(designs: list[Trial]) -> list[list[Trial]]:
-    return [designs[i : i + _BATCH] for i in range(0, len(designs), _BATCH)]
+def _batches(architectures: list[Trial]) -> list[list[Trial]]:
+    return [architectures[i : i + _BATCH] for i in range(0, len(architectures), _BATCH)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A cache on a PostgreSQL server under the load of many searches, and what a server that is killed loses.
+"""Measures a PostgreSQL cache under the load of many searches, and what is lost when its server is killed.
 
 Each client is a process that does as a search on a machine of its own does: it looks for 16 architectures, claims them,
 and adds each when its turn has come. One more search finds what others have measured, one architecture at a time: those
@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv import Cache, InputError, Trial
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from scripts.benchmarks.bench import at_least, goal, run, table
 from scripts.benchmarks.bench_cache import measurement
 from scripts.benchmarks.postgresql_server import Server, execute, programs
 
 GOAL_RATE, GOAL_MS = 1000.0, 2.0
-_PROBLEM = Problem("a space's fingerprint", "an evaluator's")
-_BATCH = 16  # designs that the default agents propose at a time
+_PROBLEM = ProblemKey("a space's fingerprint", "an evaluator's")
+_BATCH = 16  # architectures that the default agents propose at a time
 _FILLED = 1000  # rows of a transaction of the first filling
 _HITS = 200.0  # a second
 _SOME = 100  # measurements that a client has at hand
@@ -38,7 +38,7 @@ _PACE = 1.05 * GOAL_RATE  # of the clients, who keep to it by the clock and fall
 
 
 class Client(NamedTuple):
-    """What one client is to do."""
+    """Describes the work of one client."""
 
     number: int
     url: str
@@ -49,7 +49,7 @@ class Client(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What one client did: how many measurements it added, and what calls took, (n,) seconds each."""
+    """Holds what one client did: the number of measurements added, and the seconds of its calls, (n,)."""
 
     plan: Client
     added: int
@@ -59,7 +59,7 @@ class Done(NamedTuple):
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print the cost of calls under load, and what was lost; return it."""
+    """Print the cost of calls under load and what was lost, and return them."""
     with _served(arguments) as (url, server):
         rows = _fill(url, arguments.rows)
         if server:
@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _served(arguments: argparse.Namespace) -> Iterator[tuple[str, Server | None]]:
-    """Yield the URL of a server, and the server where it is one of our own, which may be killed."""
+    """Yield the URL of a server, and the server itself if it is our own and may be killed."""
     if arguments.url:
         yield arguments.url, None
         return
@@ -120,7 +120,7 @@ def _fill(url: str, rows: int) -> int:
     with Cache(url) as cache:
         started = time.monotonic()
         for first in range(0, rows, _FILLED):
-            cache.add(_PROBLEM, {_design(first + k): some[k] for k in range(min(_FILLED, rows - first))})
+            cache.add(_PROBLEM, {_architecture(first + k): some[k] for k in range(min(_FILLED, rows - first))})
         execute(url, "VACUUM ANALYZE nasenv.measurements")  # which the server would do by itself a minute later
         print(f"{rows:,} rows added in {time.monotonic() - started:.0f} s", flush=True)
         return len(cache)
@@ -133,7 +133,7 @@ def _plans(arguments: argparse.Namespace, url: str, rows: int, first: int) -> li
 
 
 def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
-    """Let all clients work at once, and the server die meanwhile; return what they did."""
+    """Run all clients at once while the server is killed; return what they did."""
     gc.freeze()  # a collection in a client would copy all that PyTorch has
     context = multiprocessing.get_context("fork")  # 50 imports of PyTorch would take minutes
     with ProcessPoolExecutor(len(plans), mp_context=context) as pool:
@@ -147,7 +147,7 @@ def _load(plans: list[Client], server: Server | None, kills: int) -> list[Done]:
 
 
 def _work(plan: Client) -> Done:
-    """Do what one client does for some seconds, on time where it can."""
+    """Work as one client for some seconds, on schedule as far as possible."""
     took: dict[str, list[float]] = {}
     with Cache(plan.url, waits=True) as cache:  # the server may be killed meanwhile
         started, used = time.monotonic(), time.process_time()
@@ -157,7 +157,7 @@ def _work(plan: Client) -> Done:
 
 
 def _adds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
-    """Look for, claim and add new designs; return how many were added."""
+    """Look for, claim and add new architectures; return how many were added."""
     os.nice(_LOW_PRIORITY)
     rng = np.random.default_rng(plan.number)
     some = [measurement(rng) for _ in range(_SOME)]
@@ -175,10 +175,10 @@ def _adds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
 
 
 def _finds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
-    """Find what was there before; return that nothing was added."""
+    """Find earlier measurements; return 0, the number added."""
     rng = np.random.default_rng(plan.number)
     for _ in _turns(plan, rng):
-        known = _design(int(rng.integers(plan.rows)))
+        known = _architecture(int(rng.integers(plan.rows)))
         with _timed(took, "hit"):
             found = cache.find(_PROBLEM, [known])
         assert known in found, "a measurement that was there before is not found"
@@ -186,7 +186,7 @@ def _finds(plan: Client, cache: Cache, took: dict[str, list[float]]) -> int:
 
 
 def _turns(plan: Client, rng: np.random.Generator) -> Iterator[int]:
-    """Yield 0, 1, ... at the client's rate, each at a random moment of its time; late ones at once."""
+    """Yield 0, 1, ... at the client's rate, each at a random moment of its interval; late ones at once."""
     started = time.monotonic()
     turn = 0
     while time.monotonic() < started + plan.seconds:
@@ -211,11 +211,11 @@ def _lost(url: str, done: list[Done]) -> int:
 
 
 def _own(plan: Client, number: int) -> Trial:
-    """Return a design that no other client and no earlier filling has."""
-    return Trial((6 + plan.number, *_design(number).architecture))
+    """Return an architecture that no other client and no earlier run has used."""
+    return Trial((6 + plan.number, *_architecture(number).architecture))
 
 
-def _design(number: int) -> Trial:
+def _architecture(number: int) -> Trial:
     return Trial(tuple(number // 6**place % 6 for place in range(12)))
 
 

@@ -1,4 +1,4 @@
-"""When torch.compile pays: the seconds that it takes of a network, and the epochs after which they are won back.
+"""Measures when torch.compile pays: the seconds that it takes, and the epochs after which they are regained.
 
 The hand-made reference of each problem is trained as it is and compiled, alternating, on one thread or the GPU. A
 compiled training's first epoch holds the compilation, the epochs of a second training do not. Nothing comes from a
@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compared(dataset: str, batch_size: int, make: Callable[[Task], SearchSpace], rounds: int, epochs: int) -> Any:
-    """Return the spreads of compiling, of an epoch both ways, and after how many epochs compiling has paid."""
+    """Return the spreads of compile times and of epochs both ways, and the epochs until compiling has paid."""
     data = load_dataset(dataset).to(_DEVICE)
     space = make(data.task)
 

@@ -1,4 +1,4 @@
-"""What comparisons cost: evaluations a second of the agents on a table, and time and memory of whole comparisons.
+"""Measures the speed of agents on a table, and time and memory of whole comparisons.
 
 Searches are timed in this process, on one thread. Whole comparisons are run as a user runs them, in
 temporary folders, with a process a core. Those on published benchmarks need their tables, which are not shipped:
@@ -44,7 +44,8 @@ from scripts.benchmarks.bench import at_least, goal, run, shown, spread, table
 
 _SCRIPTS = Path(__file__).parents[1]
 _COMMAND = _SCRIPTS / "compare_controllers.py"
-_OBSERVED, _TIMED = (100, 1000, 10_000), 41  # designs that a search starts from, proposals that are timed after them
+_OBSERVED = (100, 1000, 10_000)  # architectures that a search starts from
+_TIMED = 41  # proposals that are timed after them
 _DEFAULT_SECONDS, _BYTES = 180.0, 1 << 30
 AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is made, evaluations a second wanted
     "RandomSearch": (RandomSearch, 10_000.0),
@@ -54,17 +55,17 @@ AGENTS: dict[str, tuple[Callable[[], Agent], float | None]] = {  # how it is mad
     "GaussianProcess": (GaussianProcess, 500.0),
     "ModelAssistedPPO": (ModelAssistedPPO, 300.0),
     "PPO": (PPO, 300.0),
-    "PPO, 16 designs, 4 epochs": (lambda: PPO(num_envs=16, n_epochs=4, imitation_steps=2), 1_000.0),
+    "PPO, 16 architectures, 4 epochs": (lambda: PPO(num_envs=16, n_epochs=4, imitation_steps=2), 1_000.0),
 }
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print the parts that are asked for; return their figures."""
+    """Print the selected parts, and return their figures."""
     return {name: _PARTS[name](arguments) for name in arguments.parts}
 
 
 def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time searches; proposals are counted, since a table is asked for every one of them."""
+    """Time searches; proposals are counted, since the table is asked for each of them."""
     torch.set_num_threads(1)
     evaluator = _evaluator(arguments)
     figures, rows, goals = {}, [], []
@@ -80,7 +81,7 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _evaluator(arguments: argparse.Namespace) -> TableEvaluator:
-    """Return NAS-Bench-201's table where there is one, else the one that is shipped."""
+    """Return NAS-Bench-201's table if it is there, else the shipped one."""
     if arguments.tables is None:
         return TableEvaluator(ChainCNN(max_layers=3, widths=(16,)))
     columns = {"val_column": "val_accuracy_200_epochs", "test_column": None}
@@ -125,7 +126,7 @@ def _proposals_ms(evaluator: Evaluator, agent: Agent, observed: int, seed: int) 
 
 
 def _whole(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time the default comparison, and the published one where there are tables, as a user runs them."""
+    """Time the default comparison, and the published one if its tables are there, as a user runs them."""
     with tempfile.TemporaryDirectory() as folder:
         out = ["--output", f"{folder}/out"]
         seconds = {"the default": _compare(Path(folder), out)}
@@ -141,7 +142,7 @@ def _whole(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _memory(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run 12 agents x 500 seeds x 300 evaluations; all are random search: it is the comparison that is measured."""
+    """Run 12 x 500 seeds x 300 evaluations of random search, to measure the comparison itself."""
     agents = {f"agent_{i}": {"class_path": "RandomSearch", "init_args": {"batch_size": 300}} for i in range(12)}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "many.yaml").write_text(json.dumps({"agents": agents, "seeds": arguments.memory_seeds}))

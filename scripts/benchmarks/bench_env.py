@@ -1,4 +1,4 @@
-"""How many decisions a second the vector environment takes on a table, beside gymnasium's SyncVectorEnv.
+"""Measures decisions a second of the vector environment on a table, beside Gymnasium's SyncVectorEnv.
 
 A step gives observations, masks and, at the end of the episodes, rewards of all architectures. Actions are drawn
 beforehand. Both environments take the same actions, one after the other, several times over; the ratio is that of the
@@ -23,7 +23,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print decisions a second and the ratio; return them."""
     figures, rows, goals = {}, [], []
     for name, evaluator in problems(arguments.nas_bench_201).items():
-        rounds = [_round(evaluator, arguments.designs, arguments.episodes) for _ in range(arguments.rounds)]
+        rounds = [_round(evaluator, arguments.architectures, arguments.episodes) for _ in range(arguments.rounds)]
         ours, sync = (spread(r[k] for r in rounds) for k in ("ours", "sync"))
         ratio = spread(r["ours"] / r["sync"] for r in rounds)
         figures[name] = {"decisions_per_second": ours, "sync_decisions_per_second": sync, "ratio": ratio}
@@ -33,7 +33,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             goal(f"{name}: 50 times SyncVectorEnv", ratio["median"], ratio["median"] >= GOAL_RATIO),
         ]
     heads = ["table", "n", "ArchitectureVectorEnv, decisions/s", "SyncVectorEnv, decisions/s", "ratio"]
-    shown_as = table(f"{arguments.designs} designs side by side, median (min - max)", heads, rows)
+    shown_as = table(f"{arguments.architectures} architectures side by side, median (min - max)", heads, rows)
     return {"problems": figures, "tables": [shown_as], "goals": goals}
 
 
@@ -46,15 +46,15 @@ def problems(nas_bench_201: str | None) -> dict[str, TableEvaluator]:
     return problems
 
 
-def _round(evaluator: TableEvaluator, designs: int, episodes: int) -> dict[str, float]:
-    """Return decisions a second of both environments, over fresh searches that meet the same designs."""
+def _round(evaluator: TableEvaluator, architectures: int, episodes: int) -> dict[str, float]:
+    """Return decisions a second of both environments, in fresh searches that evaluate the same architectures."""
     space = evaluator.space
     steps = episodes * space.num_decisions
-    actions = np.random.default_rng(0).integers(0, space.max_choices, (steps, designs))
-    env = ArchitectureVectorEnv(_search(space, evaluator), designs)
+    actions = np.random.default_rng(0).integers(0, space.max_choices, (steps, architectures))
+    env = ArchitectureVectorEnv(_search(space, evaluator), architectures)
     ours = _rate(env, actions)
     shared = _search(space, evaluator)
-    sync = SyncVectorEnv([lambda: ArchitectureEnv(shared)] * designs, autoreset_mode=AutoresetMode.SAME_STEP)
+    sync = SyncVectorEnv([lambda: ArchitectureEnv(shared)] * architectures, autoreset_mode=AutoresetMode.SAME_STEP)
     few = actions[: 2 * space.num_decisions]  # it is slow, and its rate does not depend on the number of episodes
     return {"ours": ours, "sync": _rate(sync, few)}
 
@@ -73,7 +73,7 @@ def _rate(env: VectorEnv[Any, Any, Any], actions: np.ndarray[Any, Any]) -> float
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--designs", type=at_least(1), default=1024, help="default: %(default)s")
+    parser.add_argument("--architectures", type=at_least(1), default=1024, help="default: %(default)s")
     parser.add_argument("--episodes", type=at_least(2), default=60, help="default: %(default)s")
     parser.add_argument("--rounds", type=at_least(1), default=7, help="default: %(default)s")
     parser.add_argument("--nas_bench_201", metavar="FILE", help="a table of import_benchmark, to be measured on too")

@@ -1,4 +1,4 @@
-"""The plain way to train: what a practised user writes first, and the switches that lead from it to ours."""
+"""The plain PyTorch training loop that an experienced user writes, and the switches that lead from it to ours."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nasenv import Architecture, Split, TrainingEvaluator
 from nasenv.spaces.layers import GlobalAveragePool
-from nasenv.training.fit import FlatOptimizer
+from nasenv.training.fit import FlatParameterOptimizer
 from nasenv.training.recipe import Recipe, one_cycle
 from scripts.benchmarks.bench_problems import Problem
 
@@ -22,7 +22,7 @@ _LOADER_WORKERS = 4  # on a GPU
 
 @dataclass(frozen=True)
 class Way:
-    """How the plain loop is run; without the switches it is the plain way, each of them is a step towards ours.
+    """Selects how the plain loop runs; each switch is a step towards nasenv's training.
 
     Args:
         threads: of the processor.
@@ -46,7 +46,7 @@ class Way:
 
 
 class PlainLoop:
-    """Trains a design from a seed in some way, and returns its validation accuracy.
+    """Trains an architecture from a seed in a selected way, and returns its validation accuracy.
 
     It has our epochs, batch size, peak rate, weight decay and number of steps. On a GPU the loader has workers and
     pinned memory.
@@ -61,10 +61,10 @@ class PlainLoop:
 
     def __call__(self, job: tuple[Architecture, int, Way]) -> float:
         """Train as the job says, and score."""
-        design, seed, way = job
+        architecture, seed, way = job
         torch.set_num_threads(way.threads)
         torch.manual_seed(seed)
-        model = self._build(design, way)
+        model = self._build(architecture, way)
         batches = self._batches(self.problem.data.train, way)
         step = _stepper(model, self.recipe, way, self.recipe.epochs * len(batches))
         for _ in range(self.recipe.epochs):
@@ -74,8 +74,8 @@ class PlainLoop:
                 step(loss)
         return self._score(model, way)
 
-    def _build(self, design: Architecture, way: Way) -> nn.Module:
-        model = self.problem.space.build(design)
+    def _build(self, architecture: Architecture, way: Way) -> nn.Module:
+        model = self.problem.space.build(architecture)
         if not way.pool:
             _with_the_usual_pool(model)
         model = model.to(self.device)
@@ -115,7 +115,7 @@ class PlainLoop:
 
 
 def _with_the_usual_pool(model: nn.Module) -> None:
-    """Put what PyTorch's users write in the place of our global average pool."""
+    """Replace our global average pool by PyTorch's."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, GlobalAveragePool):
@@ -123,7 +123,7 @@ def _with_the_usual_pool(model: nn.Module) -> None:
 
 
 def _stepper(model: nn.Module, recipe: Recipe, way: Way, steps: int) -> Callable[[Tensor], None]:
-    """Return what does the backward pass and the optimizer's and the schedule's step."""
+    """Return the function that does the backward pass and the steps of optimizer and schedule."""
     if way.flat:
         return _flat_stepper(model, recipe, steps)
     rate = recipe.learning_rate if way.one_cycle else _CONSTANT_RATE
@@ -142,7 +142,7 @@ def _stepper(model: nn.Module, recipe: Recipe, way: Way, steps: int) -> Callable
 
 def _flat_stepper(model: nn.Module, recipe: Recipe, steps: int) -> Callable[[Tensor], None]:
     rate = torch.zeros((), device=next(model.parameters()).device)
-    optimizer = FlatOptimizer(model, recipe, rate)
+    optimizer = FlatParameterOptimizer(model, recipe, rate)
     rates = one_cycle(steps, recipe.learning_rate)
 
     def step(loss: Tensor) -> None:
@@ -155,7 +155,7 @@ def _flat_stepper(model: nn.Module, recipe: Recipe, steps: int) -> Callable[[Ten
 
 
 class _Resident:
-    """The batches of a loader, each gathered at once from the whole tensor on the device."""
+    """Yields a loader's batches, each gathered at once from the whole tensor on the device."""
 
     def __init__(self, split: Split, batch_size: int, device: torch.device, channels_last: bool) -> None:
         layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""PPO on a table, where an architecture costs nothing: proposals a second, against the same PPO on single environments.
+"""Measures proposals a second of PPO on a table, against the same PPO on single environments.
 
 Both ways are Stable-Baselines3's unmodified PPO with nasenv's settings, 16 architectures an update as one batch: ours
 in a search, as the agent `StableBaselines` runs it (`PPO` without its guidance), the plain way on a DummyVecEnv of
@@ -22,11 +22,11 @@ from scripts.benchmarks.bench_env import problems
 
 _RATES = {10: 650.0, 4: 1400.0}  # the goals, by epochs an update
 _SHARE = 0.15
-_DESIGNS = 16
+_ARCHITECTURES = 16
 
 
 class Timed(SB3PPO):
-    """PPO that notes what its updates take, in seconds of all of its objects together."""
+    """Runs PPO, and counts the seconds that updates take, over all its instances."""
 
     training = 0.0
 
@@ -60,19 +60,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pair(space: SearchSpace, evaluator: TableEvaluator, epochs: int, number: int, updates: int) -> dict[str, float]:
-    """Return proposals a second of both ways from one seed, their ratio, and the share that is not ``train``."""
-    settings = PPO(num_envs=_DESIGNS, n_epochs=epochs).settings_for(_search(space, evaluator, number, updates))
+    """Return proposals a second of both ways from one seed, their ratio, and the share of time outside ``train``."""
+    settings = PPO(num_envs=_ARCHITECTURES, n_epochs=epochs).settings_for(_search(space, evaluator, number, updates))
     rates = {}
     for way in ("plain", "ours") if number % 2 else ("ours", "plain"):
         search = _search(space, evaluator, number, updates)
         started, Timed.training = time.perf_counter(), 0.0
         if way == "ours":
-            search.agent = StableBaselines(Timed, settings=settings, num_envs=_DESIGNS)
+            search.agent = StableBaselines(Timed, settings=settings, num_envs=_ARCHITECTURES)
             search.run()
         else:
-            env = DummyVecEnv([lambda search=search: ArchitectureEnv(search)] * _DESIGNS)
+            env = DummyVecEnv([lambda search=search: ArchitectureEnv(search)] * _ARCHITECTURES)
             Timed("MlpPolicy", env, seed=number, device="cpu", **settings).learn(
-                updates * _DESIGNS * space.num_decisions
+                updates * _ARCHITECTURES * space.num_decisions
             )
         seconds = time.perf_counter() - started
         rates[way] = search.history.proposals / seconds
@@ -82,8 +82,8 @@ def _pair(space: SearchSpace, evaluator: TableEvaluator, epochs: int, number: in
 
 
 def _search(space: SearchSpace, evaluator: TableEvaluator, seed: int, updates: int) -> Search:
-    """Return a search of so many updates: repeats are charged, so that its budget counts proposals."""
-    return Search(space, evaluator, budget=Budget(updates * _DESIGNS, charge_repeats=True), seed=seed)
+    """Return a search with so many updates; repeats are charged, so that its budget counts proposals."""
+    return Search(space, evaluator, budget=Budget(updates * _ARCHITECTURES, charge_repeats=True), seed=seed)
 
 
 if __name__ == "__main__":

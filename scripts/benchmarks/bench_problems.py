@@ -1,10 +1,10 @@
-"""What the training benchmarks train: three problems, each with designs that are the same from run to run.
+"""The problems of the training benchmarks: three data sets, each with fixed architectures.
 
-The designs were drawn once, from seed 0. Every other one is the space's hand-made reference or one of its neighbours;
-those between are random designs that the plain loop brings to half of the validation data or more, from a seed that is
-not scored. Most random chains are left out so: four in five have under a tenth of the reference's FLOPs, and many learn
-nothing. On mnist5k designs have at most a quarter of the reference's FLOPs, on the others at most as many: larger ones
-cannot be trained as often as a benchmark must.
+The architectures were drawn once, from seed 0. Every other one is the space's hand-made reference or one of its
+neighbours; those between are random architectures that the plain loop brings to half of the validation data or more,
+from a seed that is not scored. Most random chains are left out so: four in five have under a tenth of the reference's
+FLOPs, and many learn nothing. On mnist5k architectures have at most a quarter of the reference's FLOPs, on the others
+at most as many: larger ones cannot be trained as often as a benchmark must.
 """
 
 import argparse
@@ -48,7 +48,7 @@ _CELLS = """
 
 @dataclass(frozen=True)
 class Problem:
-    """A space, its data, how its networks are trained, and which of them the benchmark trains.
+    """Holds a space, its data, a recipe, and the architectures that the benchmarks train.
 
     Args:
         name: of the row in a table.
@@ -56,7 +56,7 @@ class Problem:
         data: on which.
         epochs: of a training.
         batch_size: examples a step.
-        texts: the designs, one a line.
+        texts: the architectures, one a line.
         goal: evaluations a second on the processor, times those of the plain way.
         aim: what is hoped for.
     """
@@ -72,15 +72,15 @@ class Problem:
 
     @property
     def examples(self) -> int:
-        """Examples that one training sees; the last, incomplete batch of an epoch is left out."""
+        """Return the number of examples that one training sees, without incomplete batches."""
         return self.epochs * (len(self.data.train) // self.batch_size) * self.batch_size
 
-    def designs(self, most: int | None = None) -> list[Architecture]:
-        """Return the designs, or the first of them."""
+    def architectures(self, most: int | None = None) -> list[Architecture]:
+        """Return the architectures, or the first ``most`` of them."""
         return [self.space.from_text(text) for text in self.texts.split()][:most]
 
     def evaluator(self, device: str) -> TrainingEvaluator:
-        """Return ours as a user makes it, with this problem's epochs and batch size."""
+        """Return a `TrainingEvaluator` with this problem's epochs and batch size."""
         length = {"epochs": self.epochs, "batch_size": self.batch_size}
         return TrainingEvaluator(self.space, self.data, devices=device, **length)
 
@@ -105,11 +105,13 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {"digits": _digits, "mnist5k": _mni
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which designs of which problems are trained, and where."""
+    """Add the options that select architectures, problems and device."""
     names = ",".join(PROBLEMS)
     device = "cpu, cuda, cuda:N, or auto: cuda where there is one; default: %(default)s"
     parser.add_argument("--problems", type=_names, default=[*PROBLEMS], help=f"some of {names}; default: all")
-    parser.add_argument("--designs", type=at_least(1), metavar="N", help="the first of each problem; default: all")
+    parser.add_argument(
+        "--architectures", type=at_least(1), metavar="N", help="the first of each problem; default: all"
+    )
     parser.add_argument("--device", default="auto", help=device)
 
 

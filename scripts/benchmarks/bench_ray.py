@@ -1,4 +1,4 @@
-"""How busy a driver keeps a thousand slots of a Ray cluster, and what a second node brings for training.
+"""Measures how busy a driver keeps a thousand slots of a Ray cluster, and what a second node gains in training.
 
 The load is simulated: an evaluation sleeps. Few actors with many threads each stand for the slots, so that one machine
 will do. Sleeps are scaled down, which makes the driver's work per second so many times what it is with evaluations of
@@ -41,7 +41,7 @@ AGENTS: dict[str, Callable[[int], Agent]] = {
 
 
 class Sleeping(Evaluator):
-    """Takes so many seconds over a design, and finds it as good as the share of its choices that are 1."""
+    """Sleeps some seconds over each architecture, and scores it by the share of its choices that are 1."""
 
     def __init__(self, space: ChainCNN, seconds: float) -> None:
         super().__init__(space)
@@ -52,14 +52,14 @@ class Sleeping(Evaluator):
         return "sleeping"
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
-        """Sleep over each."""
+        """Sleep over each trial, and return its score."""
         time.sleep(self.seconds * len(trials))
-        designs = [trial.architecture for trial in trials]
-        return [Measurement(a.count(1) / len(a), train_seconds=self.seconds) for a in designs]
+        architectures = [trial.architecture for trial in trials]
+        return [Measurement(a.count(1) / len(a), train_seconds=self.seconds) for a in architectures]
 
 
 class Crowded(RayEvaluator):
-    """Has a hundred evaluations in each worker."""
+    """Runs a hundred evaluations in each worker."""
 
     at_once = 100
     batches = 0  # of at most as many trials as there are slots, that were asked for together
@@ -71,23 +71,23 @@ class Crowded(RayEvaluator):
 
 
 class Watch:
-    """A listener that takes down, by part of a search, wall and processor seconds, memory in bytes, and proposals."""
+    """Records, as a listener, wall and CPU seconds, memory in bytes and proposals, by part of a search."""
 
     def __init__(self, evaluations: int) -> None:
         self._every = evaluations // _PARTS
         self.start()
 
     def __call__(self, search: Search, outcome: Any) -> None:
-        """Look at the clocks at the end of a part."""
+        """Record the end of a part."""
         if not outcome.repeat and outcome.evaluation % self._every == 0:
             self.seen.append(self._now(search.history.proposals))
 
     def start(self) -> None:
-        """Begin the first part now."""
+        """Start the first part."""
         self.seen = [self._now()]
 
     def parts(self) -> list[dict[str, float]]:
-        """Return what each part took: wall and processor seconds, bytes more of memory, and proposals."""
+        """Return for each part its wall and CPU seconds, its growth of memory in bytes, and its proposals."""
         return [
             dict(zip(("wall", "cpu", "bytes", "proposals"), np.subtract(now, then).tolist(), strict=True))
             for then, now in zip(self.seen, self.seen[1:], strict=False)
@@ -105,16 +105,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     tables, goals = [_load_table(loads, arguments)], [_idle_goal(agent, load) for agent, load in loads.items()]
     nodes = {}
     if arguments.rounds:
-        nodes = _nodes(arguments.designs, arguments.rounds)
+        nodes = _nodes(arguments.architectures, arguments.rounds)
         rows = [[name, shown(spread(seconds))] for name, seconds in nodes["seconds"].items()]
-        tables.append(table(f"seconds for {arguments.designs} trainings on digits", ["nodes", "seconds"], rows))
+        tables.append(table(f"seconds for {arguments.architectures} trainings on digits", ["nodes", "seconds"], rows))
         ratio = spread(nodes["ratios"])["median"]
         goals.append(goal("two nodes of one core against one", ratio, ratio >= GOAL_NODES, asked=">= 1.8 times"))
     return {"loads": loads, "nodes": nodes, "tables": tables, "goals": goals}
 
 
 def _load(agent: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what a search on so many slots took, and how long and how often a slot waited."""
+    """Return what a search on so many slots took, and how long and how often slots were idle."""
     space, slots = ChainCNN(max_layers=8), arguments.slots
     watch = Watch(arguments.evaluations)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": _STORE})
@@ -173,10 +173,10 @@ def _idle_goal(agent: str, load: dict[str, Any]) -> dict[str, Any]:
     return goal(what, load["idle"], load["idle"] < GOAL_IDLE, ".2%", "< 5 %")
 
 
-def _nodes(designs: int, rounds: int) -> dict[str, Any]:
+def _nodes(architectures: int, rounds: int) -> dict[str, Any]:
     """Return the seconds of the same trainings on one node and on two, and their ratios, round by round."""
     space = ChainCNN()
-    asked = [Trial(design) for design in space.sample(designs, np.random.default_rng(0))]
+    asked = [Trial(architecture) for architecture in space.sample(architectures, np.random.default_rng(0))]
     seconds: dict[str, list[float]] = {"one": [], "two": []}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": _STORE})
     node = {"num_cpus": 1, "object_store_memory": _STORE}
@@ -193,13 +193,13 @@ def _nodes(designs: int, rounds: int) -> dict[str, Any]:
     return {"seconds": seconds, "ratios": ratios}
 
 
-def _trained(space: ChainCNN, designs: Sequence[Trial], address: str, slots: int) -> float:
+def _trained(space: ChainCNN, architectures: Sequence[Trial], address: str, slots: int) -> float:
     """Return the seconds of trainings whose workers are ready, and have trained before."""
     with RayEvaluator(space, TrainingEvaluator(space, devices="cpu"), address) as evaluator:
         evaluator.start(slots)
-        evaluator.measure(designs[: 2 * slots])
+        evaluator.measure(architectures[: 2 * slots])
         began = time.perf_counter()
-        evaluator.measure(designs)
+        evaluator.measure(architectures)
         return time.perf_counter() - began
 
 
@@ -209,6 +209,6 @@ if __name__ == "__main__":
     parser.add_argument("--slots", type=at_least(100), default=1000, help="a multiple of 100")
     parser.add_argument("--evaluations", type=at_least(_PARTS), default=100_000)
     parser.add_argument("--seconds", type=float, default=5.0, help="that an evaluation sleeps instead of 60")
-    parser.add_argument("--designs", type=at_least(4), default=48, help="trained on one node and on two")
+    parser.add_argument("--architectures", type=at_least(4), default=48, help="trained on one node and on two")
     parser.add_argument("--rounds", type=at_least(0), default=3, help="of those trainings")
     run(parser, measure)

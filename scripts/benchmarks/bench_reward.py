@@ -1,8 +1,8 @@
-"""Does the reward mean something? How alike two seeds rank random designs, by the length of the training.
+"""Measures how reliable rewards are: the correlation of two seeds' rankings, by the length of the training.
 
-For each data set and length, the same random designs (distinct by representative) are trained with two evaluator
-seeds. Spearman's rho of the two lists of validation accuracies says how much of a reward is the design and how much
-is luck; its 95 % interval is the percentile bootstrap over designs. The default lengths are to reach 0.9.
+For each data set and length, the same random architectures (distinct by representative) are trained with two evaluator
+seeds. Spearman's rho of the two lists of validation accuracies says how much of a reward is the architecture and how
+much is luck; its 95 % interval is the percentile bootstrap over architectures. The default lengths are to reach 0.9.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _measure_dataset(dataset: str, arguments: argparse.Namespace) -> dict[str, Any]:
     data = nasenv.load_dataset(dataset)
     space = nasenv.ChainCNN(task=data.task)
-    designs = _distinct(space, arguments.designs, np.random.default_rng(0))
+    architectures = _distinct(space, arguments.architectures, np.random.default_rng(0))
     default = RECIPES.get(dataset, OTHER_RECIPE).epochs
     lengths = sorted(set(arguments.epochs or (max(1, default // 2), default, 2 * default)))
     chance = _chance_level(data.validation.targets.numpy())
@@ -41,9 +41,9 @@ def _measure_dataset(dataset: str, arguments: argparse.Namespace) -> dict[str, A
     for seed in _SEEDS:
         with nasenv.TrainingEvaluator(space, data, epochs=lengths[-1], seed=seed) as evaluator:
             for epochs in lengths:
-                measured[epochs].append(_Column(evaluator, designs, epochs / lengths[-1]))
+                measured[epochs].append(_Column(evaluator, architectures, epochs / lengths[-1]))
     figures = {str(epochs): _figures(columns, chance) for epochs, columns in measured.items()}
-    title = f"ChainCNN on {dataset}, {len(designs)} random designs, two seeds; * is the default"
+    title = f"ChainCNN on {dataset}, {len(architectures)} random architectures, two seeds; * is the default"
     heads = ["epochs", "rho [95 %]", "between seeds", "accuracy", "at chance", "training s", "wall s", "failed"]
     table(title, heads, [_row(epochs, f, epochs == str(default)) for epochs, f in figures.items()])
     if str(default) in figures:
@@ -53,11 +53,11 @@ def _measure_dataset(dataset: str, arguments: argparse.Namespace) -> dict[str, A
 
 
 class _Column:
-    """The designs measured with one seed and length: rewards and training seconds, (n,), and wall seconds of all."""
+    """Holds architectures measured with one seed and length: rewards, training seconds, (n,), and wall seconds."""
 
-    def __init__(self, evaluator: nasenv.Evaluator, designs: Sequence[Architecture], fidelity: float) -> None:
+    def __init__(self, evaluator: nasenv.Evaluator, architectures: Sequence[Architecture], fidelity: float) -> None:
         started = time.perf_counter()
-        measurements = evaluator.measure([nasenv.Trial(a, fidelity) for a in designs])
+        measurements = evaluator.measure([nasenv.Trial(a, fidelity) for a in architectures])
         self.wall_seconds = time.perf_counter() - started
         self.rewards = np.array([m.score or 0.0 for m in measurements])  # none right where the training failed
         self.train_seconds = [m.train_seconds for m in measurements]
@@ -104,17 +104,19 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _distinct(space: nasenv.SearchSpace, n: int, rng: np.random.Generator) -> list[Architecture]:
-    """Return n random designs, no two of them equivalent, each as its representative."""
-    designs: dict[Architecture, None] = {}
+    """Return n random architectures, no two of them equivalent, each as its representative."""
+    architectures: dict[Architecture, None] = {}
     for _ in range(100):
-        designs |= dict.fromkeys(space.canonical(a) for a in space.sample(n, rng))
-        if len(designs) >= n:
-            return list(designs)[:n]
-    raise nasenv.InputError(f"{type(space).__name__} gave no {n} distinct designs; ask for fewer with --designs")
+        architectures |= dict.fromkeys(space.canonical(a) for a in space.sample(n, rng))
+        if len(architectures) >= n:
+            return list(architectures)[:n]
+    raise nasenv.InputError(
+        f"{type(space).__name__} gave no {n} distinct architectures; ask for fewer with --architectures"
+    )
 
 
 def _chance_level(labels: NDArray[np.int64]) -> float:
-    """Return the accuracy that naming the commonest class stays below in 95 of 100 draws of as many examples."""
+    """Return the accuracy that predicting the commonest class stays below in 95 of 100 samples of this size."""
     share = np.bincount(labels).max() / len(labels)
     return float(share + 1.645 * np.sqrt(share * (1 - share) / len(labels)))
 
@@ -123,5 +125,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--dataset", nargs="+", default=DATASETS, help="default: %(default)s")
     parser.add_argument("--epochs", nargs="+", type=at_least(1), help="default: the data set's, half and double")
-    parser.add_argument("--designs", type=at_least(8), default=48, help="default: %(default)s")
+    parser.add_argument("--architectures", type=at_least(8), default=48, help="default: %(default)s")
     run(parser, measure)

@@ -1,4 +1,4 @@
-"""The default run as a user starts it, beside random search: what it finds, and what of its time is not training.
+"""Measures the default run as a user starts it, beside random search: its results, and its time outside trainings.
 
 Each run is ``nasenv train --cache none`` of its own in a temporary folder, read from its journal, result and times.
 Search seconds go from the first proposal to the last reward. Two shares of the workers' time are told: what is not
@@ -32,7 +32,7 @@ _TIMES = ("seconds", "train_seconds")  # what differs between two journals of th
 
 
 class Run:
-    """One finished run: its journal, its result, and the wall seconds of the whole command."""
+    """Holds one finished run: its journal, its result, and the wall seconds of the whole command."""
 
     def __init__(self, folder: Path, agent: str, seed: int, evaluations: int, cache: str, extra: Sequence[str]) -> None:
         options = {"agent": agent, "seed": seed, "budget.evaluations": evaluations, "cache": cache, "run_dir": folder}
@@ -48,14 +48,14 @@ class Run:
         _, *lines = (folder / "journal.jsonl").read_text().splitlines()
         self.journal: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self.result = json.loads((folder / "result.json").read_text())
-        self.spent: dict[str, float] = json.loads((folder / "times.json").read_text())["seconds"]
+        self.spent: dict[str, float] = json.loads((folder / "timing.json").read_text())["seconds"]
 
     def without_times(self) -> list[dict[str, Any]]:
-        """Return the journal without what no two runs share."""
+        """Return the journal without the fields that differ between equal runs."""
         return [{k: v for k, v in entry.items() if k not in _TIMES} for entry in self.journal]
 
     def figures(self) -> dict[str, float]:
-        """Return what the run came to; accuracies and rewards in [0, 1]."""
+        """Return the results of the run; accuracies and rewards are in [0, 1]."""
         rewards = [entry["reward"] for entry in self.journal]
         quarter = max(1, len(rewards) // 4)
         search_seconds = self.journal[-1]["seconds"]
@@ -142,7 +142,7 @@ def _goals(figures: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
 
 
 def _cached(folder: Path, uncached: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the first seed twice on one new cache; the first of them is the second run of the same seed without one."""
+    """Run the first seed twice on one new cache, beside the run without one."""
     agent, cache = arguments.agents[0], str(folder / "cache.db")
     first, second = (_run(folder / name, agent, 0, arguments, cache) for name in ("fills-cache", "from-cache"))
     a, b = first.figures(), second.figures()

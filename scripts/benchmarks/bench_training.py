@@ -1,4 +1,4 @@
-"""Trained networks a second, against the plain PyTorch loop that does the same; on the processor or on a GPU.
+"""Measures trainings a second against the plain PyTorch loop, on the CPU or on a GPU.
 
 The plain way is what a practised user writes first: DataLoader and TensorDataset, AdamW under OneCycleLR, one training
 at a time, contiguous tensors, the default optimizer implementation, scored by a DataLoader loop; on the processor with
@@ -30,7 +30,7 @@ from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
 GPU_GOAL, GPU_AIM = 6.0, 25.0  # times the plain way
 GOAL_POINTS = -0.5
 TRAINING = 3  # a backward pass costs about two forward passes
-_WARM_UP = 2  # designs
+_WARM_UP = 2  # architectures
 _SIDES = {"cpu": 2048, "cuda": 8192}  # of matrices so large that nothing but their product counts
 _REPEATS = 7  # of the product, of which the fastest counts: other work can only slow one down
 
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 
 class Trained(NamedTuple):
-    """What one way took and came to: wall seconds of all designs, accuracy of each, and our measurements."""
+    """Holds the results of one way: wall seconds of all architectures, accuracy of each, and our measurements."""
 
     seconds: float
     accuracies: list[float]
@@ -47,7 +47,7 @@ class Trained(NamedTuple):
 
 
 class Contest:
-    """Both ways, ready to train designs of one problem.
+    """Trains the architectures of one problem both ways.
 
     Args:
         problem: what is trained.
@@ -58,35 +58,35 @@ class Contest:
         self._evaluator, self._loop = evaluator, PlainLoop(problem, evaluator)
         self._way = Way(threads=cores())
 
-    def pairs(self, designs: Sequence[Architecture], n: int) -> list[tuple[Trained, Trained]]:
-        """Train the designs n times both ways, from the seeds 0 to n - 1; before that a few, so that all is warm."""
-        self._pair(designs[:_WARM_UP], n)
-        return [self._pair(designs, seed) for seed in range(n)]
+    def pairs(self, architectures: Sequence[Architecture], n: int) -> list[tuple[Trained, Trained]]:
+        """Train the architectures n times both ways, from the seeds 0 to n - 1, after a few to warm up."""
+        self._pair(architectures[:_WARM_UP], n)
+        return [self._pair(architectures, seed) for seed in range(n)]
 
-    def _pair(self, designs: Sequence[Architecture], seed: int) -> tuple[Trained, Trained]:
+    def _pair(self, architectures: Sequence[Architecture], seed: int) -> tuple[Trained, Trained]:
         if seed % 2:
-            ours = self.train(designs, seed)
-            return self._train_plainly(designs, seed), ours
-        return self._train_plainly(designs, seed), self.train(designs, seed)
+            ours = self.train(architectures, seed)
+            return self._train_plainly(architectures, seed), ours
+        return self._train_plainly(architectures, seed), self.train(architectures, seed)
 
-    def _train_plainly(self, designs: Sequence[Architecture], seed: int) -> Trained:
-        return Trained(*timed(lambda: [self._loop((a, seed, self._way)) for a in designs]), [])
+    def _train_plainly(self, architectures: Sequence[Architecture], seed: int) -> Trained:
+        return Trained(*timed(lambda: [self._loop((a, seed, self._way)) for a in architectures]), [])
 
-    def train(self, designs: Sequence[Architecture], seed: int) -> Trained:
-        """Train the designs by the evaluator.
+    def train(self, architectures: Sequence[Architecture], seed: int) -> Trained:
+        """Train the architectures with the evaluator.
 
         Raises:
             InputError: a training failed.
         """
         self._evaluator.seed = seed
-        seconds, measurements = timed(lambda: self._evaluator.measure([Trial(a) for a in designs]))
+        seconds, measurements = timed(lambda: self._evaluator.measure([Trial(a) for a in architectures]))
         for failed in (m for m in measurements if m.score is None):
             raise InputError(f"a training failed after {failed.train_seconds:.0f} s: {failed.error}")
         return Trained(seconds, [m.score for m in measurements if m.score is not None], measurements)
 
 
 def timed(act: Callable[[], Result]) -> tuple[float, Result]:
-    """Return the wall seconds that a function took, and what it returned."""
+    """Return the wall seconds that a function took, and its result."""
     started = time.perf_counter()
     result = act()
     return time.perf_counter() - started, result
@@ -97,11 +97,11 @@ def measure(arguments: argparse.Namespace) -> Figures:
     problems = [PROBLEMS[name]() for name in arguments.problems]
     measured: dict[str, Figures] = {}
     for problem in problems:
-        designs = problem.designs(arguments.designs)
+        architectures = problem.architectures(arguments.architectures)
         with problem.evaluator(arguments.device) as evaluator:
             device = torch.device(evaluator.devices[0])
-            pairs = Contest(problem, evaluator).pairs(designs, arguments.pairs)
-        measured[problem.name] = _figures(problem, designs, pairs, 1 if device.type == "cuda" else cores())
+            pairs = Contest(problem, evaluator).pairs(architectures, arguments.pairs)
+        measured[problem.name] = _figures(problem, architectures, pairs, 1 if device.type == "cuda" else cores())
         print(f"{problem.name}: measured", flush=True)
     floor = floors(device, cores())
     tables = [_speed_table(measured, device), _accuracy_table(measured), _floor_table(measured, floor, device)]
@@ -110,7 +110,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 
 
 def _figures(
-    problem: Problem, designs: Sequence[Architecture], pairs: Sequence[tuple[Trained, Trained]], units: int
+    problem: Problem, architectures: Sequence[Architecture], pairs: Sequence[tuple[Trained, Trained]], units: int
 ) -> Figures:
     """Return speed, accuracy, and GFLOP/s of each of so many cores or of the one GPU."""
     plain, ours = zip(*pairs, strict=True)
@@ -118,10 +118,10 @@ def _figures(
     percent = [[100 * float(np.mean(one.accuracies)) for one in way] for way in (plain, ours)]
     training = [sum(m.train_seconds for m in one.measurements) for one in ours]
     return {
-        "designs": [problem.space.to_text(a) for a in designs],
+        "designs": [problem.space.to_text(a) for a in architectures],
         "pairs": len(pairs),
-        "plain": spread(len(designs) / one.seconds for one in plain),
-        "ours": spread(len(designs) / one.seconds for one in ours),
+        "plain": spread(len(architectures) / one.seconds for one in plain),
+        "ours": spread(len(architectures) / one.seconds for one in ours),
         "ratio": spread(p.seconds / o.seconds for p, o in pairs),
         "plain_percent": mean_std(percent[0]),
         "percent": mean_std(percent[1]),
@@ -142,7 +142,7 @@ def mean_std(values: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]
 
 
 def floors(device: torch.device, cores: int) -> dict[str, float]:
-    """Return GFLOP/s a core (a GPU as a whole) of a square matrix product, all cores at work, by precision."""
+    """Return the GFLOP/s a core (or of the GPU) of a square matrix product on all cores, by precision."""
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if device.type == "cpu":
         torch.set_num_threads(cores)
@@ -163,7 +163,7 @@ def _product(device: torch.device, precision: torch.dtype) -> float:
 def _speed_table(measured: dict[str, Figures], device: torch.device) -> Figures:
     plainly = "plain, on the GPU" if device.type == "cuda" else f"plain, {cores()} threads"
     rows = [
-        [f"{name} ({len(f['designs'])} designs)", *(shown(f[key]) for key in ("plain", "ours", "ratio"))]
+        [f"{name} ({len(f['designs'])} architectures)", *(shown(f[key]) for key in ("plain", "ours", "ratio"))]
         for name, f in measured.items()
     ]
     pairs = next(iter(measured.values()))["pairs"]
@@ -176,7 +176,7 @@ def _accuracy_table(measured: dict[str, Figures]) -> Figures:
     rows = [[name, *("{mean:.2f} ± {std:.2f}".format(**f[key]) for key in keys)] for name, f in measured.items()]
     seeds = next(iter(measured.values()))["pairs"]
     heads = ["validation accuracy, %", "plain", "TrainingEvaluator", "points more"]
-    return table(f"Score, mean over the designs: mean ± standard deviation over {seeds} seeds", heads, rows)
+    return table(f"Score, mean over the architectures: mean ± standard deviation over {seeds} seeds", heads, rows)
 
 
 def _floor_table(measured: dict[str, Figures], floor: dict[str, float], device: torch.device) -> Figures:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own on the loopback, from Debian's packages, for tests and benchmarks."""
+"""A private PostgreSQL server on the loopback interface, from Debian's packages, for tests and benchmarks."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ _SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 
 
 class Server:
-    """A server that may be killed and started again; its data are those of one folder.
+    """Starts and kills a server whose data are in one folder.
 
     Args:
         folder: for its data; the user that runs it must be able to enter it.
@@ -48,18 +48,18 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it is, with the password."""
+        """Return its URL, with the password."""
         return f"postgresql://nasenv:p%40ss%2Fw%3Ard@127.0.0.1:{self.port}/postgres"
 
     @property
     def cpu_seconds(self) -> float:
-        """What its processes have used since it was started, those of clients that have gone."""
+        """Return the CPU seconds that its processes have used since the start, those of past clients included."""
         assert self._process is not None
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def start(self) -> None:
-        """Start it, and return when it answers."""
+        """Start the server, and wait until it answers."""
         where = [f"--port={self.port}", "--listen_addresses=127.0.0.1", f"--unix_socket_directories={self._folder}"]
         command = [self._bin / "postgres", "-D", self._folder / "data", *where, *self._settings]
         deadline = time.monotonic() + _START_SECONDS
@@ -74,11 +74,11 @@ class Server:
                 time.sleep(0.05)
 
     def kill(self) -> None:
-        """End it as a fault would, at once."""
+        """Kill the server at once, as a fault would."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it at once, its processes too, without a last word to the disk."""
+        """Stop the server and its processes at once, without syncing its data."""
         self._end(signal.SIGQUIT)
 
     def execute(self, sql: str) -> None:
@@ -86,7 +86,7 @@ class Server:
         execute(self.url, sql)
 
     def empty(self) -> None:
-        """Delete what a cache has made."""
+        """Delete the tables of a cache."""
         self.execute("DROP SCHEMA IF EXISTS nasenv CASCADE")
 
     def _end(self, how: signal.Signals) -> None:
@@ -110,7 +110,7 @@ def execute(url: str, sql: str) -> None:
 
 @contextlib.contextmanager
 def server(**settings: str) -> Iterator[Server]:
-    """Yield a server, and leave nothing of it; raise FileNotFoundError where there is no program."""
+    """Yield a server, and delete it at the end; raise FileNotFoundError if PostgreSQL is not installed."""
     programs()
     with tempfile.TemporaryDirectory(prefix="nasenv-postgresql-") as folder:
         made = Server(Path(folder), **settings)
@@ -121,7 +121,7 @@ def server(**settings: str) -> Iterator[Server]:
 
 
 def programs() -> Path:
-    """Return the folder of the newest server's programs; raise FileNotFoundError where there is none."""
+    """Return the folder of the newest server's programs; raise FileNotFoundError if there is none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     if not found:
         raise FileNotFoundError("there is no PostgreSQL server here: apt-get install postgresql")
@@ -129,7 +129,7 @@ def programs() -> Path:
 
 
 def _owner() -> dict[str, Any]:
-    """Return who runs the server where this process is root, which it refuses to be."""
+    """Return the user who runs the server if this process is root, which PostgreSQL refuses."""
     names = {user.pw_name for user in pwd.getpwall()}
     user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}

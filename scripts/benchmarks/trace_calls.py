@@ -1,8 +1,8 @@
-"""Follows one evaluation through the code: how many calls it makes, in how many files, and how often the file changes.
+"""Traces one evaluation through the code: counts calls, files, and jumps between files.
 
-Three evaluations are followed, each by ``Search.evaluate([design])`` without and with a run directory, after the search
-has evaluated another design: a look-up in the shipped table that is new to the search, a repeat of it, and a training
-of one epoch on digits in this process.
+Three evaluations are followed, each by ``Search.evaluate([architecture])`` without and with a run directory, after the
+search has evaluated another architecture: a look-up in the shipped table that is new to the search, a repeat of it, and
+a training of one epoch on digits in this process.
 
 What is counted: a call is each time that Python code of nasenv/ or agents/ is entered, be it a function, a property, a
 lambda, a comprehension, or a generator, and this each time that it is resumed; the file changes with a call, and again
@@ -31,7 +31,7 @@ import nasenv
 
 ROOT = Path(nasenv.__file__).resolve().parent.parent
 FOLDERS = ("nasenv", "agents")
-WARM_UP, NEW = "conv3x16", "conv3x16|max_pool3|sep_conv5x16+skip"  # designs
+WARM_UP, NEW = "conv3x16", "conv3x16|max_pool3|sep_conv5x16+skip"  # architectures
 
 
 def make_space() -> Any:
@@ -54,19 +54,19 @@ def make_search(space: Any, evaluator: Any, run_dir: Path | None) -> Any:
     return nasenv.Search(space, evaluator, run_dir=run_dir)
 
 
-def design_of(space: Any, text: str) -> Any:
-    """Return a design, as ``Search.evaluate`` takes it."""
+def architecture_of(space: Any, text: str) -> Any:
+    """Return an architecture, as ``Search.evaluate`` takes it."""
     return space.from_text(text)
 
 
-def evaluate(search: Any, design: Any) -> object:
-    """Do what is followed."""
-    return search.evaluate([design])
+def evaluate(search: Any, architecture: Any) -> object:
+    """Evaluate an architecture: this is traced."""
+    return search.evaluate([architecture])
 
 
 @dataclass(frozen=True)
 class Call:
-    """One entry into code of nasenv.
+    """Holds one call of a function of nasenv.
 
     Args:
         file: relative to the tree.
@@ -85,27 +85,27 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """What was followed: the calls in order, and how often the file changed."""
+    """Holds the calls in order, and counts the jumps between files."""
 
     calls: Sequence[Call]
     changes: int
 
     def row(self) -> list[int]:
-        """Return calls, plain calls, different functions, files, and changes of file."""
+        """Return the numbers of calls, plain calls, distinct functions, files, and jumps between files."""
         plain = [(c.file, c.function) for c in self.calls if c.plain]
         return [len(self.calls), len(plain), len(set(plain)), len({c.file for c in self.calls}), self.changes]
 
 
 @cache
 def file_of(code: CodeType) -> str | None:
-    """Return the file in which code lies, relative to the tree; None where it is not nasenv's."""
+    """Return the file of a code object, relative to the tree; None if it is not nasenv's."""
     path = Path(code.co_filename).resolve()  # nasenv/agents may be a link
     inside = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in FOLDERS
     return str(path.relative_to(ROOT)) if inside else None
 
 
 def follow(act: Callable[[], object]) -> Trace:
-    """Do something, and return what of nasenv it called in this thread."""
+    """Call a function, and return the calls of nasenv's code in this thread."""
     calls: list[Call] = []
     begun: set[FrameType] = set()  # generators
     changes = 0
@@ -151,7 +151,8 @@ def _callers(frame: FrameType) -> list[str]:
 def cases(run_dir: Path | None) -> dict[str, Trace]:
     """Return what each evaluation called, by its name; run directories are made in the folder, where one is given."""
     space = make_space()
-    warm_up, new = design_of(space, WARM_UP), design_of(space, NEW)  # imports, and what is made once, do not count
+    # imports, and what is made once, do not count
+    warm_up, new = architecture_of(space, WARM_UP), architecture_of(space, NEW)
     traces = {}
     with make_search(space, make_table_evaluator(space), run_dir and run_dir / "table") as search:
         evaluate(search, warm_up)

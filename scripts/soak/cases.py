@@ -1,7 +1,7 @@
-"""The spaces that the soak walks: several configurations each, with their rules written down a second time.
+"""The spaces for random walks: several configurations each, with independent rules of what is valid.
 
-A rule says of whole designs which of them are valid. It is made from the card of the space (its docstring) and shares
-no code with the masks, which look at unfinished designs.
+A rule says of whole architectures which of them are valid. It is made from the card of the space (its docstring) and
+shares no code with the masks, which look at unfinished architectures.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,14 +30,14 @@ Rule = Callable[[SearchSpace, Rows], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration of a space.
+    """Holds one configuration of a space.
 
     Args:
         name: the space and what is particular here.
         space: the space.
-        rule: says which rows of choices, (n, T), each within its decision's range, are valid designs: (n,).
+        rule: says which rows of choices, (n, T), each within its decision's range, are valid architectures: (n,).
         builds: whether it builds networks.
-        merges: whether equivalent designs are the very same network, with as many parameters.
+        merges: whether equivalent architectures are the very same network, with as many parameters.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Return all configurations: those shipped as defaults, and small ones that can be listed."""
+    """Return all configurations: the shipped defaults, and small ones that can be listed."""
     square, odd, dot = Task(Images((1, 8, 8)), 10), Task(Images((3, 5, 9)), 5), Task(Images((1, 1, 1)), 2)
     chains = {
         "2 layers, 4x4": ChainCNN(2, (4, 8), Task(Images((1, 4, 4)), 3)),
@@ -82,12 +82,12 @@ def cases() -> list[Case]:
 
 
 def free(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
-    """Every choice goes with every other."""
+    """Return that every row is valid."""
     return np.ones(len(rows), dtype=np.bool_)
 
 
 def chain_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
-    """Return which rows keep the card of ChainCNN, from the first layer to the last."""
+    """Return which rows are valid by the docstring of ChainCNN, from the first layer to the last."""
     depth = rows[:, 0] + 1
     side = np.full(len(rows), min(space.task.shape[1:]))
     idle = np.ones(len(rows), dtype=np.bool_)  # the input has nothing before it that a skip could bring

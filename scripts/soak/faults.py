@@ -1,4 +1,4 @@
-"""Faults of every kind in two worker processes, among jobs that are well: what is lost, and what is left behind.
+"""Causes faults of every kind in two worker processes, among sound jobs, and counts what is lost or left behind.
 
 Each fault is one of jobs.py, drawn from the seed: a worker kills itself, exits, crashes, is stopped, hangs, runs
 out of memory, raises, or answers what cannot be read; or it dies the first time and not the second. Up to three jobs
@@ -28,7 +28,7 @@ _AT_ONCE = 100  # faults in a stream
 
 
 def soak(faults: int, seed: int) -> dict[str, Any]:
-    """Cause so many faults, and return them by kind, and what came out wrong or was left behind.
+    """Cause so many faults; return them by kind, with all wrong results and leftovers.
 
     Raises:
         RuntimeError: a job without an answer or with two.
@@ -67,7 +67,7 @@ def _wrong(pool: WorkerPool[Job, Any], jobs: list[Job]) -> list[str]:
 
 
 def _held(pool: WorkerPool[Job, Any]) -> dict[str, int]:
-    """Return how much there is of what a fault could leave behind; all workers are there and wait."""
+    """Return the resources that a fault could leave behind, while all workers are idle."""
     while len(pool.pids) < _WORKERS:
         list(pool.stream([("sleep", 0.1), ("sleep", 0.2)], failed))
     gc.collect()

@@ -1,4 +1,4 @@
-"""Every reader of files, given damaged ones and bombs: it returns what it is to return, or says in one line why not.
+"""Gives every file reader damaged files and bombs: it must return a result or refuse them in one line.
 
 Nothing but InputError may come out (SystemExit with code 2 after one line on stderr, of the command line), within
 seconds, and what it says is one line that a terminal can show. Inputs are hypothesis's: the same for the same seed. A
@@ -29,7 +29,7 @@ _SHOWN = 600  # characters of a failure
 
 
 def soak(inputs: int, seed: int) -> dict[str, Any]:
-    """Give so many inputs to each reader, print a table, and return the figures; readers go side by side."""
+    """Give so many inputs to each reader, print a table, and return the figures; readers run side by side."""
     with every_reader() as readers:
         names = [reader.name for reader in readers]
     with ThreadPoolExecutor(cores()) as threads:

@@ -1,4 +1,4 @@
-"""Damaged content for readers of files, as strategies of hypothesis, and what is meant to take a machine down.
+"""Strategies of hypothesis that damage the content of files, and inputs that exhaust a machine.
 
 Damaged is what copies, disks and editors make of a valid file. Bombs are sizes that no memory holds, nesting without
 end, and objects that would be unpickled.
@@ -33,7 +33,7 @@ _VALUES = st.one_of(
 
 @st.composite
 def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
-    """Bytes of a valid file that were flipped, cut out, inserted, doubled or cut off, one to four times."""
+    """Draw the bytes of a valid file, changed, cut, inserted, doubled or truncated, one to four times."""
     data = bytearray(valid)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
@@ -53,13 +53,13 @@ def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
 
 
 def any_bytes(valid: bytes) -> st.SearchStrategy[bytes]:
-    """A damaged file, and now and then noise alone."""
+    """Draw a damaged file, and sometimes random bytes."""
     return st.one_of(damaged(valid), damaged(valid), damaged(valid), st.binary(max_size=200))
 
 
 @st.composite
 def changed(draw: st.DrawFn, valid: Any) -> Any:
-    """A JSON value of which one part was replaced by anything, or removed."""
+    """Draw a JSON value of which one part is replaced or removed."""
     value = copy.deepcopy(valid)
     *way, last = draw(st.sampled_from([place for place in _places(valid) if place]))
     part = value
@@ -80,18 +80,18 @@ def _places(value: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def json_files(valid: Any) -> st.SearchStrategy[bytes]:
-    """A JSON file with a value or bytes changed."""
+    """Draw a JSON file with a value or bytes changed."""
     return st.one_of(changed(valid).map(json.dumps).map(str.encode), any_bytes(json.dumps(valid).encode()))
 
 
 def json_lines(valid: list[Any]) -> st.SearchStrategy[bytes]:
-    """A file of JSON lines with bytes changed, as a torn write leaves it."""
+    """Draw a file of JSON lines with bytes changed, as a torn write leaves it."""
     return any_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in valid))
 
 
 @st.composite
 def npz_files(draw: st.DrawFn, arrays: dict[str, np.ndarray]) -> bytes:
-    """An .npz file: damaged, or sound as an archive of a damaged or lying array."""
+    """Draw an .npz file: damaged, or a valid archive of a damaged or lying array."""
     buffer = io.BytesIO()
     if draw(st.booleans()):
         np.savez_compressed(buffer, **arrays)

@@ -1,4 +1,4 @@
-"""Jobs for worker processes that go well, or wrong in every way; small, for each new worker imports it."""
+"""Small jobs for worker processes, which succeed or fail in every way."""
 
 import ctypes
 import os
@@ -16,14 +16,14 @@ Job = tuple[str, Any]  # the kind, and what it is given
 
 
 class Unpicklable:
-    """An answer that cannot be sent."""
+    """Cannot be pickled, and so not sent."""
 
     def __reduce__(self) -> NoReturn:
         raise ValueError("not me")
 
 
 class Unreadable:
-    """An answer that is sent without trouble, and raises where it arrives."""
+    """Is pickled without an error, and raises when it is unpickled."""
 
     def __reduce__(self) -> tuple[type[int], tuple[str]]:
         return int, ("no number",)
@@ -87,12 +87,12 @@ def _is_second(path: Path) -> bool:
 
 
 def failed(job: Job, reason: str, seconds: float) -> tuple[str, str]:
-    """Return what stands in for the answer of a job that went wrong twice."""
+    """Return the substitute answer of a job that failed twice."""
     return "failed", reason
 
 
 def is_as_expected(job: Job, answer: Any) -> bool:
-    """Whether the answer is the one that the job's kind has to have."""
+    """Return whether the answer is the one that the job's kind must have."""
     kind, _ = job
     if kind in FAULTS:
         state, reason = answer

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of searches by every agent: started again, each must end as the one left in peace did.
+"""Kills searches by every agent at random moments; resumed, each must end as an undisturbed one does.
 
 For every agent one search runs in peace, with no worker processes and with two. Then others of the same configuration
 are killed, once or twice, at moments drawn evenly over the time of the peaceful one, and started again until they
@@ -32,7 +32,7 @@ _STOP_LOOKING = 300.0  # seconds until a search that does not end is given up
 
 
 class Searches:
-    """Starts searches of one setting in processes of their own, in one folder.
+    """Starts searches with one configuration in processes of their own, in one folder.
 
     Args:
         folder: where run directories lie.
@@ -46,21 +46,21 @@ class Searches:
         self._processes.set_forkserver_preload(PRELOADED)
 
     def start(self, name: str, agent: str, workers: int, cache: bool) -> ForkServerProcess:
-        """Return the process of a search that was just started."""
+        """Start a search, and return its process."""
         folder = self.folder / name
         process = self._processes.Process(target=train_once, args=(folder, agent, workers, cache, *self._rest))
         process.start()
         return process
 
     def in_peace(self, name: str, agent: str, workers: int) -> float:
-        """Let a search run to its end; return the seconds from the opening of its journal."""
+        """Run a search undisturbed to its end; return its seconds since its journal was opened."""
         process = self.start(name, agent, workers, cache=False)
         opened = _opened(self.folder / name, process)
         finish(process, self.folder / name)
         return time.perf_counter() - opened
 
     def again(self, folder: Path) -> Path:
-        """Let a search that has ended run once more, in peace, on the course that it took; return its folder."""
+        """Run a finished search once more with its completion order; return its folder."""
         again = folder.with_name(f"{folder.name}-again")
         process = self._processes.Process(target=reproduce_once, args=(folder, again))
         process.start()
@@ -69,7 +69,7 @@ class Searches:
 
 
 def finish(process: ForkServerProcess, folder: Path) -> None:
-    """Wait for the end of a search; raise RuntimeError where it does not end well."""
+    """Wait for the end of a search; raise RuntimeError if it fails."""
     process.join(_STOP_LOOKING)
     if process.exitcode != 0:
         process.kill()
@@ -78,14 +78,14 @@ def finish(process: ForkServerProcess, folder: Path) -> None:
 
 
 def _opened(folder: Path, process: ForkServerProcess) -> float:
-    """Return when there is a journal, and the process may be killed in its work."""
+    """Wait for the journal, after which the process may be killed; return the time."""
     while not (folder / "journal.jsonl").exists() and process.is_alive():
         time.sleep(0.002)
     return time.perf_counter()
 
 
 def kill_and_resume(searches: Searches, name: str, how: tuple[str, int, bool], moments: list[float]) -> Iterator[int]:
-    """Kill a search at these seconds after it goes on, each time anew, and let it end; yield the orphans of each kill.
+    """Kill a search after each of these seconds of work, and let it end; yield the orphans of each kill.
 
     Args:
         searches: starts it.
@@ -224,7 +224,7 @@ def _killed(kills: int, seed: int, evaluations: int, names: Sequence[str]) -> di
 
 
 def _in_peace(figures: dict[str, Any], searches: Searches, agent: str) -> dict[int, float]:
-    """Run an agent's searches that are not killed, and compare them; return their seconds by the number of workers."""
+    """Run an agent's searches undisturbed and compare them; return their seconds by number of workers."""
     spans: dict[int, float] = {}
     peaceful = [searches.folder / f"{agent}-{workers}" for workers in WORKERS]
     try:

@@ -1,12 +1,12 @@
-"""A search of 100,000 evaluations on a table: what of it is ours, whether that grows, its memory, and its replay.
+"""Measures a search of 100,000 evaluations on a table: our share of its time, growth, memory, and replay.
 
-The table has 2^17 designs. Each search runs in a process of its own, which says its largest resident memory. The cost
-of an evaluation is the processor time spent inside ``Search.evaluate`` (journal, TensorBoard, history, cache, look-up),
-repeats included, by the thousand distinct evaluations. The cost of a proposal is that of the same thousand over all
-proposals made in it. Whether costs grow is judged by the proposal: agents that repeat themselves make several for each
-design that is new when most have been found, so their evaluations cost more though nothing has become slower. As a
-repeat is cheaper than an evaluation, it is EachOnce, which proposes each design once, that says whether evaluations
-grow dearer; the others say that their repeats do not outgrow them.
+The table has 2^17 architectures. Each search runs in a process of its own, which says its largest resident memory. The
+cost of an evaluation is the processor time spent inside ``Search.evaluate`` (journal, TensorBoard, history, cache,
+look-up), repeats included, by the thousand distinct evaluations. The cost of a proposal is that of the same thousand
+over all proposals made in it. Whether costs grow is judged by the proposal: agents that repeat themselves make several
+for each architecture that is new when most have been found, so their evaluations cost more though nothing has become
+slower. As a repeat is cheaper than an evaluation, it is EachOnce, which proposes each architecture once, that says
+whether evaluations grow dearer; the others say that their repeats do not outgrow them.
 
 Then the journal loses its last line and the same search is made again, which replays the others: its time is the wall
 time from opening the run directory to the end of the search. An agent's own time is that outside of
@@ -36,20 +36,20 @@ GOAL_GROWTH = 1.1  # of a proposal's cost, the last thousands over the first
 GOAL_MEGABYTES = 500.0
 GOAL_REPLAY_SECONDS = 60.0
 GOAL_REPLAY_SHARE = 1.2  # of the agent's own time
-_CHOICES = {"a": 8, "b": 8, "c": 8, "d": 8, "e": 8, "f": 4}  # 2^17 designs
+_CHOICES = {"a": 8, "b": 8, "c": 8, "d": 8, "e": 8, "f": 4}  # 2^17 architectures
 _THOUSAND = 1000
 _COMPARED = 5  # thousands at the start and at the end, whose medians say whether the cost grows
 
 
 class EachOnce(agents.Agent):
-    """Proposes the designs of the space in a random order, each once."""
+    """Proposes all architectures of the space once, in random order."""
 
     def run(self, search: SearchLike) -> None:
         """Propose until the budget is used up."""
-        designs = search.space.designs()
-        order = np.random.default_rng(search.seed).permutation(len(designs))
+        architectures = search.space.all_architectures()
+        order = np.random.default_rng(search.seed).permutation(len(architectures))
         for first in range(0, len(order), self.batch_size):
-            search.evaluate(designs[order[first : first + self.batch_size]])
+            search.evaluate(architectures[order[first : first + self.batch_size]])
 
 
 AGENTS: dict[str, Callable[[], agents.Agent]] = {
@@ -60,7 +60,7 @@ AGENTS: dict[str, Callable[[], agents.Agent]] = {
 
 
 class TimedSearch(Search):
-    """A search that keeps what was spent in ``evaluate``, after each call.
+    """Records the time spent in ``evaluate`` after each call.
 
     Attributes:
         spent: (evaluations, proposals, processor seconds, wall seconds) so far.
@@ -86,19 +86,19 @@ def space() -> ChoiceSpace:
     return ChoiceSpace({name: tuple(range(n)) for name, n in _CHOICES.items()}, build, task=Task(Images((1, 4, 4)), 10))
 
 
-def write_designs(path: Path, seed: int) -> None:
-    """Write the table: of every design an accuracy drawn from the seed, seconds and parameters."""
+def write_architectures(path: Path, seed: int) -> None:
+    """Write the table: each architecture has an accuracy drawn from the seed, seconds and parameters."""
     searched, rng = space(), np.random.default_rng(seed)
-    designs = searched.designs()
-    accuracies, seconds = rng.random(len(designs)), rng.random(len(designs))
-    columns = {"val_accuracy": accuracies, "train_seconds": seconds, "params": designs.sum(axis=1)}
+    architectures = searched.all_architectures()
+    accuracies, seconds = rng.random(len(architectures)), rng.random(len(architectures))
+    columns = {"val_accuracy": accuracies, "train_seconds": seconds, "params": architectures.sum(axis=1)}
     write_table(
-        path, [searched.to_text(tuple(d)) for d in designs.tolist()], {k: c.tolist() for k, c in columns.items()}
+        path, [searched.to_text(tuple(d)) for d in architectures.tolist()], {k: c.tolist() for k, c in columns.items()}
     )
 
 
 def search_once(folder: Path, agent: str, evaluations: int, seed: int) -> dict[str, Any]:
-    """Search in a run directory, with a cache beside it, and return what it took; a second time, it is a replay."""
+    """Search in a run directory with a cache, and return the costs; a second call is a replay."""
     torch.set_num_threads(1)
     searched = space()
     evaluator = TableEvaluator(searched, str(folder / "table.csv"), test_column=None)
@@ -149,7 +149,7 @@ def soak(evaluations: int, seed: int, names: Sequence[str]) -> dict[str, Any]:
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_designs(folder / "table.csv", seed)
+        write_architectures(folder / "table.csv", seed)
         figures = {}
         with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as apart:
             for name in names:
@@ -184,7 +184,7 @@ def _print_table(figures: dict[str, Any]) -> None:
             [name, f"{search['proposals']}", *costs, f"{search['megabytes']:.0f}", f"{search['seconds']:.0f}",
              f"{replay['megabytes']:.0f}", f"{replay['seconds']:.1f}", f"{replay['own_seconds']:.1f}"]
         )  # fmt: skip
-    table(f"searches on a table of {np.prod([*_CHOICES.values()])} designs", heads, rows)
+    table(f"searches on a table of {np.prod([*_CHOICES.values()])} architectures", heads, rows)
 
 
 def _ends(costs: list[float]) -> tuple[float, float]:

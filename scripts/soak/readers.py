@@ -1,4 +1,4 @@
-"""Every reader of files, with the inputs that the soak gives it."""
+"""Every file reader of nasenv, with the inputs that the soak gives it."""
 
 import contextlib
 import gzip
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nasenv import Cache, ChainCNN, InputError, Measurement, Trial
 from nasenv.benchmarks.nas_bench_macro import NASBenchMacroJSON
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.commands.parser import Parser
 from nasenv.commands.train import starting_designs
 from nasenv.comparison.run import Run
@@ -36,7 +36,7 @@ from scripts.soak.inputs import any_bytes, changed, json_files, json_lines, npz_
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader of files.
+    """Describes one file reader.
 
     Args:
         name: what it reads.
@@ -51,7 +51,7 @@ class Reader:
 
 @contextmanager
 def every_reader() -> Iterator[list[Reader]]:
-    """Give the readers, whose files are in a folder that is removed at the end."""
+    """Yield the readers, whose files are in a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield [
@@ -140,10 +140,10 @@ def _table_readers(folder: Path) -> list[Reader]:
 
 def _model_readers(folder: Path) -> list[Reader]:
     data, space = load_dataset(), ChainCNN(max_layers=1)
-    design = space.from_text("conv3x8")
+    architecture = space.from_text("conv3x8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        save_model(folder / "model", space, design, space.build(design), data)
+        save_model(folder / "model", space, architecture, space.build(architecture), data)
     described, weights = ((folder / "model" / name) for name in ("architecture.json", "weights.safetensors"))
     whole = {path: path.read_bytes() for path in (described, weights)}
 
@@ -184,7 +184,7 @@ def _run_readers(folder: Path) -> list[Reader]:
             opened.close()
 
     def read_run(path: Path) -> object:
-        return Run.is_of(path, "i"), Run.read(path)
+        return Run.matches(path, "i"), Run.read(path)
 
     return [
         Reader("result.json", json_files(result), _of_file(folder / "result.json", Result.read)),
@@ -204,7 +204,7 @@ def _read_trials(path: Path) -> object:
 def _cache_reader(folder: Path, measured: dict[str, Any]) -> Reader:
     path, sound = folder / "c.db", folder / "sound.db"
     with Cache(sound) as cache:
-        cache.add(Problem("s", "e"), {Trial((0, 1)): Measurement.from_json(measured)})
+        cache.add(ProblemKey("s", "e"), {Trial((0, 1)): Measurement.from_json(measured)})
     with contextlib.closing(sqlite3.connect(sound)) as database:
         database.execute("PRAGMA journal_mode=DELETE")
 
@@ -212,7 +212,7 @@ def _cache_reader(folder: Path, measured: dict[str, Any]) -> Reader:
         for ending in ("-wal", "-shm"):
             path.with_name(path.name + ending).unlink(missing_ok=True)
         with Cache(path) as cache:
-            return cache.find(Problem("s", "e"), [Trial((0, 1))])
+            return cache.find(ProblemKey("s", "e"), [Trial((0, 1))])
 
     return Reader("cache.db", any_bytes(sound.read_bytes()), _of_file(path, read))
 
@@ -220,7 +220,7 @@ def _cache_reader(folder: Path, measured: dict[str, Any]) -> Reader:
 def _option_readers(folder: Path) -> list[Reader]:
     options = b'seed: 3\nname: "a b"\nrates: &r [0.1, 1e-3]\nmore: {a: 1, b: *r, c: {d: null}}\n'
     space = ChainCNN(max_layers=2)
-    designs = b"# known ones\nconv3x16|max_pool3\n\nsep_conv5x32\n"
+    architectures = b"# known ones\nconv3x16|max_pool3\n\nsep_conv5x32\n"
     published = {"source": "s", "reward": {"a": [0.5, 0.1]}, "val_score": {"b": [0.5, 0.1]}}
     return [
         Reader("config.yaml", any_bytes(options), _of_file(folder / "o.yaml", _parsed(_parser()))),
@@ -231,7 +231,7 @@ def _option_readers(folder: Path) -> list[Reader]:
         ),
         Reader(
             "start_from",
-            any_bytes(designs),
+            any_bytes(architectures),
             _of_file(folder / "s.txt", lambda path: starting_designs(space, str(path))),
         ),
         Reader("published", changed(published), PublishedResults.of),

@@ -1,4 +1,4 @@
-"""The search that the soak kills: small networks on digits, by any agent, as ``nasenv train`` runs it, to its end."""
+"""The search that the soak kills: small networks on digits, by any agent, as ``nasenv train`` runs it."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ _TRAININGS = "SOAK_TRAININGS"  # in the environment, as worker processes inherit
 
 
 class ToldChain(ChainCNN):
-    """Chains of two layers whose networks append a line to a file when their training begins."""
+    """Builds chains of two layers whose networks append a line to a file when their training starts."""
 
     def __init__(self, task: Task | None = None) -> None:
         super().__init__(2, (4, 8), task)
@@ -45,7 +45,7 @@ class ToldChain(ChainCNN):
 
 
 class _Telling:
-    """Appends a network's text to the file at its first training step; in one write, since processes share the file."""
+    """Appends a network's text to the file at its first training step, in one write."""
 
     def __init__(self, text: str) -> None:
         self._line, self._told = f"{text}\n".encode(), False
@@ -59,7 +59,7 @@ class _Telling:
 
 
 def train_once(folder: Path, agent: str, workers: int, cache: bool, seed: int, evaluations: int) -> None:
-    """Search in a run directory, or go on there."""
+    """Search in a run directory, or resume there."""
     _tell(folder)
     space = ToldChain()
     evaluator = TrainingEvaluator(space, "digits", epochs=1, batch_size=256, final_epochs=1, concurrency=workers)
@@ -69,13 +69,13 @@ def train_once(folder: Path, agent: str, workers: int, cache: bool, seed: int, e
 
 
 def reproduce_once(folder: Path, again: Path) -> None:
-    """Search again as in a run directory that is finished, asynchronously on the same course; exit with 0 if it was."""
+    """Repeat a finished asynchronous search with its completion order; exit with 0 if that was followed."""
     _tell(again)
     sys.exit(reproduce(str(folder), str(again)))
 
 
 def _tell(folder: Path) -> None:
-    """Have what is said go to ``<folder>.log``, and trainings to `trainings_file`."""
+    """Write messages to ``<folder>.log``, and trainings to `trainings_file`."""
     os.environ[_TRAININGS] = str(trainings_file(folder))
     log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""Everything that a search has to survive, part after part, and one table of what came out.
+"""Runs all robustness tests, part after part, and tabulates the results for BENCHMARKS.md.
 
 | part | what is done | size |
 |---|---|---|
@@ -22,7 +22,7 @@ from scripts.benchmarks.bench import at_least, run, table
 
 
 class Part(NamedTuple):
-    """How much of a part is done, and by which agents in the short form; none is a part without agents."""
+    """Describes the extent of a part, and its agents in the short form, if it has agents."""
 
     size: int
     short: int

@@ -30,27 +30,27 @@ from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Outcome
-from tests.fakes import HiddenDesign
+from tests.fakes import HiddenArchitecture
 
 SPACE = ChainCNN(max_layers=2)
 HIDDEN = SPACE.from_text("conv5x32|sep_conv5x16+skip")
 
 
 def search_of(agent, **budget):
-    search = Search(SPACE, HiddenDesign(SPACE, HIDDEN), agent, Budget(**budget))
+    search = Search(SPACE, HiddenArchitecture(SPACE, HIDDEN), agent, Budget(**budget))
     search.run()
     return search
 
 
 @pytest.mark.parametrize("agent", [PPO, MaskablePPO])
-def test_one_design_at_a_time_is_enough_to_learn_from(agent):
+def test_one_architecture_at_a_time_is_enough_to_learn_from(agent):
     assert len(search_of(agent(num_envs=1), evaluations=3).history) == 3
 
 
-class Wide(HiddenDesign):
-    """Works on several designs at once, as it says."""
+class Wide(HiddenArchitecture):
+    """Works on several architectures at once, as it says."""
 
-    indifferent = ("slots",)
+    excluded_from_identity = ("slots",)
 
     def __init__(self, space, hidden, slots):
         super().__init__(space, hidden)
@@ -61,13 +61,13 @@ class Wide(HiddenDesign):
         return self.at_once
 
 
-@pytest.mark.parametrize(("slots", "designs"), [(1, 16), (2, 16), (12, 24), (40, 40)])
-def test_designs_at_a_time_follow_the_slots_with_which_the_search_began(tmp_path, slots, designs):
+@pytest.mark.parametrize(("slots", "architectures"), [(1, 16), (2, 16), (12, 24), (40, 40)])
+def test_architectures_at_a_time_follow_the_slots_with_which_the_search_began(tmp_path, slots, architectures):
     agent = PPO(num_envs="auto")
     for there in (slots, 7):  # it goes on where there are others
         parts = (SPACE, Wide(SPACE, HIDDEN, there), agent, Budget(evaluations=60))
         with Search(*parts, run_dir=tmp_path) as search:
-            assert agent.designs_at_once(search) == designs
+            assert agent.architectures_at_once(search) == architectures
             if there == slots:
                 search.callbacks.append(lambda search, _: search.stop("enough") if len(search.history) > 20 else None)
             search.run()
@@ -75,7 +75,7 @@ def test_designs_at_a_time_follow_the_slots_with_which_the_search_began(tmp_path
 
 
 def test_a_policy_that_collapses_ends_the_search_with_a_reason():
-    """Without entropy and penalty, at a high learning rate, PPO proposes a few designs for ever."""
+    """Without entropy and penalty, at a high learning rate, PPO proposes a few architectures for ever."""
     unguided = {"replace_repeats": False, "mutation_share": 0.0}
     agent = PPO(learning_rate=0.1, ent_coef=0.0, repeat_penalty=0.0, **unguided)
     search = search_of(agent, evaluations=200, repeats_per_evaluation=2)
@@ -207,9 +207,9 @@ def test_evolution_mutates_the_best_of_a_sample_and_lets_the_oldest_die():
 
 
 @pytest.mark.parametrize("improvement", ["first", "best"])
-def test_local_search_climbs_to_a_design_that_no_neighbour_beats_before_it_starts_again(improvement):
-    """Where agreement with a hidden design is paid, each climb ends at that design; it takes one at most T steps up."""
-    search = Search(SPACE, HiddenDesign(SPACE, HIDDEN), LocalSearch(improvement), Budget(1000, target_reward=1.0))
+def test_local_search_climbs_to_an_architecture_that_no_neighbour_beats_before_it_starts_again(improvement):
+    """Where agreement with a hidden architecture is paid, each climb ends there, after T steps up at most."""
+    search = Search(SPACE, HiddenArchitecture(SPACE, HIDDEN), LocalSearch(improvement), Budget(1000, target_reward=1.0))
     search.run()
     assert search.history.best.architecture == HIDDEN
     assert search.history.repeats == 0
@@ -220,12 +220,14 @@ def test_reinforces_score_is_the_gradient_of_the_log_probability():
     agent = Reinforce()
     agent.begin(SPACE, np.random.default_rng(0))
     agent._logits += np.random.default_rng(1).standard_normal(agent._logits.shape)
-    for design in SPACE.sample(5, np.random.default_rng(2)):
+    for architecture in SPACE.sample(5, np.random.default_rng(2)):
         logits = torch.tensor(agent._logits, requires_grad=True)
-        masks = torch.from_numpy(np.concatenate([SPACE.mask(np.array([design[:t]])) for t in range(len(design))]))
+        masks = torch.from_numpy(
+            np.concatenate([SPACE.mask(np.array([architecture[:t]])) for t in range(len(architecture))])
+        )
         log_probs = logits.masked_fill(~masks, -torch.inf).log_softmax(dim=1)
-        log_probs[range(len(design)), design].sum().backward()
-        np.testing.assert_allclose(agent._score(design), logits.grad, atol=1e-12)
+        log_probs[range(len(architecture)), architecture].sum().backward()
+        np.testing.assert_allclose(agent._score(architecture), logits.grad, atol=1e-12)
 
 
 def test_reinforces_adam_is_torchs():
@@ -240,7 +242,7 @@ def test_reinforces_adam_is_torchs():
     np.testing.assert_allclose(ours, theirs.detach())
 
 
-def test_the_lstm_samples_designs_as_often_as_it_says():
+def test_the_lstm_samples_architectures_as_often_as_it_says():
     """Frequencies in 20,000 draws are within 5 standard errors of the probabilities, which sum to one."""
     space = ChainCNN(max_layers=1, widths=(4,))
     controller = LSTMReinforce()
@@ -248,19 +250,19 @@ def test_the_lstm_samples_designs_as_often_as_it_says():
     with torch.no_grad():
         for parameter in controller._controller.parameters():
             parameter *= 10
-        designs = sorted(set(space.sample(500, np.random.default_rng(0))))
-        probabilities = controller._controller(np.array(designs))[0].exp().numpy()
-    assert len(designs) == space.size
+        architectures = sorted(set(space.sample(500, np.random.default_rng(0))))
+        probabilities = controller._controller(np.array(architectures))[0].exp().numpy()
+    assert len(architectures) == space.size
     assert probabilities.sum() == pytest.approx(1.0, abs=1e-5)
     drawn = controller.ask(20_000)
-    shares = np.array([drawn.count(d) for d in designs]) / len(drawn)
+    shares = np.array([drawn.count(d) for d in architectures]) / len(drawn)
     assert np.all(np.abs(shares - probabilities) < 5 * np.sqrt(probabilities / len(drawn)) + 1e-6)
 
 
 def test_q_values_of_a_deterministic_game_become_the_best_reward_that_can_follow():
-    """With a full memory and enough replays, Q is the backward induction over the designs seen."""
+    """With a full memory and enough replays, Q is the backward induction over the architectures seen."""
     agent = QLearning(learning_rate=0.5, replays=2000, evaluations=1)
-    search = Search(SPACE, HiddenDesign(SPACE, HIDDEN), agent, Budget(40, repeats_per_evaluation=1), seed=0)
+    search = Search(SPACE, HiddenArchitecture(SPACE, HIDDEN), agent, Budget(40, repeats_per_evaluation=1), seed=0)
     search.run()
     seen = {o.architecture: o.reward for o in search.history}
     for steps, reward in agent._episodes[:20]:

@@ -30,7 +30,7 @@ from nasenv.errors import AgentError
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.fakes import Hashed, HiddenDesign
+from tests.fakes import Hashed, HiddenArchitecture
 
 SPACE = ChainCNN(max_layers=2)
 LEARNERS = {
@@ -194,24 +194,24 @@ def test_agents_do_better_than_random_search(name):
     """The mean reward of 2 seeds' evaluations is above random search's by 4 standard errors of the difference."""
     if name == "TPE":
         pytest.importorskip("optuna")
-    random = np.concatenate([run_on_hidden_design(RandomSearch(), seed) for seed in range(2)])
-    ours = np.concatenate([run_on_hidden_design(LEARNERS[name](), seed) for seed in range(2)])
+    random = np.concatenate([run_on_hidden_architecture(RandomSearch(), seed) for seed in range(2)])
+    ours = np.concatenate([run_on_hidden_architecture(LEARNERS[name](), seed) for seed in range(2)])
     assert ours.mean() - random.mean() > 4 * np.sqrt(ours.var() / ours.size + random.var() / random.size)
 
 
-def run_on_hidden_design(agent, seed, start=(), evaluations=200):
-    """Return the rewards of the evaluations; an agent that has found the design may come to repeat itself."""
+def run_on_hidden_architecture(agent, seed, start=(), evaluations=200):
+    """Return the rewards of the evaluations; an agent that has found the architecture may come to repeat itself."""
     space = ChainCNN(max_layers=4)
     hidden = space.sample(1, np.random.default_rng(7))[0]
     budget = Budget(evaluations, repeats_per_evaluation=2)
-    search = Search(space, HiddenDesign(space, hidden), agent, budget, seed=seed, start=start)
+    search = Search(space, HiddenArchitecture(space, hidden), agent, budget, seed=seed, start=start)
     search.run()
     return np.array([o.reward for o in search.history])
 
 
 @pytest.mark.parametrize("name", STARTED)
-def test_agents_learn_from_the_designs_that_a_search_starts_from(name):
-    """What follows ten good and ten random designs is better than random, by 3 standard errors of the difference."""
+def test_agents_learn_from_the_architectures_that_a_search_starts_from(name):
+    """What follows ten good and ten random architectures is better than random, by 3 standard errors."""
     if name == "TPE":
         pytest.importorskip("optuna")
     space = ChainCNN(max_layers=4)
@@ -221,9 +221,9 @@ def test_agents_learn_from_the_designs_that_a_search_starts_from(name):
     for seed in range(2):
         good = [space.mutate(space.mutate(hidden, rng), rng) for _ in range(10)]
         start = list(dict.fromkeys(good + space.sample(10, rng)))
-        rewards = run_on_hidden_design(STARTED[name](), seed, start, evaluations=len(start) + 40)
+        rewards = run_on_hidden_architecture(STARTED[name](), seed, start, evaluations=len(start) + 40)
         followers += list(rewards[len(start) :])
-    random = run_on_hidden_design(RandomSearch(), 0)
+    random = run_on_hidden_architecture(RandomSearch(), 0)
     margin = 3 * np.sqrt(np.var(followers) / len(followers) + np.var(random) / len(random))
     assert np.mean(followers) > np.mean(random) + margin
 
@@ -241,7 +241,7 @@ def test_masks_keep_invalid_choices_from_being_proposed(agent, wasted, monkeypat
     assert any(invalid) == wasted
 
 
-def test_rank_rewards_are_mid_ranks_among_the_distinct_designs():
+def test_rank_rewards_are_mid_ranks_among_the_distinct_architectures():
     rng = np.random.default_rng(0)
     values, repeats = rng.integers(0, 900, 2000) / 900, rng.random(2000) < 0.3
     rank = RankReward()
@@ -274,7 +274,7 @@ def test_an_agent_with_neither_run_nor_ask_is_told_so():
         search.run()
 
 
-def test_an_agent_with_ask_and_tell_hears_of_its_designs_in_their_order():
+def test_an_agent_with_ask_and_tell_hears_of_its_architectures_in_their_order():
     class Told(Agent):
         def __init__(self, batch_size=16):
             super().__init__(batch_size)
@@ -327,5 +327,5 @@ def test_an_agent_that_proposes_nothing_is_named(nothing):
         def ask(self, n):
             return nothing
 
-    with pytest.raises(AgentError, match=r"agent Silent: proposed .* expected one or more designs"):
+    with pytest.raises(AgentError, match=r"agent Silent: proposed .* expected one or more architectures"):
         Search(SPACE, Hashed(SPACE), Silent(), Budget(20)).run()

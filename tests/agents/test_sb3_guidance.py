@@ -1,4 +1,4 @@
-"""PPO's guidance: designs that are new, neighbours of good ones, imitation, and what the update learns from."""
+"""PPO's guidance: architectures that are new, neighbours of good ones, imitation, and what the update learns from."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from nasenv.agents import PPO, MaskablePPO, ModelAssistedPPO, RecurrentPPO
 from nasenv.agents.model_assisted_ppo import Screening
 from nasenv.agents.novelty import Seen
-from nasenv.agents.sb3_guidance import Revision, imitate, judged, recorded, relabel
+from nasenv.agents.sb3_guidance import Revision, episode_batch, imitate, relabel, values_and_log_probs
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -62,14 +62,14 @@ def looked_at(agent, look, space=SPACE):
     return search
 
 
-def designs_in(model):
+def architectures_in(model):
     return list(map(tuple, model.rollout_buffer.actions[:, :, 0].T.astype(int).tolist()))
 
 
 def learnt_by(agent):
-    """Return a search, and the designs that its algorithm learns from."""
+    """Return a search, and the architectures that its algorithm learns from."""
     learnt = []
-    return looked_at(agent, lambda model: learnt.extend(designs_in(model))), learnt
+    return looked_at(agent, lambda model: learnt.extend(architectures_in(model))), learnt
 
 
 def columns(buffer):
@@ -84,12 +84,12 @@ def test_relabelling_by_what_was_drawn_changes_nothing(agent):
 
     def look(model):
         before = columns(model.rollout_buffer)
-        designs = designs_in(model)
-        relabel(model, recorded(PRODUCT, designs), np.arange(len(designs)))
+        architectures = architectures_in(model)
+        relabel(model, episode_batch(PRODUCT, architectures), np.arange(len(architectures)))
         for name, after in columns(model.rollout_buffer).items():
             begun = int("states" in name)  # what an LSTM remembers at the beginning of an episode is not looked at
             np.testing.assert_allclose(after[begun:], before[name][begun:], atol=1e-5, err_msg=name)
-        compared.append(len(designs))
+        compared.append(len(architectures))
 
     looked_at(agent(**UNGUIDED, relabelling=False), look, PRODUCT)
     assert sum(compared) >= 40
@@ -107,7 +107,7 @@ def test_without_relabelling_it_learns_from_what_was_drawn():
     assert learnt[16:] != search.history.architectures[16 : len(learnt)]
 
 
-def test_no_design_is_proposed_twice_while_there_are_others():
+def test_no_architecture_is_proposed_twice_while_there_are_others():
     search = a_search(PPO(), evaluations=300)
     search.run()
     assert search.history.proposals == len(search.history) == 300
@@ -117,20 +117,20 @@ def test_no_network_is_evaluated_twice_while_there_are_others():
     search = a_search(MaskablePPO(), evaluations=300)
     search.run()
     assert len(search.history) == 300
-    assert len({SPACE.canonical(design) for design in search.history.architectures}) == 300
+    assert len({SPACE.canonical(architecture) for architecture in search.history.architectures}) == 300
 
 
-def test_where_each_design_has_a_row_equal_networks_are_both_evaluated():
+def test_where_each_architecture_has_a_row_equal_networks_are_both_evaluated():
     class Apart(Hashed):
         def representative(self, architecture):
             return architecture
 
     search = Search(SPACE, Apart(SPACE), MaskablePPO(), Budget(300))
     search.run()
-    assert len({SPACE.canonical(design) for design in search.history.architectures}) < 300
+    assert len({SPACE.canonical(architecture) for architecture in search.history.architectures}) < 300
 
 
-def test_a_space_without_new_designs_ends_the_search():
+def test_a_space_without_new_architectures_ends_the_search():
     space = ChainCNN(max_layers=1)
     search = Search(space, Hashed(space), PPO(), Budget(10 * space.size))
     search.run()
@@ -144,21 +144,21 @@ def test_mutants_are_neighbours_of_the_best():
     revised = Revision(search, replace_repeats=True, mutation_share=1.0)(drawn)
     parents = [o.architecture for o in search.history.top(20)]
     near = {neighbour for parent in parents for neighbour in SPACE.neighbours(parent)}
-    assert np.mean([tuple(design) in near for design in revised.tolist()]) > 0.8
-    assert not any(search.history.has(tuple(design)) for design in revised.tolist())
+    assert np.mean([tuple(architecture) in near for architecture in revised.tolist()]) > 0.8
+    assert not any(search.history.has(tuple(architecture)) for architecture in revised.tolist())
 
 
 @pytest.mark.parametrize("agent", PPOS)
-def test_imitation_makes_designs_likelier_until_it_is_enough(agent):
-    designs = SPACE.sample(4, np.random.default_rng(0))
-    episodes, told = recorded(SPACE, designs), []
+def test_imitation_makes_architectures_likelier_until_it_is_enough(agent):
+    architectures = SPACE.sample(4, np.random.default_rng(0))
+    episodes, told = episode_batch(SPACE, architectures), []
     chosen = torch.from_numpy(episodes.masks.sum(axis=2).T > 1)
 
     def look(model):
         if not told:
             for steps, enough in ((0, 1.0), (30, 1.0), (30, 1e-6)):
                 imitate(model.policy, episodes, steps, enough)
-                told.append(float(judged(model.policy, episodes)[1].detach()[chosen].sum()))
+                told.append(float(values_and_log_probs(model.policy, episodes)[1].detach()[chosen].sum()))
 
     looked_at(agent(), look)
     assert told[1] > told[0] + 1.0
@@ -173,14 +173,14 @@ def test_screening_takes_the_most_promising_new_neighbour():
     surrogate, seen = Surrogate(SPACE), Seen(search)
     seen.catch_up()
     surrogate.observe(search.history.architectures, search.history.answers.rewards)
-    for design, best in zip(map(tuple, drawn.tolist()), map(tuple, screened.tolist()), strict=True):
-        near = [d for d in (design, *SPACE.neighbours(design)) if d not in seen]
+    for architecture, best in zip(map(tuple, drawn.tolist()), map(tuple, screened.tolist()), strict=True):
+        near = [d for d in (architecture, *SPACE.neighbours(architecture)) if d not in seen]
         assert surrogate.ucb([best], 1.0)[0] == pytest.approx(surrogate.ucb(near, 1.0).max())
         surrogate.believe([best])
         seen.add(best)
 
 
-def test_the_policy_learns_from_the_screened_designs():
+def test_the_policy_learns_from_the_screened_architectures():
     search, learnt = learnt_by(ModelAssistedPPO())
     assert learnt == search.history.architectures[: len(learnt)]
     assert len(learnt) >= 40

@@ -14,7 +14,7 @@ from nasenv.errors import InputError
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.fakes import Hashed, HiddenDesign
+from tests.fakes import Hashed, HiddenArchitecture
 
 SPACE = ChainCNN(max_layers=2)
 READERS = [name for name, features in NETWORKS.items() if features is not None]
@@ -40,26 +40,26 @@ def made(network):
 
 
 def episodes(n=7):
-    """Return n random designs, (n, T), and what is seen on the way to and at the end of them, (T + 1, n, D)."""
-    designs, making = np.array(SPACE.sample(n, np.random.default_rng(0))), Episodes(SPACE, n)
+    """Return n random architectures, (n, T), and what is seen on the way to and at the end of them, (T + 1, n, D)."""
+    architectures, making = np.array(SPACE.sample(n, np.random.default_rng(0))), Episodes(SPACE, n)
     seen = [making.observations.copy()]
-    for taken in designs.T:
+    for taken in architectures.T:
         making.take(taken)
         seen.append(making.observations.copy())
-    return designs, torch.from_numpy(np.stack(seen))
+    return architectures, torch.from_numpy(np.stack(seen))
 
 
 def test_the_choices_taken_are_read_off_observations():
-    designs, seen = episodes()
+    architectures, seen = episodes()
     firsts = 1 + np.cumsum(SPACE.num_choices) - SPACE.num_choices
     for t, observations in enumerate(seen.numpy()):
-        expected = np.where(np.arange(SPACE.num_decisions) < t, firsts + designs, 0)
+        expected = np.where(np.arange(SPACE.num_decisions) < t, firsts + architectures, 0)
         np.testing.assert_array_equal(observations @ choice_numbers(SPACE), expected)
 
 
 @pytest.mark.parametrize("network", READERS)
 def test_features_are_those_of_each_prefix_read_alone(network):
-    """Whatever else is read with it: longer prefixes of the same design, other designs, itself again, in any order."""
+    """Whatever else is read with it: longer prefixes of the same architecture, others, itself again, in any order."""
     features, seen = made(network), episodes()[1].flatten(0, 1)
     alone = torch.cat([features(one) for one in seen.split(1)])
     for chosen in (torch.arange(len(seen)), torch.randperm(len(seen)), torch.randint(len(seen), (100,))):
@@ -71,12 +71,16 @@ def test_features_are_those_of_each_prefix_read_alone(network):
 
 def test_the_lstms_features_are_the_state_that_is_carried_from_step_to_step():
     """Against a memory cell by hand, that sees the last choice and which decision is next."""
-    features, (designs, seen) = made("lstm"), episodes()
+    features, (architectures, seen) = made("lstm"), episodes()
     lstm = features.lstm
     firsts = 1 + np.cumsum(SPACE.num_choices) - SPACE.num_choices
-    hidden = cell = torch.zeros(len(designs), lstm.hidden_size)
+    hidden = cell = torch.zeros(len(architectures), lstm.hidden_size)
     for t, observations in enumerate(seen):
-        last = torch.from_numpy(firsts[t - 1] + designs[:, t - 1]) if t else torch.zeros(len(designs), dtype=torch.long)
+        last = (
+            torch.from_numpy(firsts[t - 1] + architectures[:, t - 1])
+            if t
+            else torch.zeros(len(architectures), dtype=torch.long)
+        )
         gates = functional.linear(features.choice.weight[last] + features.decision.weight[t], lstm.weight_ih_l0)
         gates = gates + functional.linear(hidden, lstm.weight_hh_l0) + lstm.bias_ih_l0 + lstm.bias_hh_l0
         let_in, keep, new, show = gates.chunk(4, dim=1)
@@ -87,9 +91,9 @@ def test_the_lstms_features_are_the_state_that_is_carried_from_step_to_step():
 
 def test_attention_is_a_softmax_over_the_places_so_far():
     """Against the equations of the paper, head by head, for the last place of each prefix."""
-    features, (designs, seen) = made("attention"), episodes()
+    features, (architectures, seen) = made("attention"), episodes()
     layer, firsts = features.layer, 1 + np.cumsum(SPACE.num_choices) - SPACE.num_choices
-    numbers = functional.pad(torch.from_numpy(firsts + designs), (1, 0))  # nothing, then the choices
+    numbers = functional.pad(torch.from_numpy(firsts + architectures), (1, 0))  # nothing, then the choices
     places = features.choice.weight[numbers] + features.decision.weight
     for t, observations in enumerate(seen):
         so_far, attention = places[:, : t + 1], layer.self_attn
@@ -118,10 +122,10 @@ def test_masks_keep_invalid_choices_from_being_proposed(network, monkeypatch):
 
 @pytest.mark.parametrize(("agent", "network"), [(PPO, "lstm"), (MaskablePPO, "attention")])
 def test_they_learn(agent, network):
-    """The last 50 of 200 designs are worth more than the first 50, by 3 standard errors of the difference."""
+    """The last 50 of 200 architectures are worth more than the first 50, by 3 standard errors of the difference."""
     hidden = SPACE.from_text("conv5x32|sep_conv5x16+skip")
     budget = Budget(200, charge_repeats=True)
-    search, rewards = Search(SPACE, HiddenDesign(SPACE, hidden), agent(network=network), budget, seed=0), []
+    search, rewards = Search(SPACE, HiddenArchitecture(SPACE, hidden), agent(network=network), budget, seed=0), []
     search.callbacks.append(lambda _, outcome: rewards.append(outcome.reward))
     search.run()
     first, last = np.array(rewards[:50]), np.array(rewards[-50:])

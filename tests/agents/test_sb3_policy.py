@@ -67,7 +67,7 @@ def test_answers_are_the_standard_policys(kind, settings):
 
 
 def histories(algorithm, settings):
-    """Return the designs of two searches: with our policy, and with the standard one under another class."""
+    """Return the architectures of two searches: with our policy, and with the standard one under another class."""
 
     class Renamed(algorithm.policy_aliases["MlpPolicy"]):
         pass

@@ -114,7 +114,7 @@ def test_an_archive_is_read_only_where_it_is_trusted(archive, monkeypatch):
 
 
 def test_an_archive_that_lacks_files_is_refused(archive):
-    with pytest.raises(InputError, match="expected 15,625 distinct designs, got 3"):
+    with pytest.raises(InputError, match="expected 15,625 distinct architectures, got 3"):
         import_benchmark("nas-bench-201", str(archive), trust_archive=True, output="t.csv")
     assert not Path("t.csv").exists()
 
@@ -142,7 +142,7 @@ def test_macro_becomes_a_table(macro_json, capsys):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda rows: rows.popitem(), "expected 6,561 distinct designs, got 6,560"),
+        (lambda rows: rows.popitem(), "expected 6,561 distinct architectures, got 6,560"),
         (
             lambda rows: rows["00000000"].update(mean_acc=93.2),
             "expected a highest val_accuracy of 0.93127, got 0.93200",
@@ -151,7 +151,7 @@ def test_macro_becomes_a_table(macro_json, capsys):
         (lambda rows: rows.update({"00000003": rows.pop("00000002")}), "'00000003': expected 8 digits"),
         (lambda rows: rows["00000000"].pop("mean_acc"), "is not the published file"),
         (lambda rows: rows["00000000"].update(std="wide"), "is not the published file"),
-        (lambda rows: rows.clear(), "expected 6,561 distinct designs, got 0"),
+        (lambda rows: rows.clear(), "expected 6,561 distinct architectures, got 0"),
     ],
 )
 def test_a_macro_file_that_is_not_the_published_is_refused(macro_json, change, reason):
@@ -169,10 +169,13 @@ def test_every_data_set_of_the_package_is_as_published(dataset):
     benchmark = BENCHMARKS["nas-bench-graph"]
     rows = benchmark.read(dataset, None)
     assert len(benchmark.verify(dataset, rows)) == 3
-    links, operations = [0, 1, 1, 2], ["gcn", "skip", "fc", "arma"]  # their own look-up, of a design that is no row
+    links, operations = (
+        [0, 1, 1, 2],
+        ["gcn", "skip", "fc", "arma"],
+    )  # their own look-up, of an architecture that is no row
     space = benchmark.space(dataset)
-    design = space.from_text("|".join(f"{name}~{i}" for name, i in zip(operations, links, strict=True)))
-    row = rows.architectures.index(space.to_text(space.canonical(design)))
+    architecture = space.from_text("|".join(f"{name}~{i}" for name, i in zip(operations, links, strict=True)))
+    row = rows.architectures.index(space.to_text(space.canonical(architecture)))
     theirs = package.light_read(dataset)[package.Arch(links, operations).valid_hash()]
     assert rows.columns["val_accuracy"][row] == theirs["valid_perf"]
     assert rows.columns["test_accuracy"][row] == theirs["perf"]
@@ -191,8 +194,10 @@ def test_the_printed_options_search_the_table(capsys):
         made.update(space=space, evaluator=evaluator)
 
     call(probe, "probe", options)
-    designs = made["space"].sample(200, np.random.default_rng(0))
-    assert all(m.error is None for m in made["evaluator"].measure([Trial(design) for design in designs]))
+    architectures = made["space"].sample(200, np.random.default_rng(0))
+    assert all(
+        m.error is None for m in made["evaluator"].measure([Trial(architecture) for architecture in architectures])
+    )
     assert max(m.score for m in made["evaluator"].all_measurements()) == pytest.approx(0.85333, abs=1e-5)
 
 

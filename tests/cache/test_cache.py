@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.errors import InputError
 from nasenv.trial import DIVERGED, Measurement, Trial
 
-PROBLEM = Problem("space", "evaluator")
+PROBLEM = ProblemKey("space", "evaluator")
 ONE, TWO, THREE = (Trial((k,)) for k in (1, 2, 3))
 GOOD = Measurement(0.1 + 0.2, None, 1.5, {"params": 3.0}, (2.0, 1e-300))
 SOUND = '{"score": 0.5, "error": null, "train_seconds": 0.0, "metrics": {}, "curve": []}'
@@ -24,14 +24,14 @@ PRAGMA user_version=2;
 WRITERS = """
 import os, sys
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.trial import Measurement, Trial
 
 def write(writer):
     with Cache(sys.argv[1]) as cache:
         for k in range(50):
             measurement = Measurement(writer / 10)
-            cache.add(Problem("space", "evaluator"), {Trial((writer, k)): measurement, Trial((9, k)): measurement})
+            cache.add(ProblemKey("space", "evaluator"), {Trial((writer, k)): measurement, Trial((9, k)): measurement})
 
 waits, go = os.pipe()
 for writer in range(4):
@@ -65,7 +65,7 @@ def test_the_first_measurement_stays(cache):
     assert cache.find(PROBLEM, [ONE, TWO]) == {ONE: GOOD, TWO: Measurement(0.8)}
 
 
-@pytest.mark.parametrize("other", [Problem("other", "evaluator"), Problem("space", "other")])
+@pytest.mark.parametrize("other", [ProblemKey("other", "evaluator"), ProblemKey("space", "other")])
 def test_nothing_is_taken_for_a_measurement_of_another_problem(cache, other):
     cache.add(PROBLEM, {ONE: GOOD})
     assert cache.find(other, [ONE]) == {}

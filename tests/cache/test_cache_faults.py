@@ -13,11 +13,11 @@ import pytest
 
 from nasenv.cache import database
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.errors import InputError
 from nasenv.trial import Measurement, Trial
 
-PROBLEM = Problem("space", "evaluator")
+PROBLEM = ProblemKey("space", "evaluator")
 MANY = {Trial((k,)): Measurement(0.5, metrics={"params": float(k)}) for k in range(400)}
 NOBODY = 65534
 

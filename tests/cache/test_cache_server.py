@@ -12,7 +12,7 @@ import pytest
 
 from nasenv.cache import database
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.commands.cli import main
 from nasenv.errors import InputError
 from nasenv.search.search import Search
@@ -20,7 +20,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
 from tests.fakes import Hashed
 
-PROBLEM = Problem("space", "evaluator")
+PROBLEM = ProblemKey("space", "evaluator")
 ONE, TWO, THREE = (Trial((k,)) for k in (1, 2, 3))
 SECRETS = ("p@ss", "p%40ss", "w:rd", "w%3Ard", "hunter2")
 SPACE = ChainCNN(max_layers=2)
@@ -34,11 +34,11 @@ CREATE TABLE nasenv.measurements (space TEXT, evaluator TEXT, fidelity DOUBLE PR
 WRITERS = """
 import os, sys
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.trial import Measurement, Trial
 
 def write(writer, stop):
-    problem = Problem("space", "evaluator")
+    problem = ProblemKey("space", "evaluator")
     with Cache(sys.argv[1]) as cache, open(f"{sys.argv[2]}-{writer}", "w", buffering=1) as log:
         k = 0
         while not os.path.exists(sys.argv[2]):
@@ -232,7 +232,7 @@ def test_a_search_outlives_its_server_and_its_next_start_brings_what_it_measured
     server.start()
     trials = [*map(Trial, architectures)]
     measured = dict(zip(trials, evaluator.measure(trials), strict=True))
-    problem = Problem(SPACE.fingerprint(), evaluator.fingerprint())
+    problem = ProblemKey(SPACE.fingerprint(), evaluator.fingerprint())
     with Cache(server.url) as cache:
         assert len(cache) == kept > 0
         evaluator.calls.clear()

@@ -1,4 +1,4 @@
-"""Searches side by side on one cache: no design is trained twice, and nobody waits for the dead."""
+"""Searches side by side on one cache: no architecture is trained twice, and nobody waits for the dead."""
 
 import gc
 import itertools
@@ -13,20 +13,20 @@ import pytest
 
 from nasenv.cache import leases
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.trial import Measurement, Trial
 
-PROBLEM = Problem("space", "evaluator")
+PROBLEM = ProblemKey("space", "evaluator")
 ONE, TWO, THREE = (Trial((k,)) for k in (1, 2, 3))
 TIMEOUT = Measurement(None, error="timeout: the training took more than 1 s")
 HOLDER = """
 import sys
 from nasenv.cache import leases
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.trial import Measurement, Trial
 leases._BEAT_SECONDS = 0.05
-problem = Problem("space", "evaluator")
+problem = ProblemKey("space", "evaluator")
 with Cache(sys.argv[1]) as cache:
     print(len(cache.claim(problem, [Trial((1,)), Trial((2,))])), flush=True)
     sys.stdin.readline()
@@ -39,10 +39,10 @@ CROWD = """
 import os, random, signal, sys, time
 from nasenv.cache import leases
 from nasenv.cache.cache import Cache
-from nasenv.cache.problem import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.trial import Measurement, Trial
 leases._BEAT_SECONDS, leases._DEAD_SECONDS = 0.1, 3.0
-problem, trials = Problem("space", "evaluator"), [Trial((k,)) for k in range(60)]
+problem, trials = ProblemKey("space", "evaluator"), [Trial((k,)) for k in range(60)]
 path, trained = sys.argv[1:]
 
 def search(number):
@@ -112,7 +112,7 @@ def test_what_one_claims_another_does_not_get(pair):
     assert one.claim(PROBLEM, [ONE, TWO]) == {ONE, TWO}
     assert other.claim(PROBLEM, [TWO, THREE]) == {THREE}
     assert one.claim(PROBLEM, [ONE, TWO, THREE]) == {ONE, TWO}
-    assert other.claim(Problem("space", "another"), [ONE]) == {ONE}
+    assert other.claim(ProblemKey("space", "another"), [ONE]) == {ONE}
     assert other.claim(PROBLEM, []) == set()
 
 
@@ -193,7 +193,7 @@ def test_a_holder_that_wakes_up_late_changes_nothing(place, quick):
             holder.kill()
 
 
-def test_eight_processes_train_each_design_once_though_one_is_killed(place, tmp_path):
+def test_eight_processes_train_each_architecture_once_though_one_is_killed(place, tmp_path):
     trained = tmp_path / "trained"
     command = [sys.executable, "-c", CROWD, place, str(trained)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

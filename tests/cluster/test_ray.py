@@ -18,13 +18,13 @@ from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.sb3 import PPO
 from nasenv.agents.tpe import TPE
 from nasenv.cluster import actors
-from nasenv.cluster.connection import Share
-from nasenv.cluster.measuring import alone, settings_on
+from nasenv.cluster.connection import JobResources
+from nasenv.cluster.evaluator_worker import in_process, machine_settings
 from nasenv.cluster.ray_evaluator import RayEvaluator
 from nasenv.errors import InputError
 from nasenv.evaluators.estimate import Estimate
 from nasenv.evaluators.training import TrainingEvaluator
-from nasenv.records.replay import Course
+from nasenv.records.replay import CompletionOrder
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
@@ -35,8 +35,8 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]
 
 ROOT = Path(__file__).parents[2]
 SPACE = ChainCNN(max_layers=3, widths=(8, 16))
-DESIGNS = SPACE.sample(24, np.random.default_rng(0))
-TRIALS = [Trial(design) for design in DESIGNS]
+ARCHITECTURES = SPACE.sample(24, np.random.default_rng(0))
+TRIALS = [Trial(architecture) for architecture in ARCHITECTURES]
 SYNCHRONOUS = {
     "PPO": lambda: PPO(num_envs=8),
     "RegularizedEvolution": lambda: RegularizedEvolution(8, 3, batch_size=8),
@@ -204,8 +204,8 @@ def test_an_asynchronous_search_loses_a_node_and_repeats_itself(agent, evaluator
     for name in ("journal.jsonl", "trials.jsonl"):
         path = tmp_path / "again" / name
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:20]))
-    course = Course.read(tmp_path / "once" / "journal.jsonl")
-    assert run(tmp_path / "again", ASYNCHRONOUS[agent](), evaluator, course=course) == entries
+    completion_order = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
+    assert run(tmp_path / "again", ASYNCHRONOUS[agent](), evaluator, completion_order=completion_order) == entries
 
 
 def test_a_killed_worker_is_replaced(evaluator, folder):
@@ -219,7 +219,7 @@ def test_a_killed_worker_is_replaced(evaluator, folder):
 def test_what_kills_every_worker_is_a_failed_measurement_with_its_reason(evaluator, folder, monkeypatch):
     monkeypatch.setattr(evaluator._pool, "retries", 1)
     (folder / "always-worker").touch()
-    trial = Trial(DESIGNS[0], 1.0, "test", 3)
+    trial = Trial(ARCHITECTURES[0], 1.0, "test", 3)
     ((measured, result),) = evaluator.results([trial])
     assert measured == trial
     assert result.error.startswith("the worker process died (")
@@ -259,7 +259,7 @@ def test_a_stop_waits_for_what_is_in_flight(evaluator):
 
 def test_nodes_that_join_are_used(evaluator, nodes):
     workers = set()
-    trials = [Trial(design, 1.0, "test", seed) for design in DESIGNS for seed in range(100)]
+    trials = [Trial(architecture, 1.0, "test", seed) for architecture in ARCHITECTURES for seed in range(100)]
     for number, _ in enumerate(evaluator.results(trials, lambda: len(workers) == 3)):
         if number == 10:
             nodes.have(3)
@@ -269,14 +269,14 @@ def test_nodes_that_join_are_used(evaluator, nodes):
 
 
 def test_training_is_the_same(elsewhere):
-    trials = [*TRIALS[:3], Trial(DESIGNS[0], 0.5), Trial(DESIGNS[0], 1.0, "test")]
+    trials = [*TRIALS[:3], Trial(ARCHITECTURES[0], 0.5), Trial(ARCHITECTURES[0], 1.0, "test")]
     with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu"), elsewhere) as evaluator:
         alone = TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu", concurrency=0)
         assert evaluator.fingerprint() == alone.fingerprint()
         assert evaluator.fidelity(0.3) == alone.fidelity(0.3)
-        assert evaluator.costs(DESIGNS[0]) == alone.costs(DESIGNS[0])
+        assert evaluator.costs(ARCHITECTURES[0]) == alone.costs(ARCHITECTURES[0])
         assert figures(evaluator.measure(trials)) == figures(alone.measure(trials))
-        assert set(evaluator.worked) == {"data", "building", "training", "scoring"}
+        assert set(evaluator.worker_seconds) == {"data", "building", "training", "scoring"}
     evaluator.let_go()
 
 
@@ -376,9 +376,9 @@ class Small(Estimate):
 def test_what_an_estimate_ends_with_is_trained_in_the_workers_own_process():
     inner = TrainingEvaluator(SPACE, devices="cpu", concurrency=2, precision="bfloat16")
     estimate = Small(SPACE, inner)
-    settings = settings_on(estimate, gpu=False)
+    settings = machine_settings(estimate, gpu=False)
     assert settings == {"devices": "cpu", "precision": "bfloat16"}
-    single = alone(estimate, settings)
+    single = in_process(estimate, settings)
     assert (single.inner.concurrency, single.inner.slots) == (0, 1)
     assert single.inner.fingerprint() == inner.fingerprint()
     assert inner.concurrency == 2
@@ -387,12 +387,12 @@ def test_what_an_estimate_ends_with_is_trained_in_the_workers_own_process():
 @pytest.mark.parametrize(
     ("share", "node", "fits"),
     [
-        (Share(1, 0), {"CPU": 8.0}, 8),
-        (Share(0.1, 0), {"CPU": 0.3}, 3),
-        (Share(1, 0.4), {"CPU": 8.0, "GPU": 2.0}, 4),
-        (Share(4, 0.25), {"CPU": 8.0, "GPU": 1.0}, 2),
-        (Share(0, 2), {"CPU": 8.0, "GPU": 5.0}, 2),
-        (Share(1, 1), {"CPU": 8.0}, 0),
+        (JobResources(1, 0), {"CPU": 8.0}, 8),
+        (JobResources(0.1, 0), {"CPU": 0.3}, 3),
+        (JobResources(1, 0.4), {"CPU": 8.0, "GPU": 2.0}, 4),
+        (JobResources(4, 0.25), {"CPU": 8.0, "GPU": 1.0}, 2),
+        (JobResources(0, 2), {"CPU": 8.0, "GPU": 5.0}, 2),
+        (JobResources(1, 1), {"CPU": 8.0}, 0),
     ],
 )
 def test_what_fits_on_a_node(share, node, fits):
@@ -462,7 +462,9 @@ def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray
 
 def test_a_lost_head_is_told(evaluator, nodes, monkeypatch):  # the last one
     monkeypatch.setattr("nasenv.cluster.connection._LOST_SECONDS", 1.0)
-    stream = evaluator.results([Trial(design, 1.0, "test", s) for design in DESIGNS for s in range(100)])
+    stream = evaluator.results(
+        [Trial(architecture, 1.0, "test", s) for architecture in ARCHITECTURES for s in range(100)]
+    )
     next(stream)
     nodes.cluster.head_node.kill_gcs_server()
     said = r"the head of the Ray cluster, .*, has not answered for 1 s; what is done .* goes on"

@@ -60,7 +60,7 @@ def without_seconds(path):
 def test_every_design_has_a_row_and_equals_are_trained_once(tmp_path):
     evaluator = Seeded(SPACE)
     build_table(SPACE, evaluator, str(tmp_path / "t.csv"))
-    designs = [tuple(row) for row in SPACE.designs().tolist()]
+    designs = [tuple(row) for row in SPACE.all_architectures().tolist()]
     trained = [a for call in evaluator.calls for a in call]
     assert sorted(trained) == sorted({SPACE.canonical(a) for a in designs})
     assert len(trained) < len(designs)
@@ -80,7 +80,7 @@ def test_every_design_has_a_row_and_equals_are_trained_once(tmp_path):
 def test_a_search_can_be_answered_from_it(tmp_path):
     build_table(SMALL, Seeded(SMALL), str(tmp_path / "t.csv.gz"), seeds=1)
     evaluator = TableEvaluator(SMALL, str(tmp_path / "t.csv.gz"))
-    design = tuple(SMALL.designs()[3].tolist())
+    design = tuple(SMALL.all_architectures()[3].tolist())
     assert evaluator.measure([Trial(design)])[0].score == pytest.approx(share(SMALL.canonical(design), 0))
 
 
@@ -114,7 +114,7 @@ def test_real_trainings_killed_and_started_again_end_as_if_they_had_not_been(tmp
     assert 3 <= len(kept) < len(lines)
     assert lines[: len(kept)] == kept
     trials = [(tuple(e["architecture"]), e["purpose"], e["seed"]) for e in map(json.loads, lines[1:])]
-    assert len(set(trials)) == len(trials) == len(SMALL.designs()) * 2 * 2
+    assert len(set(trials)) == len(trials) == len(SMALL.all_architectures()) * 2 * 2
     assert without_seconds(out) == without_seconds(tmp_path / "whole.csv")
 
 
@@ -178,7 +178,7 @@ def test_a_damaged_line_is_named(tmp_path, change):
 def test_the_card_says_how_it_was_computed(tmp_path):
     build_table(SPACE, Seeded(SPACE), str(tmp_path / "t.csv.gz"), note="On a [laptop].")
     said = (tmp_path / "t.md").read_text()
-    designs = [tuple(row) for row in SPACE.designs().tolist()]
+    designs = [tuple(row) for row in SPACE.all_architectures().tolist()]
     assert said.startswith("# t.csv.gz: every ChainCNN on Seeded\n")
     assert f"{len(designs):,} designs, which are {len(set(map(SPACE.canonical, designs))):,} different networks" in said
     assert re.search(r"max_layers: 2\n +widths:\n +- 8\n", said)

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from nasenv.agents import PPO, Agent, RandomSearch
-from nasenv.cache.cache import Cache, Problem
+from nasenv.cache.cache import Cache
+from nasenv.cache.keys import ProblemKey
 from nasenv.commands.terminal import SearchProgress
 from nasenv.commands.train import coverage, run_name, train
 from nasenv.errors import AgentError, InputError
@@ -85,7 +86,7 @@ def test_what_a_finished_run_has_trained_enters_a_cache_that_lacks_it(tmp_path):
     trained = {design for call in evaluator.calls for design in call}
     repeatable = {Trial(design) for design in trained if evaluator.figure(design).repeatable}
     with Cache(tmp_path / "cache.db") as cache:
-        found = cache.find(Problem(SPACE.fingerprint(), evaluator.fingerprint()), map(Trial, trained))
+        found = cache.find(ProblemKey(SPACE.fingerprint(), evaluator.fingerprint()), map(Trial, trained))
         assert found.keys() == repeatable
 
 

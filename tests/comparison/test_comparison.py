@@ -23,8 +23,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 import nasenv.workers.pool
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
-from nasenv.cache import problem as cache_problem
 from nasenv.cache.cache import Cache
+from nasenv.cache.keys import ProblemKey
 from nasenv.comparison.analysis import summarise
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.problem import Problem
@@ -236,7 +236,10 @@ def slow(folder, workers=2):
         (fakes.Raises, r"agent Raises raised KeyError: .*fakes\.py, line \d+\) after 1 evaluation"),
         (fakes.Quits, r"agent Quits raised SystemExit: 0 \(.*fakes\.py, line \d+\) after 0 evaluations"),
         (fakes.Refuses, "agent Refuses: this space is not for me; after 0 evaluations"),
-        (fakes.Nonsense, "agent Nonsense: proposed a design that is not one of the space: .* after 0 evaluations"),
+        (
+            fakes.Nonsense,
+            "agent Nonsense: proposed an architecture that is not one of the space: .* after 0 evaluations",
+        ),
         (fakes.Silent, "it ended without an evaluation"),
     ],
 )
@@ -291,7 +294,7 @@ def test_a_space_that_is_used_up_is_not_an_early_end(tmp_path):
 
 
 class Priced(Table):
-    """Every design is charged a tenth of a second."""
+    """Every architecture is charged a tenth of a second."""
 
     def figure(self, architecture):
         return dataclasses.replace(super().figure(architecture), train_seconds=0.1)
@@ -379,7 +382,7 @@ def test_a_problem_that_trains_tests_its_last_incumbent_alone(tmp_path):
         assert one.architectures == other.architectures
         assert (one.reward.tolist(), one.seconds.tolist()) == (other.reward.tolist(), other.seconds.tolist())
     with Cache(cache) as store:
-        key = cache_problem.Problem(SPACE.fingerprint(), trains()["p"].evaluator.fingerprint())
+        key = ProblemKey(SPACE.fingerprint(), trains()["p"].evaluator.fingerprint())
         trials = [Trial(SPACE.canonical(SPACE.from_text(text))) for run in done for text in run.architectures]
         assert set(store.find(key, trials)) == set(trials)
     (tmp_path / "b" / "runs" / "p" / "random" / "seed-0" / "run.json").unlink()

@@ -71,7 +71,7 @@ def run(folder, workers, until=None, seen=None):
 
 
 def trials(folder):
-    """Return every training that is journaled, in all of its searches: run, design, purpose, seed."""
+    """Return every training that is journaled, in all of its searches: run, architecture, purpose, seed."""
     paths = sorted(folder.rglob("trials.jsonl"))
     entries = [(path.parent.name, json.loads(line)) for path in paths for line in path.read_text().splitlines()[1:]]
     return [(run, tuple(e["architecture"]), e["purpose"], e["seed"]) for run, e in entries]

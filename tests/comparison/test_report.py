@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nasenv.comparison.report import Description, write_report
-from nasenv.comparison.summary import Estimate, Pair, Spread, Standing, Success, Summary
+from nasenv.comparison.summary import IntervalEstimate, Pair, Spread, Standing, Success, Summary
 from nasenv.comparison.tables import PublishedResults, standings_table
 
 VOID = {"meta", "br", "path", "use", "rect", "image"}
@@ -66,11 +66,11 @@ class Page(HTMLParser):
 
 
 def spread(mean, std=0.01):
-    return Spread(mean, std, mean + 0.001, Estimate(mean, mean - 0.002, mean + 0.003), 30)
+    return Spread(mean, std, mean + 0.001, IntervalEstimate(mean, mean - 0.002, mean + 0.003), 30)
 
 
 def standing(agent="ppo", mean=0.9, **changes) -> Standing:
-    success = Success(Estimate(0.5, 0.33, 0.67), Estimate(1234.4, 1100.2, 1300.6), 1001.0, 2000)
+    success = Success(IntervalEstimate(0.5, 0.33, 0.67), IntervalEstimate(1234.4, 1100.2, 1300.6), 1001.0, 2000)
     plain = Standing(
         agent, 30, {}, spread(mean), spread(mean), spread(mean + 0.02), spread(0.95 - mean), success,
         1.5, 2000.0, 2100.0, 40000.0, 612.3,
@@ -142,13 +142,13 @@ def test_what_no_agent_has_has_no_column():
 
 @pytest.mark.parametrize(("rate", "text"), [(0.0, "> 2,000"), (0.9, "≥ 100"), (1.0, "100")])
 def test_a_mean_over_censored_runs_is_a_lower_bound(rate, text):
-    success = Success(Estimate(rate, 0, 1), Estimate(100, 90, 110), None, 2000)
+    success = Success(IntervalEstimate(rate, 0, 1), IntervalEstimate(100, 90, 110), None, 2000)
     assert text in standings_table(summary(standing(success=success)))[1][0]
 
 
 def test_pairs_say_whether_they_are_told_apart_and_how_many_seeds_it_takes(page):
-    told = Pair("ppo", "a", Estimate(0.9, 0.8, 0.95), 1e-7, 2e-7, True, None, 30, 1, 0.0123)
-    unsure = Pair("ppo", "b", Estimate(0.6, 0.4, 0.7), 0.03, 0.06, False, 1234, 30, 0, 0.001)
+    told = Pair("ppo", "a", IntervalEstimate(0.9, 0.8, 0.95), 1e-7, 2e-7, True, None, 30, 1, 0.0123)
+    unsure = Pair("ppo", "b", IntervalEstimate(0.6, 0.4, 0.7), 0.03, 0.06, False, 1234, 30, 0, 0.001)
     first, second = page(summary(pairs=[told, unsure])).table("better", "worse")
     assert (first["p by Holm"], first["conclusion"], first["seeds needed"]) == ("< 0.0001", "better", "-")
     assert (first["difference of means"], first["seeds (equal)"]) == ("1.23", "30 (1)")
@@ -207,7 +207,7 @@ def test_the_file_needs_nothing_else_and_says_how_it_was_made(page):
 
 def test_nothing_that_a_user_wrote_becomes_html(page):
     bad = "<script>alert('x')</script> & \"q\""
-    pair = Pair(bad, bad, Estimate(0.5, 0.4, 0.6), 1.0, 1.0, False, None)
+    pair = Pair(bad, bad, IntervalEstimate(0.5, 0.4, 0.6), 1.0, 1.0, False, None)
     hostile = summary(standing(bad, faults={0: bad}), problem=bad, pairs=[pair], conclusions=[bad])
     published = {bad: PublishedResults(bad, {bad: (0.1, 0.1)})}
     description = Description(bad, bad, bad, {bad: bad})

@@ -12,7 +12,6 @@ from hypothesis.extra.numpy import arrays
 
 from nasenv.comparison.statistics import (
     RESAMPLES,
-    at,
     fewest_seeds,
     holm,
     improvement,
@@ -24,6 +23,7 @@ from nasenv.comparison.statistics import (
     median_time,
     seeds_needed,
     signed_rank,
+    step_function_at,
     wilson,
 )
 
@@ -52,7 +52,7 @@ def assert_same_interval(ours: tuple[float, float], theirs: tuple[float, float])
 def test_a_step_function_has_the_last_value_reached(x, grid):
     x, y = np.sort(x), np.arange(len(x), dtype=float)
     expected = [max((i for i in range(len(x)) if x[i] <= g), default=math.nan) for g in grid]
-    np.testing.assert_array_equal(at(x, y, grid), expected)
+    np.testing.assert_array_equal(step_function_at(x, y, grid), expected)
 
 
 # Interquartile mean

@@ -381,5 +381,9 @@ def test_a_trajectory_keeps_the_incumbents():
     run = Trajectory.of(make_run("a", 0, [0.5, 0.5, 0.7, 0.6, 0.9]))
     assert run.evaluation.tolist() == [1, 3, 5]
     assert run.seconds.tolist() == [10, 30, 50]
-    assert (run.met(0.7), run.met(0.9), run.met(0.95)) == (3, 5, None)
-    assert run.met(0.9 + 1e-15) == 5
+    assert (run.evaluation_of_optimum(0.7), run.evaluation_of_optimum(0.9), run.evaluation_of_optimum(0.95)) == (
+        3,
+        5,
+        None,
+    )
+    assert run.evaluation_of_optimum(0.9 + 1e-15) == 5

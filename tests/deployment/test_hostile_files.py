@@ -40,10 +40,10 @@ class Mine(ChainCNN):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder, space = tmp_path_factory.mktemp("sound") / "model", ChainCNN(max_layers=1)
-    design = space.from_text("conv3x8")
+    architecture = space.from_text("conv3x8")
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        save_model(folder, space, design, space.build(design), load_dataset())
+        save_model(folder, space, architecture, space.build(architecture), load_dataset())
     return folder
 
 
@@ -259,7 +259,7 @@ READERS = {
     "table": read_table,
     "benchmark": lambda path: NASBenchMacroJSON().read("cifar10", Path(path)),
     "run": lambda path: Run.read(Path(path)),
-    "identity": lambda path: Run.is_of(Path(path), "i"),
+    "identity": lambda path: Run.matches(Path(path), "i"),
     "any": lambda path: read_whole(Path(path), 100),
 }
 

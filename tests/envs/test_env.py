@@ -13,7 +13,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from torch import nn
 
 import nasenv
-from nasenv.cache.cache import Problem
+from nasenv.cache.keys import ProblemKey
 from nasenv.envs.env import ArchitectureEnv
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.objectives import ScoreWithinCost
@@ -132,7 +132,7 @@ def test_keyword_arguments_replace_the_parts():
         *_, info = env.step(1)
     paid = search.history[0].measurement
     assert search.history[0].reward == objective.reward(paid)
-    problem = Problem(space.fingerprint(), Hashed(space).fingerprint())
+    problem = ProblemKey(space.fingerprint(), Hashed(space).fingerprint())
     trial = nasenv.Trial(space.canonical(info["architecture"]))
     assert cache.find(problem, [trial]) == {trial: paid}
 
@@ -246,7 +246,7 @@ def test_actions_outside_the_action_space_are_redirected():
 def test_action_is_one_whole_number(action):
     env = env_of(pairs())
     env.reset()
-    with pytest.raises(InputError, match="whole numbers, one for each of 1 design,"):
+    with pytest.raises(InputError, match="whole numbers, one for each of 1 architecture,"):
         env.step(action)
 
 
@@ -292,7 +292,7 @@ def one_decision(k):
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_without_a_budget_repeats_are_answered_for_ever_though_all_designs_are_known(k):
+def test_without_a_budget_repeats_are_answered_for_ever_though_all_architectures_are_known(k):
     space = one_decision(k)
     env = nasenv.envs.env.make_env(space, evaluator=Hashed(space))
     for _ in range(60 * k):
@@ -312,5 +312,5 @@ def test_a_budget_of_ones_own_ends_a_small_space_all_the_same():
         env.reset()
         env.step(action)
     env.reset()
-    with pytest.raises(BudgetExhausted, match="all 2 designs"):
+    with pytest.raises(BudgetExhausted, match="all 2 architectures"):
         env.step(0)

@@ -104,7 +104,7 @@ def test_what_a_caller_writes_into_its_arrays_changes_nothing():
     assert env.step(actions)[4]["_action_mask"].all()
 
 
-def test_a_batch_is_one_evaluate_of_all_designs():
+def test_a_batch_is_one_evaluate_of_all_architectures():
     with search() as one:
         env = ArchitectureVectorEnv(one, 5)
         env.reset()
@@ -146,7 +146,7 @@ def test_wrapper_of_gymnasium_counts_episodes():
 
 
 @pytest.mark.parametrize("num_envs", [0, -1, 1.5, "3"])
-def test_number_of_designs_is_checked(num_envs):
+def test_number_of_architectures_is_checked(num_envs):
     with pytest.raises(InputError, match="num_envs must be an integer of 1 or more"):
         ArchitectureVectorEnv(search(), num_envs)
 
@@ -155,7 +155,7 @@ def test_number_of_actions_is_checked():
     env = ArchitectureVectorEnv(search(), N)
     env.reset()
     for wrong in (np.zeros(N + 1, dtype=np.int64), np.zeros((N, 1), dtype=np.int64), np.zeros(N), 0):
-        with pytest.raises(InputError, match="one for each of 3 designs"):
+        with pytest.raises(InputError, match="one for each of 3 architectures"):
             env.step(wrong)
 
 

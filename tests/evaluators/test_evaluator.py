@@ -1,4 +1,4 @@
-"""What an evaluator may say of a design: any kind of number, which is journaled as Python's own; nothing else."""
+"""What an evaluator may return: any kind of number, which is journaled as Python's own; nothing else."""
 
 import json
 import math

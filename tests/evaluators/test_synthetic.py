@@ -1,4 +1,4 @@
-"""The synthetic landscape: its optimum is the best of all designs, found without a list of them."""
+"""The synthetic landscape: its optimum is the best of all architectures, found without a list of them."""
 
 import numpy as np
 import pytest
@@ -22,27 +22,27 @@ SCORES = [0.5428762864810759, 0.7284735184114375, 0.520838448627059]
 NOISY = [0.5794493168467927, 0.7355577926673172, 0.4954650998932609]
 
 
-def accuracies(evaluator, designs):
-    return np.array([m.score for m in evaluator.measure(list(map(Trial, designs)))])
+def accuracies(evaluator, architectures):
+    return np.array([m.score for m in evaluator.measure(list(map(Trial, architectures)))])
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5, 6, 9])
 @pytest.mark.parametrize("space", [SMALL, NASBench201()], ids=lambda space: type(space).__name__)
 def test_the_best_is_the_best_of_all_and_the_worst_guesses(space, order):
-    designs = to_architectures(space.designs())
+    architectures = to_architectures(space.all_architectures())
     for seed in range(4):
         evaluator = SyntheticEvaluator(space, seed=seed, order=order)
-        values = accuracies(evaluator, designs)
-        assert designs[int(values.argmax())] == evaluator.best
+        values = accuracies(evaluator, architectures)
+        assert architectures[int(values.argmax())] == evaluator.best
         assert (values.max(), (values == 1.0).sum()) == (1.0, 1)
         assert values.min() == pytest.approx(1 / space.task.outputs)
 
 
 def test_scores_are_these_on_every_machine():
     space = SyntheticSpace()
-    designs = [(0,) * 30, (1, 2) * 15, (4, 3) * 15]
-    assert accuracies(SyntheticEvaluator(space), designs).tolist() == SCORES
-    assert accuracies(SyntheticEvaluator(space, seed=1, noise=0.1), designs).tolist() == NOISY
+    architectures = [(0,) * 30, (1, 2) * 15, (4, 3) * 15]
+    assert accuracies(SyntheticEvaluator(space), architectures).tolist() == SCORES
+    assert accuracies(SyntheticEvaluator(space, seed=1, noise=0.1), architectures).tolist() == NOISY
 
 
 def test_a_decision_interacts_with_its_neighbours_alone():
@@ -67,22 +67,22 @@ def test_a_decision_interacts_with_its_neighbours_alone():
 def test_widths_have_diminishing_returns():
     space = SyntheticSpace()
     evaluator = SyntheticEvaluator(space)
-    for design in space.sample(20, np.random.default_rng(0)):
+    for architecture in space.sample(20, np.random.default_rng(0)):
         for t in range(1, 30, 2):
-            widths = [(*design[:t], c, *design[t + 1 :]) for c in range(4)]
+            widths = [(*architecture[:t], c, *architecture[t + 1 :]) for c in range(4)]
             assert (np.diff(accuracies(evaluator, widths), n=2) <= 1e-6).all()
 
 
 def test_there_are_local_optima_with_interactions_and_none_without():
     space = SyntheticSpace(layers=6)
 
-    def climbed(evaluator, design):
+    def climbed(evaluator, architecture):
         while True:
-            around = space.neighbours(design)
+            around = space.neighbours(architecture)
             values = accuracies(evaluator, around)
-            if values.max() <= accuracies(evaluator, [design])[0]:
-                return design
-            design = around[int(values.argmax())]
+            if values.max() <= accuracies(evaluator, [architecture])[0]:
+                return architecture
+            architecture = around[int(values.argmax())]
 
     starts = space.sample(5, np.random.default_rng(0))
     assert {climbed(SyntheticEvaluator(space, order=1), s) for s in starts} == {SyntheticEvaluator(space, order=1).best}
@@ -90,7 +90,7 @@ def test_there_are_local_optima_with_interactions_and_none_without():
 
 
 def test_a_search_of_thirty_decisions_is_charged_and_lists_nothing(monkeypatch):
-    monkeypatch.setattr(SyntheticSpace, "designs", lambda self: pytest.fail("listed"))
+    monkeypatch.setattr(SyntheticSpace, "all_architectures", lambda self: pytest.fail("listed"))
     space = SyntheticSpace()
     evaluator = SyntheticEvaluator(space)
     search = Search(space, evaluator, RandomSearch(), Budget(evaluations=200), seed=0)
@@ -101,18 +101,18 @@ def test_a_search_of_thirty_decisions_is_charged_and_lists_nothing(monkeypatch):
     assert space.size == 20**15
 
 
-def test_noise_is_of_the_search_alone_and_a_designs_own():
+def test_noise_is_of_the_search_alone_and_an_architectures_own():
     space = SyntheticSpace()
     noisy, exact = SyntheticEvaluator(space, noise=0.05), SyntheticEvaluator(space)
-    designs = space.sample(400, np.random.default_rng(0))
-    errors = accuracies(noisy, designs) - accuracies(exact, designs)
+    architectures = space.sample(400, np.random.default_rng(0))
+    errors = accuracies(noisy, architectures) - accuracies(exact, architectures)
     assert errors.std() == pytest.approx(0.05, rel=0.15)
     assert abs(errors.mean()) < 0.01
-    assert accuracies(noisy, designs[::-1]).tolist() == accuracies(noisy, designs)[::-1].tolist()
-    confirmed = noisy.measure([Trial(d, purpose="confirm") for d in designs])
-    assert confirmed == exact.measure([Trial(d, purpose="confirm", seed=1) for d in designs])  # whatever the seed
-    (tested,) = noisy.measure([Trial(designs[0], purpose="test", seed=1)])
-    assert tested.score == accuracies(exact, designs[:1])[0]
+    assert accuracies(noisy, architectures[::-1]).tolist() == accuracies(noisy, architectures)[::-1].tolist()
+    confirmed = noisy.measure([Trial(d, purpose="confirm") for d in architectures])
+    assert confirmed == exact.measure([Trial(d, purpose="confirm", seed=1) for d in architectures])  # whatever the seed
+    (tested,) = noisy.measure([Trial(architectures[0], purpose="test", seed=1)])
+    assert tested.score == accuracies(exact, architectures[:1])[0]
 
 
 def test_a_comparison_knows_its_optimum():

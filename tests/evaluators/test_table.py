@@ -1,4 +1,4 @@
-"""Tables: the file format, and the evaluator that looks designs up in one."""
+"""Tables: the file format, and the evaluator that looks architectures up in one."""
 
 import gzip
 import math
@@ -34,7 +34,7 @@ OF_201 = {
 
 
 class Pairs(SearchSpace):
-    """Nine designs; the order of the two choices makes no difference, so six networks. Commas in its texts."""
+    """Nine architectures; the order of the two choices makes no difference, so six networks. Commas in its texts."""
 
     def __init__(self):
         super().__init__([Decision("left, or 1st", ("a", "b", "c")), Decision("right", ("a", "b", "c"))], TASK)
@@ -51,7 +51,7 @@ TEXTS = [SPACE.to_text((i, j)) for i in range(3) for j in range(3)]
 
 
 def table(path, texts=None, **columns):
-    """Write a table of designs, all nine by default; the columns named replace or add to accuracies of k / 10."""
+    """Write a table of architectures, all nine by default; the columns named replace or add to accuracies of k / 10."""
     texts = TEXTS if texts is None else texts
     tenths = [k / 10 for k in range(len(texts))]
     made = {"val_accuracy": tenths, "test_accuracy": [t + 0.05 for t in tenths], "train_seconds": [2.5] * len(texts)}
@@ -129,8 +129,8 @@ def test_what_a_spreadsheet_leaves_is_read(tmp_path):
     ("text", "said"),
     [
         ("", "no column|expected a header"),
-        ("architecture,val_accuracy\n", "expected a header and a line for each design"),
-        ("design,val_accuracy\na,1\n", "has no column 'architecture'; it has design, val_accuracy$"),
+        ("architecture,val_accuracy\n", "expected a header and a line for each architecture"),
+        ("network,val_accuracy\na,1\n", "has no column 'architecture'; it has network, val_accuracy$"),
         ("architecture,val_acuracy,b\na,1,2\n", "has no column 'val_accuracy'; it has val_acuracy$"),
         ("architecture,val_accuracy,val_accuracy\na,1,1\n", "line 1: a column is named twice"),
         ("architecture,val_accuracy\na,1\nb\n", "line 3: expected 2 cells as in the header, got 1"),
@@ -176,7 +176,7 @@ def test_a_table_that_is_not_there():
     ("texts", "columns", "said"),
     [
         (["a", "a"], {"x": [1, 2]}, "'a' stands on line 2 already"),
-        (["a", "b"], {"x": [1]}, "column x: expected 2 numbers, one a design, got 1"),
+        (["a", "b"], {"x": [1]}, "column x: expected 2 numbers, one a row, got 1"),
         (["a", "b"], {"val_accuracy": [0.5, 50]}, "line 3: val_accuracy is 50; expected 0 to 1"),
         (["a"], {"x": ["y"]}, "column x: expected a number"),
         (["a"], {"x": [math.inf]}, "column x: expected one finite number"),
@@ -197,16 +197,16 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
 # The evaluator
 
 
-def searched(evaluator, *designs, fidelity=1.0):
-    return evaluator.measure([Trial(design, fidelity) for design in designs])
+def searched(evaluator, *architectures, fidelity=1.0):
+    return evaluator.measure([Trial(architecture, fidelity) for architecture in architectures])
 
 
-def final(evaluator, purpose, design, seed=0):
-    (measurement,) = evaluator.measure([Trial(design, purpose=purpose, seed=seed)])
+def final(evaluator, purpose, architecture, seed=0):
+    (measurement,) = evaluator.measure([Trial(architecture, purpose=purpose, seed=seed)])
     return measurement
 
 
-def test_a_design_is_worth_what_its_row_says(path):
+def test_an_architecture_is_worth_what_its_row_says(path):
     evaluator = TableEvaluator(SPACE, path)
     assert searched(evaluator, (2, 1), (0, 0), (2, 1)) == [
         Measurement(0.7, train_seconds=2.5),
@@ -221,11 +221,11 @@ def test_a_design_is_worth_what_its_row_says(path):
 
 def test_rows_may_be_in_any_order_and_texts_in_another_form(tmp_path):
     space = ChainCNN(max_layers=1)
-    designs = [tuple(row) for row in space.designs().tolist()]
-    values = np.linspace(0, 1, len(designs))
-    write_table(tmp_path / "t.csv", [f" {space.to_text(a)} " for a in designs[::-1]], {"val_accuracy": values})
+    architectures = [tuple(row) for row in space.all_architectures().tolist()]
+    values = np.linspace(0, 1, len(architectures))
+    write_table(tmp_path / "t.csv", [f" {space.to_text(a)} " for a in architectures[::-1]], {"val_accuracy": values})
     evaluator = TableEvaluator(space, str(tmp_path / "t.csv"), test_column=None)
-    assert [m.score for m in searched(evaluator, *designs)] == values[::-1].tolist()
+    assert [m.score for m in searched(evaluator, *architectures)] == values[::-1].tolist()
 
 
 def test_search_and_report_can_have_columns_of_their_own(tmp_path):
@@ -275,8 +275,8 @@ def test_an_agent_is_not_told_what_it_must_not_know(tmp_path):
 @pytest.mark.parametrize(
     ("line", "text", "said"),
     [
-        (4, "conv3x16,0.5,0.5,1", r"line 4: no design of this Pairs: .*expected left, or 1st of a, b, c"),
-        (4, '"right=a,left, or 1st=a",0.5,0.5,1', r"line 4: '.*' is the design of line 2"),
+        (4, "conv3x16,0.5,0.5,1", r"line 4: no architecture of this Pairs: .*expected left, or 1st of a, b, c"),
+        (4, '"right=a,left, or 1st=a",0.5,0.5,1', r"line 4: '.*' is the architecture of line 2"),
         (4, f'"{TEXTS[2]}",1.5,0.5,1', "line 4: val_accuracy is 1.5"),
         (4, f'"{TEXTS[2]}",0.5,-1,1', "line 4: test_accuracy is -1"),
         (4, f'"{TEXTS[2]}",0.5,0.5,-1', "line 4: train_seconds is -1; expected 0 or more"),
@@ -291,13 +291,13 @@ def test_a_row_that_is_wrong_is_named(path, line, text, said):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_design_that_the_table_lacks(tmp_path):
+def test_an_architecture_that_the_table_lacks(tmp_path):
     evaluator = TableEvaluator(SPACE, table(tmp_path / "t.csv", [TEXTS[1], TEXTS[3]]))
     assert searched(evaluator, (0, 1))[0].score == 0
     for purpose in ("search", "confirm", "test"):
-        with pytest.raises(InputError, match=r"t\.csv has no row of the design left, or 1st=c,right=c$"):
-            evaluator.measure([Trial(design, purpose=purpose) for design in ((0, 1), (2, 2))])
-    with pytest.raises(InputError, match="a design of Pairs has 2 decisions"):
+        with pytest.raises(InputError, match=r"t\.csv has no row of the architecture left, or 1st=c,right=c$"):
+            evaluator.measure([Trial(architecture, purpose=purpose) for architecture in ((0, 1), (2, 2))])
+    with pytest.raises(InputError, match="an architecture of Pairs has 2 decisions"):
         searched(evaluator, (0, 1, 2))
 
 
@@ -344,8 +344,8 @@ def test_costs_are_the_metrics_of_the_table(tmp_path):
     assert evaluator.costs((0, 2)) == searched(evaluator, (0, 2))[0].metrics == {"params": 2}
 
 
-def test_a_design_is_looked_up_by_its_own_row_unless_canonical(path, tmp_path):
-    """(1, 0) stands on a row of its own, of 0.3; its canonical design (0, 1) on one of 0.1."""
+def test_an_architecture_is_looked_up_by_its_own_row_unless_canonical(path, tmp_path):
+    """(1, 0) stands on a row of its own, of 0.3; its canonical architecture (0, 1) on one of 0.1."""
     own, canonical = TableEvaluator(SPACE, path), TableEvaluator(SPACE, path, canonical=True)
     assert (own.representative((1, 0)), canonical.representative((1, 0))) == ((1, 0), (0, 1))
     assert [searched(e, (1, 0))[0].score for e in (own, canonical)] == [0.3, 0.1]
@@ -354,7 +354,7 @@ def test_a_design_is_looked_up_by_its_own_row_unless_canonical(path, tmp_path):
     small = table(tmp_path / "small.csv", classes)
     tested = final(TableEvaluator(SPACE, small, canonical=True), "test", (1, 0))
     assert tested.score == pytest.approx(0.15)
-    with pytest.raises(InputError, match="its canonical design has one: give canonical=true"):
+    with pytest.raises(InputError, match="its canonical architecture has one: give canonical=true"):
         searched(TableEvaluator(SPACE, small), (1, 0))
 
 
@@ -392,9 +392,13 @@ def nas_bench_201():
 def test_nas_bench_201_by_its_columns(nas_bench_201):
     """The published maxima: 91.607 / 94.373, and row 1 of the file."""
     space = nas_bench_201.space
-    designs = [tuple(row) for row in space.designs().tolist()]
-    assert max(final(nas_bench_201, "confirm", design).score for design in designs) == pytest.approx(0.91607, abs=5e-6)
-    assert max(final(nas_bench_201, "test", design).score for design in designs) == pytest.approx(0.94373, abs=5e-6)
+    architectures = [tuple(row) for row in space.all_architectures().tolist()]
+    assert max(final(nas_bench_201, "confirm", architecture).score for architecture in architectures) == pytest.approx(
+        0.91607, abs=5e-6
+    )
+    assert max(final(nas_bench_201, "test", architecture).score for architecture in architectures) == pytest.approx(
+        0.94373, abs=5e-6
+    )
     row = space.from_text(
         "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
     )
@@ -404,8 +408,8 @@ def test_nas_bench_201_by_its_columns(nas_bench_201):
 
 
 def test_a_lookup_is_quick(nas_bench_201):
-    """0.07 ms was measured for 1,024 designs; the goal is 1 ms."""
-    trials = [Trial(design) for design in nas_bench_201.space.sample(1024, np.random.default_rng(0))]
+    """0.07 ms was measured for 1,024 architectures; the goal is 1 ms."""
+    trials = [Trial(architecture) for architecture in nas_bench_201.space.sample(1024, np.random.default_rng(0))]
     times = []
     for _ in range(20):
         started = time.perf_counter()

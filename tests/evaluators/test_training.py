@@ -21,12 +21,12 @@ from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.task import Images, Task
 from nasenv.training import score, trainer
-from nasenv.training.trainer import count
+from nasenv.training.trainer import count_costs
 from nasenv.trial import Trial
 
 DIGITS = load_dataset("digits")
 SPACE = ChainCNN(max_layers=2, widths=(8,))
-DESIGNS = SPACE.sample(3, np.random.default_rng(3))
+ARCHITECTURES = SPACE.sample(3, np.random.default_rng(3))
 
 USERS_SPACE = """
 import os, sys, time
@@ -103,13 +103,13 @@ def pooled():
     evaluator.close()
 
 
-def searched(evaluator, designs, fidelity=1.0):
-    return evaluator.measure([Trial(design, fidelity) for design in designs])
+def searched(evaluator, architectures, fidelity=1.0):
+    return evaluator.measure([Trial(architecture, fidelity) for architecture in architectures])
 
 
-def final(evaluator, purpose, designs, seeds):
-    """Return a row of measurements for each design, one a seed."""
-    trials = [Trial(design, purpose=purpose, seed=seed) for design in designs for seed in seeds]
+def final(evaluator, purpose, architectures, seeds):
+    """Return a row of measurements for each architecture, one a seed."""
+    trials = [Trial(architecture, purpose=purpose, seed=seed) for architecture in architectures for seed in seeds]
     measured = evaluator.measure(trials)
     return [measured[i : i + len(seeds)] for i in range(0, len(measured), len(seeds))]
 
@@ -122,11 +122,11 @@ def timeless(measurements):
 
 
 def test_measurements_repeat_and_depend_neither_on_order_nor_on_process(in_process, pooled):
-    first = searched(in_process, DESIGNS)
+    first = searched(in_process, ARCHITECTURES)
     assert all(m.error is None and m.train_seconds > 0 and len(m.curve) == 1 for m in first)
-    assert timeless(searched(in_process, DESIGNS[::-1])[::-1]) == timeless(first)
-    assert timeless(searched(pooled, DESIGNS)) == timeless(first)
-    assert timeless(searched(in_process, DESIGNS[1:2])) == timeless(first[1:2])
+    assert timeless(searched(in_process, ARCHITECTURES[::-1])[::-1]) == timeless(first)
+    assert timeless(searched(pooled, ARCHITECTURES)) == timeless(first)
+    assert timeless(searched(in_process, ARCHITECTURES[1:2])) == timeless(first[1:2])
 
 
 def test_it_learns(in_process):
@@ -150,15 +150,15 @@ def test_parameters_and_flops_by_hand():
 
 def test_count_of_a_linear_network():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
-    assert count(model, (3, 2, 2), torch.device("cpu")) == {"params": 65, "flops": 120}
+    assert count_costs(model, (3, 2, 2), torch.device("cpu")) == {"params": 65, "flops": 120}
 
 
 def test_seed_and_fidelity_change_it(in_process):
     other = TrainingEvaluator(SPACE, DIGITS, epochs=1, concurrency=0, devices="cpu", seed=1)
-    assert timeless(searched(other, DESIGNS)) != timeless(searched(in_process, DESIGNS))
+    assert timeless(searched(other, ARCHITECTURES)) != timeless(searched(in_process, ARCHITECTURES))
     four = TrainingEvaluator(SPACE, DIGITS, epochs=4, concurrency=0, devices="cpu")
     for fidelity, epochs in ((0.5, 2), (0.01, 1), (1.0, 4)):
-        (measurement,) = searched(four, DESIGNS[:1], fidelity)
+        (measurement,) = searched(four, ARCHITECTURES[:1], fidelity)
         assert len(measurement.curve) == epochs
 
 
@@ -180,15 +180,15 @@ def test_a_share_of_the_training_is_so_many_of_its_steps(monkeypatch):
     each = len(DIGITS.train) // 64
     shares = [evaluator.fidelity(wanted) for wanted in (1e-6, 0.5, 0.75, 1.0)]
     for share in shares:
-        searched(evaluator, DESIGNS[:1], share)
-    final(evaluator, "confirm", DESIGNS[:1], [0])
+        searched(evaluator, ARCHITECTURES[:1], share)
+    final(evaluator, "confirm", ARCHITECTURES[:1], [0])
     assert trained == [1, each, round(0.75 * 2 * each), 2 * each, 3 * each]
 
 
 def test_costs_are_known_without_a_training(in_process):
-    measured = searched(in_process, DESIGNS)
+    measured = searched(in_process, ARCHITECTURES)
     before = torch.get_rng_state()
-    assert [in_process.costs(design) for design in DESIGNS] == [m.metrics for m in measured]
+    assert [in_process.costs(architecture) for architecture in ARCHITECTURES] == [m.metrics for m in measured]
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -196,9 +196,9 @@ def weights(path):
     return {name: tensor.tolist() for name, tensor in load_file(path).items()}
 
 
-def score_of(path, design, split):
+def score_of(path, architecture, split):
     """Return about the score of a network whose weights were kept."""
-    model = SPACE.build(design)
+    model = SPACE.build(architecture)
     model.load_state_dict(load_file(path))
     return pytest.approx(score(model, SPACE.task, DIGITS.encoding, split), abs=1.5 / len(split))
 
@@ -211,11 +211,11 @@ def completed(evaluator, trial, **files):
 
 
 def test_weights_are_kept_and_a_training_begins_with_them(in_process, pooled, tmp_path):
-    trial = Trial(DESIGNS[0])
+    trial = Trial(ARCHITECTURES[0])
     for evaluator, name in ((in_process, "here"), (pooled, "worker")):
         first = completed(evaluator, trial, keep=tmp_path / name)
-        assert timeless([first]) == timeless(searched(in_process, DESIGNS[:1])), "keeping changes no measurement"
-        assert first.score == score_of(tmp_path / name, DESIGNS[0], DIGITS.validation)
+        assert timeless([first]) == timeless(searched(in_process, ARCHITECTURES[:1])), "keeping changes no measurement"
+        assert first.score == score_of(tmp_path / name, ARCHITECTURES[0], DIGITS.validation)
         again = completed(evaluator, trial, start=tmp_path / name, keep=tmp_path / f"{name} again")
         assert again.curve[0] < first.curve[0], "it goes on where the other ended"
         assert weights(tmp_path / f"{name} again") != weights(tmp_path / name)
@@ -225,8 +225,8 @@ def test_weights_are_kept_and_a_training_begins_with_them(in_process, pooled, tm
 
 def test_a_training_that_fails_keeps_no_weights(moody, tmp_path):
     evaluator = TrainingEvaluator(moody.Moody(), DIGITS, epochs=1, concurrency=0, devices="cpu")
-    (design,) = batch(moody, ["nan"])
-    assert completed(evaluator, Trial(design), keep=tmp_path / "kept").error.startswith("diverged")
+    (architecture,) = batch(moody, ["nan"])
+    assert completed(evaluator, Trial(architecture), keep=tmp_path / "kept").error.startswith("diverged")
     assert not (tmp_path / "kept").exists()
 
 
@@ -234,7 +234,7 @@ def test_a_training_that_fails_keeps_no_weights(moody, tmp_path):
 def test_weights_that_cannot_be_read_are_one_line(in_process, wrong, tmp_path):
     (tmp_path / "damaged").write_bytes(b"no weights")
     with pytest.raises(InputError, match=rf"weights .*{wrong} cannot be read") as refusal:
-        completed(in_process, Trial(DESIGNS[0]), start=tmp_path / wrong)
+        completed(in_process, Trial(ARCHITECTURES[0]), start=tmp_path / wrong)
     assert "\n" not in str(refusal.value)
 
 
@@ -245,37 +245,39 @@ def test_nothing_global_is_changed(in_process):
     np.random.seed(11)  # noqa: NPY002, the global state is what is looked at
     before = torch.get_rng_state(), copy.deepcopy(np.random.get_state()[1])  # noqa: NPY002
     try:
-        searched(in_process, DESIGNS[:1])
-        final(in_process, "confirm", DESIGNS[:1], [0])
-        final(in_process, "test", DESIGNS[:1], [0])
+        searched(in_process, ARCHITECTURES[:1])
+        final(in_process, "confirm", ARCHITECTURES[:1], [0])
+        final(in_process, "test", ARCHITECTURES[:1], [0])
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     torch.manual_seed(12)
-    assert timeless(searched(in_process, DESIGNS[:1])) == timeless(searched(in_process, DESIGNS[:1]))
+    assert timeless(searched(in_process, ARCHITECTURES[:1])) == timeless(searched(in_process, ARCHITECTURES[:1]))
 
 
 # The end of a search
 
 
-def test_confirm_answers_each_design_and_seed(in_process, pooled):
-    measured = final(in_process, "confirm", DESIGNS[:2], [0, 5])
+def test_confirm_answers_each_architecture_and_seed(in_process, pooled):
+    measured = final(in_process, "confirm", ARCHITECTURES[:2], [0, 5])
     assert [len(row) for row in measured] == [2, 2]
     assert all(len(m.curve) == 2 for row in measured for m in row)
     assert measured[0][0].curve != measured[0][1].curve
-    assert [timeless(row) for row in final(pooled, "confirm", DESIGNS[:2], [0, 5])] == [
+    assert [timeless(row) for row in final(pooled, "confirm", ARCHITECTURES[:2], [0, 5])] == [
         timeless(row) for row in measured
     ]
-    assert timeless(final(in_process, "confirm", DESIGNS[1:2], [5])[0]) == timeless(measured[1][1:])
+    assert timeless(final(in_process, "confirm", ARCHITECTURES[1:2], [5])[0]) == timeless(measured[1][1:])
     assert final(in_process, "confirm", [], [0]) == []
 
 
 def test_test_keeps_the_network_whose_accuracy_it_says(in_process, pooled, tmp_path):
     for evaluator, folder in ((in_process, tmp_path / "here"), (pooled, tmp_path / "worker")):
         folder.mkdir()
-        trials = [Trial(design, purpose="test", seed=seed) for design in DESIGNS[:2] for seed in (0, 1)]
+        trials = [
+            Trial(architecture, purpose="test", seed=seed) for architecture in ARCHITECTURES[:2] for seed in (0, 1)
+        ]
         for i, trial in enumerate(trials):
             evaluator.submit(trial, keep=folder / str(i))
         measured = dict(evaluator.completed())
@@ -297,7 +299,9 @@ def test_which_data_are_used_for_what():
 
     def measured(data):
         evaluator = TrainingEvaluator(SPACE, data, epochs=1, final_epochs=1, concurrency=0, devices="cpu")
-        trained = evaluator.measure([Trial(DESIGNS[0], purpose=purpose) for purpose in ("search", "confirm", "test")])
+        trained = evaluator.measure(
+            [Trial(ARCHITECTURES[0], purpose=purpose) for purpose in ("search", "confirm", "test")]
+        )
         return {
             f"{purpose} {what}": value
             for purpose, measurement in zip(("search", "confirm", "test"), trained, strict=True)
@@ -484,7 +488,7 @@ def test_training_on_a_gpu_is_as_accurate_as_on_the_cpu():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_deterministic_gpu_gives_the_same_numbers_each_time():
     space = ChainCNN()
-    design = [space.reference()]
+    architecture = [space.reference()]
     options = {"devices": "cuda", "concurrency": 0, "deterministic": True}
-    first, second = (searched(TrainingEvaluator(space, DIGITS, **options), design)[0] for _ in range(2))
+    first, second = (searched(TrainingEvaluator(space, DIGITS, **options), architecture)[0] for _ in range(2))
     assert (first.score, first.curve) == (second.score, second.curve)

@@ -7,8 +7,9 @@
     python tests/golden/golden.py --layered       compare with a layer between agent and search
     python tests/golden/golden.py --list          the names of the cases; give some of them to compare these alone
 
-A case runs a search, or several, and writes a line for every answer in order: the design, the reward, and whether the
-answer was a repeat (r), was known without a training (k), or is of an evaluation that failed (f). Times are left out.
+A case runs a search, or several, and writes a line for every answer in order: the architecture, the reward, and whether
+the answer was a repeat (r), was known without a training (k), or is of an evaluation that failed (f). Times are left
+out.
 
 All that makes or reads objects of the library stands in the first part of this file: who changes the library's API
 adapts that part alone. The cases follow, and then what compares and writes them.
@@ -60,7 +61,7 @@ RECORD = Path(__file__).with_name("trajectories.json.gz")
 
 
 def build_mlp(task, layers, width, heads, activation):
-    """Return the network of a design of the space "choices": hidden layers in groups of units."""
+    """Return the network of an architecture of the space "choices": hidden layers in groups of units."""
     size, parts = int(np.prod(task.shape)), [nn.Flatten()]
     for _ in range(layers):
         parts += [nn.Linear(size, width), nn.GroupNorm(heads, width), {"relu": nn.ReLU, "gelu": nn.GELU}[activation]()]
@@ -82,7 +83,7 @@ DIGITS_TASK = nasenv.Task(nasenv.Images((1, 8, 8)), outputs=10)
 SPACES: dict[str, Callable[[], Any]] = {
     "shipped": lambda: nasenv.ChainCNN(max_layers=3, widths=[16]),  # the space of the shipped table
     "chains": lambda: nasenv.ChainCNN(max_layers=2, widths=(4, 8)),
-    "tiny": lambda: nasenv.ChainCNN(max_layers=1, widths=(8, 16, 32)),  # 20 designs
+    "tiny": lambda: nasenv.ChainCNN(max_layers=1, widths=(8, 16, 32)),  # 20 architectures
     "synthetic": lambda: nasenv.SyntheticSpace(),
     "choices": lambda: nasenv.ChoiceSpace(
         {
@@ -107,7 +108,7 @@ def space(name: str) -> Any:
 
 
 def measurement(score: float | None, seconds: float, metrics: dict[str, float]) -> Any:
-    """Return what an evaluator says of a design; without a score it failed."""
+    """Return what an evaluator says of an architecture; without a score it failed."""
     error = "diverged" if score is None else None
     return nasenv.Measurement(score, error, train_seconds=seconds, metrics=metrics)
 
@@ -117,13 +118,13 @@ class PowerCut(BaseException):
 
 
 class Formula(nasenv.Evaluator):
-    """Measures by a formula: shares of each choice and of the design as a whole, drawn by hashes.
+    """Measures by a formula: shares of each choice and of the architecture as a whole, drawn by hashes.
 
-    It says what a training cost. Several designs may be at work; of these the next that is done is the one with the
-    lowest hash, whatever was done before, so that a search that is started again meets the same order.
+    It says what a training cost. Several architectures may be at work; of these the next that is done is the one with
+    the lowest hash, whatever was done before, so that a search that is started again meets the same order.
     """
 
-    indifferent = ("slots", "cut_after")
+    excluded_from_identity = ("slots", "cut_after")
 
     def __init__(self, space, failing=0.0, trains=False, slots=1, cut_after=None):
         super().__init__(space)
@@ -131,7 +132,7 @@ class Formula(nasenv.Evaluator):
 
     @property
     def slots(self):
-        """How many designs are at work at once."""
+        """How many architectures are at work at once."""
         return self._slots
 
     def fingerprint(self):
@@ -249,7 +250,7 @@ class Setting:
     budget: dict[str, Any] = field(default_factory=dict)
     objective: Any = "accuracy"
     seed: int = 7
-    start: int = 0  # number of designs to start from
+    start: int = 0  # number of architectures to start from
 
     @property
     def timed(self) -> bool:
@@ -258,7 +259,7 @@ class Setting:
 
     @property
     def asynchronous(self) -> bool:
-        """Whether the agent asks for a design whenever there is room for one."""
+        """Whether the agent asks for an architecture whenever there is room for one."""
         return bool(_pair(self.agent)[1].get("asynchronous"))
 
 
@@ -293,14 +294,14 @@ def _pair(part: Any) -> tuple[str, dict[str, Any]]:
 
 
 def answered(outcome: Any) -> str:
-    """Return the line of an answer: design, reward, and r (repeat), k (known), f (failed)."""
+    """Return the line of an answer: architecture, reward, and r (repeat), k (known), f (failed)."""
     marks = ((outcome.repeat, "r"), (outcome.cached, "k"), (outcome.measurement.error is not None, "f"))
     return f"{written(outcome.architecture)} {outcome.reward!r} {''.join(m for is_so, m in marks if is_so)}".strip()
 
 
-def written(design: Any) -> str:
-    """Return a design as text, its choices."""
-    return ".".join(str(int(choice)) for choice in design)
+def written(architecture: Any) -> str:
+    """Return an architecture as text, its choices."""
+    return ".".join(str(int(choice)) for choice in architecture)
 
 
 def ending(of: Any, timed: bool = False) -> dict[str, Any]:
@@ -334,7 +335,7 @@ def concluded(of: Any) -> dict[str, Any]:
 
 
 def final_info(info: dict[str, Any], i: int | None = None) -> str:
-    """Return what the info of an environment says of a finished design, number i of a vector environment."""
+    """Return what the info of an environment says of a finished architecture, number i of a vector environment."""
     keys = ("architecture", "score", "error", "evaluation", "repeat")
     said = {key: info[key] if i is None else info[key][i] for key in keys}
     accuracy = float(said["score"]) if said["error"] is None else None  # nan here, None there
@@ -491,7 +492,7 @@ def shared(setting: Setting, folder: Path, other: Any) -> Found:
 
 
 def stepped(setting: Setting, folder: Path, episodes: int, envs: int = 0, registered: str | None = None) -> Found:
-    """Take random actions in an environment, or in a vector of them, until so many designs or its budget's end."""
+    """Take random actions in an environment, or in a vector of them, until so many architectures or the budget end."""
     rng, lines, seen = np.random.default_rng(setting.seed), [], hashlib.sha256()
     with contextlib.ExitStack() as opened:
         if registered is not None:
@@ -547,7 +548,7 @@ def drawn(setting: Setting, folder: Path) -> Found:
         other = of.mutate(each, rng)
         lines.append(f"{written(each)} {written(of.canonical(each))} {written(other)} {of.to_text(other)}")
         if of.from_text(of.to_text(other)) != tuple(other):
-            lines.append("another design is read from this text")
+            lines.append("another architecture is read from this text")
     reference = of.reference()
     return {"lines": lines, "size": of.size, "reference": written(reference) if reference is not None else None}
 

@@ -22,7 +22,7 @@ from nasenv.trial import Measurement, Trial
 from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
-CANONICAL = [tuple(d) for d in SPACE.designs().tolist() if SPACE.canonical(tuple(d)) == tuple(d)]
+CANONICAL = [tuple(d) for d in SPACE.all_architectures().tolist() if SPACE.canonical(tuple(d)) == tuple(d)]
 BUDGET = Budget(evaluations=24, finalists=3, final_seeds=2)
 
 
@@ -366,15 +366,15 @@ def test_a_damaged_line_is_refused_with_how_to_salvage_and_that_works(tmp_path):
 
 
 def test_trials_of_every_purpose_are_completed_by_an_evaluator_that_writes_measure_alone():
-    evaluator, designs = Hashed(SPACE), SPACE.sample(3, np.random.default_rng(0))
+    evaluator, architectures = Hashed(SPACE), SPACE.sample(3, np.random.default_rng(0))
     trials = [
-        *(Trial(d) for d in designs),
-        *(Trial(d, purpose=purpose, seed=s) for purpose in ("confirm", "test") for d in designs for s in (0, 4)),
-        Trial(designs[0], purpose="confirm", seed=7),
+        *(Trial(d) for d in architectures),
+        *(Trial(d, purpose=purpose, seed=s) for purpose in ("confirm", "test") for d in architectures for s in (0, 4)),
+        Trial(architectures[0], purpose="confirm", seed=7),
     ]
     completed = list(evaluator.results(trials))
     assert completed == [(trial, evaluator.figure(trial.architecture)) for trial in trials]
-    assert evaluator.calls == [designs], "what waits is measured together"
+    assert evaluator.calls == [architectures], "what waits is measured together"
     assert list(evaluator.results(trials, lambda: True)) == []
     assert list(evaluator.completed()) == [], "what was given up is forgotten"
 

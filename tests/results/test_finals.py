@@ -52,22 +52,22 @@ class Told(Formula):
 
 
 def measured(accuracy):
-    """A design whose accuracy is a has 1,000 a parameters."""
+    """An architecture whose accuracy is a has 1,000 a parameters."""
     if accuracy is None:
         return Measurement(None, "timeout: it took long")
     return Measurement(accuracy, metrics={"params": 1000 * accuracy})
 
 
 class Once(Agent):
-    """Proposes the designs that it is given, in one batch, and stops."""
+    """Proposes the architectures that it is given, in one batch, and stops."""
 
-    def __init__(self, designs):
+    def __init__(self, architectures):
         super().__init__()
-        self.designs = designs
+        self.architectures = architectures
 
     def run(self, search):
-        if self.designs:
-            search.evaluate(self.designs)
+        if self.architectures:
+            search.evaluate(self.architectures)
 
 
 def ended(evaluator, finalists=10, seeds=2, **options):
@@ -103,9 +103,9 @@ def test_test_data_choose_nothing():
 def test_only_the_best_so_many_are_finalists_and_each_is_trained_with_each_seed():
     evaluator = Told({A: 0.1, B: 0.4, C: 0.3, D: None})
     conclude(ended(evaluator, finalists=2, seeds=3))
-    _, designs, seeds = evaluator.asked[0]
-    assert designs[:2] == [B, C]
-    assert set(designs) == {B, C, REFERENCE}
+    _, architectures, seeds = evaluator.asked[0]
+    assert architectures[:2] == [B, C]
+    assert set(architectures) == {B, C, REFERENCE}
     assert seeds == [0, 1, 2]
 
 
@@ -116,14 +116,14 @@ def test_the_best_reward_is_a_finalist_and_not_the_best_score():
     assert result.winner.architecture == B
 
 
-def test_designs_that_are_the_same_network_take_one_place():
+def test_architectures_that_are_the_same_network_take_one_place():
     evaluator = Told({A_PADDED: 0.9, A: 0.9, B: 0.8, C: 0.7})
     conclude(ended(evaluator, finalists=2))
     assert evaluator.asked[0][1][:2] == [A, B]
 
 
 def test_a_network_is_trained_as_it_was_in_the_search():
-    """The search measures the representative of a design; so do its confirmation and test."""
+    """The search measures the representative of an architecture; so do its confirmation and test."""
     evaluator = Told({A: 0.9})
     search = Search(SPACE, evaluator, Once([A_PADDED]), Budget(1, final_seeds=1))
     search.run()
@@ -146,7 +146,7 @@ class Cheapness(Objective):
         return -measurement.metrics["params"]
 
 
-def test_a_design_that_cannot_be_trained_does_not_win_though_failure_is_paid_better():
+def test_an_architecture_that_cannot_be_trained_does_not_win_though_failure_is_paid_better():
     for objective in (Cheapness(failure_reward=0.0), Cheapness()):
         evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, 0.9), B: (None, None)})
         assert conclude(ended(evaluator, objective=objective)).winner.architecture == A
@@ -167,13 +167,13 @@ def test_the_network_that_is_exported_is_the_one_whose_accuracy_is_said():
 
 def test_rivals_are_the_reference_and_the_best_of_the_first():
     sampled = dict.fromkeys(SPACE.canonical(a) for a in SPACE.sample(80, np.random.default_rng(0)))
-    designs = [a for a in sampled if a not in (A, REFERENCE)][:20]
-    rising = {a: 0.1 + k / 100 for k, a in enumerate(designs)}
+    architectures = [a for a in sampled if a not in (A, REFERENCE)][:20]
+    rising = {a: 0.1 + k / 100 for k, a in enumerate(architectures)}
     evaluator = Told(rising | {A: 0.95}, {A: (0.9, 0.9)})
     result = conclude(ended(evaluator, finalists=1))
     roles = {c.role: c.architecture for c in (result.winner, *result.others)}
-    assert roles == {"winner": A, "hand-made reference": REFERENCE, "best of the first 16": designs[15]}
-    assert set(evaluator.asked[1][1]) == {A, REFERENCE, designs[15]}
+    assert roles == {"winner": A, "hand-made reference": REFERENCE, "best of the first 16": architectures[15]}
+    assert set(evaluator.asked[1][1]) == {A, REFERENCE, architectures[15]}
     assert all(len(c.validation_scores) == len(c.test_scores) == 2 for c in result.others)
 
 
@@ -195,8 +195,8 @@ def test_a_winner_that_is_its_own_rival_is_trained_once():
 @pytest.mark.parametrize(
     ("evaluator", "said"),
     [
-        (Told({}), "no design could be evaluated: agent Once stopped by itself"),
-        (Told({A: None, B: None}), "no design could be evaluated; the first failed with: timeout: it took long"),
+        (Told({}), "no architecture could be evaluated: agent Once stopped by itself"),
+        (Told({A: None, B: None}), "no architecture could be evaluated; the first failed with: timeout: it took long"),
         (Told({A: 0.9, B: 0.8}, {A: (None,) * 2, B: (None,) * 2}), "every final training failed, .* timeout: it took"),
         (Told({A: 0.9}, tested={A: (None, None)}), "the winner's final training failed: timeout: it took"),
     ],
@@ -263,7 +263,7 @@ def test_everything_is_in_the_run_directory(run):
         "config.yaml",
         "journal.jsonl",
         "trials.jsonl",
-        "times.json",
+        "timing.json",
         "result.json",
         "model",
         "architecture.png",

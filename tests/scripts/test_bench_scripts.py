@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
-TRAINING = ["--problems", "digits", "--designs", "2", "--device", "cpu"]
+TRAINING = ["--problems", "digits", "--architectures", "2", "--device", "cpu"]
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ TRAINING = ["--problems", "digits", "--designs", "2", "--device", "cpu"]
             ["--agents", "RegularizedEvolution", "r=RandomSearch", "--seeds", "2", "--evaluations", "4"],
             0,
         ),
-        ("bench_env", ["--designs", "4", "--episodes", "2", "--rounds", "1"], 2),
+        ("bench_env", ["--architectures", "4", "--episodes", "2", "--rounds", "1"], 2),
     ],
 )
 def test_its_smallest_form_writes_setting_tables_and_goals(tmp_path, script, options, goals):

@@ -96,7 +96,7 @@ class Merging(ChainCNN):
         (TooNarrow, "keeps the rule"),
         (TooWide, "against the rule"),
         (Unsettled, "is not its own"),
-        (Ambiguous, "two designs have one text"),
+        (Ambiguous, "two architectures have one text"),
         (Stuck, "is no neighbour"),
         (Raising, "KeyError"),
         (Untrained, "TypeError"),

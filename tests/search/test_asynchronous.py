@@ -14,11 +14,12 @@ from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.testing import AgentContract, AnyOrder
 from nasenv.agents.tpe import TPE
-from nasenv.cache.cache import Cache, Problem
+from nasenv.cache.cache import Cache
+from nasenv.cache.keys import ProblemKey
 from nasenv.commands.cli import main
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.table import TableEvaluator
-from nasenv.records.replay import Course
+from nasenv.records.replay import CompletionOrder
 from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
@@ -26,7 +27,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
 
 SPACE = ChainCNN(max_layers=3, widths=(8, 16))
-SMALL = ChainCNN(max_layers=1, widths=(8, 16, 32))  # 20 designs
+SMALL = ChainCNN(max_layers=1, widths=(8, 16, 32))  # 20 architectures
 AGENTS = {
     "RandomSearch": RandomSearch,
     "RegularizedEvolution": partial(RegularizedEvolution, 8, 3),
@@ -49,7 +50,7 @@ class PowerCut(BaseException):
 class Slots(AnyOrder):
     """Trainings of a second, some of which fail; notes what was begun and how much is at work, up to a power cut."""
 
-    indifferent = ("slots", "order", "cut_after")
+    excluded_from_identity = ("slots", "order", "cut_after")
 
     def __init__(self, space, slots=3, order=0, cut_after=None):
         super().__init__(space, 0.2, slots, order)
@@ -70,14 +71,14 @@ class Slots(AnyOrder):
 
 
 class Listed(Agent):
-    """Proposes these designs, one after another, and then the last again and again."""
+    """Proposes these architectures, one after another, and then the last again and again."""
 
-    def __init__(self, designs):
+    def __init__(self, architectures):
         super().__init__(1, asynchronous=True)
-        self.designs = designs
+        self.architectures = architectures
 
     def begin(self, space, rng):
-        self.left = list(self.designs)
+        self.left = list(self.architectures)
 
     def ask(self, n):
         return [self.left.pop(0) if len(self.left) > 1 else self.left[0]]
@@ -108,8 +109,8 @@ def networks(space, entries):
 
 
 def some_networks(n):
-    designs = SPACE.sample(100, np.random.default_rng(1))
-    return list(dict.fromkeys(map(SPACE.canonical, designs)))[:n]
+    architectures = SPACE.sample(100, np.random.default_rng(1))
+    return list(dict.fromkeys(map(SPACE.canonical, architectures)))[:n]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_workers_are_kept_busy_and_the_budget_is_exact(tmp_path, agent):
     entries = run(tmp_path, AGENTS[agent](asynchronous=True), evaluator)
     assert len(entries) == 40
     assert any(entry["error"] for entry in entries)
-    assert len(set(evaluator.began)) == len(evaluator.began) > 30  # networks, of which some designs are the same
+    assert len(set(evaluator.began)) == len(evaluator.began) > 30  # networks, of which some architectures are the same
     assert np.mean(evaluator.at_once[:-2]) > 2.9  # until the budget does not reach for another
 
 
@@ -161,11 +162,13 @@ def test_after_a_power_cut_it_goes_on_and_trains_nothing_twice(tmp_path, agent, 
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_the_same_course_is_the_same_search(tmp_path, agent):
+def test_the_same_completion_order_is_the_same_search(tmp_path, agent):
     make, starting = partial(AGENTS[agent], asynchronous=True), some_networks(6)
     once = run(tmp_path / "once", make(), Slots(SPACE, order=1), start=starting)
-    course = Course.read(tmp_path / "once" / "journal.jsonl")
-    again = run(tmp_path / "again", make(), Slots(SPACE, slots=2, order=2), start=starting, course=course)
+    completion_order = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
+    again = run(
+        tmp_path / "again", make(), Slots(SPACE, slots=2, order=2), start=starting, completion_order=completion_order
+    )
     assert again == once
     if agent != "RandomSearch":  # what it proposes does not depend on the answers
         other = run(tmp_path / "other", make(), Slots(SPACE, order=2), start=starting)
@@ -189,7 +192,7 @@ def test_a_stop_keeps_what_is_in_flight(tmp_path):
     [
         (SPACE, Budget(40, target_reward=0.9), "the target reward of 0.9 is met"),
         (SPACE, Budget(None, charged_seconds=12.5), "the budget of 12.5 charged seconds is used up"),
-        (SMALL, Budget(None), "all 20 designs of the space are evaluated"),
+        (SMALL, Budget(None), "all 20 architectures of the space are evaluated"),
     ],
 )
 def test_whatever_ends_it_what_is_in_flight_is_kept_and_the_end_stands(tmp_path, space, budget, ended):
@@ -214,12 +217,12 @@ def test_repeats_that_are_charged_use_the_budget_up(tmp_path, budget, cut_after)
         assert "is used up" in made.ended
 
 
-def test_an_agent_that_collapses_onto_one_design_is_ended(tmp_path):
-    evaluator, design = Slots(SPACE), some_networks(1)
-    with search(tmp_path, Listed(design), evaluator, Budget(40, repeats_per_evaluation=2)) as made:
+def test_an_agent_that_collapses_onto_one_architecture_is_ended(tmp_path):
+    evaluator, architecture = Slots(SPACE), some_networks(1)
+    with search(tmp_path, Listed(architecture), evaluator, Budget(40, repeats_per_evaluation=2)) as made:
         made.run()
         assert made.ended.startswith("the agent proposes what it proposed before: 80 repeats beside 1 distinct")
-    assert evaluator.began == design
+    assert evaluator.began == architecture
 
 
 def test_what_a_cache_knows_is_not_trained(tmp_path):
@@ -233,10 +236,10 @@ def test_what_a_cache_knows_is_not_trained(tmp_path):
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """Return a design that another search is training; a cache; and what ends that training, with or without result."""
+    """Return an architecture that another search trains, a cache, and what ends that training with or without result"""
     cache, other = (Cache(tmp_path / "cache.db") for _ in range(2))
-    design, problem = some_networks(1)[0], Problem(SPACE.fingerprint(), Slots(SPACE).fingerprint())
-    trial = Trial(design)
+    architecture, problem = some_networks(1)[0], ProblemKey(SPACE.fingerprint(), Slots(SPACE).fingerprint())
+    trial = Trial(architecture)
     assert other.claim(problem, [trial]) == {trial}
 
     def end(measured):
@@ -245,37 +248,37 @@ def elsewhere(tmp_path):
         else:
             other.release(problem, [trial])
 
-    return design, cache, end
+    return architecture, cache, end
 
 
 @pytest.mark.parametrize("measured", [True, False])
-def test_a_design_that_another_search_is_training_holds_up_its_own_slot_alone(tmp_path, elsewhere, measured):
-    design, cache, end = elsewhere
+def test_an_architecture_that_another_search_is_training_holds_up_its_own_slot_alone(tmp_path, elsewhere, measured):
+    architecture, cache, end = elsewhere
     evaluator = Slots(SPACE)
     with search(tmp_path / "run", Listed(some_networks(12)), evaluator, Budget(12), cache=cache) as made:
         made.callbacks.append(lambda s, outcome: end(measured) if outcome.evaluation == 6 else None)
         made.run()
     entries = journal(tmp_path / "run")
-    number = next(i for i, entry in enumerate(entries, 1) if tuple(entry["architecture"]) == design)
+    number = next(i for i, entry in enumerate(entries, 1) if tuple(entry["architecture"]) == architecture)
     assert number > 6
     assert set(evaluator.at_once[:6]) == {2}
-    assert (design in evaluator.began) is not measured
+    assert (architecture in evaluator.began) is not measured
     assert entries[number - 1]["cached"] is measured
 
 
 def test_a_search_that_has_nothing_else_to_do_waits_for_another_in_words(tmp_path, elsewhere):
-    design, cache, end = elsewhere
-    with search(tmp_path / "run", Listed([design]), Slots(SPACE), Budget(1), cache=cache) as made:
+    architecture, cache, end = elsewhere
+    with search(tmp_path / "run", Listed([architecture]), Slots(SPACE), Budget(1), cache=cache) as made:
         said = []
         made.on_wait = lambda text: (said.append(text), end(True))
         made.run()
-    assert said == ["waiting for 1 design that another search on the same cache is training"]
+    assert said == ["waiting for 1 architecture that another search on the same cache is training"]
     assert journal(tmp_path / "run")[0]["score"] == 0.5
 
 
 def test_a_stop_ends_the_waiting_for_another(tmp_path, elsewhere):
-    design, cache, _ = elsewhere
-    with search(tmp_path / "run", Listed([design]), Slots(SPACE), Budget(1), cache=cache) as made:
+    architecture, cache, _ = elsewhere
+    with search(tmp_path / "run", Listed([architecture]), Slots(SPACE), Budget(1), cache=cache) as made:
         made.on_wait = lambda _: made.stop("enough")
         made.run()
         assert made.stopped == "enough"
@@ -292,7 +295,7 @@ def test_tpe_keeps_away_from_what_is_in_flight(monkeypatch):
         monkeypatch.setattr(optuna.samplers, "TPESampler", lambda **own: sampler(**own | options))
         space, agent, again = ChainCNN(max_layers=3, widths=(8, 16)), TPE(), []
         neighbours = space.neighbours
-        space.neighbours = lambda design: (again.append(design), neighbours(design))[1]
+        space.neighbours = lambda architecture: (again.append(architecture), neighbours(architecture))[1]
         agent.begin(space, np.random.default_rng(seed))
         agent.tell(Search(space, AnyOrder(space, failing=0.0)).evaluate(some_networks(12)))
         agent.ask(20)
@@ -303,7 +306,7 @@ def test_tpe_keeps_away_from_what_is_in_flight(monkeypatch):
     assert np.mean(knowing) < 0.9 * np.mean(unknowing), (knowing, unknowing)
 
 
-def test_reproduce_follows_the_course_of_an_asynchronous_run(tmp_path, capsys):
+def test_reproduce_follows_the_completion_order_of_an_asynchronous_run(tmp_path, capsys):
     options = [
         *("--agent", "RegularizedEvolution", "--agent.asynchronous", "true", "--agent.population_size", "2"),
         *("--agent.sample_size", "2", "--space.max_layers", "1", "--evaluator.epochs", "1", "--cache", "none"),
@@ -316,7 +319,7 @@ def test_reproduce_follows_the_course_of_an_asynchronous_run(tmp_path, capsys):
     (folder / "config.yaml").write_text(config.replace("concurrency: 2", "concurrency: 0"))
     assert main(["reproduce", str(folder)]) == 0
     assert "the same again: 8 evaluations" in capsys.readouterr().out
-    assert Course.read(tmp_path / "run-again" / "journal.jsonl").slots == 2
+    assert CompletionOrder.read(tmp_path / "run-again" / "journal.jsonl").slots == 2
 
 
 class Greedy(Agent):
@@ -330,7 +333,7 @@ class Greedy(Agent):
 
 
 def test_an_agent_that_proposes_more_than_it_was_asked_for_is_told(tmp_path):
-    said = "proposed 2 designs, was asked for one"
+    said = "proposed 2 architectures, was asked for one"
     with search(tmp_path, Greedy(asynchronous=True), Slots(SPACE)) as made, pytest.raises(AgentError, match=said):
         made.run()
 
@@ -349,7 +352,7 @@ class Wandering(AgentContract):
 
 
 def test_the_contract_notices_an_agent_that_does_not_follow_from_its_answers():
-    with pytest.raises(AssertionError, match="the same answers led to other designs"):
+    with pytest.raises(AssertionError, match="the same answers led to other architectures"):
         Wandering().test_asynchronous_it_follows_from_the_order_of_the_answers()
 
 

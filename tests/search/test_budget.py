@@ -10,7 +10,8 @@ import pytest
 
 from nasenv.agents.agent import Agent
 from nasenv.agents.random_search import RandomSearch
-from nasenv.cache.cache import Cache, Problem
+from nasenv.cache.cache import Cache
+from nasenv.cache.keys import ProblemKey
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.search.budget import Budget
@@ -22,7 +23,7 @@ from tests.fakes import TASK, Hashed
 
 
 class Bags(SearchSpace):
-    """Three digits of 0 to 2; designs of the same digits in another order are equivalent."""
+    """Three digits of 0 to 2; architectures of the same digits in another order are equivalent."""
 
     def __init__(self):
         super().__init__([Decision(f"digit{i}", (0, 1, 2)) for i in range(3)], TASK)
@@ -42,16 +43,16 @@ class Priced(Hashed):
 
     @property
     def trained(self):
-        return [design for call in self.calls for design in call]
+        return [architecture for call in self.calls for architecture in call]
 
 
-def price(design):
-    return 1.0 + sum(design)
+def price(architecture):
+    return 1.0 + sum(architecture)
 
 
 SPACE = Bags()
-DESIGNS = list(itertools.product(range(3), repeat=3))
-ABOVE = DESIGNS[-1]  # the dearest, 7 s
+ARCHITECTURES = list(itertools.product(range(3), repeat=3))
+ABOVE = ARCHITECTURES[-1]  # the dearest, 7 s
 
 
 def make(evaluator=None, agent=None, cache=None, run_dir=None, seed=0, **budget):
@@ -87,7 +88,7 @@ def hear(search):
 
 
 def answered(batches, evaluations, charged_seconds, charge_repeats, repeats_per_evaluation=50):
-    """Return (design, evaluation, proposal, repeat, charged so far) of every proposal that a search answers."""
+    """Return (architecture, evaluation, proposal, repeat, charged so far) of every proposal that a search answers."""
     answers, numbers, charged = [], {}, 0.0
 
     def is_full():
@@ -98,21 +99,21 @@ def answered(batches, evaluations, charged_seconds, charge_repeats, repeats_per_
         repeats = len(answers) - len(numbers)
         if (
             is_full()
-            or len(numbers) == len(DESIGNS)
+            or len(numbers) == len(ARCHITECTURES)
             or repeats >= repeats_per_evaluation * (evaluations or max(1, len(numbers)))
         ):
             break
-        for design in batch:
-            is_new = design not in numbers
+        for architecture in batch:
+            is_new = architecture not in numbers
             seconds_left = charged_seconds is None or charged < charged_seconds
             fits = len(answers) < evaluations if charge_repeats and evaluations else True
             fits = fits and (charge_repeats or not is_new or evaluations is None or len(numbers) < evaluations)
             if not (seconds_left and fits):
                 return answers
             if is_new or charge_repeats:
-                charged += price(design)
-            numbers.setdefault(design, len(numbers) + 1)
-            answers.append((design, numbers[design], len(answers) + 1, not is_new, charged))
+                charged += price(architecture)
+            numbers.setdefault(architecture, len(numbers) + 1)
+            answers.append((architecture, numbers[architecture], len(answers) + 1, not is_new, charged))
     return answers
 
 
@@ -122,7 +123,7 @@ def test_a_search_answers_as_a_plain_loop_would(limits, charge_repeats):
     for seed in range(25):
         rng = np.random.default_rng(seed)
         sizes = rng.integers(1, 7, size=60)
-        batches = [[DESIGNS[i] for i in rng.integers(len(DESIGNS), size=n)] for n in sizes]
+        batches = [[ARCHITECTURES[i] for i in rng.integers(len(ARCHITECTURES), size=n)] for n in sizes]
         expected = answered(batches, *limits, charge_repeats)
         agent = Scripted([*batches, *[[ABOVE] * 1000] * 9])
         search = make(agent=agent, evaluations=limits[0], charged_seconds=limits[1], charge_repeats=charge_repeats)
@@ -135,7 +136,7 @@ def test_a_search_answers_as_a_plain_loop_would(limits, charge_repeats):
             assert "is used up" in search.ended
         first = [answer for answer in got if not answer[3]]
         history = search.history
-        assert list(history.architectures) == [design for design, *_ in first]
+        assert list(history.architectures) == [architecture for architecture, *_ in first]
         assert history.seconds.tolist() == [charged for *_, charged in first]
         assert history.proposal_numbers.tolist() == [proposal for _, _, proposal, _, _ in first]
         assert (history.proposals, history.repeats) == (len(got), len(got) - len(first))
@@ -146,7 +147,7 @@ def test_columns_say_what_the_outcomes_say():
     rng = np.random.default_rng(0)
     with make() as search:
         for _ in range(12):
-            answers = search.evaluate([DESIGNS[i] for i in rng.integers(len(DESIGNS), size=5)])
+            answers = search.evaluate([ARCHITECTURES[i] for i in rng.integers(len(ARCHITECTURES), size=5)])
             for columns, outcomes in ((answers, list(answers)), (search.history.answers, list(search.history))):
                 assert columns.architectures == [o.architecture for o in outcomes]
                 assert columns.rewards.tolist() == [o.reward for o in outcomes]
@@ -175,19 +176,22 @@ def problem(kind, folder):
     """Return an evaluator that trains, or one that looks up the same in a table; seconds there are tenths."""
     if kind == "trained":
         return Priced(SPACE)
-    accuracies = [Priced(SPACE).figure(design).score for design in DESIGNS]
-    columns = {"val_accuracy": accuracies, "train_seconds": [price(design) / 10 for design in DESIGNS]}
-    write_table(folder / "t.csv", [SPACE.to_text(design) for design in DESIGNS], columns)
+    accuracies = [Priced(SPACE).figure(architecture).score for architecture in ARCHITECTURES]
+    columns = {
+        "val_accuracy": accuracies,
+        "train_seconds": [price(architecture) / 10 for architecture in ARCHITECTURES],
+    }
+    write_table(folder / "t.csv", [SPACE.to_text(architecture) for architecture in ARCHITECTURES], columns)
     return TableEvaluator(SPACE, str(folder / "t.csv"), test_column=None, canonical=kind == "canonical table")
 
 
 @pytest.mark.parametrize("charge_repeats", [False, True])
 @pytest.mark.parametrize("kind", ["trained", "table", "canonical table"])
-def test_a_batch_is_answered_as_its_designs_are_one_by_one(kind, charge_repeats, tmp_path):
-    drawn = np.random.default_rng(0).integers(3, size=(4, 15, 3))  # repeats and equivalent designs among them
+def test_a_batch_is_answered_as_its_architectures_are_one_by_one(kind, charge_repeats, tmp_path):
+    drawn = np.random.default_rng(0).integers(3, size=(4, 15, 3))  # repeats and equivalent architectures among them
     tuples = [[tuple(row) for row in rows] for rows in drawn.tolist()]
     ways = {
-        "one by one": [[design] for batch in tuples for design in batch],
+        "one by one": [[architecture] for batch in tuples for architecture in batch],
         "tuples": tuples,
         "arrays": drawn,
         "in turn": [drawn[0], tuples[1], drawn[2], tuples[3]],
@@ -220,7 +224,7 @@ def test_the_evaluation_that_reaches_the_limit_is_the_last_inside_a_batch_too(tm
         assert [tuple(entry["architecture"]) for entry in journal(tmp_path)] == batch[:3]
         assert (search.history.charged_seconds, search.history.proposals) == (6.0, 3)
         assert evaluator.trained == batch  # all at once, since what they cost is known afterwards
-        problem, trials = Problem(SPACE.fingerprint(), evaluator.fingerprint()), list(map(Trial, batch))
+        problem, trials = ProblemKey(SPACE.fingerprint(), evaluator.fingerprint()), list(map(Trial, batch))
         assert set(cache.find(problem, trials)) == set(trials)  # so none of it is lost
         with pytest.raises(BudgetExhausted):
             search.evaluate(batch[:1])
@@ -233,7 +237,7 @@ def test_a_limit_that_is_met_exactly_by_the_last_of_a_batch_is_told_with_the_nex
         search.evaluate([(0, 0, 0)])
 
 
-def test_what_a_cache_or_an_equivalent_design_makes_free_is_charged_too(tmp_path):
+def test_what_a_cache_or_an_equivalent_architecture_makes_free_is_charged_too(tmp_path):
     with Cache(tmp_path / "cache.db") as cache:
         make(cache=cache).evaluate([(0, 0, 1)])
         evaluator = Priced(SPACE)
@@ -247,12 +251,12 @@ def test_what_a_cache_or_an_equivalent_design_makes_free_is_charged_too(tmp_path
 
 
 class Repeating(Agent):
-    """Proposes designs at random, some of them again and again, in batches of all sizes."""
+    """Proposes architectures at random, some of them again and again, in batches of all sizes."""
 
     def run(self, search):
         rng = np.random.default_rng(search.seed)
         while True:
-            search.evaluate([DESIGNS[i] for i in rng.integers(9, size=rng.integers(1, 6))])
+            search.evaluate([ARCHITECTURES[i] for i in rng.integers(9, size=rng.integers(1, 6))])
 
 
 @pytest.mark.parametrize("charge_repeats", [False, True])
@@ -278,7 +282,7 @@ def test_a_search_killed_anywhere_ends_with_the_same_journal(agent, charge_repea
             search.history.charged_seconds,
         )
         known = {SPACE.canonical(tuple(entry["architecture"])) for entry in entries[: kept - 1]}
-        assert evaluator.trained == [design for design in whole.trained if design not in known]
+        assert evaluator.trained == [architecture for architecture in whole.trained if architecture not in known]
 
 
 # Repeats
@@ -317,12 +321,12 @@ def test_charged_repeats_are_told_to_the_agent_in_what_remains():
 
 
 def test_the_target_ends_a_search_with_the_proposals_being_answered():
-    rewards = {design: make().evaluate([design]).rewards[0] for design in DESIGNS}
-    best = max(DESIGNS, key=rewards.__getitem__)
+    rewards = {architecture: make().evaluate([architecture]).rewards[0] for architecture in ARCHITECTURES}
+    best = max(ARCHITECTURES, key=rewards.__getitem__)
     search = make(target_reward=float(rewards[best]))
-    assert len(search.evaluate([best, DESIGNS[0], DESIGNS[1]])) == 3
+    assert len(search.evaluate([best, ARCHITECTURES[0], ARCHITECTURES[1]])) == 3
     with pytest.raises(BudgetExhausted, match="target reward"):
-        search.evaluate([DESIGNS[2]])
+        search.evaluate([ARCHITECTURES[2]])
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from nasenv.trial import Measurement, Trial
 from tests.fakes import Formula
 
 SPACE = ChainCNN(max_layers=2)
-SMALL = ChainCNN(max_layers=1, widths=(8, 16, 32))  # 20 designs
+SMALL = ChainCNN(max_layers=1, widths=(8, 16, 32))  # 20 architectures
 NINTH = 1 / 9
-DESIGNS = list(dict.fromkeys(map(SPACE.canonical, SPACE.sample(99, np.random.default_rng(0)))))
+ARCHITECTURES = list(dict.fromkeys(map(SPACE.canonical, SPACE.sample(99, np.random.default_rng(0)))))
 
 
 class Ninths(Formula):
@@ -58,7 +58,7 @@ def fidelities(path):
 
 
 def test_two_fidelities_of_an_architecture_are_two_trials(tmp_path):
-    a, b = DESIGNS[:2]
+    a, b = ARCHITECTURES[:2]
     evaluator = Ninths()
     with Search(SPACE, evaluator, run_dir=tmp_path) as search:
         early = search.evaluate([a, b, a], 0.1)
@@ -83,7 +83,7 @@ def test_two_fidelities_of_an_architecture_are_two_trials(tmp_path):
 
 
 def test_a_trial_at_a_low_fidelity_is_not_given_back_as_the_full_one_after_a_restart(tmp_path):
-    (a,) = DESIGNS[:1]
+    (a,) = ARCHITECTURES[:1]
     with Search(SPACE, Ninths(), run_dir=tmp_path) as search:
         search.evaluate([a], 0.1)
     journal = tmp_path / "journal.jsonl"
@@ -99,7 +99,7 @@ def test_a_trial_at_a_low_fidelity_is_not_given_back_as_the_full_one_after_a_res
 
 
 def test_a_cache_keeps_fidelities_apart(tmp_path):
-    (a,) = DESIGNS[:1]
+    (a,) = ARCHITECTURES[:1]
     with Cache(tmp_path / "cache.db") as cache:
         for expected in ([Trial(a, NINTH)], []):
             evaluator = Ninths()
@@ -116,12 +116,12 @@ def test_a_cache_keeps_fidelities_apart(tmp_path):
 
 def test_a_budget_of_evaluations_counts_what_trials_cost():
     with Search(SPACE, Ninths(), budget=Budget(2)) as search:
-        assert len(search.evaluate(DESIGNS[:9], NINTH)) == 9
+        assert len(search.evaluate(ARCHITECTURES[:9], NINTH)) == 9
         assert search.remaining == pytest.approx(1)
-        search.evaluate(DESIGNS[:1])
+        search.evaluate(ARCHITECTURES[:1])
         assert search.remaining == 0, "sums of ninths are rounded"
         with pytest.raises(BudgetExhausted, match="budget of 2 evaluations is used up"):
-            search.evaluate(DESIGNS[:1], NINTH)
+            search.evaluate(ARCHITECTURES[:1], NINTH)
         assert search.history.spent == pytest.approx(2)
 
 
@@ -129,19 +129,19 @@ def test_of_a_batch_as_many_are_answered_as_are_paid_for():
     evaluator = Ninths()
     with Search(SPACE, evaluator, budget=Budget(1)) as search:
         with pytest.raises(BudgetExhausted):
-            search.evaluate([*DESIGNS[:2], DESIGNS[0], *DESIGNS[2:20]], 2 / 9)
+            search.evaluate([*ARCHITECTURES[:2], ARCHITECTURES[0], *ARCHITECTURES[2:20]], 2 / 9)
         assert len(search.history) == 4
         assert search.history.repeats == 1
         assert search.ended == "the budget of 1 evaluation is used up"
-    assert evaluator.trained == [Trial(a, 2 / 9) for a in DESIGNS[:4]]
+    assert evaluator.trained == [Trial(a, 2 / 9) for a in ARCHITECTURES[:4]]
 
 
 def test_repeats_that_are_charged_cost_their_share():
     with Search(SPACE, Ninths(), budget=Budget(1, charge_repeats=True)) as search:
-        search.evaluate([DESIGNS[0]] * 6, NINTH)
+        search.evaluate([ARCHITECTURES[0]] * 6, NINTH)
         assert search.remaining == pytest.approx(3 / 9)
         with pytest.raises(BudgetExhausted):
-            search.evaluate([DESIGNS[0]] * 4, NINTH)
+            search.evaluate([ARCHITECTURES[0]] * 4, NINTH)
         assert (len(search.history), search.history.proposals) == (1, 9)
 
 
@@ -159,7 +159,7 @@ class First(Layer):
 
     def __init__(self, search):
         super().__init__(search)
-        search.evaluate(DESIGNS[:1], NINTH, by="first")
+        search.evaluate(ARCHITECTURES[:1], NINTH, by="first")
 
 
 class All(Layer):
@@ -167,7 +167,7 @@ class All(Layer):
 
     def __init__(self, search):
         super().__init__(search)
-        search.evaluate(search.space.designs(), NINTH, by="all")
+        search.evaluate(search.space.all_architectures(), NINTH, by="all")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -175,7 +175,7 @@ def test_a_space_is_evaluated_when_all_of_it_is_at_the_full_fidelity(asynchronou
     agent = RandomSearch(batch_size=4, asynchronous=asynchronous)
     with Search(SMALL, Ninths(SMALL), agent, Budget(None), layers=[All]) as search:
         search.run()
-        assert search.ended == "all 20 designs of the space are evaluated"
+        assert search.ended == "all 20 architectures of the space are evaluated"
         assert search.history.fidelities.tolist() == [NINTH] * 20 + [1.0] * 20
 
 
@@ -183,8 +183,8 @@ def test_a_space_is_evaluated_when_all_of_it_is_at_the_full_fidelity(asynchronou
 
 
 def test_the_incumbent_is_the_best_of_the_highest_fidelity():
-    ranked = sorted(DESIGNS[:12], key=lambda a: figure(Trial(a, NINTH)).score)
-    low = min(DESIGNS[:12], key=lambda a: figure(Trial(a)).score)
+    ranked = sorted(ARCHITECTURES[:12], key=lambda a: figure(Trial(a, NINTH)).score)
+    low = min(ARCHITECTURES[:12], key=lambda a: figure(Trial(a)).score)
     search = Search(SPACE, Ninths())
     search.evaluate(ranked, NINTH)
     assert search.history.best.architecture == ranked[-1]
@@ -193,9 +193,9 @@ def test_the_incumbent_is_the_best_of_the_highest_fidelity():
     assert full.reward < search.history[-2].reward
     assert (search.history.best, search.history.best_reward) == (full, full.reward)
     assert search.history.top(3) == [full]
-    search.evaluate(DESIGNS[12:20], NINTH)
+    search.evaluate(ARCHITECTURES[12:20], NINTH)
     assert search.history.best == full
-    better = search.evaluate(DESIGNS[:12])
+    better = search.evaluate(ARCHITECTURES[:12])
     assert search.history.best == max([full, *better], key=lambda o: o.reward)
     assert {o.fidelity for o in search.history.top(99)} == {1.0}
 
@@ -206,8 +206,8 @@ def test_a_failure_at_the_full_fidelity_is_no_incumbent():
             return [figure(t) if t.fidelity < 1 else Measurement(None, "diverged") for t in trials]
 
     search = Search(SPACE, Fails())
-    (early,) = search.evaluate(DESIGNS[:1], NINTH)
-    search.evaluate(DESIGNS[:1])
+    (early,) = search.evaluate(ARCHITECTURES[:1], NINTH)
+    search.evaluate(ARCHITECTURES[:1])
     assert search.history.best == early
 
 

@@ -19,7 +19,7 @@ from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
 SAMPLED = list(dict.fromkeys(SPACE.sample(200, np.random.default_rng(0))))
-DESIGNS, OTHERS = SAMPLED[:50], SAMPLED[50:100]
+ARCHITECTURES, OTHERS = SAMPLED[:50], SAMPLED[50:100]
 AGENTS = {
     "RandomSearch": lambda: RandomSearch(batch_size=5),
     "RegularizedEvolution": lambda: RegularizedEvolution(8, 3),
@@ -62,10 +62,10 @@ def test_a_layer_looks_like_the_search(tmp_path):
 
 
 class InTurn(Agent):
-    """Proposes each design once, four at a time."""
+    """Proposes each architecture once, four at a time."""
 
     def begin(self, space, rng):
-        self.left = list(DESIGNS)
+        self.left = list(ARCHITECTURES)
 
     def ask(self, n):
         asked, self.left = self.left[:4], self.left[4:]
@@ -73,7 +73,7 @@ class InTurn(Agent):
 
 
 class Doubts(Layer):
-    """Looks at one design of its own after every answer."""
+    """Looks at one architecture of its own after every answer."""
 
     name = "doubts"
 

@@ -19,8 +19,8 @@ from nasenv.trial import Measurement, Trial
 from tests.fakes import Hashed
 
 SPACE = ChainCNN(max_layers=2)
-RNG_DESIGNS = list(dict.fromkeys(SPACE.sample(200, np.random.default_rng(0))))
-DESIGNS = [a for a in RNG_DESIGNS if SPACE.canonical(a) == a][:30]  # each a network of its own
+RNG_ARCHITECTURES = list(dict.fromkeys(SPACE.sample(200, np.random.default_rng(0))))
+ARCHITECTURES = [a for a in RNG_ARCHITECTURES if SPACE.canonical(a) == a][:30]  # each a network of its own
 PLAIN = SPACE.from_text("conv3x8")
 PADDED = SPACE.from_text("conv3x8|identity")  # the same network
 
@@ -61,7 +61,7 @@ def trained(evaluator):
 
 
 def test_outcomes_come_in_order_and_repeats_are_free_and_counted(tmp_path):
-    a, b, c = DESIGNS[:3]
+    a, b, c = ARCHITECTURES[:3]
     with make(run_dir=tmp_path) as search:
         first = search.evaluate([b, a, b])
         second = search.evaluate([a, c])
@@ -80,7 +80,7 @@ def test_outcomes_come_in_order_and_repeats_are_free_and_counted(tmp_path):
 def test_budget_reached_in_mid_batch(tmp_path):
     told = []
     evaluator = Hashed(SPACE)
-    a, b, c, d = DESIGNS[:4]
+    a, b, c, d = ARCHITECTURES[:4]
     with make(evaluations=3, evaluator=evaluator, run_dir=tmp_path) as search:
         search.callbacks.append(lambda _, outcome: told.append(outcome.architecture))
         search.evaluate([a])
@@ -99,13 +99,13 @@ def test_budget_reached_in_mid_batch(tmp_path):
 
 def test_a_batch_that_uses_the_budget_up_is_answered_whole():
     search = make(evaluations=2)
-    assert len(search.evaluate(DESIGNS[:2])) == 2
+    assert len(search.evaluate(ARCHITECTURES[:2])) == 2
     with pytest.raises(BudgetExhausted):
-        search.evaluate(DESIGNS[:1])
+        search.evaluate(ARCHITECTURES[:1])
 
 
 @pytest.mark.parametrize("batches", [[[PLAIN, PADDED]], [[PLAIN], [PADDED]], [[PADDED, PLAIN, PADDED]]])
-def test_equivalent_designs_are_two_evaluations_and_one_training(batches):
+def test_equivalent_architectures_are_two_evaluations_and_one_training(batches):
     assert PLAIN != PADDED
     evaluator = Hashed(SPACE)
     search = make(evaluator=evaluator)
@@ -121,11 +121,11 @@ def test_a_second_search_on_the_same_cache_trains_nothing(tmp_path):
     evaluators = [Hashed(SPACE) for _ in range(4)]
     with Cache(tmp_path / "cache.db") as cache:
         searches = [make(evaluator=e, cache=cache) for e in evaluators[:2]]
-        answers = [s.evaluate(DESIGNS) for s in searches]
-    plain = make(evaluator=evaluators[2]).evaluate(DESIGNS)
-    succeeded = [a for a in DESIGNS if Hashed(SPACE).figure(a).error is None]
-    assert set(succeeded) < set(DESIGNS)
-    assert trained(evaluators[0]) == DESIGNS
+        answers = [s.evaluate(ARCHITECTURES) for s in searches]
+    plain = make(evaluator=evaluators[2]).evaluate(ARCHITECTURES)
+    succeeded = [a for a in ARCHITECTURES if Hashed(SPACE).figure(a).error is None]
+    assert set(succeeded) < set(ARCHITECTURES)
+    assert trained(evaluators[0]) == ARCHITECTURES
     assert trained(evaluators[1]) == []
     assert [o.measurement for o in answers[0]] == [o.measurement for o in answers[1]] == [o.measurement for o in plain]
     assert all(o.cached for o in answers[1])
@@ -133,17 +133,17 @@ def test_a_second_search_on_the_same_cache_trains_nothing(tmp_path):
     assert searches[1].history.train_seconds == 0
 
 
-def test_a_cached_design_uses_budget():
+def test_a_cached_architecture_uses_budget():
     with Cache(":memory:") as cache:
-        make(cache=cache).evaluate(DESIGNS[:3])
+        make(cache=cache).evaluate(ARCHITECTURES[:3])
         search = make(cache=cache, evaluations=2)
         with pytest.raises(BudgetExhausted):
-            search.evaluate(DESIGNS[:3])
+            search.evaluate(ARCHITECTURES[:3])
         assert len(search.history) == 2
 
 
-def test_numpy_and_lists_are_designs():
-    a, b = DESIGNS[:2]
+def test_numpy_and_lists_are_architectures():
+    a, b = ARCHITECTURES[:2]
     search = make()
     outcomes = search.evaluate([np.array(a), list(b), tuple(np.int64(c) for c in a)])
     assert [(o.architecture, o.repeat) for o in outcomes] == [(a, False), (b, False), (a, True)]
@@ -152,9 +152,9 @@ def test_numpy_and_lists_are_designs():
 
 
 def test_failures_get_their_reward_and_the_search_goes_on(tmp_path):
-    failing = next(a for a in RNG_DESIGNS if Hashed(SPACE).figure(SPACE.canonical(a)).error)
+    failing = next(a for a in RNG_ARCHITECTURES if Hashed(SPACE).figure(SPACE.canonical(a)).error)
     with make(objective=Score(failure_reward=-1.0), run_dir=tmp_path) as search:
-        outcomes = search.evaluate([failing, DESIGNS[1]])
+        outcomes = search.evaluate([failing, ARCHITECTURES[1]])
     assert outcomes[0].reward == -1.0
     assert outcomes[0].measurement.error == "diverged"
     assert outcomes[1].measurement.error is None
@@ -165,7 +165,7 @@ def test_failures_get_their_reward_and_the_search_goes_on(tmp_path):
 def test_callbacks_hear_every_answer_in_order():
     heard = []
     search = make(callbacks=[lambda s, o: heard.append((len(s.history), o))])
-    answers = search.evaluate([DESIGNS[0], DESIGNS[0], DESIGNS[1]])
+    answers = search.evaluate([ARCHITECTURES[0], ARCHITECTURES[0], ARCHITECTURES[1]])
     assert [o for _, o in heard] == list(answers)
     assert [n for n, _ in heard] == [1, 1, 2]
 
@@ -176,7 +176,7 @@ def test_callbacks_hear_every_answer_in_order():
 def test_an_agent_that_only_repeats_is_stopped():
     class Stuck(Agent):
         def ask(self, n):
-            return [DESIGNS[0]] * n
+            return [ARCHITECTURES[0]] * n
 
         def tell(self, outcomes):
             pass
@@ -190,7 +190,7 @@ def test_an_agent_that_only_repeats_is_stopped():
 
 
 def test_without_a_limit_repeats_end_it_too():
-    search = make(Scripted([[DESIGNS[0]]] * 1000), budget=Budget(evaluations=None, repeats_per_evaluation=5))
+    search = make(Scripted([[ARCHITECTURES[0]]] * 1000), budget=Budget(evaluations=None, repeats_per_evaluation=5))
     search.run()
     assert "collapsed" in str(search.ended)
     assert search.history.repeats == 5
@@ -200,10 +200,10 @@ def test_without_a_limit_repeats_end_it_too():
 def test_without_an_agent_and_a_limit_it_is_never_over():
     space = ChainCNN(max_layers=1)
     search = Search(space, Hashed(space), budget=Budget(evaluations=None, repeats_per_evaluation=1))
-    designs, repeats = space.designs(), 3 * space.size
-    search.evaluate(designs)
-    assert search.evaluate([*designs] * 3).repeats.all()
-    stream = search.stream(lambda: designs[:1])
+    architectures, repeats = space.all_architectures(), 3 * space.size
+    search.evaluate(architectures)
+    assert search.evaluate([*architectures] * 3).repeats.all()
+    stream = search.stream(lambda: architectures[:1])
     assert [next(stream)[0].repeat for _ in range(repeats)] == [True] * repeats
     assert search.ended is None
 
@@ -211,7 +211,7 @@ def test_without_an_agent_and_a_limit_it_is_never_over():
 def test_without_an_agent_a_limit_ends_it_on_repeats():
     space = ChainCNN(max_layers=1)
     search = Search(space, Hashed(space), budget=Budget(evaluations=None, wall_seconds=600.0, repeats_per_evaluation=1))
-    one = space.designs()[:1]
+    one = space.all_architectures()[:1]
     with search:
         search.evaluate(one)
         search.evaluate(one)
@@ -224,15 +224,15 @@ def test_the_whole_space_ends_it():
     search = Search(space, Hashed(space), RandomSearch(), Budget(evaluations=None))
     search.run()
     assert len(search.history) == space.size
-    assert search.ended == f"all {space.size} designs of the space are evaluated"
+    assert search.ended == f"all {space.size} architectures of the space are evaluated"
 
 
 def test_an_agent_may_stop_by_itself():
-    search = make(Scripted([DESIGNS[:2]]))
+    search = make(Scripted([ARCHITECTURES[:2]]))
     search.run()
     assert search.ended == "agent Scripted stopped by itself"
     with pytest.raises(BudgetExhausted):
-        search.evaluate(DESIGNS[:1])
+        search.evaluate(ARCHITECTURES[:1])
 
 
 def test_the_evaluator_is_out_of_reach_until_the_end():
@@ -240,13 +240,13 @@ def test_the_evaluator_is_out_of_reach_until_the_end():
 
     class Cheat(Scripted):
         def run(self, search):
-            reached.append(search.evaluator.measure([Trial(DESIGNS[0], purpose="test")]))
+            reached.append(search.evaluator.measure([Trial(ARCHITECTURES[0], purpose="test")]))
 
     search = make(Cheat([]))
     with pytest.raises(AgentError, match="agent Cheat: the evaluator is not to be used"):
         search.run()
     assert reached == []
-    search = make(Scripted([DESIGNS[:1]]))
+    search = make(Scripted([ARCHITECTURES[:1]]))
     search.run()
     assert isinstance(search.evaluator, Hashed)
 
@@ -257,34 +257,34 @@ BAD = {
     "none": None,
     "empty": [],
     "number": 3,
-    "generator": (a for a in DESIGNS),
+    "generator": (a for a in ARCHITECTURES),
     "text": "conv3x8",
     "texts": ["conv3x8"],
-    "one bare design": DESIGNS[0],
+    "one bare architecture": ARCHITECTURES[0],
     "none inside": [None],
-    "empty design": [()],
-    "too short": [DESIGNS[0][:-1]],
-    "too long": [(*DESIGNS[0], 0)],
-    "floats": [tuple(map(float, DESIGNS[3]))],
-    "negative": [(-1, *DESIGNS[0][1:])],
-    "too large": [(2**70, *DESIGNS[0][1:])],
+    "empty architecture": [()],
+    "too short": [ARCHITECTURES[0][:-1]],
+    "too long": [(*ARCHITECTURES[0], 0)],
+    "floats": [tuple(map(float, ARCHITECTURES[3]))],
+    "negative": [(-1, *ARCHITECTURES[0][1:])],
+    "too large": [(2**70, *ARCHITECTURES[0][1:])],
     "unhashable": [([0],) * SPACE.num_decisions],
-    "set": {DESIGNS[0]},
+    "set": {ARCHITECTURES[0]},
     "float array": [np.full(SPACE.num_decisions, np.nan)],
-    "second is bad": [DESIGNS[1], (99, *DESIGNS[0][1:])],
+    "second is bad": [ARCHITECTURES[1], (99, *ARCHITECTURES[0][1:])],
 }
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_what_is_no_design_is_the_agents_error(bad, tmp_path):
+def test_what_is_no_architecture_is_the_agents_error(bad, tmp_path):
     with (
-        make(Scripted([DESIGNS[:1], bad]), run_dir=tmp_path) as search,
+        make(Scripted([ARCHITECTURES[:1], bad]), run_dir=tmp_path) as search,
         pytest.raises(AgentError, match=r"^agent Scripted: proposed .*; after 1 evaluation$") as refusal,
     ):
         search.run()
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 600
-    assert [tuple(e["architecture"]) for e in journal(tmp_path)] == DESIGNS[:1]
+    assert [tuple(e["architecture"]) for e in journal(tmp_path)] == ARCHITECTURES[:1]
 
 
 def test_an_invalid_choice_is_named():
@@ -300,7 +300,7 @@ def test_an_agent_that_raises_is_named_with_the_line(tmp_path):
             raise KeyError("two\nlines")
 
     with (
-        make(Broken([DESIGNS[:2]]), run_dir=tmp_path) as search,
+        make(Broken([ARCHITECTURES[:2]]), run_dir=tmp_path) as search,
         pytest.raises(AgentError, match=r"agent Broken raised KeyError: .*test_search.py.*after 2 evalu") as caught,
     ):
         search.run()
@@ -340,7 +340,7 @@ def test_a_fault_of_the_evaluator_passes_through_as_it_is(tmp_path):
             return super().measure(trials)
 
     with (
-        make(Scripted([DESIGNS[:2], DESIGNS[2:4]]), evaluator=Faulty(SPACE), run_dir=tmp_path) as search,
+        make(Scripted([ARCHITECTURES[:2], ARCHITECTURES[2:4]]), evaluator=Faulty(SPACE), run_dir=tmp_path) as search,
         pytest.raises(OSError, match="the cable is out"),
     ):
         search.run()
@@ -360,11 +360,11 @@ def test_a_fault_that_the_agent_wraps_is_still_ours():
                 raise RuntimeError("my search did not work") from error
 
     with pytest.raises(OSError, match="the cable is out"):
-        make(Wraps([DESIGNS[:2]]), evaluator=Faulty(SPACE)).run()
+        make(Wraps([ARCHITECTURES[:2]]), evaluator=Faulty(SPACE)).run()
 
 
 def test_an_unknown_metric_is_the_objectives_fault():
-    search = make(Scripted([DESIGNS[:2]]), objective=ScoreWithinCost("latency", 1.0))
+    search = make(Scripted([ARCHITECTURES[:2]]), objective=ScoreWithinCost("latency", 1.0))
     with pytest.raises(InputError, match="no metric 'latency'; it reports params") as refusal:
         search.run()
     assert not isinstance(refusal.value, AgentError)
@@ -377,7 +377,7 @@ def test_an_evaluator_of_the_wrong_length_is_not_taken(kept):
             return super().measure(trials)[:kept]
 
     with pytest.raises(ValueError, match="zip"):
-        make(Scripted([DESIGNS[:2]]), evaluator=Short(SPACE)).run()
+        make(Scripted([ARCHITECTURES[:2]]), evaluator=Short(SPACE)).run()
 
 
 def test_an_evaluator_for_another_space_is_refused():
@@ -442,33 +442,33 @@ def test_another_seed_is_another_search_and_the_same_seed_the_same(whole, tmp_pa
 
 
 def test_replay_of_another_proposal_is_one_clear_error(tmp_path):
-    with make(Scripted([DESIGNS[:4]]), run_dir=tmp_path) as search:
+    with make(Scripted([ARCHITECTURES[:4]]), run_dir=tmp_path) as search:
         search.run()
     before = (tmp_path / "journal.jsonl").read_bytes()
     with (
-        make(Scripted([[*DESIGNS[:2], DESIGNS[9]]]), run_dir=tmp_path) as search,
+        make(Scripted([[*ARCHITECTURES[:2], ARCHITECTURES[9]]]), run_dir=tmp_path) as search,
         pytest.raises(InputError, match=r"evaluation 3 was .*, now it is .*resume continue") as refusal,
     ):
         search.run()
     assert not isinstance(refusal.value, AgentError)
     assert "\n" not in str(refusal.value)
-    assert SPACE.to_text(DESIGNS[9]) in str(refusal.value)
+    assert SPACE.to_text(ARCHITECTURES[9]) in str(refusal.value)
     assert (tmp_path / "journal.jsonl").read_bytes() == before
 
 
 def test_replay_under_an_objective_that_pays_otherwise_is_refused(tmp_path, monkeypatch):
-    with make(Scripted([DESIGNS[:4]]), run_dir=tmp_path) as search:
+    with make(Scripted([ARCHITECTURES[:4]]), run_dir=tmp_path) as search:
         search.run()
     monkeypatch.setattr(Score, "value", lambda self, measurement: measurement.score / 2)
     with (
-        make(Scripted([DESIGNS[:4]]), run_dir=tmp_path) as search,
+        make(Scripted([ARCHITECTURES[:4]]), run_dir=tmp_path) as search,
         pytest.raises(InputError, match=r"objective .*give another run_dir"),
     ):
         search.run()
 
 
 def test_budget_spent_in_the_journal_is_spent(tmp_path):
-    batches = [DESIGNS[:3], DESIGNS[3:6]]
+    batches = [ARCHITECTURES[:3], ARCHITECTURES[3:6]]
     for _ in range(2):
         with make(Scripted(batches), evaluations=5, run_dir=tmp_path) as search:
             search.run()
@@ -522,7 +522,7 @@ def test_a_search_needs_no_folder(tmp_path, monkeypatch):
 
 
 def test_measurements_are_taken_from_the_journal_and_not_made_again(tmp_path):
-    a, b = DESIGNS[:2]
+    a, b = ARCHITECTURES[:2]
     with make(Scripted([[a, b]]), run_dir=tmp_path) as search:
         search.run()
 
@@ -537,11 +537,11 @@ def test_measurements_are_taken_from_the_journal_and_not_made_again(tmp_path):
             return Measurement(1.0)
 
     evaluator = Other(SPACE)
-    agent = Scripted([[a, b], [DESIGNS[2]]])
+    agent = Scripted([[a, b], [ARCHITECTURES[2]]])
     with make(agent, evaluator=evaluator, run_dir=tmp_path) as search:
         assert search.replayed == 2
         search.run()
-    assert trained(evaluator) == [DESIGNS[2]]
+    assert trained(evaluator) == [ARCHITECTURES[2]]
     assert [o.measurement for o in agent.answers[0]] == [Hashed(SPACE).figure(d) for d in (a, b)]
 
 
@@ -603,7 +603,7 @@ def test_a_run_interrupted_at_its_end_comes_to_the_same_result(finished, monkeyp
 def test_an_agent_that_exits_is_named_and_does_not_end_the_program():
     class Quits(Agent):
         def run(self, search):
-            search.evaluate(DESIGNS[:2])
+            search.evaluate(ARCHITECTURES[:2])
             raise SystemExit(0)
 
     with pytest.raises(AgentError, match=r"agent Quits raised SystemExit: 0 .*after 2 evaluations"):
@@ -622,7 +622,7 @@ def test_an_evaluator_that_exits_is_said_and_does_not_end_the_program(swallows):
                 super().run(search)
 
     with pytest.raises(InputError, match=r"evaluator, or what it called, raised SystemExit: 3 \(.*test_search.py"):
-        make(Deaf([DESIGNS[:2]]), evaluator=Quits(SPACE)).run()
+        make(Deaf([ARCHITECTURES[:2]]), evaluator=Quits(SPACE)).run()
 
 
 def test_a_second_thread_is_refused_and_leaves_budget_and_journal_whole(tmp_path):
@@ -637,9 +637,9 @@ def test_a_second_thread_is_refused_and_leaves_budget_and_journal_whole(tmp_path
     class Threaded(Agent):
         def run(self, search):
             with ThreadPoolExecutor() as pool:
-                first = pool.submit(search.evaluate, DESIGNS[:2])
+                first = pool.submit(search.evaluate, ARCHITECTURES[:2])
                 assert inside.wait(10)
-                second = pool.submit(search.evaluate, DESIGNS[2:4])
+                second = pool.submit(search.evaluate, ARCHITECTURES[2:4])
                 try:
                     second.result()
                 finally:
@@ -655,16 +655,16 @@ def test_a_second_thread_is_refused_and_leaves_budget_and_journal_whole(tmp_path
 def test_a_callback_may_evaluate_and_threads_may_take_turns():
     def callback(search, outcome):
         if len(search.history) == 1 and not outcome.repeat:
-            search.evaluate([DESIGNS[0]])
+            search.evaluate([ARCHITECTURES[0]])
 
     search = make(callbacks=[callback])
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(search.evaluate, DESIGNS[:1]).result()
-    search.evaluate(DESIGNS[1:2])
+        pool.submit(search.evaluate, ARCHITECTURES[:1]).result()
+    search.evaluate(ARCHITECTURES[1:2])
     assert (len(search.history), search.history.repeats) == (2, 1)
 
 
 def test_a_search_without_files_can_be_copied():
     search = make()
-    search.evaluate(DESIGNS[:1])
-    assert len(copy.deepcopy(search).evaluate(DESIGNS[:2])) == 2
+    search.evaluate(ARCHITECTURES[:1])
+    assert len(copy.deepcopy(search).evaluate(ARCHITECTURES[:2])) == 2

@@ -5,14 +5,14 @@ import json
 import pytest
 
 from nasenv.errors import InputError
-from nasenv.records.replay import Course
+from nasenv.records.replay import CompletionOrder
 from tests.search.test_asynchronous import AGENTS, SPACE, PowerCut, Slots, journal, run, search
 
 
 class Elastic(Slots):
     """Has other numbers of slots from some trainings on."""
 
-    indifferent = ("plan", "order", "cut_after")
+    excluded_from_identity = ("plan", "order", "cut_after")
 
     def __init__(self, space, plan, order=0, cut_after=None):
         super().__init__(space, 1, order, cut_after)
@@ -55,11 +55,16 @@ def test_after_a_power_cut_the_same_is_in_flight_again(tmp_path, agent, cut_afte
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_the_same_course_has_the_same_slots(tmp_path, agent):
+def test_the_same_completion_order_has_the_same_slots(tmp_path, agent):
     once = run(tmp_path / "once", AGENTS[agent](asynchronous=True), Elastic(SPACE, PLAN))
-    course = Course.read(tmp_path / "once" / "journal.jsonl")
+    completion_order = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
     assert (
-        run(tmp_path / "again", AGENTS[agent](asynchronous=True), Elastic(SPACE, {0: 5}, order=7), course=course)
+        run(
+            tmp_path / "again",
+            AGENTS[agent](asynchronous=True),
+            Elastic(SPACE, {0: 5}, order=7),
+            completion_order=completion_order,
+        )
         == once
     )
 

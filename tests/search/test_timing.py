@@ -51,7 +51,7 @@ def test_a_search_leaves_where_its_time_went(tmp_path, stopped):
         if stopped:
             search.callbacks.append(lambda search, outcome: search.stop("enough"))
         search.run()
-    left = json.loads((tmp_path / "times.json").read_text())
+    left = json.loads((tmp_path / "timing.json").read_text())
     assert left["slots"] == 1
     assert {"controller", "bookkeeping", "evaluation", "logging"} <= set(left["seconds"])
     assert left["seconds"] == pytest.approx(search.where_time_went(), abs=0.001)

@@ -46,18 +46,18 @@ def allowed(space: ChainCNN, named: dict[str, object], name: str) -> set[object]
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_masks_follow_the_rules_on_the_card(shape):
     space = ChainCNN(max_layers=5, widths=(16, 4), task=images(*shape))
-    for design in space.sample(40, np.random.default_rng(0)):
+    for architecture in space.sample(40, np.random.default_rng(0)):
         named: dict[str, object] = {}
         for t, decision in enumerate(space.decisions):
-            valid = space.mask(np.array(design[:t], dtype=np.int64).reshape(1, -1))[0]
+            valid = space.mask(np.array(architecture[:t], dtype=np.int64).reshape(1, -1))[0]
             choices = {decision.choices[c] for c in np.flatnonzero(valid)}
-            assert choices == allowed(space, named, decision.name), (design, decision.name)
-            named[decision.name] = decision.choices[design[t]]
+            assert choices == allowed(space, named, decision.name), (architecture, decision.name)
+            named[decision.name] = decision.choices[architecture[t]]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("max_layers", "widths"), [(1, (8, 16)), (2, (8, 16)), (3, (8,))])
-def test_size_is_the_number_of_designs_that_the_masks_leave(shape, max_layers, widths):
+def test_size_is_the_number_of_architectures_that_the_masks_leave(shape, max_layers, widths):
     space = ChainCNN(max_layers, widths, images(*shape))
     assert space.size == SearchSpace.size.fget(space)  # the base class enumerates
 
@@ -70,19 +70,19 @@ def test_size_does_not_overflow():
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 9)], ids=str)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_the_canonical_design_is_the_same_function(shape, data):
+def test_the_canonical_architecture_is_the_same_function(shape, data):
     space = ChainCNN(max_layers=6, widths=(2, 3), task=images(*shape, classes=3))
     kinds = st.sampled_from([0, 0, 1, 2, 4, 4, 4, 4])  # many identities
     layers = data.draw(st.lists(st.tuples(kinds, *[st.integers(0, 1)] * 3), min_size=6, max_size=6))
-    (design,) = space.complete([data.draw(st.integers(0, 5)), *(c for layer in layers for c in layer)])
+    (architecture,) = space.complete([data.draw(st.integers(0, 5)), *(c for layer in layers for c in layer)])
     torch.manual_seed(0)
-    network = space.build(design)
-    canonical = space.build(space.canonical(design))
+    network = space.build(architecture)
+    canonical = space.build(space.canonical(architecture))
     for mine, theirs in zip(canonical.state_dict().values(), network.state_dict().values(), strict=True):
         mine.copy_(theirs)
     images_nchw = torch.randn(4, *shape)
     torch.testing.assert_close(canonical(images_nchw), network(images_nchw), rtol=0, atol=0)
-    assert "identity" not in space.to_text(space.canonical(design)).split("|")[1:]
+    assert "identity" not in space.to_text(space.canonical(architecture)).split("|")[1:]
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_skip_adds_the_output_of_the_layer_before_the_last():
 
 def test_every_weight_is_trained():
     space = ChainCNN(max_layers=5, widths=(4, 8))
-    for design in space.sample(20, np.random.default_rng(0)):
-        network = space.build(design)
+    for architecture in space.sample(20, np.random.default_rng(0)):
+        network = space.build(architecture)
         network(torch.randn(3, 1, 8, 8)).sum().backward()
         assert all(p.grad is not None for p in network.parameters())
 
@@ -143,8 +143,8 @@ def test_the_default_reference_is_vgg_like():
 
 def test_networks_export_with_a_dynamic_batch_and_run_in_channels_last():
     space = ChainCNN(task=images(3, 8, 9))
-    design = space.from_text("sep_conv3x8|max_pool5|conv3x16+skip|avg_pool3+skip|identity+skip|conv3x8")
-    network = space.build(design).eval()
+    architecture = space.from_text("sep_conv3x8|max_pool5|conv3x16+skip|avg_pool3+skip|identity+skip|conv3x8")
+    network = space.build(architecture).eval()
     images_nchw = torch.randn(5, 3, 8, 9)
     program = torch.export.export(network, (images_nchw[:2],), dynamic_shapes=({0: torch.export.Dim("n")},))
     with torch.no_grad():
@@ -156,11 +156,11 @@ def test_networks_export_with_a_dynamic_batch_and_run_in_channels_last():
 
 def test_a_diagram_shows_what_is_decided():
     space = ChainCNN(max_layers=3)
-    design = space.from_text("conv3x16|max_pool3|identity+skip")
+    architecture = space.from_text("conv3x16|max_pool3|identity+skip")
     assert space.diagram(()).nodes == ("input\n1x8x8",)
-    assert space.diagram(design[:1]).nodes == ("input\n1x8x8",)
-    assert space.diagram(design[:3]).nodes == ("input\n1x8x8", "conv 3x3")
-    complete = space.diagram(design)
+    assert space.diagram(architecture[:1]).nodes == ("input\n1x8x8",)
+    assert space.diagram(architecture[:3]).nodes == ("input\n1x8x8", "conv 3x3")
+    complete = space.diagram(architecture)
     assert complete.nodes[1:] == (
         "conv 3x3\n16 channels", "max_pool 3x3", "identity", "global average pool", "linear\n10 outputs"
     )  # fmt: skip
@@ -194,6 +194,6 @@ def test_bad_arguments_are_input_errors(arguments):
 @pytest.mark.parametrize(
     "text", ["conv3", "conv3x7", "identity3", "max_pool1", "sep_conv1x8", "conv3x8+skip", "|".join(["conv1x8"] * 7)]
 )
-def test_texts_that_are_no_design_are_input_errors(text):
+def test_texts_that_are_no_architecture_are_input_errors(text):
     with pytest.raises(InputError):
         ChainCNN().from_text(text)

@@ -35,8 +35,8 @@ def encoders(monkeypatch):
 
 
 @st.composite
-def spaces_and_designs(draw):
-    """A space made of random constraints, and the designs that a plain loop over all combinations finds."""
+def spaces_and_architectures(draw):
+    """A space made of random constraints, and the architectures that a plain loop over all combinations finds."""
     names = "abcdef"[: draw(st.integers(1, 6))]
     choices = {name: tuple(range(draw(st.integers(1, 4)))) for name in names}
     constraints, checks = [], []
@@ -46,24 +46,24 @@ def spaces_and_designs(draw):
         kept = draw(st.sets(st.sampled_from(combinations)))
         constraints.append(eval(f"lambda {', '.join(reads)}: ({', '.join(reads)},) in kept", {"kept": kept}))
         checks.append((["abcdef".index(name) for name in reads], kept))
-    designs = [
-        design
-        for design in product(*choices.values())
-        if all(tuple(design[t] for t in reads) in kept for reads, kept in checks)
+    architectures = [
+        architecture
+        for architecture in product(*choices.values())
+        if all(tuple(architecture[t] for t in reads) in kept for reads, kept in checks)
     ]
-    return choices, constraints, designs
+    return choices, constraints, architectures
 
 
 @settings(max_examples=150, deadline=None)
-@given(spaces_and_designs(), st.integers(0, 2**32 - 1))
-def test_episodes_reach_all_designs_that_keep_the_constraints_and_no_other(case, seed):
-    choices, constraints, designs = case
-    if not designs:
+@given(spaces_and_architectures(), st.integers(0, 2**32 - 1))
+def test_episodes_reach_all_architectures_that_keep_the_constraints_and_no_other(case, seed):
+    choices, constraints, architectures = case
+    if not architectures:
         with pytest.raises(InputError, match="no choices keep all of: constraint"):
             ChoiceSpace(choices, build_linear, constraints)
         return
     space = ChoiceSpace(choices, build_linear, constraints)
-    assert space.size == len(designs)
+    assert space.size == len(architectures)
     reached = np.zeros((1, 0), dtype=np.int64)
     for _ in choices:
         mask = space.mask(reached)
@@ -71,9 +71,9 @@ def test_episodes_reach_all_designs_that_keep_the_constraints_and_no_other(case,
         assert mask.any(axis=1).all()  # no dead end
         rows, actions = np.nonzero(mask)
         reached = np.column_stack([reached[rows], actions])
-    assert sorted(map(tuple, reached.tolist())) == sorted(designs)
+    assert sorted(map(tuple, reached.tolist())) == sorted(architectures)
     rng = np.random.default_rng(seed)
-    assert set(space.sample(5, rng)) | set(space.complete(rng.integers(-9, 9, (5, len(choices))))) <= set(designs)
+    assert set(space.sample(5, rng)) | set(space.complete(rng.integers(-9, 9, (5, len(choices))))) <= set(architectures)
 
 
 def test_masks_look_ahead_when_groups_interleave():
@@ -105,9 +105,9 @@ def test_many_combinations_are_quick():
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (3, 5, 7)])
 def test_encoders_build_and_train_on_every_shape(encoders, shape):
     space = encoders(task=Task(Images(shape), outputs=3))
-    for design in [*space.sample(6, np.random.default_rng(0)), space.reference()]:
-        assert space.from_text(space.to_text(design)) == space.canonical(design) == design
-        logits = space.build(design)(torch.randn(2, *shape))
+    for architecture in [*space.sample(6, np.random.default_rng(0)), space.reference()]:
+        assert space.from_text(space.to_text(architecture)) == space.canonical(architecture) == architecture
+        logits = space.build(architecture)(torch.randn(2, *shape))
         assert logits.shape == (2, 3)
         logits.sum().backward()
 
@@ -151,8 +151,8 @@ def test_fingerprint_follows_what_constraints_allow():
 
 def test_text_keeps_choices_with_commas():
     space = ChoiceSpace({"kernel": ((1, 3), (3, 5)), "name": ("a,b=c", "d")}, build_linear)
-    for design in product(range(2), repeat=2):
-        assert space.from_text(space.to_text(design)) == design
+    for architecture in product(range(2), repeat=2):
+        assert space.from_text(space.to_text(architecture)) == architecture
     for wrong in ("kernel=(1, 3),name", "nonsense", "kernel=(1, 3),nonsense,name=d"):
         with pytest.raises(InputError):
             space.from_text(wrong)
@@ -254,6 +254,6 @@ def test_choices_that_cannot_be_used_are_refused(choices, reason):
         ({"a": 1, "b": 0}, "breaks a constraint: choice 0 is not valid for decision 'b'"),
     ],
 )
-def test_a_reference_that_is_no_design_is_refused(reference, reason):
+def test_a_reference_that_is_no_architecture_is_refused(reference, reason):
     with pytest.raises(InputError, match=reason):
         ChoiceSpace(AB, build_linear, [lambda a, b: b > a], reference=reference)

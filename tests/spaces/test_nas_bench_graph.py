@@ -8,14 +8,14 @@ from nasenv.errors import InputError
 from nasenv.spaces.nas_bench_graph import LINKS, OPERATIONS, NASBenchGraph
 
 SKIPS = (8,) * 4
-DESIGNS = [design for design in product(range(9), repeat=5) if design[1:] != SKIPS]
+ARCHITECTURES = [architecture for architecture in product(range(9), repeat=5) if architecture[1:] != SKIPS]
 ON_PROTEINS = ("gcn", "sage", "arma", "fc", "skip")
 
 
 @pytest.fixture(scope="module")
 def representatives():
     space = NASBenchGraph()
-    return {design: space.canonical(design) for design in DESIGNS}
+    return {architecture: space.canonical(architecture) for architecture in ARCHITECTURES}
 
 
 def meaning(sources, operations):
@@ -43,9 +43,9 @@ def meaning(sources, operations):
 def test_classes_are_those_that_compute_the_same(representatives):
     pairs = {
         (meaning(LINKS[links], [OPERATIONS[c] for c in nodes]), representatives[links, *nodes])
-        for links, *nodes in DESIGNS
+        for links, *nodes in ARCHITECTURES
     }
-    assert len(pairs) == len({text for text, _ in pairs}) == len({design for _, design in pairs}) == 26_206
+    assert len(pairs) == len({text for text, _ in pairs}) == len({architecture for _, architecture in pairs}) == 26_206
 
 
 def test_representatives_are_the_rows_that_the_package_looks_up(representatives):
@@ -59,12 +59,12 @@ def test_representatives_are_the_rows_that_the_package_looks_up(representatives)
 
 
 def test_representatives_represent_themselves(representatives):
-    assert all(representatives[design] == design for design in set(representatives.values()))
+    assert all(representatives[architecture] == architecture for architecture in set(representatives.values()))
 
 
-def test_decisions_make_every_design_but_that_of_skips_alone():
+def test_decisions_make_every_architecture_but_that_of_skips_alone():
     space = NASBenchGraph()
-    assert space.size == len(DESIGNS) == 59_040
+    assert space.size == len(ARCHITECTURES) == 59_040
     assert space.complete([[3, *SKIPS]]) == [(3, 8, 8, 8, 0)]
     with pytest.raises(InputError, match="not valid for decision 'node4'"):
         space.check((3, *SKIPS))
@@ -72,29 +72,31 @@ def test_decisions_make_every_design_but_that_of_skips_alone():
 
 def test_proteins_has_fewer_operations_and_classes():
     space = NASBenchGraph(ON_PROTEINS)
-    designs = [(links, *nodes) for links in range(9) for nodes in product(range(5), repeat=4) if nodes != (4,) * 4]
-    classes = {space.canonical(design) for design in designs}
-    assert space.size == len(designs) == 5_616
+    architectures = [
+        (links, *nodes) for links in range(9) for nodes in product(range(5), repeat=4) if nodes != (4,) * 4
+    ]
+    classes = {space.canonical(architecture) for architecture in architectures}
+    assert space.size == len(architectures) == 5_616
     assert len(classes) == 2_021
     whole = NASBenchGraph()
-    assert {whole.canonical(whole.from_text(space.to_text(d))) for d in designs} == {
+    assert {whole.canonical(whole.from_text(space.to_text(d))) for d in architectures} == {
         whole.from_text(space.to_text(d)) for d in classes
     }
 
 
-def test_without_skip_every_design_is_a_network():
+def test_without_skip_every_architecture_is_a_network():
     space = NASBenchGraph(("gat", "gcn"))
     assert space.size == 9 * 2**4
     by_class = defaultdict(list)
-    for design in product(range(9), *[range(2)] * 4):
-        by_class[space.canonical(design)].append(design)
+    for architecture in product(range(9), *[range(2)] * 4):
+        by_class[space.canonical(architecture)].append(architecture)
     assert by_class[0, 0, 0, 0, 1] == [(0, *row) for row in sorted(set(map(tuple, np.eye(4, dtype=int).tolist())))]
 
 
 def test_text_says_what_each_node_does_and_reads():
     space = NASBenchGraph()
     assert space.from_text("gat~0|gcn~1|fc~1|skip~2") == (6, 0, 1, 7, 8)
-    assert all(space.from_text(space.to_text(design)) == design for design in DESIGNS[::97])
+    assert all(space.from_text(space.to_text(architecture)) == architecture for architecture in ARCHITECTURES[::97])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_networks_are_not_built():
 
 def test_pictures_show_links_and_operations_as_they_are_decided():
     space = NASBenchGraph()
-    design = space.from_text("gat~0|gcn~1|fc~1|skip~2")
+    architecture = space.from_text("gat~0|gcn~1|fc~1|skip~2")
     assert space.diagram(()).edges == ()
-    assert space.diagram(design[:3]).nodes == ("input", "gat", "gcn", "?", "?", "output")
-    assert space.diagram(design).edges == ((0, 1, ""), (1, 2, ""), (1, 3, ""), (2, 4, ""), (3, 5, ""), (4, 5, ""))
+    assert space.diagram(architecture[:3]).nodes == ("input", "gat", "gcn", "?", "?", "output")
+    assert space.diagram(architecture).edges == ((0, 1, ""), (1, 2, ""), (1, 3, ""), (2, 4, ""), (3, 5, ""), (4, 5, ""))

@@ -14,7 +14,7 @@ from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from tests.fakes import TASK
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DESIGNS = list(product(range(3), repeat=8))
+ARCHITECTURES = list(product(range(3), repeat=8))
 STAGE_STARTS = (0, 2, 5)
 WIDTHS_IN = (32, 64, 64, 128, 128, 128, 256, 256)
 
@@ -28,10 +28,10 @@ def published():
     return json.loads(file.read_text())
 
 
-def formula_params(design):
+def formula_params(architecture):
     """Count weights, and two numbers a channel for each batch norm, by hand."""
     total = 3 * 9 * 32 + 2 * 32 + (256 * 1280 + 2 * 1280) + (1280 * 10 + 10)
-    for layer, (choice, width_in) in enumerate(zip(design, WIDTHS_IN, strict=True)):
+    for layer, (choice, width_in) in enumerate(zip(architecture, WIDTHS_IN, strict=True)):
         width_out = 2 * width_in if layer in STAGE_STARTS else width_in
         if choice:
             expansion, kernel = ((3, 3), (6, 5))[choice - 1]
@@ -42,14 +42,14 @@ def formula_params(design):
     return total
 
 
-def built_params(space, design):
+def built_params(space, architecture):
     with torch.device("meta"):
-        return sum(p.numel() for p in space.build(design).parameters())
+        return sum(p.numel() for p in space.build(architecture).parameters())
 
 
-def test_formula_gives_the_published_parameters_of_every_design(published):
+def test_formula_gives_the_published_parameters_of_every_architecture(published):
     space = NASBenchMacro()
-    assert {space.from_text(text) for text in published} == set(DESIGNS)
+    assert {space.from_text(text) for text in published} == set(ARCHITECTURES)
     wrong = [t for t, row in published.items() if formula_params(space.from_text(t)) != row["params"]]
     assert wrong == []
 
@@ -58,8 +58,8 @@ def test_networks_have_the_parameters_of_the_formula():
     # a layer's module depends on nothing but its place and its choice: every pair of them is met here
     space = NASBenchMacro()
     alone = [tuple(c if i == layer else 0 for i in range(8)) for layer in range(8) for c in range(3)]
-    for design in {*alone, (1,) * 8, (2,) * 8, *space.sample(40, np.random.default_rng(0))}:
-        assert built_params(space, design) == formula_params(design)
+    for architecture in {*alone, (1,) * 8, (2,) * 8, *space.sample(40, np.random.default_rng(0))}:
+        assert built_params(space, architecture) == formula_params(architecture)
 
 
 def test_classes_are_the_published_ones(published):
@@ -76,8 +76,8 @@ def test_classes_are_the_published_ones(published):
 def test_members_of_a_class_are_one_network():
     space = NASBenchMacro(channels=4, features=8, task=TASK)
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    for design in [(1, 0, 0, 0, 1, 2, 0, 1), (0, 2, 2, 0, 2, 0, 0, 2)]:
-        one, other = space.build(design).eval(), space.build(space.canonical(design)).eval()
+    for architecture in [(1, 0, 0, 0, 1, 2, 0, 1), (0, 2, 2, 0, 2, 0, 0, 2)]:
+        one, other = space.build(architecture).eval(), space.build(space.canonical(architecture)).eval()
         for mine, theirs in zip(other.state_dict().values(), one.state_dict().values(), strict=True):
             mine.copy_(theirs)
         torch.testing.assert_close(one(x), other(x))

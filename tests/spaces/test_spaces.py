@@ -80,7 +80,7 @@ class Case:
     space: SearchSpace
     twin: SearchSpace  # made the same way
     other: SearchSpace  # of another input shape
-    designs: list[tuple[int, ...]]
+    architectures: list[tuple[int, ...]]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
@@ -88,8 +88,8 @@ def case(request):
     name, shape = request.param
     make = SPACES[name]
     space = make(images(shape))
-    designs = space.sample(24, np.random.default_rng(7)) + ([space.reference()] if space.reference() else [])
-    return Case(space, make(images(shape)), make(images((2, 6, 6))), designs)
+    architectures = space.sample(24, np.random.default_rng(7)) + ([space.reference()] if space.reference() else [])
+    return Case(space, make(images(shape)), make(images((2, 6, 6))), architectures)
 
 
 def valid_choices(space: SearchSpace, prefix: tuple[int, ...]) -> list[int]:
@@ -98,7 +98,7 @@ def valid_choices(space: SearchSpace, prefix: tuple[int, ...]) -> list[int]:
 
 
 def test_a_mask_has_a_valid_choice_and_none_beyond_the_decisions_choices(case):
-    rows = np.array(case.designs)
+    rows = np.array(case.architectures)
     for t, decision in enumerate(case.space.decisions):
         mask = case.space.mask(rows[:, :t])
         assert mask.shape == (len(rows), case.space.max_choices)
@@ -109,7 +109,7 @@ def test_a_mask_has_a_valid_choice_and_none_beyond_the_decisions_choices(case):
 
 
 def test_a_row_of_a_mask_does_not_depend_on_its_neighbours(case):
-    rows = np.array(case.designs)
+    rows = np.array(case.architectures)
     for t in range(case.space.num_decisions):
         one_by_one = np.concatenate([case.space.mask(row[None, :t]) for row in rows])
         np.testing.assert_array_equal(case.space.mask(rows[:, :t]), one_by_one)
@@ -117,7 +117,7 @@ def test_a_row_of_a_mask_does_not_depend_on_its_neighbours(case):
 
 
 def test_masks_are_the_callers_to_change(case):
-    prefixes = np.array(case.designs)[:, : case.space.num_decisions - 1]
+    prefixes = np.array(case.architectures)[:, : case.space.num_decisions - 1]
     before = case.space.mask(prefixes).copy()
     case.space.mask(prefixes)[:] = False
     np.testing.assert_array_equal(case.space.mask(prefixes), before)
@@ -125,7 +125,7 @@ def test_masks_are_the_callers_to_change(case):
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_any_row_of_actions_means_a_valid_design(case, data):
+def test_any_row_of_actions_means_a_valid_architecture(case, data):
     space = case.space
     actions = data.draw(st.lists(st.integers(-9, 99), min_size=space.num_decisions, max_size=space.num_decisions))
     expected: tuple[int, ...] = ()
@@ -140,16 +140,16 @@ def test_any_row_of_actions_means_a_valid_design(case, data):
 
 
 def test_samples_are_valid_and_follow_from_the_generator(case):
-    assert all(case.space.check(a) == a for a in case.designs)
+    assert all(case.space.check(a) == a for a in case.architectures)
     again = case.space.sample(24, np.random.default_rng(7))
-    assert again == case.designs[:24]
+    assert again == case.architectures[:24]
     assert len(set(case.space.sample(24, np.random.default_rng(8)))) > 1
     assert case.space.sample(0, np.random.default_rng(7)) == []
 
 
-def test_texts_differ_where_designs_do(case):
-    texts = {case.space.to_text(a) for a in case.designs}
-    assert len(texts) == len(set(case.designs))
+def test_texts_differ_where_architectures_do(case):
+    texts = {case.space.to_text(a) for a in case.architectures}
+    assert len(texts) == len(set(case.architectures))
     assert all("\n" not in text for text in texts)
 
 
@@ -161,34 +161,34 @@ def test_a_text_of_another_form_is_an_input_error(case, text):
 
 
 def test_words_leave_out_what_had_one_valid_choice(case):
-    for design in case.designs:
+    for architecture in case.architectures:
         for t in range(case.space.num_decisions + 1):
             taken = [
                 (d.name, d.choices[c])
-                for i, (d, c) in enumerate(zip(case.space.decisions, design[:t], strict=False))
-                if len(valid_choices(case.space, design[:i])) > 1
+                for i, (d, c) in enumerate(zip(case.space.decisions, architecture[:t], strict=False))
+                if len(valid_choices(case.space, architecture[:i])) > 1
             ]
-            assert case.space._meaningful(design[:t]) == taken
+            assert case.space._meaningful(architecture[:t]) == taken
 
 
 def test_neighbours_are_valid_distinct_and_reached_by_mutation(case):
     rng = np.random.default_rng(0)
-    for design in case.designs[:4]:
-        neighbours = case.space.neighbours(design)
+    for architecture in case.architectures[:4]:
+        neighbours = case.space.neighbours(architecture)
         assert neighbours
         assert len(set(neighbours)) == len(neighbours)
-        assert design not in neighbours
+        assert architecture not in neighbours
         assert all(case.space.check(a) == a for a in neighbours)
-        assert {case.space.mutate(design, rng) for _ in range(10)} <= set(neighbours)
+        assert {case.space.mutate(architecture, rng) for _ in range(10)} <= set(neighbours)
 
 
 @needs_networks
-def test_every_design_builds_and_trains_a_step(case):
+def test_every_architecture_builds_and_trains_a_step(case):
     torch.manual_seed(0)
     images_nchw = torch.randn(3, *case.space.task.shape)
     labels = torch.tensor([0, 1, 2])
-    for design in [*case.designs[:8], *case.designs[24:]]:
-        network = case.space.build(design).to(memory_format=torch.channels_last)
+    for architecture in [*case.architectures[:8], *case.architectures[24:]]:
+        network = case.space.build(architecture).to(memory_format=torch.channels_last)
         logits = network(images_nchw.to(memory_format=torch.channels_last))
         assert logits.shape == (3, 5)
         nn.functional.cross_entropy(logits, labels).backward()
@@ -201,8 +201,8 @@ def test_every_design_builds_and_trains_a_step(case):
 @needs_networks
 def test_a_network_does_not_look_at_the_rest_of_the_batch(case):
     images_nchw = torch.randn(3, *case.space.task.shape, generator=torch.Generator().manual_seed(0))
-    for design in case.designs[:4]:
-        network = case.space.build(design).eval()
+    for architecture in case.architectures[:4]:
+        network = case.space.build(architecture).eval()
         with torch.no_grad():
             torch.testing.assert_close(network(images_nchw)[:1], network(images_nchw[:1]))
 
@@ -215,12 +215,12 @@ def test_fingerprints_tell_spaces_apart(case):
 def test_a_space_travels_to_a_worker_process(case):
     copy = pickle.loads(pickle.dumps(case.space))
     assert copy.fingerprint() == case.space.fingerprint()
-    assert copy.sample(24, np.random.default_rng(7)) == case.designs[:24]
+    assert copy.sample(24, np.random.default_rng(7)) == case.architectures[:24]
     assert copy.config() == case.space.config()
 
 
-def test_check_refuses_what_is_no_design_of_the_space(case):
-    good = case.designs[0]
+def test_check_refuses_what_is_no_architecture_of_the_space(case):
+    good = case.architectures[0]
     too_large = [(*good[:t], case.space.max_choices, *good[t + 1 :]) for t in range(len(good))]
     wrong = [good[:-1], (*good, 0), (-1, *good[1:]), (2**70, *good[1:]), (0.5, *good[1:]), None, "x" * len(good)]
     invalid = [
@@ -237,9 +237,9 @@ def test_check_refuses_what_is_no_design_of_the_space(case):
 
 
 def test_diagrams_hold_together_at_every_step(case):
-    for design in case.designs[:4]:
-        for t in range(len(design) + 1):
-            diagram = case.space.diagram(design[:t])
+    for architecture in case.architectures[:4]:
+        for t in range(len(architecture) + 1):
+            diagram = case.space.diagram(architecture[:t])
             assert diagram.nodes
             assert all(0 <= a < b < len(diagram.nodes) for a, b, _ in diagram.edges)
 
@@ -266,5 +266,5 @@ def test_decisions_need_distinct_names_and_choices():
         Twice()
 
 
-def test_size_of_a_space_without_formula_counts_its_designs():
+def test_size_of_a_space_without_formula_counts_its_architectures():
     assert Plain(TASK).size == 6

@@ -26,11 +26,11 @@ def rewards(n, seed=0):
     return np.random.default_rng(seed).integers(0, n // 2, n) / n  # with ties
 
 
-def textbook(designs, targets, candidates, space=SPACE):
+def textbook(architectures, targets, candidates, space=SPACE):
     """Return mean and standard deviation by solving the whole system (Rasmussen & Williams 2006, 2.25 and 2.26)."""
     kernel = Kernel(space)
-    seen, asked = kernel.embed(designs), kernel.embed(candidates)
-    inverse, across = np.linalg.inv(kernel(seen, seen) + NOISE * np.eye(len(designs))), kernel(seen, asked)
+    seen, asked = kernel.embed(architectures), kernel.embed(candidates)
+    inverse, across = np.linalg.inv(kernel(seen, seen) + NOISE * np.eye(len(architectures))), kernel(seen, asked)
     return across.T @ inverse @ targets, np.sqrt(1.0 - np.diag(across.T @ inverse @ across))
 
 
@@ -39,63 +39,63 @@ def normal_scores(values):
 
 
 def test_the_kernel_is_the_mean_of_squared_exponentials_in_units_of_random_distances():
-    designs = distinct(30)
-    kernel, parts = Kernel(SPACE, length=0.7), SPACE.feature_parts([SPACE.canonical(d) for d in designs])
+    architectures = distinct(30)
+    kernel, parts = Kernel(SPACE, length=0.7), SPACE.feature_parts([SPACE.canonical(d) for d in architectures])
     random = SPACE.feature_parts([SPACE.canonical(d) for d in SPACE.sample(4000, np.random.default_rng(1))])
     expected = 0.0
     for name, part in parts.items():
         unit = 0.7**2 * ((random[name][:2000] - random[name][2000:]) ** 2).sum(axis=1).mean()
         squared = ((part[:, None] - part) ** 2).sum(axis=2)
         expected += np.exp(-squared / (2 * unit)) / len(parts)
-    embedded = kernel.embed(designs)
+    embedded = kernel.embed(architectures)
     np.testing.assert_allclose(kernel(embedded, embedded), expected, atol=0.03)  # the unit is an estimate
 
 
 def test_one_by_one_in_blocks_or_believed_first_it_predicts_what_the_whole_system_does():
-    designs, values, candidates = distinct(60), rewards(60), distinct(40, seed=1)
+    architectures, values, candidates = distinct(60), rewards(60), distinct(40, seed=1)
     surrogate = Surrogate(SPACE, pool=candidates)
     for i in range(20):
-        surrogate.observe(designs[i : i + 1], values[i : i + 1])
-    surrogate.believe(designs[20:24])
-    surrogate.observe(designs[24:], values[24:])
-    surrogate.observe(designs[20:24], values[20:24])
-    mean, deviation = textbook(designs, normal_scores(values), candidates)
+        surrogate.observe(architectures[i : i + 1], values[i : i + 1])
+    surrogate.believe(architectures[20:24])
+    surrogate.observe(architectures[24:], values[24:])
+    surrogate.observe(architectures[20:24], values[20:24])
+    mean, deviation = textbook(architectures, normal_scores(values), candidates)
     np.testing.assert_allclose(surrogate.predict(candidates), [mean, deviation], atol=1e-9)
     np.testing.assert_allclose(surrogate.ucb(candidates, 1.5), mean + 1.5 * deviation, atol=1e-9)
     np.testing.assert_allclose(surrogate.pool_ucb(1.5), mean + 1.5 * deviation, atol=1e-4)
 
 
-def test_a_believed_design_is_worth_what_was_predicted_of_it_and_is_surer():
-    designs, values = distinct(30), rewards(20)
+def test_a_believed_architecture_is_worth_what_was_predicted_of_it_and_is_surer():
+    architectures, values = distinct(30), rewards(20)
     surrogate = Surrogate(SPACE)
-    surrogate.observe(designs[:20], values)
-    before = surrogate.predict(designs)
-    surrogate.believe(designs[20:22])
-    after = surrogate.predict(designs)
+    surrogate.observe(architectures[:20], values)
+    before = surrogate.predict(architectures)
+    surrogate.believe(architectures[20:22])
+    after = surrogate.predict(architectures)
     np.testing.assert_allclose(after[0], before[0], atol=1e-9)
     assert (after[1][20:22] < before[1][20:22]).all()
-    surrogate.observe(designs[20:22], [9.0, 9.0])
-    assert (surrogate.predict(designs)[0][20:22] > after[0][20:22]).all()
+    surrogate.observe(architectures[20:22], [9.0, 9.0])
+    assert (surrogate.predict(architectures)[0][20:22] > after[0][20:22]).all()
 
 
 def test_beyond_its_most_observations_it_rests_on_the_best_and_the_latest():
-    designs, values = distinct(100), np.random.default_rng(0).permutation(100)
+    architectures, values = distinct(100), np.random.default_rng(0).permutation(100)
     surrogate = Surrogate(SPACE, most=40)
     for i in range(91):
-        surrogate.observe(designs[i : i + 1], values[i : i + 1])
-    kept = {d for d in designs[:91] if surrogate.predict([d])[1][0] < np.sqrt(NOISE)}
+        surrogate.observe(architectures[i : i + 1], values[i : i + 1])
+    kept = {d for d in architectures[:91] if surrogate.predict([d])[1][0] < np.sqrt(NOISE)}
     assert len(kept) <= 40
     assert {*surrogate.best(10)} <= kept
-    assert {*designs[81:91]} <= kept
+    assert {*architectures[81:91]} <= kept
 
 
 def test_equal_networks_have_equal_features_and_paths_those_of_banana():
     for space in (NASBench201(), NASBenchMacro(), SPACE):
-        designs = distinct(200, space=space)
-        canonical = [space.canonical(d) for d in designs]
-        np.testing.assert_array_equal(space.features(designs), space.features(canonical))
+        architectures = distinct(200, space=space)
+        canonical = [space.canonical(d) for d in architectures]
+        np.testing.assert_array_equal(space.features(architectures), space.features(canonical))
     space = NASBench201()
-    cells = space.designs()[::7]
+    cells = space.all_architectures()[::7]
     paths = space.feature_parts(list(map(tuple, cells.tolist())))["paths"]
     own = space.feature_parts([space.canonical(tuple(c)) for c in cells.tolist()])["paths"]
     np.testing.assert_array_equal(paths, own)
@@ -117,7 +117,7 @@ def test_numbers_in_order_are_as_far_apart_as_the_steps_between_them_and_closed_
     assert not parts["choices"][2, 6:10].any()  # again was not open
 
 
-def test_it_proposes_no_design_twice_in_small_and_large_spaces_and_in_batches():
+def test_it_proposes_no_architecture_twice_in_small_and_large_spaces_and_in_batches():
     for space, evaluations in ((ChainCNN(max_layers=1), 37), (ChainCNN(max_layers=6), 60)):
         size = min(space.size, evaluations)
         agent = GaussianProcess(candidates=40, batch_size=7)

@@ -7,16 +7,16 @@ SPACE = ChainCNN(max_layers=3)
 
 
 def test_the_longest_come_first_once_enough_was_seen():
-    """Where cost is a sum over decisions, the order of designs never seen is right but for near ties."""
+    """Where cost is a sum over decisions, the order of architectures never seen is right but for near ties."""
     rng = np.random.default_rng(0)
     weights = rng.random((SPACE.num_decisions, SPACE.max_choices))
 
-    def seconds(design):
-        return sum(weights[t, choice] for t, choice in enumerate(design))
+    def seconds(architecture):
+        return sum(weights[t, choice] for t, choice in enumerate(architecture))
 
     cost = TrainingCost(SPACE)
-    for design in SPACE.sample(2000, rng):
-        cost.add(design, seconds(design))
+    for architecture in SPACE.sample(2000, rng):
+        cost.add(architecture, seconds(architecture))
     fresh = SPACE.sample(50, rng)
     falling = [seconds(fresh[i]) for i in cost.longest_first(fresh)]
     assert np.all(np.diff(falling) < 0.02)

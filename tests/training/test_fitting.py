@@ -16,8 +16,8 @@ from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 from nasenv.task import Encoding, Images, Task
 from nasenv.training import Diverged, Recipe, one_cycle, one_thread, seeded
-from nasenv.training.fit import BETAS, Batches, FlatOptimizer, channels_last
-from nasenv.training.repeating import repeated
+from nasenv.training.cuda_graphs import graphed
+from nasenv.training.fit import BETAS, Batches, FlatParameterOptimizer, channels_last
 
 CPU = torch.device("cpu")
 TASK = Task(Images((2, 5, 6)), outputs=3)
@@ -192,7 +192,7 @@ def place_coded(n, height, width):
 def one_pass(data, recipe, seed=1):
     batches = Batches(data, recipe, generator(seed))
     batches.shuffle()
-    return [batches.batch(torch.tensor([number])) for number in range(len(batches))]
+    return [batches.get(torch.tensor([number])) for number in range(len(batches))]
 
 
 def batches_of(data, augment, seed, size=128):
@@ -280,7 +280,7 @@ def test_the_flat_optimizer_does_what_its_rule_does_to_each(optimizer):
     rule = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
     extra = {"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {"betas": BETAS}
     theirs = rule([p for p in plain.parameters() if p.requires_grad], 0.03, weight_decay=0.2, **extra)
-    ours = FlatOptimizer(model, Recipe(1, 2, optimizer, weight_decay=0.2), torch.tensor(0.03))
+    ours = FlatParameterOptimizer(model, Recipe(1, 2, optimizer, weight_decay=0.2), torch.tensor(0.03))
     for _ in range(3):
         ours.zero_grad()
         model(x).square().sum().backward()
@@ -325,7 +325,7 @@ def test_a_compiled_training_is_about_the_plain_one():
 
 def test_on_a_processor_a_repeated_function_is_called_as_it_is():
     calls = []
-    with repeated(lambda: calls.append(1), 100, CPU) as act:
+    with graphed(lambda: calls.append(1), 100, CPU) as act:
         for _ in range(5):
             act()
     assert len(calls) == 5
@@ -340,7 +340,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 def test_a_captured_function_counts_as_an_eager_one():
     device = torch.device("cuda")
     total = torch.zeros((), device=device)
-    with repeated(lambda: total.add_(1), 100, device) as act:
+    with graphed(lambda: total.add_(1), 100, device) as act:
         for _ in range(100):
             act()
     assert act.eager is None
@@ -357,7 +357,7 @@ def test_what_cannot_be_captured_is_called_as_it_is_and_the_reason_is_logged(cap
         total.add_(1)
         total.item()
 
-    with repeated(waits, 100, device) as act:
+    with graphed(waits, 100, device) as act:
         for _ in range(20):
             act()
     assert act.eager
@@ -373,7 +373,7 @@ def test_a_captured_training_is_the_eager_one(optimizer, monkeypatch):
     data = load_dataset("digits").to(device)
     curves = {}
     for worth in (0, 10**9):
-        monkeypatch.setattr("nasenv.training.repeating._WORTH_CAPTURING", worth)
+        monkeypatch.setattr("nasenv.training.cuda_graphs._WORTH_CAPTURING", worth)
         with seeded(0, device):
             model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.0), nn.Linear(32, 10)).to(
                 device

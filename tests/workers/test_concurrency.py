@@ -10,8 +10,8 @@ from nasenv.data.dataset import load_dataset
 from nasenv.evaluators import training
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
-from nasenv.training.devices import environments
-from nasenv.training.trainer import Trained
+from nasenv.training.devices import device_environments
+from nasenv.training.trainer import TrainingResult
 from nasenv.trial import Trial
 from nasenv.workers.concurrency import Concurrency
 from nasenv.workers.pool import WorkerPool
@@ -21,7 +21,7 @@ def found(rate_of, least=1, most=16, batches=10):
     """Return the number that is settled on where so many at once come to such a rate."""
     concurrency = Concurrency(least, most)
     for _ in range(batches):
-        concurrency.measured(32, 32.0, 32.0 / rate_of(concurrency.now))
+        concurrency.update(32, 32.0, 32.0 / rate_of(concurrency.now))
     return concurrency.now
 
 
@@ -50,17 +50,17 @@ def test_it_keeps_to_its_bounds():
 def test_small_batches_tell_nothing():
     concurrency = Concurrency(1, 8)
     for _ in range(9):
-        concurrency.measured(2, 2.0, 1.0 / concurrency.now)
+        concurrency.update(2, 2.0, 1.0 / concurrency.now)
     assert concurrency.now == 2
 
 
 def test_it_backs_off_for_good_where_memory_runs_out():
     concurrency = Concurrency(1, 16)
     for _ in range(3):
-        concurrency.measured(32, 1.0, 1.0 / concurrency.now)
+        concurrency.update(32, 1.0, 1.0 / concurrency.now)
     assert concurrency.now == 8
     assert concurrency.out_of_memory(8)
-    concurrency.measured(32, 1.0, 0.01)
+    concurrency.update(32, 1.0, 0.01)
     assert concurrency.now == 4
     assert concurrency.out_of_memory(8)  # began beside the first
     assert concurrency.now == 4
@@ -84,7 +84,7 @@ class SmallMemory:
             self.tried.append(len(at_work))
             for job in at_work:
                 fits = len(at_work) <= self.room
-                yield job, Trained(0.5, None, 1.0, {}) if fits else failed(job, "out of memory: 2 GiB", 1.0)
+                yield job, TrainingResult(0.5, None, 1.0, {}) if fits else failed(job, "out of memory: 2 GiB", 1.0)
 
     def close(self):
         pass
@@ -94,13 +94,13 @@ def test_trainings_that_ran_out_of_memory_are_made_again_with_fewer_beside_them(
     evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=1)
     evaluator._concurrency, evaluator._pool = Concurrency(1, 8), SmallMemory(room=2, size=8)
     evaluator._concurrency.now = 8
-    designs = list(dict.fromkeys(evaluator.space.sample(20, np.random.default_rng(0))))
-    answers = dict(evaluator.results([Trial(design) for design in designs]))
-    assert len(answers) == len(designs)
+    architectures = list(dict.fromkeys(evaluator.space.sample(20, np.random.default_rng(0))))
+    answers = dict(evaluator.results([Trial(architecture) for architecture in architectures]))
+    assert len(answers) == len(architectures)
     assert all(m.error is None for m in answers.values())
     assert evaluator._pool.size == 2
     evaluator._pool.room = 0
-    (failed,) = evaluator.measure([Trial(designs[0])])
+    (failed,) = evaluator.measure([Trial(architectures[0])])
     assert failed.error == "out of memory: 2 GiB"
 
 
@@ -109,18 +109,18 @@ def test_a_stream_that_is_fed_finds_the_number_too(monkeypatch):
     monkeypatch.setattr(training, "time", clock)
     evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=1)
     evaluator._concurrency, evaluator._pool = Concurrency(1, 8, first=2), SmallMemory(room=8, size=2)
-    designs = list(dict.fromkeys(evaluator.space.sample(60, np.random.default_rng(0))))
-    at_once, rest, waiting = [], iter(designs[2:]), 2
-    for design in designs[:2]:
-        evaluator.submit(Trial(design))
+    architectures = list(dict.fromkeys(evaluator.space.sample(60, np.random.default_rng(0))))
+    at_once, rest, waiting = [], iter(architectures[2:]), 2
+    for architecture in architectures[:2]:
+        evaluator.submit(Trial(architecture))
     for _ in evaluator.completed():
         at_once.append(evaluator.slots)
         clock.now += 1 / evaluator.slots  # the more, the better
         waiting -= 1
-        while waiting < evaluator.slots and (design := next(rest, None)):
-            evaluator.submit(Trial(design))
+        while waiting < evaluator.slots and (architecture := next(rest, None)):
+            evaluator.submit(Trial(architecture))
             waiting += 1
-    assert len(at_once) == len(designs)
+    assert len(at_once) == len(architectures)
     assert at_once[:3] == [2, 2, 2]
     assert evaluator._pool.size == evaluator.slots > 2
 
@@ -131,7 +131,7 @@ def seen(_):
 
 def test_each_worker_sees_its_own_gpu_and_so_does_the_one_that_replaces_it(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")  # of which PyTorch's first is 4
-    each = environments(("cuda:0", "cuda:2"))
+    each = device_environments(("cuda:0", "cuda:2"))
     with closing(WorkerPool(seen, 2, timeout_seconds=60, environments=each)) as pool:
         assert {answer for _, answer in pool.stream(range(20), lambda *fault: fault)} == {"4", "7"}
         os.kill(min(pool.pids), signal.SIGKILL)
@@ -140,5 +140,5 @@ def test_each_worker_sees_its_own_gpu_and_so_does_the_one_that_replaces_it(monke
 
 def test_without_the_variable_gpus_are_numbered(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert environments(("cuda:1", "cuda:0")) == [{"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "0"}]
-    assert environments(("cpu",)) == [{}]
+    assert device_environments(("cuda:1", "cuda:0")) == [{"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "0"}]
+    assert device_environments(("cpu",)) == [{}]

@@ -1,4 +1,4 @@
-"""What a training runs under: seeds, threads, sameness, precision."""
+"""Contexts that make trainings reproducible: seeds, one thread, deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Give layers that draw from torch's global generators (initial weights, dropout) those of this seed.
+    """Seed torch's global generators, from which layers draw initial weights and dropout; restore them at the end.
 
     Layers take no generator of their own; the state from before is put back at the end.
     """
@@ -22,7 +22,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Compute on one processor thread, so that results do not depend on how many there are."""
+    """Compute on one CPU thread, so that results do not depend on the number of threads."""
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         yield
@@ -35,8 +35,8 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def same_each_time(device: torch.device) -> Iterator[None]:
-    """Use on a GPU only algorithms that give the same numbers each time; an operation that has none raises.
+def deterministic_algorithms(device: torch.device) -> Iterator[None]:
+    """Use only deterministic algorithms on a GPU; an operation that has none raises an error.
 
     One processor thread always gives the same. See https://docs.pytorch.org/docs/stable/notes/randomness.html.
     """

@@ -1,4 +1,4 @@
-"""Calling the same function many times: on a GPU it is captured once as a CUDA graph, and replayed."""
+"""A function that is called many times is captured as a CUDA graph on a GPU, and replayed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _WORTH_CAPTURING = 16  # calls, from which on the capture costs less than it sav
 _log = logging.getLogger("nasenv")
 
 
-class Repeated:
-    """A function without arguments that works in place on tensors of one device, and never waits for it.
+class GraphedFunction:
+    """Calls a function without arguments that works in place on a device; on a GPU it replays a CUDA graph.
 
     On a GPU the first calls are warm-up, real calls on a side stream; then the function is captured as a CUDA graph,
     and a call replays it (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). Where it cannot be
@@ -24,7 +24,7 @@ class Repeated:
     Args:
         act: the function.
         calls: how often it will be called; few are not worth a capture.
-        device: where its tensors are.
+        device: device of its tensors.
     """
 
     def __init__(self, act: Callable[[], None], calls: int, device: torch.device) -> None:
@@ -38,7 +38,7 @@ class Repeated:
             self.eager = f"fewer than {_WORTH_CAPTURING} steps"
 
     def __call__(self) -> None:
-        """Do once what the function does."""
+        """Call the function, or replay its graph."""
         if self._graph is not None:
             self._graph.replay()
         elif self.eager is not None:
@@ -51,7 +51,7 @@ class Repeated:
             self()
 
     def close(self) -> None:
-        """Let go of the graph; the next network's takes its memory."""
+        """Destroy the graph; the next network's graph reuses its memory."""
         if self._graph is not None:
             torch.cuda.synchronize(self._device)  # a graph that is replayed is not to be destroyed
             self._graph.reset()
@@ -84,9 +84,9 @@ class Repeated:
 
 
 @contextmanager
-def repeated(act: Callable[[], None], calls: int, device: torch.device) -> Iterator[Repeated]:
-    """Give a function that is called many times; see `Repeated`."""
-    made = Repeated(act, calls, device)
+def graphed(act: Callable[[], None], calls: int, device: torch.device) -> Iterator[GraphedFunction]:
+    """Yield a `GraphedFunction`, and close it at the end."""
+    made = GraphedFunction(act, calls, device)
     try:
         yield made
     finally:
@@ -95,7 +95,7 @@ def repeated(act: Callable[[], None], calls: int, device: torch.device) -> Itera
 
 @cache
 def _pool(device: torch.device) -> torch.cuda.MemPool:
-    """Return the memory of this process's graphs: one after the other, they all use it."""
+    """Return the memory pool that all graphs of this process share, since one is used after the other."""
     return torch.cuda.MemPool()
 
 

@@ -1,4 +1,4 @@
-"""An evaluator in a worker on a cluster: it measures one trial after the other on the device that it was given."""
+"""A worker that measures trials on a Ray cluster with a copy of the driver's evaluator, on its own device."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from nasenv.cluster.worker import Reply, Worker
 from nasenv.errors import InputError
 from nasenv.evaluators.estimate import Estimate
 from nasenv.evaluators.evaluator import Evaluator
-from nasenv.evaluators.training import TrainingEvaluator, may_be_mended
+from nasenv.evaluators.training import TrainingEvaluator, worth_retrying
 from nasenv.training.trainer import resolve_precision
 from nasenv.trial import Measurement, Trial
 from nasenv.workers.concurrency import Concurrency
 
 
-class Asked(NamedTuple):
-    """A trial as it is sent: with the weights to begin with, as safetensors, and whether the trained ones are kept."""
+class TrialRequest(NamedTuple):
+    """Holds a trial as it is sent: with initial weights as safetensors, and whether trained ones are returned."""
 
     trial: Trial
     start: bytes | None
     keeps: bool
 
 
-class Measured(NamedTuple):
-    """What comes back: weights as safetensors, wall seconds by part, trainings that were no CUDA graph by reason."""
+class TrialResult(NamedTuple):
+    """Holds a measurement, trained weights as safetensors, seconds by part, and why trainings used no CUDA graph."""
 
     measurement: Measurement
     weights: bytes | None
-    worked: Mapping[str, float]
+    worker_seconds: Mapping[str, float]
     eager: Mapping[str, int]
 
 
-class Measuring(Worker):
-    """Measures trials with an evaluator that the driver put, and beside it whether trials have a GPU, or a part."""
+class EvaluatorWorker(Worker):
+    """Measures trials with an evaluator that the driver has put into Ray's object store."""
 
     def open(self, evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
-        """Start the evaluator as it is to be here; return the settings that it left to the machine."""
-        settings = settings_on(evaluator, gpu)
-        self._evaluator = alone(evaluator, settings)
+        """Start the evaluator on this machine; return the settings that it left to the machine."""
+        settings = machine_settings(evaluator, gpu)
+        self._evaluator = in_process(evaluator, settings)
         self._evaluator.start()
         return settings
 
-    def do(self, asked: Asked) -> Reply:
-        """Measure a trial."""
+    def do(self, asked: TrialRequest) -> Reply:
+        """Measure a trial and return the reply."""
         evaluator = self._evaluator
-        worked, eager = dict(evaluator.worked), dict(evaluator.eager)
+        worker_seconds, eager = dict(evaluator.worker_seconds), dict(evaluator.eager)
         measurement, weights = self._measured(asked)
-        measured = Measured(
+        measured = TrialResult(
             measurement,
             weights,
-            {part: seconds - worked.get(part, 0.0) for part, seconds in evaluator.worked.items()},
+            {part: seconds - worker_seconds.get(part, 0.0) for part, seconds in evaluator.worker_seconds.items()},
             {why: count - eager.get(why, 0) for why, count in evaluator.eager.items()},
         )
-        return Reply(measured, again=isinstance(evaluator, TrainingEvaluator) and may_be_mended(measurement))
+        return Reply(measured, again=isinstance(evaluator, TrainingEvaluator) and worth_retrying(measurement))
 
-    def _measured(self, asked: Asked) -> tuple[Measurement, bytes | None]:
-        """Return the measurement, and the weights where they are kept."""
+    def _measured(self, asked: TrialRequest) -> tuple[Measurement, bytes | None]:
+        """Return the measurement, and the trained weights if they are to be returned."""
         trial, start, keeps = asked
         if start is None and not keeps:
             return self._evaluator.measure([trial])[0], None
@@ -73,14 +73,14 @@ class Measuring(Worker):
             return measurement, after.read_bytes() if after.exists() else None
 
 
-def settings_on(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
-    """Return what an evaluator leaves to the machine, as it comes out here: of one that trains, device and precision.
+def machine_settings(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
+    """Return the settings that an evaluator leaves to the machine: device and precision, if it trains.
 
     Raises:
         InputError: it asks for another device than it is given, or there is no such.
     """
     if isinstance(evaluator, Estimate):
-        return settings_on(evaluator.inner, gpu)
+        return machine_settings(evaluator.inner, gpu)
     if not isinstance(evaluator, TrainingEvaluator):
         return {}
     asked, kind = evaluator.config()["init_args"], "cuda" if gpu else "cpu"
@@ -92,11 +92,11 @@ def settings_on(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
     return {"devices": kind, "precision": resolve_precision(asked.get("precision", "auto"), kind)}
 
 
-def alone(evaluator: Evaluator, settings: Mapping[str, str]) -> Evaluator:
-    """Return the evaluator as it measures with these settings, in its own process, on a processor or the first GPU."""
+def in_process(evaluator: Evaluator, settings: Mapping[str, str]) -> Evaluator:
+    """Return a copy of the evaluator that trains in its own process with these settings, on the CPU or first GPU."""
     other = copy(evaluator)
     if isinstance(other, Estimate):
-        other.inner = alone(other.inner, settings)
+        other.inner = in_process(other.inner, settings)
     if isinstance(other, TrainingEvaluator):
         other.devices = ("cuda:0" if settings["devices"] == "cuda" else "cpu",)
         other.precision, other.concurrency = settings["precision"], 0

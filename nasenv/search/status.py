@@ -1,4 +1,4 @@
-"""Whether a search is over, or was stopped, and whose fault it is where it broke off."""
+"""The status of a search: whether it is over or was stopped, and who is to blame if it failed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from nasenv.search.history import History
 _REFUSALS = 1000  # after which an agent is taken not to hear
 
 
-class Stopping:
-    """Why a search is over, or was stopped before.
+class SearchStatus:
+    """Tracks why a search is over, was stopped, or failed.
 
     Args:
-        budget: when it is over.
-        history: what was spent.
+        budget: limits of the search.
+        history: the search's history.
         size: number of architectures of its space; None where it is not known.
-        agent: its name.
+        agent: name of the agent.
         endless: whether it goes on answering repeats, whatever was spent.
 
     Attributes:
         ended: why it is over; None while it is not.
         stopped: why it was stopped before; None where it was not.
-        fault: what went wrong in the search itself, though it passes through the agent; None where nothing did.
+        fault: exception of the search itself, which passes through the agent; None if there was none.
     """
 
     def __init__(self, budget: Budget, history: History, size: int | None, agent: str, endless: bool = False) -> None:
@@ -41,15 +41,15 @@ class Stopping:
         self._deadline: threading.Timer | None = None
 
     def stop(self, reason: str) -> None:
-        """Note that it was asked to end early; from a signal handler or another thread too."""
+        """Note that the search was asked to stop; safe in signal handlers and other threads."""
         self.stopped = self.stopped or reason
 
     def is_stopped(self) -> bool:
-        """Return whether it was asked to end early."""
+        """Return whether the search was asked to stop."""
         return self.stopped is not None
 
     def watch_the_clock(self) -> None:
-        """Have it stopped after the budget's wall seconds, counted from the first call."""
+        """Stop the search after the budget's wall seconds, counted from the first call."""
         if self._deadline is None and self._budget.wall_seconds is not None:
             said = f"the budget of {counted(self._budget.wall_seconds, 'wall second')} is used up"
             seconds = min(self._budget.wall_seconds, threading.TIMEOUT_MAX)
@@ -59,7 +59,7 @@ class Stopping:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let the agent run inside, until the search is over.
+        """Run the agent within this context until the search is over.
 
         Raises:
             AgentError: the agent raised; where that came from the search itself, it is raised as it was.
@@ -83,7 +83,7 @@ class Stopping:
         return f"agent {self._agent} raised {_in_words(error)} {after}"
 
     def check(self) -> None:
-        """Raise BudgetExhausted where the search is over, SearchStopped where it was stopped before."""
+        """Raise BudgetExhausted if the search is over, SearchStopped if it was stopped before."""
         if self.stopped is not None:
             raise self._refused(SearchStopped(self.stopped))
         if self.ended is None and not self._endless:
@@ -92,16 +92,16 @@ class Stopping:
             raise self._refused(BudgetExhausted(self.ended))
 
     def _over(self) -> str | None:
-        """Return why it is over, None where it is not."""
+        """Return why the search is over; None if it is not."""
         exhausted = self._budget.exhausted(self._history)
         if exhausted is None and self._history.full_evaluations == self._size:
-            many = f"all {self._size} designs of the space are evaluated"
-            return "the only design of the space is evaluated" if self._size == 1 else many
+            many = f"all {self._size} architectures of the space are evaluated"
+            return "the only architecture of the space is evaluated" if self._size == 1 else many
         return exhausted
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Keep other threads from what is done inside, and note what goes wrong there, see `noting_faults`.
+        """Exclude other threads from this context, and note its faults; see `noting_faults`.
 
         History and journal take in one proposal after the other.
 
@@ -111,7 +111,7 @@ class Stopping:
         mine = (threading.get_ident(),)
         holder = self._inside.setdefault("thread", mine)  # atomic
         if holder != mine:
-            raise AgentError("evaluate is called from one thread at a time; give it several designs at once instead")
+            raise AgentError("evaluate is called from one thread at a time; give it several architectures at once")
         try:
             yield
         except (BudgetExhausted, AgentError):
@@ -125,7 +125,7 @@ class Stopping:
 
     @contextmanager
     def noting_faults(self) -> Iterator[None]:
-        """Note what goes wrong meanwhile: it is ours, not the agent's, though it passes through the agent."""
+        """Note exceptions within this context as faults of the search, not of the agent that they pass through."""
         try:
             yield
         except BudgetExhausted:
@@ -135,12 +135,12 @@ class Stopping:
             raise
 
     def close(self) -> None:
-        """Watch the clock no more."""
+        """Cancel the timer."""
         if self._deadline is not None:
             self._deadline.cancel()
 
     def _refused(self, error: BudgetExhausted) -> BaseException:
-        """Return the error, or, where the agent goes on and on after it, one that it is not likely to catch."""
+        """Return the error, or one that is hardly ever caught if the agent ignores it again and again."""
         self._refusals += 1
         if self._refusals <= _REFUSALS:
             return error
@@ -149,7 +149,7 @@ class Stopping:
 
 
 def _aloud(fault: BaseException) -> BaseException:
-    """Return the fault, or, where it would end the program in silence, an error that says it."""
+    """Return the fault, or, if it would end the program silently, an error with its message."""
     if not isinstance(fault, SystemExit):
         return fault
     return InputError(f"the evaluator, or what it called, raised {_in_words(fault)}")
