@@ -31,7 +31,7 @@ class GaussianProcess(Agent):
     best and the latest, so that a proposal never takes longer.
 
     Args:
-        startup_designs: number of random architectures, or architectures to start from, before the process is used.
+        startup_trials: number of random or given architectures before the process is used.
         beta: how many standard deviations the bound lies above what is expected. More is more exploration.
         noise: variance of an architecture's measured rank about its true one, both as normal scores: 1 over all
             architectures.
@@ -46,7 +46,7 @@ class GaussianProcess(Agent):
 
     def __init__(
         self,
-        startup_designs: int = 10,
+        startup_trials: int = 10,
         beta: float = 2.0,
         noise: float = 0.05,
         parts: Sequence[str] | None = None,
@@ -55,7 +55,7 @@ class GaussianProcess(Agent):
         asynchronous: bool = False,
     ) -> None:
         super().__init__(batch_size, asynchronous)
-        self.startup_designs = integer("GaussianProcess: startup_designs", startup_designs)
+        self.startup_trials = integer("GaussianProcess: startup_trials", startup_trials)
         self.candidates, self.parts = integer("GaussianProcess: candidates", candidates), parts
         self.beta = weight("GaussianProcess: beta", beta)
         self.noise = positive("GaussianProcess: noise", noise)
@@ -87,7 +87,7 @@ class GaussianProcess(Agent):
 
     def _next(self) -> Architecture | None:
         """Return the next architecture to be evaluated."""
-        if len(self._asked) < self.startup_designs:
+        if len(self._asked) < self.startup_trials:
             return self._candidates.random(self._rng)
         return self._candidates.best(self._surrogate, self.beta, self._rng)
 

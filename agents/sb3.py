@@ -281,7 +281,7 @@ class DQN(StableBaselines):
         num_envs: number of architectures a round; they are evaluated side by side. auto: see `StableBaselines`.
         gradient_steps: number of batches learnt from after each round.
         batch_size: decisions in a batch.
-        random_designs: number of architectures made at random, or to start from, before it learns.
+        random_architectures: number of architectures made at random, or to start from, before it learns.
         exploration_fraction: share of the budget over which the probability of a random choice falls.
         exploration_final_eps: the probability of a random choice from then on.
         net_arch: widths of the hidden layers.
@@ -293,7 +293,7 @@ class DQN(StableBaselines):
         num_envs: int | Literal["auto"] = 4,
         gradient_steps: int = 8,
         batch_size: int = 64,
-        random_designs: int = 16,
+        random_architectures: int = 16,
         exploration_fraction: float = 0.5,
         exploration_final_eps: float = 0.1,
         net_arch: Sequence[int] = (64, 64),
@@ -309,7 +309,7 @@ class DQN(StableBaselines):
             gamma=1.0,
         )
         super().__init__(stable_baselines3.DQN, "MlpPolicy", settings, num_envs, **kwargs)
-        self.random_designs = integer("random_designs", random_designs)
+        self.random_architectures = integer("random_architectures", random_architectures)
 
     def settings_for(self, search: SearchLike) -> dict[str, Any]:
         """Return the arguments of the algorithm; its steps are counted in episodes."""
@@ -318,7 +318,7 @@ class DQN(StableBaselines):
             **self.settings,
             "n_steps": episode,
             "train_freq": episode,
-            "learning_starts": max(0, self.random_designs - len(search.history)) * episode,
+            "learning_starts": max(0, self.random_architectures - len(search.history)) * episode,
             "target_update_interval": episode * self.architectures_at_once(search),
             "buffer_size": _REPLAYED * episode,
         }

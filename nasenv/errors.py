@@ -27,8 +27,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def counted(n: float, noun: str) -> str:
     """Return a number of things in words.
 
-    >>> counted(1, "seed"), counted(1200, "design"), counted(0.5, "second")
-    ('1 seed', '1,200 designs', '0.5 seconds')
+    >>> counted(1, "seed"), counted(1200, "architecture"), counted(0.5, "second")
+    ('1 seed', '1,200 architectures', '0.5 seconds')
     """
     number = f"{n:,}" if isinstance(n, int) else f"{n:g}"
     return f"{number} {noun}{'s' * (n != 1)}"

@@ -1,4 +1,4 @@
-"""Pictures: a design as boxes and arrows, and what a search chose over time.
+"""Pictures: an architecture as boxes and arrows, and what a search chose over time.
 
 Nothing here touches matplotlib's global state: no pyplot, no settings changed, so pictures can be drawn anywhere.
 """
@@ -33,13 +33,13 @@ _MAX_COLUMNS = 8
 
 
 def draw_diagram(diagram: Diagram, title: str = "", inches: tuple[float, float] | None = None) -> Figure:
-    """Return a picture of a design: boxes in the order of the data's way, arrows, and curves where an edge skips boxes.
+    """Return a picture of an architecture: boxes in the data's order, arrows, and curves where an edge skips boxes.
 
     A chain goes from top to bottom, and boxes whose text begins with the same word have the same colour. Where what
     lies between neighbours has a label, as in a cell, it goes from left to right, and edges have the colours.
 
     Args:
-        diagram: what to draw; an unfinished design is drawn as it is.
+        diagram: what to draw; an unfinished architecture is drawn as it is.
         title: a line above the picture.
         inches: (width, height) of the figure, in which the picture is centred, made smaller where it must be; by
             default the figure fits the picture.
@@ -72,8 +72,8 @@ def choice_shares(space: SearchSpace, architectures: Sequence[Architecture]) -> 
     """Return a picture of how often each choice was taken, decision by decision, over the evaluations.
 
     One panel for each decision that ever had a choice; decisions of one kind (`layer1.kernel`, `layer2.kernel`) share
-    a row, its colours and its legend. In each window of evaluations the coloured height is the share of designs in
-    which the decision mattered; where it did not (a layer beyond the chosen depth, say), the panel stays white.
+    a row, its colours and its legend. In each window of evaluations the coloured height is the share of architectures
+    in which the decision mattered; where it did not (a layer beyond the chosen depth, say), the panel stays white.
 
     Raises:
         InputError: no architectures.
@@ -273,7 +273,7 @@ def _windows(n: int) -> NDArray[np.float64]:
 def _shares(
     choices: NDArray[np.int64], mattered: NDArray[np.bool_], edges: NDArray[np.float64], num_choices: int
 ) -> NDArray[np.float64]:
-    """Return each choice's share, (C, w), of the designs in each window; designs where it did not matter lower it."""
+    """Return each choice's share, (C, w), of the architectures in a window; those where it did not matter lower it."""
     counts = [np.histogram(np.flatnonzero(mattered & (choices == c)), edges)[0] for c in range(num_choices)]
     return np.array(counts) / np.diff(edges)
 

@@ -1,4 +1,4 @@
-"""``nasenv build_table``: train every design of a space, and leave a table that searches are answered from."""
+"""``nasenv build_table``: train every architecture of a space, and leave a table that searches are answered from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from nasenv.tables.card import card
 from nasenv.tables.table import write_table
 from nasenv.trial import Architecture, Measurement, Purpose, Trial
 
-_AT_ONCE = 4  # designs for each slot: enough to keep it busy, and few to lose where an evaluator answers all at once
+_AT_ONCE = (
+    4  # architectures for each slot: enough to keep it busy, and few to lose where an evaluator answers all at once
+)
 _LINES = 20  # printed in the course of it where there is no terminal to draw a bar on
 
 
@@ -39,24 +41,24 @@ def build_table(
     limit: int = 50_000,
     note: str = "",
 ) -> None:
-    """Train every design of a space, several times, and write a table and its card; started again, it goes on.
+    """Train every architecture of a space, several times, and write a table and its card; started again, it goes on.
 
-    Each design is trained as the winner of a search is: for evaluator.final_epochs. Validation accuracy is that of a
-    training on the training split, test accuracy that of another one, on training and validation data. What is done is
-    kept in OUTPUT.jsonl. Designs that are the same network share one training and have equal rows.
+    Each is trained as the winner of a search is: for evaluator.final_epochs. Validation accuracy is that of a training
+    on the training split, test accuracy that of another one, on training and validation data. What is done is kept in
+    OUTPUT.jsonl. Architectures that are the same network share one training and have equal rows.
 
     Args:
-        space: whose designs are trained.
+        space: whose architectures are trained.
         evaluator: how they are trained.
         data: what the evaluator trains on: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME.
         output: the table, a CSV file, gzipped where it ends in .gz; its card goes beside it, as .md.
-        seeds: number of trainings of each design for each of the two accuracies.
-        limit: a space of more designs is refused.
+        seeds: number of trainings of each architecture for each of the two accuracies.
+        limit: a space of more architectures is refused.
         note: what else the card is to say, on the machine or the data, say.
     """
     console = Terminal()
-    designs = every_design(space, 2 * integer("seeds", seeds), integer("limit", limit))
-    representatives = {design: evaluator.representative(design) for design in designs}
+    architectures = every_architecture(space, 2 * integer("seeds", seeds), integer("limit", limit))
+    representatives = {architecture: evaluator.representative(architecture) for architecture in architectures}
     path = user_path(output)
     log = _open_log(path, _identity(space, evaluator, seeds))
     with closing(log):
@@ -64,7 +66,8 @@ def build_table(
         wanted = [r for r in networks if not all(trial in log.measurements for trial in _trials([r], seeds))]
         if log.torn:
             console.say(f"note: the last line of {log.path} was cut short, and taken out")
-        said = f"{type(space).__name__}: {counted(len(designs), 'design')}, {counted(len(networks), 'network')}"
+        many = counted(len(architectures), "architecture")
+        said = f"{type(space).__name__}: {many}, {counted(len(networks), 'network')}"
         console.say(f"{said}; {len(wanted):,} to be trained, {2 * seeds} times each")
         if wanted:
             stop = threading.Event()
@@ -74,15 +77,16 @@ def build_table(
     console.say(f"the table is {path}, its card {_card_path(path)}; {log.path} may be deleted")
 
 
-def every_design(space: SearchSpace, trainings: int, limit: int) -> list[Architecture]:
-    """Return all valid designs of the space; raise InputError, with the time it would take, above the limit."""
+def every_architecture(space: SearchSpace, trainings: int, limit: int) -> list[Architecture]:
+    """Return all valid architectures of the space; raise InputError, with the time it would take, above the limit."""
     size = space.size
     if size is None or size > limit:
         count = "more than 10,000,000" if size is None else f"{size:,}"
         hours = trainings * (size or 10**7) / 3600
         raise InputError(
-            f"{type(space).__name__} has {count} designs, above the limit of {limit:,}: {trainings} trainings of each, "
-            f"of one second, would take {hours:,.0f} hours of a core; make the space smaller, or give a higher --limit"
+            f"{type(space).__name__} has {count} architectures, above the limit of {limit:,}: {trainings} trainings "
+            f"of each, of one second, would take {hours:,.0f} hours of a core; "
+            "make the space smaller, or give a higher --limit"
         )
     return to_architectures(space.all_architectures())
 
@@ -111,9 +115,14 @@ def _identity(space: SearchSpace, evaluator: Evaluator, seeds: int) -> dict[str,
     }
 
 
-def _trials(designs: Sequence[Architecture], seeds: int) -> list[Trial]:
+def _trials(architectures: Sequence[Architecture], seeds: int) -> list[Trial]:
     purposes: tuple[Purpose, ...] = ("confirm", "test")
-    return [Trial(design, 1.0, purpose, seed) for purpose in purposes for design in designs for seed in range(seeds)]
+    return [
+        Trial(architecture, 1.0, purpose, seed)
+        for purpose in purposes
+        for architecture in architectures
+        for seed in range(seeds)
+    ]
 
 
 def _train(
@@ -124,7 +133,7 @@ def _train(
     console: Terminal,
     stopped: Callable[[], bool],
 ) -> None:
-    """Have designs trained, some at a time; what is done is in the log."""
+    """Have architectures trained, some at a time; what is done is in the log."""
     order = np.random.default_rng(0).permutation(len(wanted))  # so that the time left can be told from the time gone
     done, started = 0, time.monotonic()
     with Bar(console, "training", len(wanted), _LINES) as bar:
@@ -146,7 +155,7 @@ def _write(
     known: Mapping[Trial, Measurement],
     note: str,
 ) -> None:
-    """Write the table, a row for each design, and the card, whose figures count each network once."""
+    """Write the table, a row for each architecture, and the card, whose figures count each network once."""
     write_table(path, list(map(space.to_text, representatives)), _columns(known, representatives.values(), seeds))
     dataset = evaluator.dataset
     data = {"data": asdict(dataset.source)} if dataset is not None and dataset.source is not None else {}

@@ -18,7 +18,7 @@ from nasenv.version import __version__
 COMMANDS = {  # name, which is the module's and the function's too: what it does
     "train": "search for an architecture, and train and test the best one",
     "compare": "compare agents over many seeds: statistics, figures and a report",
-    "build_table": "train every design of a space, for comparisons that cost nothing",
+    "build_table": "train every architecture of a space, for comparisons that cost nothing",
     "import_benchmark": "turn a published benchmark into a table for searches and comparisons",
     "reproduce": "run a finished search again, and say whether it comes out the same",
     "predict": "apply the network that a search found to new data",

@@ -86,7 +86,7 @@ def compare(
         agents: name -> class and options, as in --agents.mine PPO --agents.mine.learning_rate 1e-3; random search,
             evolution, local search, REINFORCE, MaskablePPO and ModelAssistedPPO by default.
         space: what is searched, where there is one problem.
-        evaluator: what measures a design, where there is one problem.
+        evaluator: what measures an architecture, where there is one problem.
         objective: measurement -> reward; the validation score by default.
         budget: when a search is over.
         data: what the evaluator trains on, where there is one problem: digits, npz:FILE, folder:DIR, hub:NAME.

@@ -10,7 +10,7 @@ from typing import Any
 from nasenv.agents.agent import Agent
 from nasenv.commands.arguments import call
 from nasenv.commands.terminal import Terminal
-from nasenv.commands.train import concluded, starting_designs
+from nasenv.commands.train import concluded, starting_architectures
 from nasenv.data.dataset import Data
 from nasenv.errors import BudgetExhausted, InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
@@ -78,7 +78,7 @@ def _search(
     start_from: list[str] | None = None,
 ) -> Callable[..., Search]:
     """Return what makes the search, given its run directory."""
-    start = starting_designs(space, start_from)
+    start = starting_architectures(space, start_from)
     whole = replace(budget, wall_seconds=None)  # it changes nothing but how often the search is interrupted
     return partial(Search, space, evaluator, agent, whole, objective, None, seed, start=start)
 

@@ -68,8 +68,8 @@ def train(
 
     Args:
         space: what is searched.
-        evaluator: what measures a design.
-        agent: what proposes designs.
+        evaluator: what measures an architecture.
+        agent: what proposes architectures.
         objective: measurement -> reward.
         budget: when the search is over.
         data: what the evaluator trains on: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME.
@@ -77,16 +77,16 @@ def train(
         run_dir: folder for everything that the run leaves; by default under runs, named after the configuration.
         cache: file of measurements shared by searches, or postgresql://user@host:port/database for those of several
             machines; none for no cache.
-        start_from: designs that are evaluated first, for the agent to go on from: a file of one design a line, as
-            runs print them, or in a --config file a list of them.
+        start_from: architectures that are evaluated first, for the agent to go on from: a file with one a line, as runs
+            print them, or in a --config file a list of them.
         resume: what is done with the journal of an earlier, interrupted start. replay: the agent runs again from its
             seed, is answered from the journal, and goes on. continue: it starts afresh, and what was measured costs
-            nothing. conclude: the search is over at the journal's end, and its best designs are trained and tested.
+            nothing. conclude: the search is over at the journal's end, and the best so far are trained and tested.
     """
     console = Terminal()
     with contextlib.ExitStack() as stack:
         store = None if cache == "none" else stack.enter_context(Cache(cache))
-        start = starting_designs(space, start_from)
+        start = starting_architectures(space, start_from)
         plan = Search(space, evaluator, agent, budget, objective, None, seed, start=start)
         folder = user_path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.identity())
         if (folder / RESULT).exists():
@@ -120,11 +120,11 @@ def run_name(config: Mapping[str, Any]) -> str:
     return re.sub(r"[^a-z0-9_.-]+", "-", "-".join(parts).lower())
 
 
-def starting_designs(space: SearchSpace, start_from: Sequence[str] | str | None) -> list[Architecture]:
-    """Return the designs of a list, or of a file of one design a line; empty lines and those after # do not count.
+def starting_architectures(space: SearchSpace, start_from: Sequence[str] | str | None) -> list[Architecture]:
+    """Return the architectures of a list, or of a file with one a line; empty lines and those after # do not count.
 
     Raises:
-        InputError: no such file, a text that is no design of the space, with its line, or no design at all.
+        InputError: no such file, a text that is no architecture of the space, with its line, or no architecture at all.
     """
     if start_from is None:
         return []
@@ -134,23 +134,23 @@ def starting_designs(space: SearchSpace, start_from: Sequence[str] | str | None)
             lines, where = read_whole(user_path(start_from), _LONGEST_START).decode().splitlines(), start_from
         except UnicodeDecodeError as error:
             raise InputError(f"start_from {start_from} cannot be read: {error}") from error
-    designs = []
+    architectures = []
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
-                designs.append(space.from_text(line.strip()))
+                architectures.append(space.from_text(line.strip()))
             except InputError as error:
                 raise InputError(f"{where}, line {number}: {error}") from error
-    if not designs:
-        raise InputError(f"{where}: expected one or more designs, one a line, got none")
-    return designs
+    if not architectures:
+        raise InputError(f"{where}: expected one or more architectures, one a line, got none")
+    return architectures
 
 
 def coverage(space: SearchSpace, budget: Budget) -> str:
     """Return what the budget can be expected to find in a space of this size, in words."""
     size = space.size
     n = budget.evaluations
-    known = counted(size, "design") if size is not None else "more than 10,000,000 designs"
+    known = counted(size, "architecture") if size is not None else "more than 10,000,000 architectures"
     text = f"{type(space).__name__}: {known} of {counted(space.num_decisions, 'decision')}"
     if n is None:
         limit = f"is {counted(budget.charged_seconds, 'charged second')}" if budget.charged_seconds else "has no limit"
@@ -198,7 +198,9 @@ def _searched(search: Search, console: Terminal) -> Result:
     finalists, times = min(search.budget.finalists, len(search.history)), search.budget.final_seeds
     if search.evaluator.trains:
         seeds = counted(times, "seed")
-        console.say(f"training the best {counted(finalists, 'design')} for longer, with {seeds} each, then testing ...")
+        console.say(
+            f"training the best {counted(finalists, 'architecture')} for longer, with {seeds} each, then testing ..."
+        )
     return conclude(search)
 
 

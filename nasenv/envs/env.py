@@ -263,20 +263,20 @@ def make_search(
     Raises:
         InputError: a part of the wrong type, an unknown option, or an argument that another one makes void.
     """
-    designs: type[SearchSpace] | SearchSpace = resolve_name(space) if isinstance(space, str) else space
+    made: type[SearchSpace] | SearchSpace = resolve_name(space) if isinstance(space, str) else space
     for kind, part in {Evaluator: evaluator, Objective: objective, Budget: budget, Cache: cache}.items():
         if part is not None and not isinstance(part, kind):
             raise InputError(f"{kind.__name__.lower()} must be a nasenv.{kind.__name__}, got {part!r}")
     if evaluator is None:
-        evaluator = _training_evaluator(designs, "digits" if data is None else data, space_options)
-        designs = evaluator.space
+        evaluator = _training_evaluator(made, "digits" if data is None else data, space_options)
+        made = evaluator.space
     else:
         void = (["data"] if data is not None else []) + list(space_options)
         if void:
             raise InputError(f"the evaluator brings its data and its space; leave out {', '.join(void)}")
-        if isinstance(designs, type):
-            designs = _space_of(evaluator, designs)
-    return Search(designs, evaluator, None, budget or Budget(evaluations=None), objective, cache)
+        if isinstance(made, type):
+            made = _space_of(evaluator, made)
+    return Search(made, evaluator, None, budget or Budget(evaluations=None), objective, cache)
 
 
 def make_env(

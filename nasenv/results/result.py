@@ -22,12 +22,12 @@ _LONGEST = 1 << 26  # bytes
 
 @dataclass(frozen=True)
 class Contender:
-    """One design at the end of a search.
+    """One architecture at the end of a search.
 
     Args:
         role: what it is there for.
-        architecture: the design.
-        text: the design in the space's words.
+        architecture: the architecture.
+        text: the architecture in the space's words.
         validation_scores: one a seed, after the final training on the training split.
         test_scores: one a seed, after the final training on training and validation data.
         params: number of trainable numbers of the network; None where the evaluator does not say.
@@ -51,8 +51,8 @@ class Result:
         test_score: of the network that was exported (the winner's first seed).
         metric: what the scores are, such as accuracy.
         ended: why the search was over.
-        evaluations: number of distinct designs evaluated.
-        repeats: number of proposals of designs seen before.
+        evaluations: number of distinct architectures evaluated.
+        repeats: number of proposals of architectures seen before.
         train_seconds: what the search's trainings cost, without those of its end.
     """
 

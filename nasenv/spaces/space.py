@@ -252,9 +252,8 @@ class SearchSpace(Configurable, ABC):
                 f"got {architecture!r}"
             ) from None
         if len(row) != self.num_decisions:
-            raise InputError(
-                f"an architecture of {type(self).__name__} has {counted(self.num_decisions, 'decision')}, got {len(row)}"
-            )
+            name, expected = type(self).__name__, counted(self.num_decisions, "decision")
+            raise InputError(f"an architecture of {name} has {expected}, got {len(row)}")
         if all(map(operator.contains, self._ranges, row)) and self._are_valid(np.array([row])):
             return row
         for t, valid in enumerate(self._masks_along(row)):

@@ -20,7 +20,7 @@ from nasenv import Cache, ChainCNN, InputError, Measurement, Trial
 from nasenv.benchmarks.nas_bench_macro import NASBenchMacroJSON
 from nasenv.cache.keys import ProblemKey
 from nasenv.commands.parser import Parser
-from nasenv.commands.train import starting_designs
+from nasenv.commands.train import starting_architectures
 from nasenv.comparison.run import Run
 from nasenv.comparison.tables import PublishedResults
 from nasenv.data import pictures
@@ -232,7 +232,7 @@ def _option_readers(folder: Path) -> list[Reader]:
         Reader(
             "start_from",
             any_bytes(architectures),
-            _of_file(folder / "s.txt", lambda path: starting_designs(space, str(path))),
+            _of_file(folder / "s.txt", lambda path: starting_architectures(space, str(path))),
         ),
         Reader("published", changed(published), PublishedResults.of),
     ]

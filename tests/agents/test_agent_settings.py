@@ -99,7 +99,10 @@ def test_a_policy_that_collapses_ends_the_search_with_a_reason():
         (lambda: QLearning(replays=None), "replays must be an integer of 1 or more, got None"),
         (lambda: QLearning(memory=0), "memory must be an integer of 1 or more, got 0"),
         (lambda: TPE(candidates=0), "candidates must be an integer of 1 or more, got 0"),
-        (lambda: GaussianProcess(startup_designs=0), "startup_designs must be an integer of 1 or more, got 0"),
+        (
+            lambda: GaussianProcess(startup_trials=0),
+            "startup_trials must be an integer of 1 or more, got 0",
+        ),
         (lambda: GaussianProcess(noise=0.0), "GaussianProcess: noise must be a positive number, got 0.0"),
         (lambda: GaussianProcess(beta=-1.0), "GaussianProcess: beta must be a number of 0 or more, got -1.0"),
         (lambda: A2C(learning_rate=-1.0), "learning_rate must be a positive number, got -1.0"),

@@ -111,12 +111,12 @@ class TestTPE(AgentContract):
 
 class TestGaussianProcess(AgentContract):
     def make(self):
-        return GaussianProcess(startup_designs=5)
+        return GaussianProcess(startup_trials=5)
 
 
 class TestGaussianProcessInBatches(AgentContract):
     def make(self):
-        return GaussianProcess(startup_designs=3, batch_size=5)
+        return GaussianProcess(startup_trials=3, batch_size=5)
 
 
 class StableBaselinesContract(AgentContract):
@@ -150,7 +150,7 @@ class TestA2C(StableBaselinesContract):
 
 class TestDQN(StableBaselinesContract):
     def make(self):
-        return DQN(num_envs=2, random_designs=5, gradient_steps=2)
+        return DQN(num_envs=2, random_architectures=5, gradient_steps=2)
 
     def test_goes_the_same_way_with_a_smaller_budget(self):
         """Its exploration is planned by the budget."""

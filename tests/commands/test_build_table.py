@@ -1,4 +1,4 @@
-"""``nasenv build_table``: every design trained once, kept through a kill, and a card that tells the truth."""
+"""``nasenv build_table``: every architecture trained once, kept through a kill, and a card that tells the truth."""
 
 import json
 import re
@@ -22,13 +22,13 @@ from nasenv.tables.table import read_table
 from nasenv.trial import Measurement, Trial
 from tests.fakes import Formula
 
-SPACE = ChainCNN(max_layers=2, widths=(8,))  # 160 designs or so, some of them equivalent
-SMALL = ChainCNN(max_layers=1, widths=(8,))  # 10 designs
+SPACE = ChainCNN(max_layers=2, widths=(8,))  # 160 architectures or so, some of them equivalent
+SMALL = ChainCNN(max_layers=1, widths=(8,))  # 10 architectures
 TRAINING = {"data": "digits", "epochs": 1, "final_epochs": 1, "concurrency": 0}
 
 
 class Seeded(Formula):
-    """Each design has a figure for each seed and use; one seed of one in twenty fails."""
+    """Each architecture has a figure for each seed and use; one seed of one in twenty fails."""
 
     def measure(self, trials):
         self.calls.append(list(dict.fromkeys(t.architecture for t in trials if t.purpose == "confirm")))
@@ -60,14 +60,14 @@ def without_seconds(path):
 def test_every_design_has_a_row_and_equals_are_trained_once(tmp_path):
     evaluator = Seeded(SPACE)
     build_table(SPACE, evaluator, str(tmp_path / "t.csv"))
-    designs = [tuple(row) for row in SPACE.all_architectures().tolist()]
+    architectures = [tuple(row) for row in SPACE.all_architectures().tolist()]
     trained = [a for call in evaluator.calls for a in call]
-    assert sorted(trained) == sorted({SPACE.canonical(a) for a in designs})
-    assert len(trained) < len(designs)
+    assert sorted(trained) == sorted({SPACE.canonical(a) for a in architectures})
+    assert len(trained) < len(architectures)
     table = read_table(tmp_path / "t.csv", ["val_accuracy", "val_accuracy_seed2", "test_accuracy"], ["train_seconds"])
-    assert table.architectures == tuple(map(SPACE.to_text, designs))
-    for row, design in enumerate(designs):
-        a = SPACE.canonical(design)
+    assert table.architectures == tuple(map(SPACE.to_text, architectures))
+    for row, architecture in enumerate(architectures):
+        a = SPACE.canonical(architecture)
         found = {name: column[row] for name, column in table.columns.items()}
         seeds = [share(a, s) for s in range(3)]
         expected = np.nan if min(seeds) < 0.05 else np.mean(seeds)
@@ -80,8 +80,8 @@ def test_every_design_has_a_row_and_equals_are_trained_once(tmp_path):
 def test_a_search_can_be_answered_from_it(tmp_path):
     build_table(SMALL, Seeded(SMALL), str(tmp_path / "t.csv.gz"), seeds=1)
     evaluator = TableEvaluator(SMALL, str(tmp_path / "t.csv.gz"))
-    design = tuple(SMALL.all_architectures()[3].tolist())
-    assert evaluator.measure([Trial(design)])[0].score == pytest.approx(share(SMALL.canonical(design), 0))
+    architecture = tuple(SMALL.all_architectures()[3].tolist())
+    assert evaluator.measure([Trial(architecture)])[0].score == pytest.approx(share(SMALL.canonical(architecture), 0))
 
 
 def test_real_trainings_killed_and_started_again_end_as_if_they_had_not_been(tmp_path):
@@ -150,8 +150,8 @@ def test_what_another_command_began_is_refused_and_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("space", "options", "said"),
     [
-        (ChainCNN(), {}, r"ChainCNN has 1,598,758,912 designs, above the limit of 50,000: 6 trainings of each"),
-        (SMALL, {"limit": 9}, r"ChainCNN has 10 designs, above the limit of 9"),
+        (ChainCNN(), {}, r"ChainCNN has 1,598,758,912 architectures, above the limit of 50,000: 6 trainings of each"),
+        (SMALL, {"limit": 9}, r"ChainCNN has 10 architectures, above the limit of 9"),
         (SMALL, {"seeds": 0}, "seeds must be an integer of 1 or more, got 0"),
         (SMALL, {"limit": 0}, "limit must be an integer of 1 or more, got 0"),
         (SMALL, {"output": "nowhere/t.csv"}, r"cannot be written: No such file"),
@@ -178,9 +178,10 @@ def test_a_damaged_line_is_named(tmp_path, change):
 def test_the_card_says_how_it_was_computed(tmp_path):
     build_table(SPACE, Seeded(SPACE), str(tmp_path / "t.csv.gz"), note="On a [laptop].")
     said = (tmp_path / "t.md").read_text()
-    designs = [tuple(row) for row in SPACE.all_architectures().tolist()]
+    architectures = [tuple(row) for row in SPACE.all_architectures().tolist()]
     assert said.startswith("# t.csv.gz: every ChainCNN on Seeded\n")
-    assert f"{len(designs):,} designs, which are {len(set(map(SPACE.canonical, designs))):,} different networks" in said
+    networks = set(map(SPACE.canonical, architectures))
+    assert f"{len(architectures):,} architectures, which are {len(networks):,} different networks" in said
     assert re.search(r"max_layers: 2\n +widths:\n +- 8\n", said)
     assert "seeds: 3" in said
     assert re.search(r"Computed on: .*Python 3\.\d+.*, nasenv \d", said)

@@ -329,7 +329,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("agent", "own"),
     [
-        ("PPO", "--agent.num_envs NUM_ENVS number of designs an update;"),
+        ("PPO", "--agent.num_envs NUM_ENVS number of architectures an update;"),
         (
             "RecurrentPPO",
             "--agent.net_arch+ [ITEM,...] widths of the hidden layers behind the LSTMs. (type: Sequence[int], ",
@@ -349,7 +349,10 @@ def test_agent_help_lists_the_options_of_a_class_and_of_its_parents(capsys, agen
     said = " ".join(capsys.readouterr().out.split())
     assert own in said
     assert "--agent.learning_rate LEARNING_RATE of Adam. (type: float, default: 0.003)" in said
-    assert "--agent.repeat_penalty REPEAT_PENALTY what a design that was proposed before is paid less. (type: " in said
+    assert (
+        "--agent.repeat_penalty REPEAT_PENALTY what an architecture that was proposed before is paid less. (type: "
+        in said
+    )
     epochs = {"PPO": 10, "RecurrentPPO": 10, "ModelAssistedPPO": 4, "users_own.MyPPO": 3}[agent]
     assert re.search(rf"--agent.n_epochs N_EPOCHS [^()]*\(type: int, default: {epochs}\)", said)
     options = set(re.findall(r"--agent\.(\w+)", said)) - {"help"}

@@ -164,7 +164,7 @@ def test_a_problem_has_its_own_part_of_the_budget(folder):
     problems = {
         "common": bits(),
         "fewer": bits(budget={"evaluations": 3}),
-        "seconds": bits(budget={"evaluations": None, "charged_seconds": 9.0}),  # of 2 s a design
+        "seconds": bits(budget={"evaluations": None, "charged_seconds": 9.0}),  # of 2 s an architecture
     }
     given = config(problems=problems, budget={"evaluations": 6, "charge_repeats": True})
     assert main(["compare", *given, *QUICK[:4], "--output", "out"]) == 0

@@ -101,7 +101,7 @@ def test_another_objective_is_said_as_it_is_paid():
 
 
 class Failing(Formula):
-    """Fails of every design."""
+    """Fails of every architecture."""
 
     def figure(self, architecture):
         return Measurement(None, error="diverged")

@@ -26,7 +26,7 @@ SPACE = ChainCNN(max_layers=2)
 
 
 class Bits(SearchSpace):
-    """2^n designs, or as many as it is told to say."""
+    """2^n architectures, or as many as it is told to say."""
 
     said = 0
 
@@ -83,8 +83,8 @@ def timeless(folder):
 def test_what_a_finished_run_has_trained_enters_a_cache_that_lacks_it(tmp_path):
     evaluator = run(tmp_path / "run")
     run(tmp_path / "run", cache=str(tmp_path / "cache.db"))
-    trained = {design for call in evaluator.calls for design in call}
-    repeatable = {Trial(design) for design in trained if evaluator.figure(design).repeatable}
+    trained = {architecture for call in evaluator.calls for architecture in call}
+    repeatable = {Trial(architecture) for architecture in trained if evaluator.figure(architecture).repeatable}
     with Cache(tmp_path / "cache.db") as cache:
         found = cache.find(ProblemKey(SPACE.fingerprint(), evaluator.fingerprint()), map(Trial, trained))
         assert found.keys() == repeatable
@@ -148,10 +148,10 @@ def test_an_evaluator_without_data_gives_its_own_name():
 @pytest.mark.parametrize(
     ("n", "evaluations", "said"),
     [
-        (3, 8, "Bits: 8 designs of 3 decisions; the budget of 8 covers them all"),
-        (3, 200, "Bits: 8 designs of 3 decisions; the budget of 200 covers them all"),
+        (3, 8, "Bits: 8 architectures of 3 decisions; the budget of 8 covers them all"),
+        (3, 200, "Bits: 8 architectures of 3 decisions; the budget of 200 covers them all"),
         (3, 7, "the budget of 7 covers 0.88 of them"),
-        (14, 200, "Bits: 16,384 designs of 14 decisions; the budget of 200 covers 0.012 of them"),
+        (14, 200, "Bits: 16,384 architectures of 14 decisions; the budget of 200 covers 0.012 of them"),
         (3, None, "the budget has no limit"),
     ],
 )
@@ -161,13 +161,13 @@ def test_coverage_says_the_share(n, evaluations, said):
 
 def test_coverage_of_a_space_that_is_too_large_to_count(monkeypatch):
     monkeypatch.setattr(Bits, "said", None)
-    assert "more than 10,000,000 designs of 3 decisions; the budget of 9 covers a small part" in coverage(
+    assert "more than 10,000,000 architectures of 3 decisions; the budget of 9 covers a small part" in coverage(
         Bits(3), Budget(9)
     )
 
 
 def test_coverage_says_the_chances_of_random_search(monkeypatch):
-    """Against a simulation: how often 200 draws of 100,000 designs meet the best 1 % and 0.1 %."""
+    """Against a simulation: how often 200 draws of 100,000 architectures meet the best 1 % and 0.1 %."""
     monkeypatch.setattr(Bits, "said", 100_000)
     said = re.findall(r"(?:probability of|with) (\d+) %", coverage(Bits(3), Budget(evaluations=200)))
     draws = np.random.default_rng(0).integers(100_000, size=(4000, 200))
@@ -185,7 +185,7 @@ def test_a_run_says_what_it_does_and_leaves_its_result(tmp_path, monkeypatch, ca
     (folder,) = (tmp_path / "runs").iterdir()
     said = capsys.readouterr().out
     result = json.loads((folder / "result.json").read_text())
-    assert f"{SPACE.size:,} designs" in said
+    assert f"{SPACE.size:,} architectures" in said
     best, mean = r"best validation accuracy \d\d\.\d\d %", r"mean of the last 20 evaluations \d\d\.\d\d %"
     assert re.search(rf"20 of 20 evaluations in \d+ s: {best}, {mean}", said)
     assert "the budget of 20 evaluations is used up" in said
@@ -198,10 +198,10 @@ def test_a_run_says_what_it_does_and_leaves_its_result(tmp_path, monkeypatch, ca
 def test_what_is_said_is_what_was_spent_where_trainings_were_shorter(capsys):
     search = Search(SPACE, Shorter(SPACE), RandomSearch(), Budget(evaluations=5))
     search.callbacks.append(SearchProgress(Console(width=200), 5))
-    designs = SPACE.sample(4, np.random.default_rng(0))
+    architectures = SPACE.sample(4, np.random.default_rng(0))
     with search:
-        search.evaluate(designs, fidelity=0.5)
-        search.evaluate(designs[:1])
+        search.evaluate(architectures, fidelity=0.5)
+        search.evaluate(architectures[:1])
     said = [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == [
         "1 of 5 full trainings spent on 2 evaluations",
@@ -289,7 +289,7 @@ def test_the_folder_of_another_configuration_is_refused_and_left_alone(tmp_path,
 
 def test_an_agent_that_breaks_its_contract_is_named_and_the_folder_is_free_again(tmp_path):
     for _ in range(2):
-        with pytest.raises(AgentError, match="agent Breaks: proposed a design that is not one of the space"):
+        with pytest.raises(AgentError, match="agent Breaks: proposed an architecture that is not one of the space"):
             run(tmp_path / "run", agent=Breaks())
     assert len(timeless(tmp_path / "run")) == 1
 

@@ -30,11 +30,11 @@ class Stack(SearchSpace):
 
 
 def outcome_of(k, val_accuracy, history, cached=False):
-    """Return the answer to design k, taken into the history."""
+    """Return the answer to architecture k, taken into the history."""
     error = "out of memory" if val_accuracy is None else None
     measurement = Measurement(val_accuracy, error, train_seconds=2.0, metrics={"params": 10.0 * k})
-    design = (k % 2, k % 3, k)  # the space has two decisions; the last tells designs apart
-    proposals = history.propose([design], list, fidelity=1.0)
+    architecture = (k % 2, k % 3, k)  # the space has two decisions; the last tells architectures apart
+    proposals = history.propose([architecture], list, fidelity=1.0)
     return history.take(proposals, [Finding(measurement, val_accuracy or -1.0, cached)])[0]
 
 

@@ -33,7 +33,7 @@ AGENTS = {
     "RegularizedEvolution": partial(RegularizedEvolution, 8, 3),
     "LocalSearch": LocalSearch,
     "TPE": partial(TPE, startup_trials=4),
-    "GaussianProcess": partial(GaussianProcess, startup_designs=4),
+    "GaussianProcess": partial(GaussianProcess, startup_trials=4),
 }
 
 

@@ -27,7 +27,7 @@ AGENTS = {
     "TPE": lambda: TPE(startup_trials=4, batch_size=4),
     "PPO": lambda: PPO(num_envs=8),
     "asynchronous LocalSearch": lambda: LocalSearch(asynchronous=True),
-    "asynchronous GaussianProcess": lambda: GaussianProcess(startup_designs=4, asynchronous=True),
+    "asynchronous GaussianProcess": lambda: GaussianProcess(startup_trials=4, asynchronous=True),
 }
 
 
