@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import time
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
 from nasenv.files import write_whole
+from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import SearchSpace
 from nasenv.training import Diverged, Recipe, fit, one_thread, same_each_time, score, seeded
+from nasenv.training.devices import is_out_of_memory
 from nasenv.trial import DIVERGED, Architecture, Trial
 
 OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
-_BFLOAT16_FLOPS = 1.5e8  # of a batch's forward pass, from which on a processor gains by bfloat16 (BENCHMARKS.md)
+DEVICE_LOST = "this process can use its GPU no more"  # how the error ends after one that a GPU does not survive
+_WARM_UP_STEPS = 20  # enough for a CUDA graph
+_BFLOAT16_FLOPS = {"cpu": 1.5e8, "cuda": 2e9}
+"""FLOPs of a batch's forward pass from which on bfloat16 pays: on a processor by BENCHMARKS.md; on a GPU, where it adds
+two casts a weight, each a kernel, by an estimate (not yet measured)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,8 @@ class Trained:
 
     Args:
         score: on validation or test data, in the task's metric; None where it failed.
-        train_seconds: processor time of the training, on a GPU wall time.
+        train_seconds: processor time of the training, on a GPU wall time: that depends on what runs beside it, and is
+            to be compared at the same concurrency only.
         seconds: wall time by part: data, building, training, scoring.
         eager: why a training on a GPU was not replayed as a CUDA graph; None where it was.
     """
@@ -78,7 +88,8 @@ class Trainer:
         device: where to train.
         timeout_seconds: wall time after which a training is given up.
         deterministic: whether a GPU is to give the same numbers each time.
-        precision: float32; bfloat16; by_size: bfloat16 where a batch is work enough to gain by it.
+        precision: float32, on a GPU TF32 for convolutions; bfloat16; by_size: bfloat16 where a batch is work enough to
+            gain by it. Scores are computed in float32 as such.
     """
 
     def __init__(
@@ -125,10 +136,9 @@ class Trainer:
             reason = f"{DIVERGED}: {error}"
         except TimeoutError as error:
             reason = str(error)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            reason = f"{OUT_OF_MEMORY}: {_one_line(error)}"
         except (Exception, SystemExit) as error:  # a user's network may raise anything, and the search goes on
-            reason = f"{type(error).__name__}: {_one_line(error)}"
+            kind = OUT_OF_MEMORY if is_out_of_memory(error) else type(error).__name__
+            reason = f"{kind}: {_one_line(error)}{'' if self._is_usable() else f'; {DEVICE_LOST}'}"
         else:
             if job.keep is not None:
                 write_weights(job.keep, model)
@@ -143,8 +153,9 @@ class Trainer:
         model = self.space.build(job.trial.architecture)
         if begin_with is not None:
             model.load_state_dict(begin_with)
-        model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        metrics = count(model, self.space.task.shape, self.device)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        metrics = count(model, self.space.task.shape, torch.device("cpu"))  # a GPU would choose algorithms for that
+        model = model.to(self.device)
         precision = self._precision(metrics["flops"] * job.recipe.batch_size)
         generator = torch.Generator(self.device).manual_seed(job.seed)
         times.end("building")
@@ -160,6 +171,30 @@ class Trainer:
         eager = fitted.eager if self.device.type == "cuda" else None
         return model, Trained(found, None, train_seconds, metrics, fitted.curve, times.wall, eager)
 
+    def warm_up(self) -> None:
+        """Train a tiny network, so that a GPU, its libraries and the data are there before trainings are timed.
+
+        What goes wrong here goes wrong in the first training, too, which says so.
+        """
+        task, device = self.space.task, self.device
+        network: list[nn.Module] = [nn.Flatten(), nn.Linear(math.prod(task.shape), task.outputs)]
+        if len(task.shape) == 3:
+            network = [nn.Conv2d(task.shape[0], 8, 3, padding=1), nn.BatchNorm2d(8), GlobalAveragePool()]
+            network += [nn.Linear(8, task.outputs)]
+        with contextlib.suppress(Exception), self._current(), seeded(0, device), self._sameness(device):
+            data, model, generator = self._data(), nn.Sequential(*network).to(device), torch.Generator(device)
+            fit(model, task, data.train, Recipe(_WARM_UP_STEPS), generator, steps=_WARM_UP_STEPS)
+            score(model, task, data.encoding, data.validation)
+
+    def _is_usable(self) -> bool:
+        """Return whether the device still works; a kernel that failed leaves a process's GPU in error for good."""
+        try:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        except Exception:
+            return False
+        return True
+
     def _current(self) -> contextlib.AbstractContextManager[object]:
         """Make the device the current one, as capturing a CUDA graph needs it to be."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
@@ -172,7 +207,7 @@ class Trainer:
 
     def _precision(self, flops_of_a_batch: float) -> torch.dtype:
         if self.precision == "by_size":
-            return torch.bfloat16 if flops_of_a_batch >= _BFLOAT16_FLOPS else torch.float32
+            return torch.bfloat16 if flops_of_a_batch >= _BFLOAT16_FLOPS[self.device.type] else torch.float32
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
 
@@ -207,9 +242,28 @@ class _Times:
 def count(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
     """Return ``params`` and ``flops`` of one forward pass of one input."""
     model.eval()
-    with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted
+    with _FlopCounter() as counter:  # with gradients: else fused attention is not counted
         model(torch.zeros(1, *shape, device=device))
-    return {"params": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops()}
+    return {"params": sum(p.numel() for p in model.parameters()), "flops": counter.flops}
+
+
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts FLOPs as `torch.utils.flop_counter.FlopCounterMode`, which takes twice as long, as it does by module."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if parts is NotImplemented else parts
+        out = func(*args, **kwargs)
+        self.flops += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -231,7 +285,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Return what auto is on a device: bfloat16 on a GPU that has it, by_size on a processor that has it, or float32.
+    """Return what auto is on a device: by_size where it has bfloat16, else float32.
 
     Raises:
         InputError: it is none of auto, float32, bfloat16.
@@ -241,6 +295,6 @@ def resolve_precision(precision: str, device: str) -> str:
     if precision != "auto":
         return precision
     if torch.device(device).type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return "by_size" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     native = torch.cpu.get_capabilities()
     return "by_size" if native.get("avx512_bf16") or native.get("amx_bf16") else "float32"
