@@ -24,6 +24,7 @@ from nasenv.errors import InputError
 from nasenv.files import write_whole
 from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import SearchSpace
+from nasenv.task import Task
 from nasenv.training import Diverged, Recipe, fit, one_thread, same_each_time, score, seeded
 from nasenv.training.devices import is_out_of_memory
 from nasenv.trial import DIVERGED, Architecture, Trial
@@ -177,12 +178,8 @@ class Trainer:
         What goes wrong here goes wrong in the first training, too, which says so.
         """
         task, device = self.space.task, self.device
-        network: list[nn.Module] = [nn.Flatten(), nn.Linear(math.prod(task.shape), task.outputs)]
-        if len(task.shape) == 3:
-            network = [nn.Conv2d(task.shape[0], 8, 3, padding=1), nn.BatchNorm2d(8), GlobalAveragePool()]
-            network += [nn.Linear(8, task.outputs)]
         with contextlib.suppress(Exception), self._current(), seeded(0, device), self._sameness(device):
-            data, model, generator = self._data(), nn.Sequential(*network).to(device), torch.Generator(device)
+            data, model, generator = self._data(), _tiny(task).to(device), torch.Generator(device)
             fit(model, task, data.train, Recipe(_WARM_UP_STEPS), generator, steps=_WARM_UP_STEPS)
             score(model, task, data.encoding, data.validation)
 
@@ -237,6 +234,14 @@ class _Times:
         """Return the wall time, and the time that other work on the cores has no part in, where there is one."""
         wall = time.perf_counter()
         return wall, time.thread_time() if self._device.type == "cpu" else wall
+
+
+def _tiny(task: Task) -> nn.Module:
+    """Return a small network for a task, of what networks for it are made of."""
+    if len(task.shape) != 3:
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.shape), task.outputs))
+    convolution = nn.Conv2d(task.shape[0], 8, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(8), nn.ReLU(), GlobalAveragePool(), nn.Linear(8, task.outputs))
 
 
 def count(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
