@@ -49,7 +49,8 @@ class TrainingEvaluator(Evaluator):
 
     A training's seed comes from the evaluator's seed and the architecture alone, so a measurement depends neither
     on the search nor on the order or the process in which it was made. Metrics reported: ``params``, and ``flops`` of
-    one forward pass of one input (a multiplication and an addition count as two).
+    one forward pass of one input (a multiplication and an addition count as two). ``train_seconds`` is processor time;
+    on a GPU it is wall time, which depends on how many trainings are beside it, and so does an objective of it.
 
     Args:
         space: the space whose networks are trained; its task is that of the data.
