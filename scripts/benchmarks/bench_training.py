@@ -3,9 +3,9 @@
 The plain way is what a practised user writes first: DataLoader and TensorDataset, AdamW under OneCycleLR, one training
 at a time, contiguous tensors, the default optimizer implementation, scored by a DataLoader loop; on the processor with
 torch on all cores, on a GPU with pinned memory and 4 loader workers, whose start takes 0.2 to 0.4 s of each training
-(``--loader_workers 0`` does without). It has our epochs, batch size, peak rate, weight decay and number of steps. Ours is
-the whole of ``TrainingEvaluator.measure``: also batch normalisation's statistics taken again, FLOPs counted, and the way
-to the workers and back.
+(``--loader_workers 0`` does without). It has our epochs, batch size, peak rate, weight decay and number of steps. Ours
+is the whole of ``TrainingEvaluator.measure``: also batch normalisation's statistics taken again, FLOPs counted, and the
+way to the workers and back.
 
 Speed and accuracy come from pairs of (plain, ours) that train the same designs, each pair from a seed of its own, the
 order changing from pair to pair; the ratio is taken within pairs. Accuracies are those on validation data.
