@@ -210,7 +210,11 @@ class TrainingEvaluator(Evaluator):
             return
         self._pool.size = self._concurrency.now
         if more > 0:
-            self._pool.ready()
+            try:
+                self._pool.ready()
+            except InputError:  # there is no room for so many
+                self._concurrency.out_of_memory(self._concurrency.now)
+                self._pool.size = self._concurrency.now
             self._concurrency.begin(self._starts)
 
     def _jobs(self, among: dict[Job, int]) -> Iterator[Job | None]:

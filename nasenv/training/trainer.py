@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
@@ -247,17 +247,30 @@ def _tiny(task: Task) -> nn.Module:
 def count(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
     """Return ``params`` and ``flops`` of one forward pass of one input."""
     model.eval()
-    with _FlopCounter() as counter:  # with gradients: else fused attention is not counted
-        model(torch.zeros(1, *shape, device=device))
-    return {"params": sum(p.numel() for p in model.parameters()), "flops": counter.flops}
+    return {"params": sum(p.numel() for p in model.parameters()), "flops": _flops(model, shape, device)}
+
+
+def _flops(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
+    counter: _FlopCounter | FlopCounterMode
+    try:
+        with _FlopCounter() as counter:  # with gradients: else fused attention is not counted
+            model(torch.zeros(1, *shape, device=device))
+    except NotImplementedError:  # control flow, as of torch.cond
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, *shape, device=device))
+    return counter.get_total_flops()
 
 
 class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts FLOPs as `torch.utils.flop_counter.FlopCounterMode`, which takes twice as long, as it does by module."""
+    """Counts FLOPs as `FlopCounterMode`, which takes twice as long, as it counts those of each module."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
+        self._flops = 0
+
+    def get_total_flops(self) -> int:
+        """Return what was counted."""
+        return self._flops
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -267,7 +280,7 @@ class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 parts = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if parts is NotImplemented else parts
         out = func(*args, **kwargs)
-        self.flops += formula(*args, **kwargs, out_val=out)
+        self._flops += formula(*args, **kwargs, out_val=out)
         return out
 
 

@@ -1,6 +1,7 @@
 """What a step costs on a GPU: kernels, waiting, and how far the host gets ahead; on a processor, as if it were one."""
 
 import importlib
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -110,6 +111,19 @@ def test_a_timeout_is_noticed_though_the_host_is_ahead(as_on_a_gpu, monkeypatch)
     with pytest.raises(TimeoutError, match="more than 400 s"):
         fit(model, SMALL_TASK, random_split(), Recipe(1000, 16), generator(), timeout_seconds=400)
     assert 400 < PretendedEvent.steps <= 400 + 2 * fitting._AHEAD
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_timeout_is_noticed_in_time():
+    network = nn.Sequential(*[nn.Conv2d(2, 2, 1) for _ in range(3)], nn.Conv2d(2, 4096, 5), nn.Conv2d(4096, 4096, 1, 2))
+    model = nn.Sequential(network, nn.Flatten(), nn.LazyLinear(3)).cuda()
+    data = random_split(n=4096).to("cuda")
+    model(data.inputs[:2])
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"more than 0\.5 s"):
+        fit(model, SMALL_TASK, data, Recipe(5000, 4096), torch.Generator("cuda"), timeout_seconds=0.5)
+    assert time.monotonic() - began < 10
 
 
 # Batch normalisation

@@ -5,11 +5,13 @@ import functools
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nasenv.training import Recipe, fit, repeating
+from nasenv.data.dataset import load_dataset
+from nasenv.training import Recipe, fit, repeating, seeded
 from nasenv.training.repeating import CAPTURE_FAILED, repeated
 from tests.training.test_fitting import TASK, random_split
 
@@ -253,3 +255,22 @@ def test_on_a_gpu_what_cannot_be_captured_is_trained_and_the_next_is_captured(is
     torch.cuda.empty_cache()
     nn.functional.dropout(torch.ones(5, device="cuda"))
     assert captured_total(20) == 20
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_captured_training_is_the_eager_one(optimizer, monkeypatch):
+    device = torch.device("cuda")
+    data = load_dataset("digits").to(device)
+    curves = {}
+    for worth in (0, 10**9):
+        monkeypatch.setattr("nasenv.training.repeating._WORTH_CAPTURING", worth)
+        with seeded(0, device):
+            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.0), nn.Linear(32, 10)).to(
+                device
+            )
+        fitted = fit(model, data.task, data.train, Recipe(4, 64, optimizer), torch.Generator(device).manual_seed(0))
+        assert fitted.eager == (None if worth == 0 else f"fewer than {worth} steps")
+        curves[worth] = fitted.curve
+    np.testing.assert_allclose(*curves.values(), rtol=0.02)

@@ -67,6 +67,12 @@ class Attention(nn.Module):
             return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])
 
 
+class Branches(nn.Linear):
+    def forward(self, x):
+        x = x.flatten(1)
+        return torch.cond(x.sum() > 0, super().forward, lambda x: super(Branches, self).forward(x) + 1, (x,))
+
+
 def networks():
     for space in (ChainCNN(), NASBench201(channels=4, cells=1, task=TASK), NASBenchMacro(task=TASK)):
         for design in space.sample(6, np.random.default_rng(0)):
@@ -74,6 +80,7 @@ def networks():
     yield Attention()
     yield Attention(torch.inference_mode)
     yield nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 64)), nn.Conv1d(1, 3, 5), nn.GRU(60, 7))
+    yield Branches(64, 3)
 
 
 def test_flops_are_those_of_pytorchs_counter():

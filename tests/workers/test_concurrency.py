@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nasenv.data.dataset import load_dataset
+from nasenv.errors import InputError
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.training.devices import environments
@@ -205,6 +206,26 @@ def test_workers_that_start_slowly_are_not_taken_for_slow_ones(trainings, expect
     for _ in range(150):
         evaluator.measure([Trial(design, seed=seed) for seed, design in enumerate(designs[:trainings])])
     assert evaluator._pool.size == evaluator.slots == expected
+
+
+class NoRoom(SlowStarts):
+    """No more than four workers can be started."""
+
+    def ready(self):
+        if self.size > 4:
+            raise InputError("no worker process can be started")
+        super().ready()
+
+
+def test_where_no_more_workers_can_be_started_it_stays_at_those_there_are():
+    clock = Clock()
+    evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=1)
+    evaluator._concurrency, evaluator._pool = Concurrency(1, 16, first=2, clock=clock), NoRoom(clock, size=2)
+    designs = evaluator.space.sample(200, np.random.default_rng(0))
+    for _ in range(10):
+        answers = evaluator.measure([Trial(design, seed=seed) for seed, design in enumerate(designs)])
+        assert [m.error for m in answers] == [None] * 200
+    assert evaluator._pool.size == evaluator.slots == 4
 
 
 def seen(_):
