@@ -7,9 +7,11 @@ import pytest
 
 from nasenv.data.dataset import load_dataset
 from nasenv.errors import InputError
+from nasenv.evaluators import training
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.training.devices import environments
+from nasenv.training.repeating import CAPTURE_FAILED
 from nasenv.training.trainer import Trained
 from nasenv.trial import Trial
 from nasenv.workers.concurrency import Concurrency
@@ -226,6 +228,18 @@ def test_where_no_more_workers_can_be_started_it_stays_at_those_there_are():
         answers = evaluator.measure([Trial(design, seed=seed) for seed, design in enumerate(designs)])
         assert [m.error for m in answers] == [None] * 200
     assert evaluator._pool.size == evaluator.slots == 4
+
+
+@pytest.mark.parametrize(("devices", "warms_up"), [(("cpu",), False), (("cuda:0", "cuda:1"), True)])
+def test_workers_on_gpus_warm_up_and_are_let_go_of_after_a_failed_capture(monkeypatch, devices, warms_up):
+    made = {}
+    monkeypatch.setattr(training, "WorkerPool", lambda *args, **options: made.update(options) or SmallMemory(9, 2))
+    evaluator = TrainingEvaluator(ChainCNN(max_layers=2), load_dataset("digits"), devices="cpu", concurrency=2)
+    evaluator.devices = devices
+    evaluator.start()
+    assert (made["warm_up"] is not None) == warms_up
+    for eager, spoilt in ((None, False), ("it waits for the device", False), (f"{CAPTURE_FAILED}: why", True)):
+        assert made["spoilt"](Trained(0.5, None, 1.0, {}, eager=eager)) == spoilt
 
 
 def seen(_):
