@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,6 +21,7 @@ from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.spaces.space import SearchSpace
 from nasenv.training import TIMEOUT, Recipe
 from nasenv.training.cost import TrainingCost
+from nasenv.training.cuda_graphs import CAPTURE_FAILED
 from nasenv.training.devices import device_environments, resolve_devices
 from nasenv.training.trainer import OUT_OF_MEMORY, Job, Trainer, TrainingResult, resolve_precision
 from nasenv.trial import DIVERGED, Architecture, Measurement, Trial
@@ -49,7 +49,8 @@ class TrainingEvaluator(Evaluator):
 
     A training's seed comes from the evaluator's seed and the architecture alone, so a measurement depends neither
     on the search nor on the order or the process in which it was made. Metrics reported: ``params``, and ``flops`` of
-    one forward pass of one input (a multiplication and an addition count as two).
+    one forward pass of one input (a multiplication and an addition count as two). ``train_seconds`` is processor time;
+    on a GPU it is wall time, which depends on how many trainings are beside it, and so does an objective of it.
 
     Args:
         space: the space whose networks are trained; its task is that of the data.
@@ -64,14 +65,15 @@ class TrainingEvaluator(Evaluator):
         final_epochs: length of the training after the search; by default 10 on digits, four times ``epochs`` elsewhere.
         seed: seeds the trainings; searches that share it share a cache, whatever their own seeds.
         devices: cpu; cuda, every GPU; a list such as cuda:0,cuda:2; or auto: every GPU, the CPU where there is none.
-        concurrency: trainings side by side, each in a worker process with one thread; 0 trains in this process. auto is
-            one for each processor core on the CPU; on GPUs it begins with two each, and finds while the search goes on
-            how many give the most trainings a second; it has fewer where memory runs out.
+        concurrency: trainings side by side, each in a worker process with one thread; 0 trains in this process, which a
+            kernel that fails leaves unable to use its GPU. auto is one for each processor core on the CPU; on GPUs it
+            begins with two each, and finds while the search goes on how many give the most trainings a second; it has
+            fewer where memory runs out.
         timeout_seconds: a training that takes longer is a failed measurement.
         deterministic: whether trainings on a GPU are to come out the same each time, which makes them slower; on the
             CPU they always do.
-        precision: precision of convolutions and products in a training, float32 or bfloat16; auto is bfloat16
-            on a GPU that has it, on a processor that has it for networks that gain by it, and float32 elsewhere.
+        precision: what convolutions and products of a training are computed in, float32 (TF32 in convolutions on a GPU)
+            or bfloat16; auto is bfloat16 for networks that gain by it, where the device has it, and float32 elsewhere.
             Weights, their updates and scores are float32 always.
         compile_final: whether trainings after the search go through torch.compile, which takes 7 to 24 s a network,
             and pays where they are very long, if at all (BENCHMARKS.md).
@@ -157,21 +159,17 @@ class TrainingEvaluator(Evaluator):
         if len(self._waiting) > 1:
             self.start()
         among: dict[Job, int] = {}  # how many trainings were to be at work when it began
-        began, epochs = time.perf_counter(), 0.0  # of the trainings that ended since
-        ended = 0
+        self._concurrency.begin(self._starts)
         try:
             for job, trained in self._trained(self._jobs(among), stopped):
                 if (trained.error or "").startswith(OUT_OF_MEMORY) and self._concurrency.out_of_memory(among[job]):
                     self._waiting[job.trial] = job
                 else:
                     self._learn(job, trained)
-                    ended, epochs = ended + 1, epochs + job.trial.fidelity * job.recipe.epochs
+                    self._concurrency.ended(job.trial.fidelity * job.recipe.epochs, self._starts)
                     yield job.trial, _measurement(trained)
-                if ended >= 2 * self._concurrency.now:
-                    self._concurrency.update(ended, epochs, time.perf_counter() - began)
-                    began, epochs, ended = time.perf_counter(), 0.0, 0
-                if self._pool is not None:
-                    self._pool.size = self._concurrency.now
+                self._resize()
+            self._concurrency.look(self._starts)
         finally:
             self._waiting.clear()
 
@@ -189,15 +187,35 @@ class TrainingEvaluator(Evaluator):
         """Start the worker processes; with concurrency 0, or inside a worker process, there are none."""
         if self.concurrency and self._pool is None and not multiprocessing.current_process().daemon:
             trainer = self._trainer.on(torch.device(self.devices[0]).type)  # each worker sees its own device alone
-            each = device_environments(self.devices)
-            size = self._concurrency.now
-            self._pool = WorkerPool(trainer.run, size, self.timeout_seconds, worth_retrying, environments=each)
+            self._pool = WorkerPool(
+                *(trainer.run, self._concurrency.now, self.timeout_seconds, worth_retrying),
+                environments=device_environments(self.devices),
+                warm_up=trainer.warm_up if trainer.device.type == "cuda" else None,
+                spoilt=_is_spoilt,
+            )
 
     def close(self) -> None:
         """End the worker processes."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+
+    @property
+    def _starts(self) -> int:
+        return 0 if self._pool is None else self._pool.starts
+
+    def _resize(self) -> None:
+        """Have as many workers as trainings are to be at work; new ones are waited for, so that none is measured."""
+        if self._pool is None or (more := self._concurrency.now - self._pool.size) == 0:
+            return
+        self._pool.size = self._concurrency.now
+        if more > 0:
+            try:
+                self._pool.ready()
+            except InputError:  # there is no room for so many
+                self._concurrency.out_of_memory(self._concurrency.now)
+                self._pool.size = self._concurrency.now
+            self._concurrency.begin(self._starts)
 
     def _jobs(self, among: dict[Job, int]) -> Iterator[Job | None]:
         """Yield the longest waiting job whenever asked; None if there is none."""
@@ -263,6 +281,11 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
 def worth_retrying(trained: TrainingResult | Measurement) -> bool:
     """Return whether a retry in a fresh process might succeed: after any error but divergence or a timeout."""
     return trained.error is not None and not trained.error.startswith((DIVERGED, TIMEOUT))
+
+
+def _is_spoilt(trained: TrainingResult) -> bool:
+    """Return whether the process that answers so is not to be trusted any more: a capture failed there."""
+    return (trained.eager or "").startswith(CAPTURE_FAILED)
 
 
 def _failed(_: Job, reason: str, seconds: float) -> TrainingResult:

@@ -1,4 +1,4 @@
-"""Devices to train on, and the environment variables that assign them to worker processes."""
+"""Which devices there are to train on, how worker processes share them, and whether their memory ran out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from nasenv.errors import InputError, counted
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_NO_MEMORY = re.compile(r"out of memory|ALLOC\w*_FAILED")  # in the words of CUDA; of cuBLAS and cuDNN
 
 
 def resolve_devices(devices: str) -> tuple[str, ...]:
@@ -41,6 +42,13 @@ def device_environments(devices: tuple[str, ...]) -> list[dict[str, str]]:
         return [{}]
     seen = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]  # our cuda:0 is the first of these
     return [{_VISIBLE: seen[_index(name)] if seen else str(_index(name))} for name in devices]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out: PyTorch's own, or on a GPU that of a context, a graph, cuBLAS or cuDNN."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def _index(device: str) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from nasenv.data.split import Split
 from nasenv.task import Encoding, Task
+from nasenv.training.batch_norm import refresh_statistics, uncounted
 from nasenv.training.cuda_graphs import graphed
 from nasenv.training.recipe import Recipe, one_cycle
+from nasenv.training.reproducibility import full_float32
 
 TIMEOUT = "timeout"  # how the error of a training that took too long begins
 _SCORING_BATCH = {"cpu": 256, "cuda": 2048}  # larger ones leave a processor's cache; a GPU wants few, large ones
@@ -24,6 +27,7 @@ BETAS = (0.85, 0.99)
 seeds of each benchmark gained 0.9 points of validation accuracy on digits, 2.8 on mnist5k, 0.2 with cells."""
 
 _STATISTICS_BATCHES = 4  # forward passes that batch normalisation takes its statistics from
+_AHEAD = 32  # steps of a GPU between two looks at how far it is; the host is at most twice as many ahead
 
 
 class FitResult(NamedTuple):
@@ -56,14 +60,15 @@ def fit(
     """Train the model in place and return the loss curve.
 
     Args:
-        model: on the device of the data; its parameters become views of one vector, and its batch normalisation
-            statistics are those of the final weights at the end.
+        model: on the device of the data; on a processor its parameters become views of one vector; its batch
+            normalisation statistics are those of the final weights at the end.
         task: task, which defines the loss.
         data: inputs and targets, as the task's networks take them.
         recipe: hyperparameters of the training.
         generator: draws the order of the data and their augmentation; on the device of the data.
         timeout_seconds: wall time after which the training is given up; a suspension does not count.
-        precision: float32, or bfloat16: what convolutions and products are computed in; weights stay float32.
+        precision: float32, on a GPU TF32 for convolutions, or bfloat16: what convolutions and products are computed in;
+            weights stay float32.
         compiled: whether steps go through torch.compile; the first of them may take half a minute.
         steps: length of the training, whose schedule is as long; all steps of the recipe by default.
 
@@ -74,7 +79,7 @@ def fit(
     network: nn.Module = torch.compile(model, dynamic=False) if compiled else model  # type: ignore[assignment]
     training = _Training(network, task, data, recipe, generator, precision, steps)
     model.train()
-    with graphed(training.step, training.steps, data.inputs.device) as repeat:
+    with uncounted(model), graphed(training.step, training.steps, data.inputs.device) as repeat:
         for epoch in range(training.epochs):
             training.begin(epoch)
             step = training.step if repeat.eager is not None else repeat
@@ -83,7 +88,7 @@ def fit(
                 step()
             training.end(epoch)
         curve = training.curve()
-    _refresh_batch_norm(model, training.batches)
+    refresh_statistics(model, training.batches.another_pass(_STATISTICS_BATCHES))
     return FitResult(curve, repeat.eager)
 
 
@@ -112,14 +117,25 @@ class _Training:
         self._rates = rates.view(self.epochs, per_epoch)
         self._rates_of_epoch = torch.zeros(per_epoch, device=self._device)
         self._rate = torch.zeros((), device=self._device)
-        self._optimizer = FlatParameterOptimizer(network, recipe, self._rate)
+        self._optimizer = make_optimizer(network, recipe, self._rate)
         self._number = torch.zeros(1, dtype=torch.int64, device=self._device)  # of the next batch
         self._total = torch.zeros((), device=self._device)  # of the losses of this epoch
         self._losses = torch.zeros(self.epochs, device=self._device)
         self._looked, self._seconds = time.monotonic(), 0.0  # at the clock, and spent awake
+        self._given_out = itertools.count(1)  # steps
+        self._mark: torch.cuda.Event | None = None
 
     def check_time(self, timeout_seconds: float) -> None:
-        """Raise TimeoutError if the time is up; a suspension counts for a tenth of the limit at most."""
+        """Raise TimeoutError where the time is up; a suspension, longer than a tenth of it, counts for that tenth.
+
+        The host gives out a GPU's steps faster than they are done, and its clock would stand still meanwhile; so it
+        waits for those that it gave out `_AHEAD` steps ago, while there is work enough left.
+        """
+        if next(self._given_out) % _AHEAD == 0 and on_gpu(self._device):
+            mark, self._mark = self._mark, torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            self._mark.record(torch.cuda.current_stream(self._device))
+            if mark is not None:
+                mark.synchronize()
         now = time.monotonic()
         self._seconds += min(now - self._looked, timeout_seconds / 10)
         self._looked = now
@@ -152,7 +168,7 @@ class _Training:
     def end(self, epoch: int) -> None:
         """Record the loss of an epoch; on the CPU, check that it is finite."""
         self._losses[epoch] = self._total / self.steps_of(epoch)
-        if self._device.type == "cpu":
+        if not on_gpu(self._device):
             self._check(epoch, float(self._losses[epoch]))
 
     def curve(self) -> tuple[float, ...]:
@@ -168,6 +184,7 @@ class _Training:
 
 
 @torch.inference_mode()
+@full_float32()
 def score(model: nn.Module, task: Task, encoding: Encoding, data: Split) -> float:
     """Return the task's metric of a model on data, computed in float32 and in the user's units."""
     model.eval()
@@ -176,29 +193,6 @@ def score(model: nn.Module, task: Task, encoding: Encoding, data: Split) -> floa
     outputs = torch.cat([model(channels_last(piece) if piece.ndim == 4 else piece) for piece in pieces])
     targets = encoding.outputs(data.targets) if task.kind == "regression" else data.targets
     return task.score(encoding.outputs(outputs), targets)
-
-
-@torch.no_grad()
-def _refresh_batch_norm(model: nn.Module, batches: Batches) -> None:
-    """Recompute the running statistics of batch normalisation with the final weights.
-
-    After a few epochs the running averages still remember early weights, and accuracy under them is mostly noise.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over the batches
-        norm.train()
-    batches.shuffle()
-    for number in range(min(_STATISTICS_BATCHES, len(batches))):
-        inputs, _ = batches.get(torch.tensor([number], device=batches.device))
-        model(inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def channels_last(images_nchw: Tensor) -> Tensor:
@@ -261,6 +255,12 @@ class Batches:
         targets = self._targets.index_select(0, rows)
         return (inputs.permute(0, 3, 1, 2) if self._are_images else inputs), targets
 
+    def another_pass(self, most: int) -> Iterator[Tensor]:
+        """Draw a pass, and yield the inputs of its first batches."""
+        self.shuffle()
+        for number in torch.split(torch.arange(min(most, len(self)), device=self.device), 1):
+            yield self.get(number)[0]
+
     def _cropped(self, rows: Tensor, number: Tensor) -> Tensor:
         y, x, mirrored = self._drawn.index_select(0, number)[0][..., None].unbind(1)  # (b, 1) each
         ys, xs = y + self._ys, x + self._xs
@@ -269,8 +269,29 @@ class Batches:
         return self._inputs[rows[:, None, None], ys[:, :, None], xs[:, None, :]]
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Return whether a device works beside the host, which gives out its work a kernel at a time."""
+    return device.type == "cuda"
+
+
+def make_optimizer(
+    model: nn.Module, recipe: Recipe, learning_rate: Tensor
+) -> FlatParameterOptimizer | torch.optim.Optimizer:
+    """Return what updates a network's parameters: on a processor as one vector, on a GPU each as it is.
+
+    A processor is spared a call a parameter. A GPU updates all of them in one kernel anyway; and gradients that can be
+    let go of, as those of one vector cannot, are taken as the backward pass makes them, and not added to zeros.
+
+    Raises:
+        ValueError: no parameter is to be trained.
+    """
+    if on_gpu(learning_rate.device):
+        return _rule(_trained(model), recipe, learning_rate)
+    return FlatParameterOptimizer(model, recipe, learning_rate)
+
+
 class FlatParameterOptimizer:
-    """Updates all parameters of one dtype as one flat vector; parameters and gradients become views of it.
+    """Updates the parameters of a network as one vector a type of number; they become views of it, as do gradients.
 
     What it computes is what the rule would parameter by parameter, but that one without a gradient decays too.
 
@@ -284,9 +305,7 @@ class FlatParameterOptimizer:
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, learning_rate: Tensor) -> None:
-        trained = [p for p in model.parameters() if p.requires_grad]
-        if not trained:
-            raise ValueError("the network has no parameters to train")
+        trained = _trained(model)
         types = dict.fromkeys(p.dtype for p in trained)
         self._flats = [_flattened([p for p in trained if p.dtype == dtype]) for dtype in types]
         self._rule = _rule(self._flats, recipe, learning_rate)
@@ -300,6 +319,13 @@ class FlatParameterOptimizer:
     def step(self) -> None:
         """Update the parameters by their gradients."""
         self._rule.step()
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("the network has no parameters to train")
+    return trained
 
 
 def _flattened(parameters: list[nn.Parameter]) -> nn.Parameter:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
 
 
 @contextlib.contextmanager
@@ -43,7 +46,6 @@ def deterministic_algorithms(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used in a process
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
@@ -52,3 +54,18 @@ def deterministic_algorithms(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.deterministic = before[1]
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute float32 as such in cuDNN, whose convolutions round their factors to 11 bits (TF32) otherwise."""
+    cudnn: Any = torch.backends.cudnn
+    ways = (cudnn.conv, cudnn.rnn)
+    before = [way.fp32_precision for way in ways]
+    try:
+        for way in ways:
+            way.fp32_precision = "ieee"
+        yield
+    finally:
+        for way, precision in zip(ways, before, strict=True):
+            way.fp32_precision = precision

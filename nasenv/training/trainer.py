@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import time
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from nasenv.data.dataset import Dataset
 from nasenv.errors import InputError
 from nasenv.files import write_whole
+from nasenv.spaces.layers import GlobalAveragePool
 from nasenv.spaces.space import SearchSpace
+from nasenv.task import Task
 from nasenv.training import Diverged, Recipe, deterministic_algorithms, fit, one_thread, score, seeded
+from nasenv.training.devices import is_out_of_memory
 from nasenv.trial import DIVERGED, Architecture, Trial
 
 OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
-_BFLOAT16_FLOPS = 1.5e8  # of a batch's forward pass, from which on a processor gains by bfloat16 (BENCHMARKS.md)
+DEVICE_LOST = "this process can use its GPU no more"  # how the error ends after one that a GPU does not survive
+_WARM_UP_STEPS = 20  # enough for a CUDA graph
+_BFLOAT16_FLOPS = {"cpu": 1.5e8, "cuda": 2e9}
+"""FLOPs of a batch's forward pass from which on bfloat16 pays: on a processor by BENCHMARKS.md; on a GPU, where it adds
+two casts a weight, each a kernel, by an estimate (not yet measured)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ class TrainingResult:
 
     Args:
         score: on validation or test data, in the task's metric; None where it failed.
-        train_seconds: processor time of the training, on a GPU wall time.
+        train_seconds: processor time of the training, on a GPU wall time: that depends on what runs beside it, and is
+            to be compared at the same concurrency only.
         seconds: wall time by part: data, building, training, scoring.
         eager: why a training on a GPU was not replayed as a CUDA graph; None where it was.
     """
@@ -78,7 +89,8 @@ class Trainer:
         device: device to train on.
         timeout_seconds: wall time after which a training is given up.
         deterministic: whether a GPU is to give the same numbers each time.
-        precision: float32; bfloat16; by_size: bfloat16 where a batch is work enough to gain by it.
+        precision: float32, on a GPU TF32 for convolutions; bfloat16; by_size: bfloat16 where a batch is work enough to
+            gain by it. Scores are computed in float32 as such.
     """
 
     def __init__(
@@ -125,10 +137,9 @@ class Trainer:
             reason = f"{DIVERGED}: {error}"
         except TimeoutError as error:
             reason = str(error)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            reason = f"{OUT_OF_MEMORY}: {_one_line(error)}"
         except (Exception, SystemExit) as error:  # a user's network may raise anything, and the search goes on
-            reason = f"{type(error).__name__}: {_one_line(error)}"
+            kind = OUT_OF_MEMORY if is_out_of_memory(error) else type(error).__name__
+            reason = f"{kind}: {_one_line(error)}{'' if self._is_usable() else f'; {DEVICE_LOST}'}"
         else:
             if job.keep is not None:
                 write_weights(job.keep, model)
@@ -143,8 +154,9 @@ class Trainer:
         model = self.space.build(job.trial.architecture)
         if begin_with is not None:
             model.load_state_dict(begin_with)
-        model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        metrics = count_costs(model, self.space.task.shape, self.device)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        metrics = count_costs(model, self.space.task.shape, torch.device("cpu"))  # a GPU would plan its kernels
+        model = model.to(self.device)
         precision = self._precision(metrics["flops"] * job.recipe.batch_size)
         generator = torch.Generator(self.device).manual_seed(job.seed)
         times.end("building")
@@ -159,6 +171,26 @@ class Trainer:
         times.end("scoring")
         eager = fitted.eager if self.device.type == "cuda" else None
         return model, TrainingResult(found, None, train_seconds, metrics, fitted.curve, times.wall, eager)
+
+    def warm_up(self) -> None:
+        """Train a tiny network, so that a GPU, its libraries and the data are there before trainings are timed.
+
+        What goes wrong here goes wrong in the first training, too, which says so.
+        """
+        task, device = self.space.task, self.device
+        with contextlib.suppress(Exception), self._current(), seeded(0, device), self._algorithms():
+            data, model, generator = self._data(), _tiny(task).to(device), torch.Generator(device)
+            fit(model, task, data.train, Recipe(_WARM_UP_STEPS), generator, steps=_WARM_UP_STEPS)
+            score(model, task, data.encoding, data.validation)
+
+    def _is_usable(self) -> bool:
+        """Return whether the device still works; a kernel that failed leaves a process's GPU in error for good."""
+        try:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        except Exception:
+            return False
+        return True
 
     def _current(self) -> contextlib.AbstractContextManager[object]:
         """Return the context in which the device is torch's current one, which CUDA graphs require."""
@@ -175,7 +207,7 @@ class Trainer:
 
     def _precision(self, flops_of_a_batch: float) -> torch.dtype:
         if self.precision == "by_size":
-            return torch.bfloat16 if flops_of_a_batch >= _BFLOAT16_FLOPS else torch.float32
+            return torch.bfloat16 if flops_of_a_batch >= _BFLOAT16_FLOPS[self.device.type] else torch.float32
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
 
@@ -207,12 +239,52 @@ class _Times:
         return wall, time.thread_time() if self._device.type == "cpu" else wall
 
 
+def _tiny(task: Task) -> nn.Module:
+    """Return a small network for a task, of what networks for it are made of."""
+    if len(task.shape) != 3:
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.shape), task.outputs))
+    convolution = nn.Conv2d(task.shape[0], 8, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(8), nn.ReLU(), GlobalAveragePool(), nn.Linear(8, task.outputs))
+
+
 def count_costs(model: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> dict[str, float]:
-    """Return ``params`` and ``flops`` of a forward pass of one input of this shape."""
+    """Return ``params`` and ``flops`` of one forward pass of one input."""
     model.eval()
-    with FlopCounterMode(display=False) as counter:  # with gradients: else fused attention is not counted
-        model(torch.zeros(1, *shape, device=device))
-    return {"params": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops()}
+    return {"params": sum(p.numel() for p in model.parameters()), "flops": _flops(model, shape, device)}
+
+
+def _flops(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
+    counter: _FlopCounter | FlopCounterMode
+    try:
+        with _FlopCounter() as counter:  # with gradients: else fused attention is not counted
+            model(torch.zeros(1, *shape, device=device))
+    except NotImplementedError:  # control flow, as of torch.cond
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, *shape, device=device))
+    return counter.get_total_flops()
+
+
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts FLOPs as `FlopCounterMode`, which takes twice as long, as it counts those of each module."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._flops = 0
+
+    def get_total_flops(self) -> int:
+        """Return what was counted."""
+        return self._flops
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if parts is NotImplemented else parts
+        out = func(*args, **kwargs)
+        self._flops += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -234,7 +306,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Return the precision that auto means on a device: bfloat16 on a GPU, by_size on a CPU with bfloat16, or float32.
+    """Return what auto is on a device: by_size where it has bfloat16, else float32.
 
     Raises:
         InputError: it is none of auto, float32, bfloat16.
@@ -244,6 +316,6 @@ def resolve_precision(precision: str, device: str) -> str:
     if precision != "auto":
         return precision
     if torch.device(device).type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return "by_size" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     native = torch.cpu.get_capabilities()
     return "by_size" if native.get("avx512_bf16") or native.get("amx_bf16") else "float32"

@@ -44,9 +44,13 @@ class WorkerPool(Generic[Job, Answer]):
         grace_seconds: extra time before a job is taken to hang; ten by default.
         environments: variables that workers have beside this process's, the first worker those of the first, and so on
             in turn: how each gets its GPU.
+        warm_up: what workers do before they are ready, all at once, such as loading libraries; one that takes the place
+            of another, with a job waiting, does without. Like ``work`` it may be a method, then of the same object.
+        spoilt: tells from an answer whether its process is to do no other job.
 
     Attributes:
         size: number of jobs at work at once; setting it holds from the next job on.
+        starts: number of processes that were started so far.
 
     Raises:
         InputError: ``work`` cannot be pickled, or the processes end before they are ready.
@@ -60,10 +64,13 @@ class WorkerPool(Generic[Job, Answer]):
         retry: Callable[[Answer], bool] = lambda answer: False,
         grace_seconds: float | None = None,
         environments: Sequence[Mapping[str, str]] = ({},),
+        warm_up: Callable[[], object] | None = None,
+        spoilt: Callable[[Answer], bool] = lambda answer: False,
     ) -> None:
         grace = _GRACE_SECONDS if grace_seconds is None else grace_seconds
         self._timeout = float("inf") if timeout_seconds is None else timeout_seconds + grace
         self._work, self.size, self._retry, self._environments = work, workers, retry, environments
+        self._warm_up, self._spoilt, self.starts = warm_up, spoilt, 0
         self._workers: list[Worker] = []
         self._clock = WakingClock(_LONGEST_LOOK)
         self._gate = threading.RLock()  # held by who begins jobs, or wants that none begins
@@ -76,7 +83,7 @@ class WorkerPool(Generic[Job, Answer]):
         return {worker.pid for worker in self._workers if worker.pid}
 
     def ready(self) -> int:
-        """Wait until ``size`` workers have imported and unpickled their work; return how many are idle.
+        """Wait until there are ``size`` workers that have unpacked their work and warmed up; return how many are idle.
 
         To be called where ``size`` has grown, or workers may have died, and no job is to wait for a process to start.
 
@@ -85,7 +92,7 @@ class WorkerPool(Generic[Job, Answer]):
         """
         with self._gate:
             idle = self._idle()
-            return len(idle) + len(self._started(self.size - len(self._workers)))
+            return len(idle) + len(self._started(self.size - len(self._workers), self._warm_up))
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -160,6 +167,8 @@ class WorkerPool(Generic[Job, Answer]):
             task, message = stream.busy.pop(worker), worker.receive()
             if message.kind == "answer" and (task.fault is not None or not self._retry(message.content)):
                 worker.busy = False
+                if self._spoilt(message.content):
+                    self._drop(worker)
                 return [(task.job, message.content)]
             self._drop(worker)
         if message.kind == "refusal":
@@ -180,14 +189,15 @@ class WorkerPool(Generic[Job, Answer]):
                 return self._started(1)[0]
         return self._started(1)[0]
 
-    def _started(self, number: int) -> list[Worker]:
-        """Return so many new workers, once they are ready."""
+    def _started(self, number: int, warm_up: Callable[[], object] | None = None) -> list[Worker]:
+        """Return so many new workers, when they are ready."""
         new: list[Worker] = []
         try:
             for _ in range(number):
                 place = min({*range(len(self._workers) + 1)} - {worker.place for worker in self._workers})
-                new.append(Worker(self._work, place, self._environments[place % len(self._environments)]))
+                new.append(Worker(self._work, place, self._environments[place % len(self._environments)], warm_up))
                 self._workers.append(new[-1])
+                self.starts += 1
             for worker in new:
                 if not worker.connection.poll(_STARTING_SECONDS):
                     worker.kill(overdue=True)

@@ -38,14 +38,18 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:_LONGEST_REASON] or 'no message'}"
 
 
-def load_work(pickled: torch.Tensor) -> Callable[[Any], Any]:
-    """Return the function unpickled from bytes, (n,) of uint8; errors of its classes are raised."""
-    work: Callable[[Any], Any] = pickle.loads(pickled.numpy().tobytes())  # of our own parent
+Work = tuple[Callable[[Any], Any], Callable[[], object] | None]
+"""What answers a job, and what a worker does before its first, if anything."""
+
+
+def load_work(pickled: torch.Tensor) -> Work:
+    """Return the work from its pickled bytes, (n,) of uint8; whatever its classes raise is raised."""
+    work: Work = pickle.loads(pickled.numpy().tobytes())  # of our own parent
     return work
 
 
-def serve(connection: Connection, opening: Callable[[], Callable[[Any], Any]]) -> None:
-    """Answer jobs until the connection is closed.
+def serve(connection: Connection, opening: Callable[[], Work]) -> None:
+    """Answer jobs until the connection closes.
 
     Args:
         connection: receives the environment, then jobs, and sends a `Message` for each.
@@ -61,7 +65,9 @@ def serve(connection: Connection, opening: Callable[[], Callable[[Any], Any]]) -
         os.environ.update(environment)
         torch.set_num_threads(1)
         try:
-            work = opening()
+            work, warm_up = opening()
+            if warm_up is not None:
+                warm_up()
         except BaseException as error:  # of a user's module
             connection.send(Message("fault", describe_error(error)))
             return

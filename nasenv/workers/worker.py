@@ -19,7 +19,7 @@ import torch
 import torch.multiprocessing  # tensors are sent as shared memory
 
 from nasenv.errors import InputError
-from nasenv.workers.serving import SIGNALS, Message, describe_error, load_work, serve
+from nasenv.workers.serving import SIGNALS, Message, Work, describe_error, load_work, serve
 
 _IMPORTED = ["torch._dynamo", "nasenv.evaluators.training"]  # once, by the process that all workers are forked from
 _NAME = "nasenv-worker"
@@ -41,6 +41,7 @@ class Worker:
         work: the function, or bound method, that answers a job.
         place: its index in the pool, from 0.
         environment: variables that it has beside this process's.
+        warm_up: what it does before it is ready, if anything.
 
     Attributes:
         busy: whether it has a job, since ``began`` and until ``deadline`` at most, seconds on the pool's clock.
@@ -49,12 +50,18 @@ class Worker:
         InputError: ``work`` cannot be pickled, there is no shared memory for it, or no process can be started.
     """
 
-    def __init__(self, work: Callable[[Any], Any], place: int, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Any], Any],
+        place: int,
+        environment: Mapping[str, str],
+        warm_up: Callable[[], object] | None = None,
+    ) -> None:
         self.place, self.busy, self.began, self.deadline, self.overdue = place, False, 0.0, float("inf"), False
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, _Parcel(work)), name=_NAME, daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, _Parcel((work, warm_up))), name=_NAME, daemon=True)
         try:
             with closing(theirs), _signals_blocked():
                 self._process.start()
@@ -148,7 +155,7 @@ class _Parcel:
     unpacked by the worker itself, which can then say what went wrong.
     """
 
-    def __init__(self, work: Callable[[Any], Any]) -> None:
+    def __init__(self, work: Work) -> None:
         self._work = work
 
     def __reduce__(self) -> tuple[type[partial[Any]], tuple[Any, ...]]:

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from nasenv import InputError
+from nasenv import InputError, __version__
 from nasenv.provenance import processor, provenance
 
 MEASURED = Path(__file__).parents[1] / "measured"
 _QUIET = 0.5  # load, the mean of the last minute
-_PACKAGES = ("nasenv", "torch", "numpy", "stable_baselines3", "gymnasium")
+_PACKAGES = ("torch", "numpy", "stable_baselines3", "gymnasium")
 
 
 def run(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
@@ -62,7 +62,7 @@ def setting(device: str = "cpu") -> dict[str, str]:
         "device": _gpus() if on_gpu else f"{processor()}, {cores()} cores",
         "processor": f"{processor()}, {cores()} cores, load {os.getloadavg()[0]:.2f} at the start",
         "system": f"{platform.system()} {platform.release()}",
-        "versions": f"Python {platform.python_version()}, {versions}",
+        "versions": f"Python {platform.python_version()}, nasenv {__version__}, {versions}",
     }
 
 

@@ -2,9 +2,10 @@
 
 The plain way is what a practised user writes first: DataLoader and TensorDataset, AdamW under OneCycleLR, one training
 at a time, contiguous tensors, the default optimizer implementation, scored by a DataLoader loop; on the processor with
-torch on all cores, on a GPU with pinned memory and 4 loader workers. It has our epochs, batch size, peak rate, weight
-decay and number of steps. Ours is the whole of ``TrainingEvaluator.measure``: also batch normalisation's statistics
-taken again, FLOPs counted, and the way to the workers and back.
+torch on all cores, on a GPU with pinned memory and 4 loader workers, whose start takes 0.2 to 0.4 s of each training
+(``--loader_workers 0`` does without). It has our epochs, batch size, peak rate, weight decay and number of steps. Ours
+is the whole of ``TrainingEvaluator.measure``: also batch normalisation's statistics taken again, FLOPs counted, and the
+way to the workers and back.
 
 Speed and accuracy come from pairs of (plain, ours) that train the same architectures, each pair from a seed of its own,
 the order changing from pair to pair; the ratio is taken within pairs. Accuracies are those on validation data.
@@ -24,7 +25,7 @@ import torch
 
 from nasenv import Architecture, InputError, Measurement, TrainingEvaluator, Trial
 from scripts.benchmarks.bench import at_least, cores, goal, run, shown, spread, table
-from scripts.benchmarks.bench_plain import PlainLoop, Way
+from scripts.benchmarks.bench_plain import LOADER_WORKERS, PlainLoop, Way
 from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
 
 GPU_GOAL, GPU_AIM = 6.0, 25.0  # times the plain way
@@ -52,10 +53,11 @@ class Contest:
     Args:
         problem: what is trained.
         evaluator: ours; its seed is set to that of each pair.
+        loader_workers: of the plain way on a GPU.
     """
 
-    def __init__(self, problem: Problem, evaluator: TrainingEvaluator) -> None:
-        self._evaluator, self._loop = evaluator, PlainLoop(problem, evaluator)
+    def __init__(self, problem: Problem, evaluator: TrainingEvaluator, loader_workers: int = LOADER_WORKERS) -> None:
+        self._evaluator, self._loop = evaluator, PlainLoop(problem, evaluator, loader_workers)
         self._way = Way(threads=cores())
 
     def pairs(self, architectures: Sequence[Architecture], n: int) -> list[tuple[Trained, Trained]]:
@@ -100,7 +102,8 @@ def measure(arguments: argparse.Namespace) -> Figures:
         architectures = problem.architectures(arguments.architectures)
         with problem.evaluator(arguments.device) as evaluator:
             device = torch.device(evaluator.devices[0])
-            pairs = Contest(problem, evaluator).pairs(architectures, arguments.pairs)
+            contest = Contest(problem, evaluator, arguments.loader_workers)
+            pairs = contest.pairs(architectures, arguments.pairs)
         measured[problem.name] = _figures(problem, architectures, pairs, 1 if device.type == "cuda" else cores())
         print(f"{problem.name}: measured", flush=True)
     floor = floors(device, cores())
@@ -151,7 +154,7 @@ def floors(device: torch.device, cores: int) -> dict[str, float]:
 
 def _product(device: torch.device, precision: torch.dtype) -> float:
     side = _SIDES[device.type]
-    a, b = (torch.ones(side, side, device=device, dtype=precision) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device).to(precision) for _ in range(2))  # a GPU takes ones faster
     seconds = math.inf
     for _ in range(_REPEATS):
         started = time.perf_counter()
@@ -211,4 +214,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_options(parser)
     parser.add_argument("--pairs", type=at_least(1), default=10, help="each with its seed; default: %(default)s")
+    workers = "of the plain way on a GPU; default: %(default)s"
+    parser.add_argument("--loader_workers", type=at_least(0), default=LOADER_WORKERS, metavar="N", help=workers)
     run(parser, measure)

@@ -480,7 +480,10 @@ def test_training_on_a_gpu_is_as_accurate_as_on_the_cpu():
     means = []
     for device in ("cpu", "cuda"):
         made = [TrainingEvaluator(space, DIGITS, devices=device, concurrency=0, seed=s) for s in range(4)]
-        means.append(np.mean([searched(e, [space.reference()])[0].score for e in made]))
+        measured = [searched(e, [space.reference()])[0] for e in made]
+        assert [m.error for m in measured] == [None] * 4
+        assert not any(e.eager for e in made), "captured"
+        means.append(np.mean([m.score for m in measured]))
     assert abs(means[0] - means[1]) < 0.02
 
 
@@ -491,4 +494,5 @@ def test_a_deterministic_gpu_gives_the_same_numbers_each_time():
     architecture = [space.reference()]
     options = {"devices": "cuda", "concurrency": 0, "deterministic": True}
     first, second = (searched(TrainingEvaluator(space, DIGITS, **options), architecture)[0] for _ in range(2))
+    assert first.error is None
     assert (first.score, first.curve) == (second.score, second.curve)

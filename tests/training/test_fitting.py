@@ -16,7 +16,6 @@ from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 from nasenv.task import Encoding, Images, Task
 from nasenv.training import Diverged, Recipe, one_cycle, one_thread, seeded
-from nasenv.training.cuda_graphs import graphed
 from nasenv.training.fit import BETAS, Batches, FlatParameterOptimizer, channels_last
 
 CPU = torch.device("cpu")
@@ -320,68 +319,6 @@ def test_a_compiled_training_is_about_the_plain_one():
     assert accuracy(compiled, data) == pytest.approx(accuracy(plain, data), abs=0.02)
 
 
-# Repeating
-
-
-def test_on_a_processor_a_repeated_function_is_called_as_it_is():
-    calls = []
-    with graphed(lambda: calls.append(1), 100, CPU) as act:
-        for _ in range(5):
-            act()
-    assert len(calls) == 5
-    assert act.eager == "no GPU"
-
-
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.mark.gpu
-@on_gpu
-def test_a_captured_function_counts_as_an_eager_one():
-    device = torch.device("cuda")
-    total = torch.zeros((), device=device)
-    with graphed(lambda: total.add_(1), 100, device) as act:
-        for _ in range(100):
-            act()
-    assert act.eager is None
-    assert int(total) == 100
-
-
-@pytest.mark.gpu
-@on_gpu
-def test_what_cannot_be_captured_is_called_as_it_is_and_the_reason_is_logged(caplog):
-    device = torch.device("cuda")
-    total = torch.zeros((), device=device)
-
-    def waits():
-        total.add_(1)
-        total.item()
-
-    with graphed(waits, 100, device) as act:
-        for _ in range(20):
-            act()
-    assert act.eager
-    assert "not captured as a CUDA graph" in caplog.text
-    assert int(total) == 20
-
-
-@pytest.mark.gpu
-@on_gpu
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_captured_training_is_the_eager_one(optimizer, monkeypatch):
-    device = torch.device("cuda")
-    data = load_dataset("digits").to(device)
-    curves = {}
-    for worth in (0, 10**9):
-        monkeypatch.setattr("nasenv.training.cuda_graphs._WORTH_CAPTURING", worth)
-        with seeded(0, device):
-            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.0), nn.Linear(32, 10)).to(
-                device
-            )
-        curves[worth] = fit(model, data.train, Recipe(4, 64, optimizer), torch.Generator(device).manual_seed(0)).curve
-    np.testing.assert_allclose(*curves.values(), rtol=0.02)
-
-
 # Around it
 
 
@@ -437,7 +374,8 @@ def test_a_gpu_reaches_the_accuracy_of_a_processor():
                     nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
                     nn.Linear(256, 10),
                 ).to(device)  # fmt: skip
-                fit(model, data.train, Recipe(5, 64), torch.Generator(device).manual_seed(seed))
+                fitted = fit(model, data.train, Recipe(5, 64), torch.Generator(device).manual_seed(seed))
+            assert fitted.eager == ("no GPU" if device == "cpu" else None)
             scores[device].append(accuracy(model, data.validation))
     # two means of five; one accuracy p has a standard error of sqrt(p (1 - p) / n) from its validation data alone
     p, n = np.mean(scores["cpu"]), len(digits.validation)

@@ -71,6 +71,51 @@ def test_those_at_work_are_not_idle(pool):
     assert len(list(stream)) == 1
 
 
+class Warming:
+    """Remembers when it warmed up, and says so; at a job that is to die once, it dies where it was warm."""
+
+    def __init__(self):
+        self.began = self.ended = None
+
+    def warm_up(self):
+        self.began, self.ended = timed(0.3)
+
+    def work(self, job):
+        if job == "dies where it is warm" and self.began is not None:
+            os._exit(1)
+        time.sleep(0.1)  # so that each worker gets one
+        return self.began, self.ended, os.getpid()
+
+
+def test_workers_warm_up_all_at_once_before_they_are_ready():
+    warming = Warming()
+    with closing(WorkerPool(warming.work, 2, None, warm_up=warming.warm_up)) as pool:
+        ready = time.monotonic()
+        answers = [answer for _, answer in pool.stream(range(2), failed)]
+        assert {pid for *_, pid in answers} == pool.pids
+        begins, ends = [began for began, *_ in answers], [ended for _, ended, _ in answers]
+        assert max(begins) < min(ends) < max(ends) < ready
+
+
+def test_one_that_takes_the_place_of_another_does_not_keep_its_job_waiting():
+    warming = Warming()
+    with closing(WorkerPool(warming.work, 1, None, warm_up=warming.warm_up)) as pool:
+        assert pool.starts == 1
+        ((_, (began, *_)),) = pool.stream(["dies where it is warm"], failed)
+        assert began is None
+        assert pool.starts == 2
+
+
+def process(job):
+    return job, os.getpid()
+
+
+def test_a_process_whose_answer_says_that_it_is_spoilt_does_no_other_job():
+    with closing(WorkerPool(process, 1, None, spoilt=lambda answer: answer[0] == "spoils")) as pool:
+        pids = [pid for _, (_, pid) in pool.stream(["good", "spoils", "good", "good"], failed)]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
 class Frail(Worker):
     """Dies while it starts, so many times."""
 
