@@ -180,7 +180,8 @@ def test_the_card_says_how_it_was_computed(tmp_path):
     said = (tmp_path / "t.md").read_text()
     designs = [tuple(row) for row in SPACE.all_architectures().tolist()]
     assert said.startswith("# t.csv.gz: every ChainCNN on Seeded\n")
-    assert f"{len(designs):,} designs, which are {len(set(map(SPACE.canonical, designs))):,} different networks" in said
+    networks = set(map(SPACE.canonical, designs))
+    assert f"{len(designs):,} architectures, which are {len(networks):,} different networks" in said
     assert re.search(r"max_layers: 2\n +widths:\n +- 8\n", said)
     assert "seeds: 3" in said
     assert re.search(r"Computed on: .*Python 3\.\d+.*, nasenv \d", said)

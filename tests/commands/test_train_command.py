@@ -288,7 +288,7 @@ def test_the_folder_of_another_configuration_is_refused_and_left_alone(tmp_path,
 
 def test_an_agent_that_breaks_its_contract_is_named_and_the_folder_is_free_again(tmp_path):
     for _ in range(2):
-        with pytest.raises(AgentError, match="agent Breaks: proposed a design that is not one of the space"):
+        with pytest.raises(AgentError, match="agent Breaks: proposed an architecture that is not one of the space"):
             run(tmp_path / "run", agent=Breaks())
     assert len(timeless(tmp_path / "run")) == 1
 
