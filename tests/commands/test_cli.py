@@ -336,7 +336,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]):
         ),
         (
             "ModelAssistedPPO",
-            "--agent.imitation_steps IMITATION_STEPS of the optimiser, before each rollout, that make ",
+            "--agent.imitation_steps IMITATION_STEPS optimiser steps, before each rollout, that make ",
         ),
         ("users_own.MyPPO", "--agent.boldness BOLDNESS how far it goes. (type: float, default: 2.0)"),
     ],
@@ -348,10 +348,9 @@ def test_agent_help_lists_the_options_of_a_class_and_of_its_parents(capsys, agen
     assert stop.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     assert own in said
-    assert "--agent.learning_rate LEARNING_RATE of Adam. (type: float, default: 0.003)" in said
+    assert "--agent.learning_rate LEARNING_RATE learning rate of Adam. (type: float, default: 0.003)" in said
     assert (
-        "--agent.repeat_penalty REPEAT_PENALTY what an architecture that was proposed before is paid less. (type: "
-        in said
+        "--agent.repeat_penalty REPEAT_PENALTY deduction from the reward of an architecture that was proposed" in said
     )
     epochs = {"PPO": 10, "RecurrentPPO": 10, "ModelAssistedPPO": 4, "users_own.MyPPO": 3}[agent]
     assert re.search(rf"--agent.n_epochs N_EPOCHS [^()]*\(type: int, default: {epochs}\)", said)
