@@ -89,7 +89,7 @@ def test_a_page_has_the_newest_record_of_a_device_and_the_history(folder):
     assert not (folder / "bench_env" / "README.md").exists()
     assert write(folder) == 0
     page = (folder / "bench_env" / "README.md").read_text()
-    assert page.startswith("# How many decisions a second the vector environment takes on a table")
+    assert page.startswith("# Measures decisions a second of the vector environment on a table")
     assert "`.venv/bin/python scripts/benchmarks/bench_env.py --keep`" in page
     assert "| digits | 4.25 |\n| long | 1,550 |" in page
     assert "| digits | 3.25 |" not in page
