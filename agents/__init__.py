@@ -1,10 +1,10 @@
-"""Agents: the controllers of a search, one idea a file."""
+"""Agents propose the architectures of a search; each file holds one algorithm or one part of it."""
 
 from typing import TYPE_CHECKING
 
 from nasenv.lazy import lazy_names
 
-_MODULES = {  # public name: the module that it is imported from when it is first used
+_MODULES = {  # public name: its module, which is imported when the name is first used
     "A2C": "nasenv.agents.sb3",
     "Agent": "nasenv.agents.agent",
     "DQN": "nasenv.agents.sb3",

@@ -1,4 +1,4 @@
-"""Neural architecture search as a Gymnasium environment, with Stable-Baselines3 controllers."""
+"""nasenv searches for neural architectures, as a Gymnasium environment, with Stable-Baselines3 and other agents."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ from nasenv import agents
 from nasenv.lazy import lazy_names
 from nasenv.version import __version__ as __version__
 
-_MODULES = {  # public name: the module that it is imported from when it is first used
+_MODULES = {  # public name: its module, which is imported when the name is first used
     "AgentError": "nasenv.errors",
     "Architecture": "nasenv.trial",
     "ArchitectureEnv": "nasenv.envs.env",

@@ -1,4 +1,4 @@
-"""Names of a package whose modules are imported when one is first used (PEP 562): PyTorch alone takes seconds."""
+"""A package imports its public names when they are first used (PEP 562), since PyTorch alone takes seconds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` of a package.
+    """Return ``__getattr__`` and ``__dir__`` of a package whose names are imported when they are first used.
 
     Args:
-        package: its name.
-        modules: public name -> the module that it is imported from.
+        package: name of the package.
+        modules: public name -> its module.
 
     >>> find, names = lazy_names("nasenv", {"InputError": "nasenv.errors"})
     >>> find("InputError").__module__
@@ -28,7 +28,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name, obj=here)
         found = getattr(import_module(modules[name]), name)
-        setattr(here, name, found)  # the next use does not come here
+        setattr(here, name, found)  # later uses find it there
         return found
 
     def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
-"""Pictures: an architecture as boxes and arrows, and what a search chose over time.
+"""Functions draw an architecture as boxes and arrows, and the choices of a search over time.
 
-Nothing here touches matplotlib's global state: no pyplot, no settings changed, so pictures can be drawn anywhere.
+None touches matplotlib's global state (pyplot, settings), so figures can be drawn in any program and thread.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _MAX_COLUMNS = 8
 
 
 def draw_diagram(diagram: Diagram, title: str = "", inches: tuple[float, float] | None = None) -> Figure:
-    """Return a picture of an architecture: boxes in the data's order, arrows, and curves where an edge skips boxes.
+    """Return a figure of an architecture: boxes in the order of the data, arrows, and curves for edges that skip boxes.
 
-    A chain goes from top to bottom, and boxes whose text begins with the same word have the same colour. Where what
-    lies between neighbours has a label, as in a cell, it goes from left to right, and edges have the colours.
+    A chain runs from top to bottom, and boxes whose text begins with the same word have the same colour. If all edges
+    between neighbours have labels, as in a cell, the data run from left to right, and the edges are coloured.
 
     Args:
-        diagram: what to draw; an unfinished architecture is drawn as it is.
-        title: a line above the picture.
-        inches: (width, height) of the figure, in which the picture is centred, made smaller where it must be; by
-            default the figure fits the picture.
+        diagram: nodes and edges of a complete or partial architecture.
+        title: title above the drawing.
+        inches: (width, height) of the figure; the drawing is centred in it, and shrunk if it is too large; by default
+            the figure fits the drawing.
 
     Raises:
-        InputError: a diagram without nodes, or an edge that does not join two different nodes of it.
+        InputError: the diagram has no nodes, or an edge does not join two different nodes.
     """
     layout = _Layout(diagram)
     (left, right), (bottom, top) = layout.bounds()
@@ -69,11 +69,12 @@ def draw_diagram(diagram: Diagram, title: str = "", inches: tuple[float, float] 
 
 
 def choice_shares(space: SearchSpace, architectures: Sequence[Architecture]) -> Figure:
-    """Return a picture of how often each choice was taken, decision by decision, over the evaluations.
+    """Return a figure of the share of each choice of each decision over the evaluations.
 
-    One panel for each decision that ever had a choice; decisions of one kind (`layer1.kernel`, `layer2.kernel`) share
-    a row, its colours and its legend. In each window of evaluations the coloured height is the share of architectures
-    in which the decision mattered; where it did not (a layer beyond the chosen depth, say), the panel stays white.
+    Each decision that ever had several valid choices has a panel; decisions of one kind (`layer1.kernel`,
+    `layer2.kernel`) share a row, its colours and its legend. In each window of evaluations the coloured height is the
+    share of architectures in which the decision mattered; for the others (a layer beyond the chosen depth, for example)
+    the panel stays white.
 
     Raises:
         InputError: no architectures.
@@ -82,18 +83,18 @@ def choice_shares(space: SearchSpace, architectures: Sequence[Architecture]) -> 
         raise InputError("choice_shares needs one or more architectures, got none")
     rows = np.array(architectures, dtype=np.int64)  # (n, T)
     mattered = np.column_stack([space.mask(rows[:, :t]).sum(axis=1) > 1 for t in range(space.num_decisions)])  # (n, T)
-    bands = _bands(space, np.flatnonzero(mattered.any(axis=0)).tolist())
-    columns = max((len(band) for band in bands), default=1)
-    size = np.array([max(84.0, 420.0 / columns), 68.0])  # of a panel; points, downwards, as is everything below
+    panels = _panel_rows(space, np.flatnonzero(mattered.any(axis=0)).tolist())
+    columns = max((len(band) for band in panels), default=1)
+    size = np.array([max(84.0, 420.0 / columns), 68.0])  # size of a panel in points, y downwards, as below
     pitch, origin = size + np.array([10.0, 30.0]), np.array([44.0, 44.0])
-    width, height = origin + pitch * (columns, max(1, len(bands))) + np.array([100.0, 4.0])
+    width, height = origin + pitch * (columns, max(1, len(panels))) + np.array([100.0, 4.0])
     figure, axes = _empty_figure((width / 72, height / 72))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     heading = "Share of each choice over the evaluations (white: the decision did not matter)"
     _write(axes, (origin[0], 14), heading, 0.95, ha="left", weight="bold")
     edges = _windows(len(rows))
-    for row, band in enumerate(bands):
+    for row, band in enumerate(panels):
         choices = space.decisions[band[0]].choices
         colours = _choice_colours(choices)
         for column, t in enumerate(band):
@@ -103,7 +104,7 @@ def choice_shares(space: SearchSpace, architectures: Sequence[Architecture]) -> 
             axes.add_collection(PolyCollection(list(outlines), facecolors=colours, antialiased=False), autolim=False)
             axes.add_patch(Rectangle(corner, *size, fill=False, ec=_GREY_STROKE, lw=0.5))
             _write(axes, corner + size * (0.5, -0.09), _shorten(space.decisions[t].name, 20), 0.75)
-            if row + 1 == len(bands) or column >= len(bands[row + 1]):
+            if row + 1 == len(panels) or column >= len(panels[row + 1]):
                 _write(axes, corner + size * (0, 1.1), "1", 0.7, ha="left")
                 _write(axes, corner + size * (1, 1.1), str(len(rows)), 0.7, ha="right")
         for text, depth in (("100 %", 0.0), ("0", size[1])):
@@ -128,7 +129,7 @@ def to_rgb(figure: Figure, dpi: int = 100) -> NDArray[np.uint8]:
 
 
 class _Layout:
-    """Where the boxes and arrows of a diagram lie, in points: `along` the data's way, and `across` it."""
+    """Computes the positions of a diagram's boxes and arrows in points, `along` the data's way and `across` it."""
 
     def __init__(self, diagram: Diagram) -> None:
         count = len(diagram.nodes)
@@ -156,7 +157,7 @@ class _Layout:
         self.lane_gap = 34.0 if self.sideways else max(26.0, self.label_width + 6)
 
     def bounds(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Return (left, right), (bottom, top) of everything drawn, the title not."""
+        """Return (left, right), (bottom, top) of the drawing without the title."""
         margin = _LINE_POINTS / 2 if self.sideways else self.label_width / 2
         reach = [self.half_across, -self.half_across]
         reach += [np.copysign(self._apex(lane) + margin, self._across(lane)) for lane in self.lanes if lane is not None]
@@ -202,12 +203,12 @@ class _Layout:
         return Path([self._xy(*point) for point in points], [Path.MOVETO, *[Path.CURVE4] * 3])
 
     def _across(self, lane: int) -> float:
-        """Return how far from the middle the handles of a curve in this lane lie; lanes alternate between the sides."""
+        """Return the distance of a curve's control points from the middle; lanes alternate between the sides."""
         distance = self.half_across + (lane // 2 + 1) * self.lane_gap * 4 / 3
         return distance if lane % 2 == 0 else -distance
 
     def _apex(self, lane: int) -> float:
-        """Return how far from the middle a curve in this lane comes: three quarters of the way to its handles."""
+        """Return the largest distance of a curve from the middle: three quarters of the way to its control points."""
         return 0.75 * abs(self._across(lane)) + 0.25 * self.half_across
 
     def _xy(self, along: float, across: float) -> tuple[float, float]:
@@ -234,7 +235,7 @@ def _lanes(edges: Sequence[tuple[int, int]]) -> list[int | None]:
 
 
 def _colours(keys: Sequence[str], palette: Sequence[str], neutral: str) -> list[str]:
-    """Return one colour a key, equal for equal keys; neutral for empty keys, and for all where colours run out."""
+    """Return a colour for each key: neutral for empty keys; one for all others if there are too few colours."""
     order = [key for key in dict.fromkeys(keys) if key]
     if len(order) > len(palette):
         return [neutral if not key else palette[0] for key in keys]
@@ -265,7 +266,7 @@ def _empty_figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
 
 
 def _windows(n: int) -> NDArray[np.float64]:
-    """Return the edges, (w + 1,), of windows over n evaluations: few evaluations, few windows; never above 50."""
+    """Return the edges, (w + 1,), of windows over n evaluations: about 1.4 times the root of n windows, at most 50."""
     count = min(50, max(1, round(1.4 * np.sqrt(n))))
     return np.round(np.linspace(0, n, count + 1))
 
@@ -273,13 +274,13 @@ def _windows(n: int) -> NDArray[np.float64]:
 def _shares(
     choices: NDArray[np.int64], mattered: NDArray[np.bool_], edges: NDArray[np.float64], num_choices: int
 ) -> NDArray[np.float64]:
-    """Return each choice's share, (C, w), of the architectures in a window; those where it did not matter lower it."""
+    """Return the share of each choice, (C, w), among all architectures in each window."""
     counts = [np.histogram(np.flatnonzero(mattered & (choices == c)), edges)[0] for c in range(num_choices)]
     return np.array(counts) / np.diff(edges)
 
 
-def _bands(space: SearchSpace, decisions: Sequence[int]) -> list[list[int]]:
-    """Return rows of panels: decisions with the same choices and last word of the name go together."""
+def _panel_rows(space: SearchSpace, decisions: Sequence[int]) -> list[list[int]]:
+    """Return the decisions of each row of panels: those with the same choices and last word of the name."""
     kinds: dict[tuple[tuple[Hashable, ...], str], list[int]] = {}
     for t in decisions:
         _, dot, word = space.decisions[t].name.rpartition(".")
@@ -290,7 +291,7 @@ def _bands(space: SearchSpace, decisions: Sequence[int]) -> list[list[int]]:
 def _outlines(shares: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the outlines, (C, 4 * w, 2), of the shares, (C, w), stacked from below in a square of side 1, y downwards.
 
-    Each is a flight of steps, there along the upper side and back along the lower one.
+    Each outline follows its upper side in steps, and returns along its lower side.
     """
     top = shares.cumsum(axis=0).repeat(2, axis=1)
     bottom = top - shares.repeat(2, axis=1)
@@ -301,7 +302,7 @@ def _outlines(shares: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArra
 
 
 def _choice_colours(choices: Sequence[Hashable]) -> NDArray[np.float64]:
-    """Return a colour a choice, (C, 4): shades in order for numbers and long lists, distinct ones for names."""
+    """Return a colour for each choice, (C, 4): ordered shades for numbers and long lists, distinct ones for names."""
     if len(choices) > 10 or all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices):
         return np.asarray(colormaps["viridis"](np.linspace(0.08, 0.95, len(choices))))
     return np.asarray(colormaps["tab10"](range(len(choices))))
@@ -310,7 +311,7 @@ def _choice_colours(choices: Sequence[Hashable]) -> NDArray[np.float64]:
 def _choice_legend(
     axes: Axes, middle: NDArray[np.float64], choices: Sequence[Hashable], colours: NDArray[np.float64]
 ) -> None:
-    """Name the colours to the right of a panel, in the order in which they are stacked; at most seven of them."""
+    """Draw a legend of at most seven choices to the right of a panel, in the order of the stack."""
     shown = np.unique(np.linspace(0, len(choices) - 1, min(len(choices), 7)).round().astype(int))[::-1]
     for k, depth in zip(shown, 10.5 * (np.arange(len(shown)) - (len(shown) - 1) / 2), strict=True):
         x, y = middle[0] + 6, middle[1] + depth

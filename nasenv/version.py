@@ -1,3 +1,3 @@
-"""The version, which the package's metadata are made from."""
+"""The package has this version; its metadata are made from here."""
 
 __version__ = "0.1.0"

@@ -1,1 +1,1 @@
-"""The commands of `nasenv`, one a file."""
+"""Each file holds one command of `nasenv`."""

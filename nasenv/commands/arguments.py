@@ -1,7 +1,8 @@
-"""From the command line to the arguments of a command.
+"""A command line becomes the arguments of a command's function.
 
-A command is a typed function: a parameter with a default is an option, one without is a positional. A parameter that
-is a space, an evaluator, an agent or an objective is an option that names a class, whose own arguments are options too.
+A command is a typed function: a parameter with a default becomes an option, one without a positional argument. A
+parameter for a space, an evaluator, an agent or an objective becomes an option that names a class, whose own arguments
+become options too.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ DEFAULTS = {
 
 
 def call(function: Callable[..., _Made], prog: str, argv: Sequence[str]) -> _Made:
-    """Call a command's function with the arguments that a command line gives, and return what it does.
+    """Call a command's function with the arguments of a command line, and return its result.
 
     Args:
         function: the command; its docstring is the help.
-        prog: what the user typed to get here, such as ``nasenv train``.
-        argv: the command line after that.
+        prog: the command as the user types it, such as ``nasenv train``.
+        argv: the words of the command line after it.
 
     Raises:
-        InputError: a class that cannot be made from its arguments.
-        SystemExit: code 2 after one line on stderr where the command line is wrong, 0 after ``--help``.
+        InputError: a class cannot be made from its arguments.
+        SystemExit: code 2, after one line on stderr, for a wrong command line; code 0 after ``--help``.
     """
     parser = _parser(function, prog)
     defaults = [word for part, kind in _defaults(function).items() for word in (f"--{part}", kind)]
@@ -55,12 +56,12 @@ def call(function: Callable[..., _Made], prog: str, argv: Sequence[str]) -> _Mad
 
 
 def make(kind: Callable[..., _Made], prog: str, values: Mapping[str, Any]) -> _Made:
-    """Return what a class or function makes of the options that a configuration file gives; it fails as ``call`` does.
+    """Call a class or function with the options of a configuration file, and return its result; raise as `call` does.
 
     Args:
-        kind: what is called.
-        prog: stands before an error's line.
-        values: option -> value, nested.
+        kind: the class or function.
+        prog: text at the start of an error's line.
+        values: the options, a nested mapping of name -> value.
     """
     parser = _parser(kind, prog)
     return _called(kind, parser, parser.parse_object({**_defaults(kind), **values}))
@@ -72,10 +73,10 @@ def _called(function: Callable[..., _Made], parser: Parser, config: Namespace) -
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, str]:
-    """Return the class of each part of a search that the function needs, where nothing else is said.
+    """Return the default classes of the parts of a search that the function requires, by parameter.
 
-    They are given before what the user says, and not as the parser's defaults: those would pass their own arguments on
-    to another class that has arguments of the same names.
+    They stand before the user's options, and are not the parser's defaults: it would pass a default's arguments on to
+    another class that has arguments of the same names.
     """
     parameters = inspect.signature(function).parameters
     needed = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
@@ -83,10 +84,10 @@ def _defaults(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def import_parts() -> None:
-    """Import all spaces, evaluators, agents and objectives: a class is known by its short name once it is imported."""
+    """Import all spaces, evaluators, agents and objectives, so that the parser knows their short names."""
     for package in (nasenv.spaces, nasenv.evaluators, nasenv.cluster, nasenv.agents):
         for module in pkgutil.iter_modules(package.__path__):
-            if module.name != "testing":  # what it holds is no choice
+            if module.name != "testing":  # it holds tests, not an agent
                 import_module(f"{package.__name__}.{module.name}")
 
 
@@ -95,7 +96,7 @@ def _parser(function: Callable[..., Any], prog: str) -> Parser:
     import_parts()
     parts = _defaults(function)
     parser = Parser(prog=prog, description=(inspect.getdoc(function) or "").partition("\n")[0])
-    parser.add_argument("--config", action="config", help="YAML file of options; those on the command line win.")
+    parser.add_argument("--config", action="config", help="YAML file of options; the command line overrides it.")
     parser.add_function_arguments(function, skip=DERIVED, sub_configs=False, as_positional=not parts)
     action: Any
     for action in parser._actions:
@@ -107,10 +108,10 @@ def _parser(function: Callable[..., Any], prog: str) -> Parser:
 
 
 def _without_null(action: Any) -> Any:
-    """Return the type of an option that is a part of a search, a class or a mapping, and may be left out; else None.
+    """Return the type, without null, of an optional part of a search, class or mapping; None for other options.
 
-    Of a union with null, jsonargparse would say no more than that none of its types fits. Mappings of mappings are
-    left as they are in the file: it would make objects of those that it finds in ``Any``, without their space or data.
+    In an error about a union with null, jsonargparse says only that none of its types fits. Mappings of mappings stay
+    as they are in the file: jsonargparse would make objects of values of type ``Any``, without their space or data.
     """
     kind, *others = get_args(getattr(action, "_typehint", None)) or (None,)
     if others != [type(None)]:
@@ -122,10 +123,10 @@ def _without_null(action: Any) -> Any:
 
 
 def instantiate(parser: Parser, config: Namespace) -> Namespace:
-    """Return the configuration with objects in the place of classes and their arguments.
+    """Return the configuration with objects in place of classes and their arguments.
 
-    Where the evaluator, or one that it wraps, takes data, they are loaded: their task is the space's. The space is the
-    first argument of the evaluator. Where the evaluator takes none, the task is the space's own.
+    If the evaluator, or the one inside it, takes data, they are loaded, and the space gets their task; if not,
+    it has its own. The evaluator gets the space as its first argument.
     """
     if "budget" in config and not isinstance(config["budget"], Namespace):
         came = json.dumps(config["budget"], default=str)
@@ -148,10 +149,14 @@ def instantiate(parser: Parser, config: Namespace) -> Namespace:
 
 
 def _dataset(config: Namespace) -> Dataset | None:
-    """Return the data that the evaluator, or one that it wraps, takes; None where none does."""
+    """Load the data for the evaluator, or for the one inside it; return None if neither takes data."""
     evaluator, given = config.get("evaluator"), config.get("data")
     data = Data(**vars(given)) if isinstance(given, Namespace) else given or Data()
-    name = evaluator["class_path"].rpartition(".")[2] if isinstance(evaluator, Namespace) else "what is shipped"
+    name = (
+        evaluator["class_path"].rpartition(".")[2]
+        if isinstance(evaluator, Namespace)
+        else "a command without --evaluator"
+    )
     while isinstance(evaluator, Namespace):
         if _takes(_class(evaluator["class_path"]), "data"):
             return data.load()
@@ -162,7 +167,7 @@ def _dataset(config: Namespace) -> Dataset | None:
 
 
 def _task(space: type[SearchSpace], dataset: Dataset | None) -> dict[str, Any]:
-    """Return the task of the data where the space takes one; raise InputError where it has none of its own."""
+    """Return the data's task as an argument if the space takes one; raise InputError if it gets no task."""
     if not _takes(space, "task"):
         return {}
     if dataset is not None:
@@ -171,13 +176,13 @@ def _task(space: type[SearchSpace], dataset: Dataset | None) -> dict[str, Any]:
     if task is not None and task.default is task.empty:
         raise InputError(
             f"{space.__name__} has no task of its own and the evaluator reads no data; give --evaluator "
-            "TrainingEvaluator with --data, or let its task have a default"
+            "TrainingEvaluator with --data, or a default to its argument task"
         )
     return {}
 
 
 def _takes(kind: Callable[..., Any], name: str) -> bool:
-    """Return whether a class is made with an argument of this name, or passes on what it does not know."""
+    """Return whether a class takes an argument of this name, or arguments of any name."""
     parameters = inspect.signature(kind).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 

@@ -1,4 +1,4 @@
-"""``nasenv build_table``: train every architecture of a space, and leave a table that searches are answered from."""
+"""``nasenv build_table``: train every architecture of a space, and write a table for searches and comparisons."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ from nasenv.tables.card import card
 from nasenv.tables.table import write_table
 from nasenv.trial import Architecture, Measurement, Purpose, Trial
 
-_AT_ONCE = (
-    4  # architectures for each slot: enough to keep it busy, and few to lose where an evaluator answers all at once
-)
-_LINES = 20  # printed in the course of it where there is no terminal to draw a bar on
+_PER_SLOT = 4  # architectures of one call: enough to keep workers busy, few to lose at an interruption
+_LINES = 20  # number of lines of progress that are printed if there is no terminal
 
 
 def build_table(
@@ -41,20 +39,20 @@ def build_table(
     limit: int = 50_000,
     note: str = "",
 ) -> None:
-    """Train every architecture of a space, several times, and write a table and its card; started again, it goes on.
+    """Train every architecture of a space with several seeds, and write a table and its card; the same command resumes.
 
-    Each is trained as the winner of a search is: for evaluator.final_epochs. Validation accuracy is that of a training
-    on the training split, test accuracy that of another one, on training and validation data. What is done is kept in
-    OUTPUT.jsonl. Architectures that are the same network share one training and have equal rows.
+    Each architecture is trained as the winner of a search is, for evaluator.final_epochs. The validation accuracy comes
+    from a training on the training split, the test accuracy from another one on training and validation data. Finished
+    trainings are kept in OUTPUT.jsonl. Architectures of the same network share its trainings and have equal rows.
 
     Args:
-        space: whose architectures are trained.
-        evaluator: how they are trained.
-        data: what the evaluator trains on: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME.
-        output: the table, a CSV file, gzipped where it ends in .gz; its card goes beside it, as .md.
+        space: the search space.
+        evaluator: the evaluator, which trains the architectures.
+        data: data of the evaluator: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME.
+        output: CSV file for the table, gzipped if it ends in .gz; its card is written beside it, as .md.
         seeds: number of trainings of each architecture for each of the two accuracies.
-        limit: a space of more architectures is refused.
-        note: what else the card is to say, on the machine or the data, say.
+        limit: largest number of architectures; a larger space is refused.
+        note: text to add to the card, on the machine or the data, for example.
     """
     console = Terminal()
     architectures = every_architecture(space, 2 * integer("seeds", seeds), integer("limit", limit))
@@ -65,48 +63,47 @@ def build_table(
         networks = list(dict.fromkeys(representatives.values()))
         wanted = [r for r in networks if not all(trial in log.measurements for trial in _trials([r], seeds))]
         if log.torn:
-            console.say(f"note: the last line of {log.path} was cut short, and taken out")
-        many = counted(len(architectures), "architecture")
-        said = f"{type(space).__name__}: {many}, {counted(len(networks), 'network')}"
-        console.say(f"{said}; {len(wanted):,} to be trained, {2 * seeds} times each")
+            console.say(f"note: the last line of {log.path} was incomplete and was removed")
+        sizes = f"{counted(len(architectures), 'architecture')}, {counted(len(networks), 'network')}"
+        console.say(f"{type(space).__name__}: {sizes}; {len(wanted):,} to be trained, {2 * seeds} times each")
         if wanted:
             stop = threading.Event()
             with stopping(lambda _: stop.set()), evaluator:
                 _train(evaluator, wanted, seeds, log, console, stop.is_set)
     _write(path, space, evaluator, seeds, representatives, log.measurements, note)
-    console.say(f"the table is {path}, its card {_card_path(path)}; {log.path} may be deleted")
+    console.say(f"table: {path}; card: {_card_path(path)}; {log.path} can be deleted")
 
 
 def every_architecture(space: SearchSpace, trainings: int, limit: int) -> list[Architecture]:
-    """Return all valid architectures of the space; raise InputError, with the time it would take, above the limit."""
+    """Return all valid architectures of the space; raise InputError with an estimate of the time above the limit."""
     size = space.size
     if size is None or size > limit:
         count = "more than 10,000,000" if size is None else f"{size:,}"
         hours = trainings * (size or 10**7) / 3600
         raise InputError(
             f"{type(space).__name__} has {count} architectures, above the limit of {limit:,}: {trainings} trainings "
-            f"of each, of one second, would take {hours:,.0f} hours of a core; "
+            f"of one second for each would take {hours:,.0f} hours on one core; "
             "make the space smaller, or give a higher --limit"
         )
     return to_architectures(space.all_architectures())
 
 
-class BuildLog(TrialLog):
-    """The trainings of a table. See `JSONLines` for arguments and errors."""
+class TableLog(TrialLog):
+    """Logs the trainings of a table; see `JSONLines` for arguments and errors."""
 
     user = "build"
     remedy = "give another output"
 
 
-def _open_log(output: Path, identity: Mapping[str, Any]) -> BuildLog:
+def _open_log(output: Path, identity: Mapping[str, Any]) -> TableLog:
     path = output.with_name(f"{output.name}.jsonl")
     if output.exists() and not path.exists():
-        raise InputError(f"output {output} exists, and {path.name}, which it would go on from, does not; give another")
-    return BuildLog(path, identity, {"made_with": provenance()})
+        raise InputError(f"output {output} exists and its log {path.name} does not; give another output")
+    return TableLog(path, identity, {"made_with": provenance()})
 
 
 def _identity(space: SearchSpace, evaluator: Evaluator, seeds: int) -> dict[str, Any]:
-    """Return what a table follows from."""
+    """Return the configuration and the fingerprints that determine a table."""
     return {
         "space": space.identity(),
         "evaluator": evaluator.identity(),
@@ -129,21 +126,21 @@ def _train(
     evaluator: Evaluator,
     wanted: Sequence[Architecture],
     seeds: int,
-    log: BuildLog,
+    log: TableLog,
     console: Terminal,
     stopped: Callable[[], bool],
 ) -> None:
-    """Have architectures trained, some at a time; what is done is in the log."""
-    order = np.random.default_rng(0).permutation(len(wanted))  # so that the time left can be told from the time gone
+    """Train architectures in random order, some at a time, and log each training."""
+    order = np.random.default_rng(0).permutation(len(wanted))  # for a fair estimate of the time left
     done, started = 0, time.monotonic()
     with Bar(console, "training", len(wanted), _LINES) as bar:
         while done < len(wanted):
-            chunk = [wanted[i] for i in order[done : done + _AT_ONCE * evaluator.slots]]
+            chunk = [wanted[i] for i in order[done : done + _PER_SLOT * evaluator.slots]]
             measure_trials(evaluator, _trials(chunk, seeds), log, stopped)
             done += len(chunk)
             minutes = (time.monotonic() - started) / 60
             left = minutes * (len(wanted) / done - 1)
-            bar.show(done, "", f"{done:,} of {len(wanted):,} trained, {minutes:.1f} minutes gone, {left:.1f} left")
+            bar.show(done, "", f"{done:,} of {len(wanted):,} trained, {minutes:.1f} minutes elapsed, {left:.1f} left")
 
 
 def _write(
@@ -155,7 +152,7 @@ def _write(
     known: Mapping[Trial, Measurement],
     note: str,
 ) -> None:
-    """Write the table, a row for each architecture, and the card, whose figures count each network once."""
+    """Write the table, with a row for each architecture, and the card, whose statistics count each network once."""
     write_table(path, list(map(space.to_text, representatives)), _columns(known, representatives.values(), seeds))
     dataset = evaluator.dataset
     data = {"data": asdict(dataset.source)} if dataset is not None and dataset.source is not None else {}
@@ -174,9 +171,9 @@ def _card_path(path: Path) -> Path:
 def _columns(
     known: Mapping[Trial, Measurement], networks: Iterable[Architecture], seeds: int
 ) -> dict[str, list[float | None]]:
-    """Return the columns of the table, a row for each network given; a mean is nan where one of its seeds failed.
+    """Return the columns of the table, with a row for each network; a mean is nan if one of its seeds failed.
 
-    Scores are rounded to nine decimals, so that equal counts of correct answers are equal means.
+    Scores are rounded to nine decimals, so that equal counts of correct answers give equal means.
     """
     rows = [_trials([network], seeds) for network in networks]
     columns: dict[str, list[float | None]] = {}

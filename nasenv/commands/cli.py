@@ -1,4 +1,4 @@
-"""The command ``nasenv``: each subcommand is one typed function, imported when it is asked for."""
+"""The command ``nasenv`` runs its subcommands, typed functions that are imported when they are called."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from types import FrameType
 from nasenv.errors import InputError, SearchStopped, printable
 from nasenv.version import __version__
 
-COMMANDS = {  # name, which is the module's and the function's too: what it does
+COMMANDS = {  # name of the command, its module and its function: what it does
     "train": "search for an architecture, and train and test the best one",
     "compare": "compare agents over many seeds: statistics, figures and a report",
-    "build_table": "train every architecture of a space, for comparisons that cost nothing",
-    "import_benchmark": "turn a published benchmark into a table for searches and comparisons",
-    "reproduce": "run a finished search again, and say whether it comes out the same",
-    "predict": "apply the network that a search found to new data",
+    "build_table": "train every architecture of a space, and write a table for searches and comparisons",
+    "import_benchmark": "convert a published benchmark to a table for searches and comparisons",
+    "reproduce": "run a finished search again, and compare the results",
+    "predict": "apply the network of a finished run to new data",
 }
-_INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
+_INTERRUPTED = 130  # exit code that shells give to a program ended by Ctrl-C
 _HELP = """\
 usage: nasenv COMMAND [options]   (nasenv COMMAND --help: its options)
 
@@ -38,8 +38,8 @@ Neural architecture search by reinforcement learning.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``nasenv COMMAND [options]`` and return its exit code.
 
-    0; 1 where something did not come out the same; 2 for bad input; 3 where it was stopped before its end; 130 for
-    Ctrl-C before there was anything to stop.
+    The exit code is 0; 1 if a search was not reproduced; 2 for bad input; 3 if the command was stopped before its end;
+    130 if Ctrl-C came while there was no search to stop.
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, argv: Sequence[str]) -> int:
     prog = f"nasenv {name}"
-    sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's own classes are found
+    sys.path.insert(0, os.getcwd())  # as `python -m` does, to find the user's own classes
     try:
-        with _ending_at_ctrl_c(prog):
+        with _exiting_at_ctrl_c(prog):
             from nasenv.commands.arguments import call, import_parts
 
             command = getattr(import_module(f"nasenv.commands.{name}"), name)
@@ -68,32 +68,32 @@ def _run(name: str, argv: Sequence[str]) -> int:
     except InputError as error:
         return _refuse(prog, str(error))
     except SearchStopped as stopped:
-        print(f"{prog}: {stopped}; what is done is kept, the same command goes on", file=sys.stderr)
+        print(f"{prog}: {stopped}; everything done is saved, the same command resumes", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
+        print(f"{prog}: interrupted; all measurements are saved, the same command resumes", file=sys.stderr)
         return _INTERRUPTED
-    except (Exception, SystemExit) as error:  # a user's class that exits would end the program in silence
-        where = _in_the_users_code(error)
+    except (Exception, SystemExit) as error:  # a user's class that exits would end the program without a message
+        where = _line_of_user_code(error)
         if where is None:
             raise
-        reason = f"{type(error).__name__}: {error} ({where}); when that is mended, the same command goes on"
+        reason = f"{type(error).__name__}: {error} ({where}); fix it, then the same command resumes"
         return _refuse(prog, reason)
     return int(code or 0)
 
 
 @contextmanager
-def _ending_at_ctrl_c(prog: str) -> Iterator[None]:
-    """Have Ctrl-C end the program at once, in one line, while modules are imported.
+def _exiting_at_ctrl_c(prog: str) -> Iterator[None]:
+    """Let Ctrl-C end the program at once, with one line, while modules are imported.
 
-    An exception would come up anywhere in PyTorch, which may turn it into another, or go on without a part of itself.
+    KeyboardInterrupt could be raised anywhere in PyTorch, which may convert it, or continue without one of its modules.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
         os.write(sys.stderr.fileno(), f"{prog}: interrupted before it began\n".encode())
         os._exit(_INTERRUPTED)
 
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as under nohup, or another's
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as under nohup, or handled already
         yield
         return
     signal.signal(signal.SIGINT, end)
@@ -103,10 +103,10 @@ def _ending_at_ctrl_c(prog: str) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _in_the_users_code(error: BaseException) -> str | None:
-    """Return the last line of a user's module that led to it; None for none.
+def _line_of_user_code(error: BaseException) -> str | None:
+    """Return file and line of the innermost frame in the user's own code; None if there is none.
 
-    It is neither in nasenv, nor in Python, nor installed; code without a file is nobody's.
+    Code without a file, and files of nasenv, of Python and of installed packages are not the user's own.
     """
     import sysconfig
     import traceback

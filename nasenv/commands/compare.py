@@ -1,4 +1,4 @@
-"""``nasenv compare``: several agents, many seeds, the same budgets; statistics, figures and a report."""
+"""``nasenv compare``: compare agents on the same problems and budgets over many seeds, and write a report."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from nasenv.search.budget import Budget
 from nasenv.spaces.space import SearchSpace
 
 _STALLED_SECONDS = 600.0  # a search on a table takes seconds
-_SHIPPED = {  # what is compared on where nothing is said
+_DEFAULT_PROBLEMS = {
     "chain_cnn_digits": {
         "space": {"class_path": "ChainCNN", "init_args": {"max_layers": 3, "widths": [16]}},
         "evaluator": {"class_path": "TableEvaluator", "init_args": {"table": "chain_cnn_digits"}},
     }
 }
-_AGENTS: dict[str, type[Agent]] = {  # and what is compared
+_DEFAULT_AGENTS: dict[str, type[Agent]] = {
     "random": RandomSearch,
     "evolution": RegularizedEvolution,
     "local_search": LocalSearch,
@@ -77,40 +77,40 @@ def compare(
     backend: Literal["processes", "ray"] = "processes",
     address: str | None = None,
 ) -> None:
-    """Compare agents over many seeds, and leave results, statistics, figures and a report.
+    """Compare agents over many seeds, and write results, statistics, figures and a report.
 
-    Started again on the same folder, it does only the runs that are not there yet; more seeds, agents and problems can
-    be added so.
+    The same command on the same folder runs only the searches that are missing; seeds, agents and problems can be added
+    in this way.
 
     Args:
-        agents: name -> class and options, as in --agents.mine PPO --agents.mine.learning_rate 1e-3; random search,
+        agents: name -> class and options, such as --agents.mine PPO --agents.mine.learning_rate 1e-3; random search,
             evolution, local search, REINFORCE, MaskablePPO and ModelAssistedPPO by default.
-        space: what is searched, where there is one problem.
-        evaluator: what measures an architecture, where there is one problem.
+        space: the search space, for a single problem.
+        evaluator: the evaluator, for a single problem.
         objective: measurement -> reward; the validation score by default.
-        budget: when a search is over.
-        data: what the evaluator trains on, where there is one problem: digits, npz:FILE, folder:DIR, hub:NAME.
+        budget: limits of each search.
+        data: data of the evaluator, for a single problem: digits, npz:FILE, folder:DIR, hub:NAME.
         problems: name -> space, evaluator and, where they differ, objective, budget and data; for several problems, in
-            a --config file. By default a table of small networks on digits that comes with nasenv.
+            a --config file; by default a table of small networks on digits that comes with nasenv.
         seeds: number of searches of each agent on each problem.
-        first_seed: seed of the first of them; the others follow.
-        rank_by: what agents are ranked by, of the incumbent at the end of the budget: its reward or a score.
-        published: problem -> source, and reward, val_score or test_score -> agent -> [mean, standard deviation] of what
-            others published.
-        output: folder for everything; by default under runs, named after what is compared.
-        workers: searches side by side, in processes of one thread each; 0 searches in this process; auto is one for
-            each processor core.
-        timeout_seconds: wall time after which a search is taken to have stalled; by default 600 where all problems are
-            tables, else none.
+        first_seed: seed of the first search; the others follow.
+        rank_by: quantity that ranks the agents: reward or a score of the incumbent at the end of the budget.
+        published: problem -> source, and reward, val_score or test_score -> agent -> [mean, standard deviation];
+            results that others published.
+        output: output folder; by default under runs, named after the configuration.
+        workers: number of searches at once, each in a process of one thread; 0 for searches in this process; auto for
+            one on each processor core.
+        timeout_seconds: wall time after which a search counts as stalled; by default 600 if all problems are tables,
+            else no limit.
         cache: file of measurements for problems that train, or postgresql://user@host:port/database; none for no
             cache.
-        backend: processes, on this machine; ray, on all nodes of a Ray cluster, one search a core (``workers`` does not
-            matter then).
-        address: of the cluster: auto, HOST:PORT or ray://HOST:PORT; by default Ray is started on this machine.
+        backend: processes, on this machine, or ray, on all nodes of a Ray cluster with one search on each core;
+            ``workers`` has no effect then.
+        address: address of the cluster: auto, HOST:PORT or ray://HOST:PORT; by default Ray starts on this machine.
     """
     console = Terminal()
     numbers = range(first_seed, integer("first_seed", first_seed, least=0) + integer("seeds", seeds, least=1))
-    contenders = {name: kind() for name, kind in _AGENTS.items()} if agents is None else agents
+    contenders = {name: kind() for name, kind in _DEFAULT_AGENTS.items()} if agents is None else agents
     made = problems_of(space, evaluator, objective or Score(), budget, problems)
     others = {problem: PublishedResults.of(values) for problem, values in (published or {}).items()}
     if strangers := [problem for problem in others if problem not in made]:
@@ -159,7 +159,7 @@ def _limit(timeout_seconds: float | None, problems: Mapping[str, Problem]) -> fl
 
 def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], console: Terminal) -> None:
     total, missing = len(comparison.keys), len(comparison.pending)
-    kept = f"; of these {total - missing} are done already" if missing < total else ""
+    kept = f"; {total - missing} of them are finished" if missing < total else ""
     console.print(f"{counted(total, 'run')} in {comparison.folder}{kept}", soft_wrap=True)
     with ComparisonProgress(console, missing) as progress, stopping(comparison.stop):
         do(progress)
@@ -168,7 +168,7 @@ def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], co
 def _conclude(
     comparison: Comparison, rank_by: Quantity, console: Terminal
 ) -> tuple[list[Summary], dict[str, dict[str, str]]]:
-    """Write results.csv, summary.csv and the figures, print the standings, and return what the report shows."""
+    """Write results.csv, summary.csv and the figures, print the standings, and return summaries and figures."""
     folder = comparison.folder
     runs = comparison.write_results(folder / "results.csv")
     random = next((name for name, agent in comparison.agents.items() if isinstance(agent, RandomSearch)), None)
@@ -200,17 +200,18 @@ def problems_of(
     budget: Budget,
     problems: Mapping[str, Any] | None,
 ) -> dict[str, Problem]:
-    """Return the problems by name: the one of the options, those of the file, or the shipped one.
+    """Return the problems by name: the one of the options, those of the file, or the default one.
 
     Raises:
-        InputError: a space without an evaluator or the reverse, both ways at once, or a problem that cannot be made.
-        SystemExit: code 2 after one line on stderr where a problem of the file has options that it cannot have.
+        InputError: a space without an evaluator, or the reverse; options and problems of a file together; a problem
+            that cannot be made.
+        SystemExit: code 2, after one line on stderr, if a problem of the file has unknown or wrong options.
     """
     if (space is None) != (evaluator is None):
         raise InputError("give both --space and --evaluator, or neither: an evaluator is made for a space")
     if space is None or evaluator is None:
         common = {"objective": objective.config(), "budget": asdict(budget)}
-        named = _SHIPPED if problems is None else problems
+        named = _DEFAULT_PROBLEMS if problems is None else problems
         return {name: _problem(name, values, common) for name, values in named.items()}
     if problems:
         raise InputError("give either --space and --evaluator or problems, not both")
@@ -219,10 +220,10 @@ def problems_of(
 
 
 def _problem(name: str, values: Any, common: Mapping[str, Any]) -> Problem:
-    """Return the problem of a file: what it does not say is as in all; of its budget, what it says counts."""
+    """Return a problem of the file; missing options, and missing limits of its budget, are the common ones."""
     budget = values.get("budget", {}) if isinstance(values, Mapping) else None
     if not isinstance(budget, Mapping):
-        raise InputError(f"problem {name}: expected options, among them perhaps budget with its own, got {values}")
+        raise InputError(f"problem {name}: expected options by name, budget with its limits by name, got {values}")
     try:
         options = {**common, **values, "budget": {**common["budget"], **budget}}
         return make(Problem, f"nasenv compare: problem {name}", options)

@@ -1,4 +1,4 @@
-"""``nasenv import_benchmark``: turn a published benchmark into a table."""
+"""``nasenv import_benchmark``: convert a published benchmark to a table."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def import_benchmark(
     output: str | None = None,
     trust_archive: bool = False,
 ) -> None:
-    """Turn a published benchmark into a table that searches and comparisons can use.
+    """Convert a published benchmark to a table for searches and comparisons.
 
     Args:
         name: nas-bench-201, nas-bench-macro or nas-bench-graph.
-        source: file or folder that its authors published; not needed where a package carries the data.
-        dataset: data set whose measurements are wanted; the benchmark's first where not given.
-        output: CSV file to write, gzipped where it ends in .gz; NAME-DATASET.csv.gz where not given.
-        trust_archive: read an archive that could run commands, since it comes from its official source.
+        source: file or folder from the benchmark's authors; not needed if a package carries the data.
+        dataset: data set of the measurements; by default the benchmark's first.
+        output: CSV file to write, gzipped if it ends in .gz; by default NAME-DATASET.csv.gz.
+        trust_archive: whether to read an archive that could run commands; only for one from its official source.
     """
     benchmark, chosen = _chosen(name, dataset)
     if benchmark.needs_trust and not trust_archive:
@@ -50,7 +50,7 @@ def import_benchmark(
         console.say(f"verified: {line}")
     for line in benchmark.notes:
         console.say(f"note: {line}")
-    console.say("search it, and compare agents on it, with these options of nasenv train and nasenv compare:")
+    console.say("options of nasenv train and nasenv compare for this table:")
     console.say(f"  {_options(benchmark, chosen, file)}")
 
 
@@ -64,7 +64,7 @@ def _chosen(name: str, dataset: str | None) -> tuple[Benchmark, str]:
 
 
 def _options(benchmark: Benchmark, dataset: str, file: Path) -> str:
-    """Return the command line options that make the table's space and evaluator."""
+    """Return the command line options for the table's space and evaluator."""
     parts = ["--space", type(benchmark.space(dataset)).__name__]
     for key, value in benchmark.space_options(dataset).items():
         parts += [f"--space.{key}", json.dumps(value)]

@@ -1,4 +1,4 @@
-"""One parser: jsonargparse, whose errors are one line with the nearest names."""
+"""`Parser` is jsonargparse with errors of one line and the nearest names."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import yaml
 from nasenv.errors import printable
 from nasenv.files import user_path
 
-_LARGEST = 800_000  # bytes of a file of options: PyYAML reads a few hundred thousand characters a second
+_LARGEST = 800_000  # bytes of a file of options; PyYAML reads a few hundred thousand characters a second
 _SOURCE = "data.source"
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """jsonargparse with errors of one line and the nearest names, no abbreviations, no key given twice in YAML."""
+    """Parses options with jsonargparse; refuses abbreviations and keys given twice; errors are one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": "unique_yaml"})
 
     def parse_args(self, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:  # type: ignore[override]
-        """Parse a command line; whatever a user's own module raises when it is imported becomes one line too."""
+        """Parse a command line; an exception at the import of a user's module becomes one line too."""
         line = self._with_source(args[0] if args else sys.argv[1:])
         if self.exit_on_error:
             self._refuse_name_given_twice(line)
@@ -40,7 +40,7 @@ class Parser(jsonargparse.ArgumentParser):
             self.error(f"{type(error).__name__}: {error}{where}")
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:
-        """Parse a file of options; one that is too large to be such is not read."""
+        """Parse a file of options; refuse one that is too large for that."""
         size = user_path(str(cfg_path)).stat().st_size
         if size > _LARGEST:
             self.error(f"config file {cfg_path}: expected options, got {size:,} bytes")
@@ -48,13 +48,13 @@ class Parser(jsonargparse.ArgumentParser):
         return parsed
 
     def _with_source(self, line: Sequence[str]) -> list[str]:
-        """Return a command line in which ``--data TEXT`` is written ``--data.source TEXT``."""
+        """Return the command line with ``--data TEXT`` written as ``--data.source TEXT``."""
         if not self._has_source():
             return list(line)
         return [re.sub(r"^--data(?=$|=)", f"--{_SOURCE}", word) for word in line]
 
     def _apply_actions(self, cfg: Any, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:
-        """Take in a configuration, in which ``data: TEXT`` stands for ``data: {source: TEXT}``."""
+        """Apply a configuration, in which ``data: TEXT`` means ``data: {source: TEXT}``."""
         if isinstance(cfg, dict) and isinstance(cfg.get("data"), str) and self._has_source():
             cfg = {**cfg, "data": {"source": cfg["data"]}}
         applied: jsonargparse.Namespace = super()._apply_actions(cfg, *args, **kwargs)
@@ -64,7 +64,7 @@ class Parser(jsonargparse.ArgumentParser):
         return f"--{_SOURCE}" in self._option_string_actions
 
     def _refuse_name_given_twice(self, line: Sequence[str]) -> None:
-        """Exit where a command line names one of several things twice, as `--agents.p PPO --agents.p A2C`."""
+        """Exit if a command line gives one name of a mapping twice, as in `--agents.p PPO --agents.p A2C`."""
         kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
         mappings = tuple(f"--{dest}." for dest, kind in kinds.items() if dict in (kind, get_origin(kind)))
         given = [text.partition("=")[0] for text in line if mappings and text.startswith(mappings)]
@@ -72,28 +72,28 @@ class Parser(jsonargparse.ArgumentParser):
             self.error(f"{twice[0]} is given twice; give each a name of its own")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the message as one line and exit with 2; the parser of a class's arguments raises it instead."""
+        """Print the message as one line and exit with code 2; the parser of a class's arguments raises instead."""
         line = self._line(message)
-        if not self.exit_on_error:  # a class's: the parser above knows the rest of the way
+        if not self.exit_on_error:  # the parser of a class's arguments: the outer one adds the path of the option
             super().error(line, ex)
         print(f"{self.prog}: error: {printable(line)}", file=sys.stderr)
         self.exit(2)
 
     def _line(self, message: str) -> str:
-        """Return jsonargparse's message as one line: the way to the option, then what is wrong with it."""
+        """Return jsonargparse's message as one line: the path of the option, then the error."""
         message = re.sub(r"^--(\S+)\.help: ", r'Parser key "\1": ', message)
         keys = re.findall(r'Parser key "(.+?)":', message)
         classes = re.findall(r"Problem with given class_path '(?:.*\.)?(\w+)':", message)
         text = re.sub(r"""Parser key ".+?":|Problem with given class_path '.+?':""", " ", message)
         text = re.sub(r"(://[^\s:@/]*):\S+@", r"\1:***@", " ".join(text.split()))  # the password of a URL
-        for pattern, plain in _PLAIN.items():
+        for pattern, plain in _REWRITTEN.items():
             text = re.sub(pattern, plain, text)
-        way = ".".join(keys) + (f" ({classes[-1]})" if classes else "")
+        path = ".".join(keys) + (f" ({classes[-1]})" if classes else "")
         text = self._with_nearest(text, keys)
-        return f"{way}: {text}" if way else text
+        return f"{path}: {text}" if path else text
 
     def _with_nearest(self, text: str, keys: Sequence[str]) -> str:
-        """Return the message with the names that were perhaps meant, where it is about an unknown name."""
+        """Return a message on an unknown name with the nearest known names; return other messages unchanged."""
         if found := re.search(r"(?:Group '(.+?)' does not accept o|O)ption '(\S+?)'", text):
             group = f"{found[1]}." if found[1] else ""
             return f"unknown option {_nearest(group + found[2], self._options(group))}"
@@ -110,14 +110,14 @@ class Parser(jsonargparse.ArgumentParser):
         return [name for name in names if not name.endswith(("help", "+")) and not name.startswith("print_")]
 
     def _class_names(self, keys: Sequence[str]) -> list[str]:
-        """Return the short names of the classes that the option of this key can be."""
+        """Return the short names of the classes that the option of this key accepts."""
         for action in self._actions:
             if keys and action.dest == keys[0] and hasattr(action, "extra_help"):
                 return [path.rpartition(".")[2] for path in action.extra_help().rpartition(": ")[2].split(", ")]
         return []
 
 
-_PLAIN = {  # what jsonargparse says -> what we say
+_REWRITTEN = {  # message of jsonargparse -> plainer message
     r"<class '(?:builtins\.)?([\w.]+)'>": r"\1",
     r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)": (
         r"expected one of \1, got \2"
@@ -126,7 +126,7 @@ _PLAIN = {  # what jsonargparse says -> what we say
     r"Expected an? ([\w.]+)\. Got value: (.*)": r"expected \1, got \2",
     r"Not a valid subclass of (\w+)\. Got value: (.*?) Subclass types expect.*": r"expected a class of \1, got \2",
     r"Expected an import path .* a type\[(?:\w+\.)*(\w+)\]\. Got value: (.*)": r"expected a class of \1, got \2",
-    r"expected dict, got (.*)": r"expected names, each with what it stands for, got \1",
+    r"expected dict, got (.*)": r"expected names with their values, got \1",
     r"Expected an? (?:typing\.)?Literal\[(.*)\]\. Got value: (.*)": r"expected one of \1, got \2",
     r"No module named '(.+)'": r"no module \1 in the current folder or among the installed packages",
     r"Problems parsing config": "config file",
@@ -137,11 +137,11 @@ _PLAIN = {  # what jsonargparse says -> what we say
 
 
 def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return the name and those that were perhaps meant, or all that there are where none is near."""
+    """Return the name and the known names near it, or all known names if none is near."""
     names = {n.lower(): n for n in sorted(known)}
     near = [names[n] for n in difflib.get_close_matches(name.lower(), names, n=3)]
     listed = ", ".join(prefix + n for n in near or names.values())
-    return f"{prefix}{name}; " + (f"{'nearest' if near else 'there are'}: {listed}" if listed else "there is none here")
+    return f"{prefix}{name}; " + (f"{'nearest' if near else 'there are'}: {listed}" if listed else "there are none")
 
 
 def _public(module: str) -> list[str]:
@@ -149,7 +149,7 @@ def _public(module: str) -> list[str]:
 
 
 def _load_unique_yaml(text: str) -> Any:
-    """Return what the YAML text says; a key given twice in a mapping is an error, where PyYAML takes the last."""
+    """Return the value of a YAML text; a key given twice in a mapping is an error, where PyYAML takes the last."""
     try:
         _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         return jsonargparse.get_loader("yaml")(text)
@@ -157,13 +157,13 @@ def _load_unique_yaml(text: str) -> Any:
         where = error.problem_mark or error.context_mark
         raise yaml.YAMLError(f"line {where.line + 1 if where else '?'}: {error.problem or error.context}") from error
     except RecursionError:
-        raise yaml.YAMLError("nested too deeply, or an alias stands for what it is in") from None
+        raise yaml.YAMLError("nested too deeply, or an alias refers to a node that contains it") from None
     except ValueError as error:  # as of the date 2001-99-99
         raise yaml.YAMLError(str(error)) from error
 
 
 def _check_keys(node: yaml.Node | None) -> None:
-    """Raise MarkedYAMLError for a key that is given twice."""
+    """Raise MarkedYAMLError if a key is given twice."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     seen: set[str] = set()
     for key, _ in pairs:

@@ -1,4 +1,4 @@
-"""``nasenv predict``: apply the network that a search left to images: their classes, or values of a regression."""
+"""``nasenv predict``: predict classes or values of images with the network of a finished run."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from nasenv.files import user_path
 from nasenv.spaces.space import SearchSpace
 from nasenv.task import shown_score
 
-_TOLD = 5  # names of classes in a message
+_MAX_NAMES = 5  # of classes in a message
 
 
 def predict(run_dir: str, images: str, output: str | None = None, space: type[SearchSpace] | None = None) -> None:
     """Predict the class of each image, or its values in a regression, with the network of a finished run.
 
-    An image is called by its file, or by its number, from 0, where it has none. Where the source has training and test
-    images, it is applied to the latter.
+    An image is named by its file, or by its number, from 0, if it has none. If the source has training and test images,
+    the test images are predicted.
 
     Args:
-        run_dir: the run's folder.
-        images: npz:FILE with x, and perhaps y to be compared with; or folder:DIR, hub:NAME.
-        output: CSV file for what is predicted: class and probability, or values; printed where not given.
-        space: class of the model's space where it is yours and not one of nasenv's: no file can choose code to run.
+        run_dir: folder of a finished run.
+        images: npz:FILE with x, and optionally y, the labels; or folder:DIR, hub:NAME.
+        output: CSV file for the predictions: class and probability, or values; by default they are printed.
+        space: class of the model's space, if it is your own and not one of nasenv's: no file can choose code to run.
     """
     folder = user_path(run_dir)
     if not (folder / "model").is_dir():
-        raise InputError(f"{folder} holds no model; expected the folder of a run that has ended")
+        raise InputError(f"{folder} holds no model; expected the folder of a finished run")
     model = load_model(folder / "model", space)
     raw, labels, files = load_images(images)
-    predicted = predictions(model, _in_colour(raw, model.task.shape[0]))
+    predicted = predictions(model, _as_rgb(raw, model.task.shape[0]))
     named = files or range(len(predicted))
     best, names = predicted.argmax(axis=1), np.array(model.class_names)
     if model.task.kind == "regression":
@@ -52,9 +52,9 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
         found = zip(named, names[best], (f"{p:.4f}" for p in predicted.max(axis=1)), strict=True)
     rows = found if output else ([printable(str(cell)) for cell in row] for row in found)
     try:
-        with contextlib.nullcontext(sys.stdout) if output is None else _to_write(output) as file:
+        with contextlib.nullcontext(sys.stdout) if output is None else _open_csv(output) as file:
             csv.writer(file, lineterminator="\n").writerows([heads, *rows])
-    except BrokenPipeError:  # whoever read the lines had enough of them
+    except BrokenPipeError:  # the reader has closed the pipe
         sys.stderr.close()
         return
     except OSError as error:
@@ -63,25 +63,25 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
         Console(stderr=True, markup=False, highlight=False).print(_accuracy(names, best, labels), soft_wrap=True)
 
 
-def _to_write(output: str) -> TextIO:
+def _open_csv(output: str) -> TextIO:
     return user_path(output).open("w", newline="", encoding="utf-8")
 
 
-def _in_colour(images: Tensor, channels: int) -> Tensor:
-    """Return grey images, (n, 1, h, w), with three equal channels where the model takes colour, as in training."""
+def _as_rgb(images: Tensor, channels: int) -> Tensor:
+    """Return grey images, (n, 1, h, w), with three equal channels if the model takes colour, as in training."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 and channels == 3 else images
 
 
 def _accuracy(names: NDArray[Any], best: NDArray[np.int64], labels: Sequence[str]) -> str:
-    """Return in words how many images are of the class that their label names."""
+    """Return a text on the share of images whose predicted class is their label."""
     unknown = sorted({*labels} - {*names.tolist()})
     if len(unknown) == len({*labels}):
-        return f"no accuracy: the labels ({_some(unknown)}) are no classes of the model ({_some(names)})"
+        return f"no accuracy: the labels ({_first_names(unknown)}) are no classes of the model ({_first_names(names)})"
     share = float(np.mean(names[best] == np.asarray(labels)))
-    lacking = f"; no classes of the model, so counted as wrong: {_some(unknown)}" if unknown else ""
+    lacking = f"; no classes of the model, so counted as wrong: {_first_names(unknown)}" if unknown else ""
     return f"accuracy on {counted(len(best), 'image')} with a label: {shown_score(share, 'accuracy')}{lacking}"
 
 
-def _some(names: Iterable[str]) -> str:
+def _first_names(names: Iterable[str]) -> str:
     some = [printable(name) for name in names]
-    return ", ".join(some[:_TOLD]) + (" ..." if len(some) > _TOLD else "")
+    return ", ".join(some[:_MAX_NAMES]) + (" ..." if len(some) > _MAX_NAMES else "")

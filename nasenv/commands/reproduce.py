@@ -1,4 +1,4 @@
-"""``nasenv reproduce``: run a finished search again, and say whether it comes out the same."""
+"""``nasenv reproduce``: run a finished search again, and compare the results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from nasenv.agents.agent import Agent
 from nasenv.commands.arguments import call
 from nasenv.commands.terminal import Terminal
-from nasenv.commands.train import concluded, starting_architectures
+from nasenv.commands.train import run_and_conclude, starting_architectures
 from nasenv.data.dataset import Data
 from nasenv.errors import BudgetExhausted, InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
@@ -27,23 +27,23 @@ from nasenv.spaces.space import SearchSpace
 from nasenv.task import shown_score
 from nasenv.trial import Outcome
 
-_TIMES = ("seconds", "train_seconds", "cached")  # of an evaluation: they may be others
-_EARLY = "concluded as asked for"
+_MAY_DIFFER = ("seconds", "train_seconds", "cached")  # fields of an evaluation
+_CONCLUDED_EARLY = "concluded as asked for"
 
 
 def reproduce(run_dir: str, output: str | None = None) -> int:
-    """Run a finished search again from its configuration, training everything anew, and say what comes out otherwise.
+    """Run a finished search again from its configuration, with new trainings, and print every difference.
 
-    The exit code is 0 where evaluations, winner and scores are the same, and 1 where they are not.
+    The exit code is 0 if evaluations, winner and scores are the same, and 1 if they are not.
 
     Args:
-        run_dir: the folder of a run that has ended.
-        output: folder for the new run; by default beside the other one, with -again behind its name.
+        run_dir: folder of a finished run.
+        output: folder for the new run; by default the old one's name with -again.
     """
     console = Terminal()
     folder = user_path(run_dir).resolve()
     if not (folder / RESULT).exists():
-        raise InputError(f"{folder} holds no {RESULT}; expected the folder of a run that has ended")
+        raise InputError(f"{folder} holds no {RESULT}; expected the folder of a finished run")
     header, entries = Journal.read(folder / JOURNAL)
     result = Result.read(folder / RESULT)
     again = user_path(output) if output is not None else folder.with_name(f"{folder.name}-again")
@@ -51,19 +51,19 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
         raise InputError(f"{again} holds a finished run; delete it to train everything anew, or give another --output")
     make = call(_search, "nasenv reproduce", ["--config", str(folder / "config.yaml")])
     with make(run_dir=again, completion_order=CompletionOrder.read(folder / JOURNAL)) as search:
-        for said in _circumstances(header, search.identity()):
-            console.say(said)
-        if result.ended.startswith(_EARLY):
+        for difference in _environment_differences(header, search.identity()):
+            console.say(difference)
+        if result.ended.startswith(_CONCLUDED_EARLY):
             search.callbacks.append(_concluding(len(entries), result.ended))
-        result_again = concluded(search, console)
+        result_again = run_and_conclude(search, console)
     _, entries_again = Journal.read(again / JOURNAL)
-    found = [*_evaluations(entries, entries_again), *_results(result, result_again)]
+    found = [*_evaluation_differences(entries, entries_again), *_result_differences(result, result_again)]
     if found:
-        console.say("\n- ".join([f"not the same; the new run is in {again}", *found]))
+        console.say("\n- ".join([f"not reproduced; the new run is in {again}", *found]))
     else:
         test = f"test {result.metric} {shown_score(result.test_score, result.metric)}"
         winner = f"the winner {result.winner.text} and its {test}"
-        console.say(f"the same again: {counted(len(entries), 'evaluation')}, {winner}; the new run is in {again}")
+        console.say(f"reproduced: {counted(len(entries), 'evaluation')}, {winner}; the new run is in {again}")
     return int(bool(found))
 
 
@@ -77,14 +77,14 @@ def _search(
     seed: int = 0,
     start_from: list[str] | None = None,
 ) -> Callable[..., Search]:
-    """Return what makes the search, given its run directory."""
+    """Return a function that makes the search in a run directory."""
     start = starting_architectures(space, start_from)
-    whole = replace(budget, wall_seconds=None)  # it changes nothing but how often the search is interrupted
+    whole = replace(budget, wall_seconds=None)  # it only says when a search is interrupted
     return partial(Search, space, evaluator, agent, whole, objective, None, seed, start=start)
 
 
 def _concluding(evaluations: int, ended: str) -> Callback:
-    """Return what ends a search after so many evaluations, though its agent plans for the whole budget."""
+    """Return a callback that ends a search after a number of evaluations; its agent plans for the whole budget."""
 
     def conclude(search: Search, outcome: Outcome) -> None:
         if len(search.history) == evaluations:
@@ -94,18 +94,18 @@ def _concluding(evaluations: int, ended: str) -> Callback:
     return conclude
 
 
-def _circumstances(header: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is not as it was when the run was made."""
+def _environment_differences(header: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the differences in versions, hardware and fingerprints since the run was made."""
     yield from differences(header.get("made_with", {}), provenance())
     for what, then in header["config"]["fingerprint"].items():
         if then != (now := identity["fingerprint"].get(what)):
-            yield f"{what} of another fingerprint: {then}, now {now}"
+            yield f"fingerprint of the {what} {then}, now {now}"
 
 
-def _evaluations(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield how the first evaluation that differs does, and how many do."""
+def _evaluation_differences(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield texts on the first evaluation that differs, and on the number of evaluations."""
     pairs = zip(then, now, strict=False)
-    found = [(old, new, [k for k in old if k not in _TIMES and old[k] != new.get(k)]) for old, new in pairs]
+    found = [(old, new, [k for k in old if k not in _MAY_DIFFER and old[k] != new.get(k)]) for old, new in pairs]
     if differing := [(old, new, keys) for old, new, keys in found if keys]:
         old, new, keys = differing[0]
         shown = "text" if "text" in keys else keys[0]
@@ -117,10 +117,10 @@ def _evaluations(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, A
         yield f"the number of evaluations: it was {len(then)}, now {len(now)}"
 
 
-def _results(then: Result, now: Result) -> Iterator[str]:
+def _result_differences(then: Result, now: Result) -> Iterator[str]:
     if then.winner.text != now.winner.text:
         yield f"the winner: it was {then.winner.text}, now {now.winner.text}"
     elif (then.winner, then.test_score) != (now.winner, now.test_score):
         yield f"the winner's scores: on test data it was {then.test_score}, now {now.test_score}"
     elif then.others != now.others:
-        yield "the scores of what the winner is held against"
+        yield "the scores of the architectures that the winner is compared with"

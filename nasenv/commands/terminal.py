@@ -1,4 +1,4 @@
-"""The terminal: what commands print to it, the bars that they draw on it, and the signals that come from it."""
+"""Commands print texts, tables and progress bars to the terminal, and its signals stop them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from nasenv.search.history import History
 from nasenv.search.search import Search
 from nasenv.trial import Outcome
 
-_LAST = 32  # evaluations whose mean says how well an agent does by now
-_LONGEST_NAME = 32  # of what a row is about, which is kept whole where there is little room
-_LINES = 10  # printed in the course of a command where there is no terminal to draw a bar on
+_LAST = 32  # number of latest evaluations whose mean reward is shown
+_LONGEST_NAME = 32  # characters of a row's name that are not broken in a narrow terminal
+_LINES = 10  # number of lines of progress that are printed if there is no terminal
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Terminal(Console):
-    """Standard output, which may fail: what a command does is worth more than what it says of it.
+    """Prints to standard output, whose errors end no command.
 
-    Where it cannot be written (nobody reads the pipe any more, the disk is full), the rest is left unsaid; a character
-    that its encoding lacks becomes a question mark.
+    If standard output cannot be written (a closed pipe, a full disk), the rest is not printed; a character that its
+    encoding lacks becomes a question mark.
     """
 
     def __init__(self) -> None:
@@ -51,11 +51,11 @@ class Terminal(Console):
     def _check_buffer(self) -> None:
         try:
             super()._check_buffer()
-        except OSError:  # rich itself sees to a broken pipe alone
+        except OSError:  # rich itself handles broken pipes alone
             self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
-        """Say no more; rich's own ends the program."""
+        """Print nothing more; rich's own method ends the program."""
         self.quiet = True
         with contextlib.suppress(OSError):  # no file: io.UnsupportedOperation
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -64,14 +64,14 @@ class Terminal(Console):
 
 
 def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str, **looks: Any) -> Table:
-    """Return a table as narrow as its cells: heads are broken between words.
+    """Return a table as narrow as its cells, with heads broken between words.
 
-    Where the terminal is narrower still, cells are broken too, the first column's last of all; nothing is cut.
+    In a narrower terminal, cells are broken too, those of the first column last; nothing is cut.
 
     Args:
-        heads: of the columns.
-        rows: as many texts each.
-        title: stands above.
+        heads: heads of the columns.
+        rows: rows, each with a text for each column.
+        title: title above the table.
         looks: other options of `rich.table.Table`.
     """
     widths = [max(map(len, [*head.split(), *cells])) for head, *cells in zip(heads, *rows, strict=True)]
@@ -84,31 +84,31 @@ def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str, **
 
 
 class Bar(Progress):
-    """A bar with what is done, time gone and left, and a line below it; lines alone where there is no terminal.
+    """Draws a progress bar with elapsed and remaining time, and a text below; prints lines if there is no terminal.
 
     Args:
-        console: where to draw.
-        doing: what is being done, in a word.
-        total: length of the bar; None where it is not known.
-        lines: printed in its course where there is no terminal.
+        console: console to draw on.
+        doing: name of the activity.
+        total: length of the bar; None if it is not known.
+        lines: number of lines that are printed if there is no terminal.
     """
 
     def __init__(self, console: Console, doing: str, total: int | None, lines: int = _LINES) -> None:
         done = (TextColumn(doing), BarColumn(bar_width=None), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
-        self._total, self._lines, self._printed, self._said = total, lines, 0, ""
+        times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
+        self._total, self._lines, self._printed, self._text = total, lines, 0, ""
         super().__init__(*done, *times, console=console, disable=not console.is_terminal, speed_estimate_period=600)
         self._bar = self.add_task(doing, total=total)
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """Yield the bar, and what is said below it."""
+        """Yield the bar, and the text below it."""
         yield from super().get_renderables()
-        if self._said:
-            yield Text(self._said)
+        if self._text:
+            yield Text(self._text)
 
-    def show(self, done: int, said: str, line: str) -> None:
-        """Draw how much is done and what is said, or print the line, if it is time for another."""
-        self._said = said
+    def show(self, done: int, text: str, line: str) -> None:
+        """Draw the bar and the text; without a terminal, print the line if it is time for another."""
+        self._text = text
         self.update(self._bar, completed=done)
         every = max(1, (self._total or 100 * self._lines) // self._lines)
         if not self.console.is_terminal and done // every > self._printed:
@@ -116,8 +116,8 @@ class Bar(Progress):
             self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def spent_of(history: History, evaluations: int | None) -> str:
-    """Return what a search has spent of its budget of evaluations, None for no limit, in words."""
+def spent_text(history: History, evaluations: int | None) -> str:
+    """Return a text on the spent part of a budget of evaluations; None stands for no limit."""
     made = counted(history.evaluations, "evaluation")
     if history.spent == history.evaluations:
         return f"{history.evaluations:,} of {counted(evaluations, 'evaluation')}" if evaluations else made
@@ -126,24 +126,24 @@ def spent_of(history: History, evaluations: int | None) -> str:
 
 
 def reward_name(search: Search) -> str:
-    """Return what a search's rewards are called: by the metric where they are scores as they are."""
+    """Return the name of a search's rewards: the metric if they are scores, else reward."""
     return f"validation {search.space.task.metric.replace('_', ' ')}" if is_score(search.objective) else "reward"
 
 
 def shown_reward(search: Search, reward: float) -> str:
-    """Return a reward as it is shown to people: in the metric's unit where it is a score."""
+    """Return a reward as text, in the metric's unit if it is a score."""
     return search.space.task.shown(reward) if is_score(search.objective) else f"{reward:.4f}"
 
 
 class SearchProgress(Bar):
-    """A bar with evaluations, best, mean of the last 32, repeats and failures of a search of so many evaluations."""
+    """Draws the progress of a search: evaluations, best reward, mean of the last 32, repeats and failures."""
 
     def __init__(self, console: Console, evaluations: int | None) -> None:
         super().__init__(console, "searching", evaluations)
         self._failed = 0
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
-        """Take in an answer; a callback of the search."""
+        """Show the progress after an answer; a callback of the search."""
         history = search.history
         best = "none yet" if history.best_reward is None else shown_reward(search, history.best_reward)
         last = counted(min(_LAST, len(history)), "evaluation")
@@ -151,54 +151,54 @@ class SearchProgress(Bar):
         self._failed += outcome.measurement.error is not None and not outcome.repeat
         repeats = f", {counted(history.repeats, 'repeated proposal')}" if history.repeats else ""
         failed = f", {self._failed:,} failed" if self._failed else ""
-        said = f"best {reward_name(search)} {best}, {mean}{repeats}{failed}"
-        self.show(int(history.spent), said, f"{spent_of(history, self._total)} in {search.seconds:.0f} s: {said}")
+        text = f"best {reward_name(search)} {best}, {mean}{repeats}{failed}"
+        self.show(int(history.spent), text, f"{spent_text(history, self._total)} in {search.seconds:.0f} s: {text}")
 
 
 class ComparisonProgress(Bar):
-    """A bar with the runs done, the last one and the faults of a comparison of so many runs."""
+    """Draws the progress of a comparison: finished runs, the last one, and the number of failed runs."""
 
     def __init__(self, console: Console, runs: int) -> None:
         super().__init__(console, "comparing", runs)
-        self._faults, self._done = 0, 0
+        self._failed, self._done = 0, 0
 
     def __call__(self, run: Run) -> None:
-        """Take in a run that is done."""
+        """Show the progress after a run."""
         self._done += 1
-        self._faults += run.error is not None
-        failed = f"; {self._faults} failed" if self._faults else ""
-        said = f"last: {run.agent} on {run.problem}, seed {run.seed}{failed}"
-        self.show(self._done, said, f"{self._done} of {counted(self._total or 0, 'run')} done{failed}")
+        self._failed += run.error is not None
+        failed = f"; {self._failed} failed" if self._failed else ""
+        text = f"last: {run.agent} on {run.problem}, seed {run.seed}{failed}"
+        self.show(self._done, text, f"{self._done} of {counted(self._total or 0, 'run')} done{failed}")
 
 
-class ReplayEnd:
-    """Says when all the evaluations that a journal holds were answered, and how long that took."""
+class ReplayTime:
+    """Prints how long the replay of a journal's evaluations took, when it ends."""
 
     def __init__(self, console: Terminal, evaluations: int) -> None:
         self._console, self._evaluations, self._started = console, evaluations, time.monotonic()
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
-        """Take in an answer; a callback of the search."""
+        """Print the time after the last replayed answer; a callback of the search."""
         if outcome.evaluation == self._evaluations and not outcome.repeat:
-            gone = time.monotonic() - self._started
-            self._console.say(f"{counted(self._evaluations, 'evaluation')} replayed in {gone:.1f} s")
+            seconds = time.monotonic() - self._started
+            self._console.say(f"{counted(self._evaluations, 'evaluation')} replayed in {seconds:.1f} s")
 
 
 @contextlib.contextmanager
 def stopping(stop: Callable[[str], None]) -> Iterator[None]:
-    """Call ``stop(reason)`` at the first Ctrl-C, SIGTERM or SIGHUP; at the second, die of it; so do the workers.
+    """Call ``stop(reason)`` at the first Ctrl-C, SIGTERM or SIGHUP; end the program and its workers at the second.
 
-    To be used in the main thread.
+    It works in the main thread only.
     """
 
     def ask(number: int, frame: FrameType | None) -> None:
-        for each in heard:
+        for each in handled:
             signal.signal(each, _end)
         stop(f"stopped by {_SIGNALS[signal.Signals(number)]}")
-        _write(sys.stderr, b"\nstopping when the trainings in flight are done; once more ends at once\n")
+        _write(sys.stderr, b"\nstopping when the running trainings are done; a second signal ends at once\n")
 
-    heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
-    before = {number: signal.signal(number, ask) for number in heard}
+    handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, ask) for number in handled}
     try:
         yield
     finally:
@@ -216,6 +216,6 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _write(stream: TextIO, text: bytes) -> None:
-    """Write past Python's buffers, which the signal may have interrupted; nobody may be listening."""
+    """Write past Python's buffers, which the signal may have interrupted; ignore a closed stream."""
     with contextlib.suppress(OSError, AttributeError, ValueError):
         os.write(stream.fileno(), text)

@@ -1,4 +1,4 @@
-"""``nasenv train``: search, then train, test and export the winner."""
+"""``nasenv train``: search for an architecture, then train, test and export the best one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rich.table import Column, Table
 from nasenv.agents.agent import Agent
 from nasenv.cache.cache import Cache
 from nasenv.commands.terminal import (
-    ReplayEnd,
+    ReplayTime,
     SearchProgress,
     Terminal,
     reward_name,
     shown_reward,
-    spent_of,
+    spent_text,
     stopping,
     table_of,
 )
@@ -45,10 +45,10 @@ from nasenv.spaces.space import SearchSpace
 from nasenv.task import shown_score
 from nasenv.trial import Architecture
 
-_SO_FAR = "so_far.json"  # of a search that was stopped
+_PARTIAL_RESULT = "partial_result.json"  # of a search that was stopped
 _LONGEST_START = 1 << 26  # bytes
-_LONGEST_DATA = 40  # characters of the data set's name in that of a run
-_SMALL = 0.001  # of a search's time, below which a part is no line of its own
+_LONGEST_DATA = 40  # characters of the data set's name in the name of a run
+_SMALL = 0.001  # share of a search's time, below which a part is not printed
 
 
 def train(
@@ -67,21 +67,21 @@ def train(
     """Search for an architecture, then train, test and export the best one.
 
     Args:
-        space: what is searched.
-        evaluator: what measures an architecture.
-        agent: what proposes architectures.
+        space: the search space.
+        evaluator: the evaluator, which measures architectures.
+        agent: the agent, which proposes architectures.
         objective: measurement -> reward.
-        budget: when the search is over.
-        data: what the evaluator trains on: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME.
-        seed: seeds the agent.
-        run_dir: folder for everything that the run leaves; by default under runs, named after the configuration.
-        cache: file of measurements shared by searches, or postgresql://user@host:port/database for those of several
+        budget: limits of the search.
+        data: data of the evaluator: digits, mnist5k, npz:FILE, folder:DIR, hub:NAME.
+        seed: seed of the agent.
+        run_dir: folder of the run; by default under runs, named after the configuration.
+        cache: file of measurements shared by searches, or postgresql://user@host:port/database for searches on several
             machines; none for no cache.
-        start_from: architectures that are evaluated first, for the agent to go on from: a file with one a line, as runs
-            print them, or in a --config file a list of them.
-        resume: what is done with the journal of an earlier, interrupted start. replay: the agent runs again from its
-            seed, is answered from the journal, and goes on. continue: it starts afresh, and what was measured costs
-            nothing. conclude: the search is over at the journal's end, and the best so far are trained and tested.
+        start_from: architectures to evaluate before the agent's first proposal: a file with one on each line, as runs
+            print them, or a list in a --config file.
+        resume: use of the journal of an earlier, interrupted start. replay: the agent runs again from its seed, is
+            answered from the journal, and continues. continue: the agent starts afresh, and known measurements cost
+            nothing. conclude: the search ends where the journal ends; the best architectures are trained and tested.
     """
     console = Terminal()
     with contextlib.ExitStack() as stack:
@@ -91,28 +91,28 @@ def train(
         folder = user_path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.identity())
         if (folder / RESULT).exists():
             if not (folder / JOURNAL).exists():
-                raise InputError(f"{folder} holds a {RESULT} and no {JOURNAL} that says of what; give another run_dir")
+                raise InputError(f"{folder} holds a {RESULT} but no {JOURNAL}; give another run_dir")
             Journal(folder / JOURNAL, plan.identity()).close()  # refuses the result of another configuration
             if store is not None and (folder / TRIALS).exists():
                 with contextlib.closing(TrialLog(folder / TRIALS, plan.identity())) as trials:
                     add_to_cache(trials, evaluator, store)
-            console.say(f"{folder} is finished; this is its result. Another --seed or --run_dir makes another run.")
+            console.say(f"{folder} is finished; this is its result. Give another --seed or --run_dir for another run.")
             result = Result.read(folder / RESULT)
-            clear(folder)  # a kill may have come between the result and this
+            clear(folder)  # the process may have been killed after it wrote the result
             with contextlib.suppress(OSError):
-                (folder / _SO_FAR).unlink(missing_ok=True)
+                (folder / _PARTIAL_RESULT).unlink(missing_ok=True)
         else:
             search = Search(space, evaluator, agent, budget, objective, store, seed, folder, (), start, resume)
-            result = concluded(stack.enter_context(search), console)
-    _show(result, folder, console)
+            result = run_and_conclude(stack.enter_context(search), console)
+    _print_result(result, folder, console)
 
 
 def run_name(config: Mapping[str, Any]) -> str:
-    """Return the name of a run that follows from its configuration, so that the same command finds it again."""
+    """Return the name of a run, made from its configuration, so that the same command finds the run again."""
     data = str(config.get("data", {}).get("source", config["evaluator"]["class_path"].rpartition(".")[2]))
     parts = [
         config["space"]["class_path"].rpartition(".")[2],
-        data.rstrip("/")[-_LONGEST_DATA:],  # the end of a path says most, and a file's name has 255 bytes at most
+        data.rstrip("/")[-_LONGEST_DATA:],  # the end of a path says most; a file's name has at most 255 bytes
         config["agent"]["class_path"].rpartition(".")[2],
         f"s{config['seed']}",
         digest(config)[:6],
@@ -121,10 +121,10 @@ def run_name(config: Mapping[str, Any]) -> str:
 
 
 def starting_architectures(space: SearchSpace, start_from: Sequence[str] | str | None) -> list[Architecture]:
-    """Return the architectures of a list, or of a file with one a line; empty lines and those after # do not count.
+    """Return the architectures of a list, or of a file with one on each line, without empty lines and comments (#).
 
     Raises:
-        InputError: no such file, a text that is no architecture of the space, with its line, or no architecture at all.
+        InputError: the file does not exist; a line is not an architecture of the space; there is no architecture.
     """
     if start_from is None:
         return []
@@ -142,12 +142,12 @@ def starting_architectures(space: SearchSpace, start_from: Sequence[str] | str |
             except InputError as error:
                 raise InputError(f"{where}, line {number}: {error}") from error
     if not architectures:
-        raise InputError(f"{where}: expected one or more architectures, one a line, got none")
+        raise InputError(f"{where}: expected one or more architectures, one on each line, got none")
     return architectures
 
 
 def coverage(space: SearchSpace, budget: Budget) -> str:
-    """Return what the budget can be expected to find in a space of this size, in words."""
+    """Return a text on the share of the space that the budget covers, and on what random search would find."""
     size = space.size
     n = budget.evaluations
     known = counted(size, "architecture") if size is not None else "more than 10,000,000 architectures"
@@ -156,36 +156,36 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
         limit = f"is {counted(budget.charged_seconds, 'charged second')}" if budget.charged_seconds else "has no limit"
         return f"{text}; the budget {limit}"
     if size is not None and n >= size:
-        return f"{text}; the budget of {n:,} covers them all, so any agent that does not repeat itself finds the best"
+        return f"{text}; the budget of {n:,} covers them all, so every agent without repeats finds the best"
     share = f"{n / size:.2g} of them" if size is not None else "a small part of them"
     chances = [f"{100 * (1 - (1 - best) ** n):.0f} %" for best in (0.01, 0.001)]
     return (
-        f"{text}; the budget of {n:,} covers {share}.\nRandom search would meet one of the best 1 % with a "
-        f"probability of {chances[0]}, of the best 0.1 % with {chances[1]}: the agent has to beat that."
+        f"{text}; the budget of {n:,} covers {share}.\nRandom search would find one of the best 1 % with a "
+        f"probability of {chances[0]}, one of the best 0.1 % with {chances[1]}: the agent has to beat that."
     )
 
 
-def concluded(search: Search, console: Terminal) -> Result:
-    """Run a search to its end and return its result, saying how it goes; raise SearchStopped where it is stopped."""
+def run_and_conclude(search: Search, console: Terminal) -> Result:
+    """Run a search, print its progress, and return its result; raise SearchStopped if it is stopped."""
     console.say(coverage(search.space, search.budget))
     search.on_wait = console.say
     for notice in search.files.notices if search.files is not None else ():
         console.say(f"note: {notice}")
     try:
         with stopping(search.stop):
-            result = _searched(search, console)
-    except SearchStopped as reason:
-        said = search.stopped or str(reason)
-        _leave_so_far(search, said, console)
-        raise SearchStopped(said) from None
-    _so_far(search).unlink(missing_ok=True)
+            result = _run(search, console)
+    except SearchStopped as error:
+        reason = search.stopped or str(error)
+        _write_partial_result(search, reason, console)
+        raise SearchStopped(reason) from None
+    _partial_result_path(search).unlink(missing_ok=True)
     return result
 
 
-def _searched(search: Search, console: Terminal) -> Result:
+def _run(search: Search, console: Terminal) -> Result:
     if search.replayed:
-        console.say(f"going on from the journal of {search.run_dir}: {counted(search.replayed, 'evaluation')}")
-        search.callbacks.append(ReplayEnd(console, search.replayed))
+        console.say(f"resuming from the journal of {search.run_dir}: {counted(search.replayed, 'evaluation')}")
+        search.callbacks.append(ReplayTime(console, search.replayed))
     search.prepare()
     with SearchProgress(console, search.budget.evaluations) as progress:
         search.callbacks.append(progress)
@@ -205,7 +205,7 @@ def _searched(search: Search, console: Terminal) -> Result:
 
 
 def _show_times(search: Search, console: Terminal) -> None:
-    """Print the parts of a search's time, the largest first, and why trainings on a GPU were no CUDA graphs."""
+    """Print the parts of a search's time, the largest first, and why trainings on a GPU used no CUDA graph."""
     evaluator, spent = search.evaluator, search.where_time_went()
     whole = sum(spent.values()) or 1.0
     workers = f", up to {counted(evaluator.slots, 'training')} at a time" if evaluator.worker_seconds else ""
@@ -213,53 +213,54 @@ def _show_times(search: Search, console: Terminal) -> None:
     for part, seconds in spent.items():
         if seconds >= _SMALL * whole:
             shown.add_row(part, f"{seconds:.1f}", f"{100 * seconds / whole:.1f} %")
-    console.say(f"where the time of the search went{workers}:")
+    console.say(f"time of the search by part{workers}:")
     console.print(shown)
     for reason, trainings in evaluator.eager.items():
         console.say(f"not captured as a CUDA graph: {counted(trainings, 'training')}: {reason}")
 
 
-def _leave_so_far(search: Search, reason: str, console: Terminal) -> None:
-    """Write and say what a search that was stopped has come to."""
+def _write_partial_result(search: Search, reason: str, console: Terminal) -> None:
+    """Write and print the best architectures of a search that was stopped."""
     best = [
         {"architecture": search.space.to_text(o.architecture), "reward": o.reward, **o.measurement.to_json()}
         for o in search.history.top(search.budget.finalists)
     ]
-    so_far = {"stopped": reason, "evaluations": len(search.history), "spent": search.history.spent, "best": best}
-    write_whole(_so_far(search), json.dumps(so_far, indent=1) + "\n")
-    kept = f", {counted(len(search.trials.measurements), 'training')} kept" if search.trials is not None else ""
-    if search.replayed:  # what those cost that are yet to be answered is not known here
+    result = {"stopped": reason, "evaluations": len(search.history), "spent": search.history.spent, "best": best}
+    path = _partial_result_path(search)
+    write_whole(path, json.dumps(result, indent=1) + "\n")
+    trainings = f", {counted(len(search.trials.measurements), 'training')} saved" if search.trials is not None else ""
+    if search.replayed:  # the cost of those that are not replayed yet is unknown here
         done = counted(len(search.history) + search.replayed, "evaluation")
     else:
-        done = spent_of(search.history, search.budget.evaluations)
-    console.say(f"{done} journaled{kept}; the best so far are in {_so_far(search)}")
+        done = spent_text(search.history, search.budget.evaluations)
+    console.say(f"{done} in the journal{trainings}; the best architectures are in {path}")
     if best:
         reward = shown_reward(search, search.history.top(1)[0].reward)
-        console.say(f"the best: {best[0]['architecture']}, {reward_name(search)} {reward}")
-    console.say("the same command goes on; with --resume conclude it trains and tests the best of what there is")
+        console.say(f"best architecture: {best[0]['architecture']}, {reward_name(search)} {reward}")
+    console.say("the same command resumes the search; --resume conclude trains and tests the best architectures now")
 
 
-def _so_far(search: Search) -> Path:
-    return Path(search.run_dir or ".") / _SO_FAR
+def _partial_result_path(search: Search) -> Path:
+    return Path(search.run_dir or ".") / _PARTIAL_RESULT
 
 
-def _show(result: Result, folder: Path, console: Terminal) -> None:
+def _print_result(result: Result, folder: Path, console: Terminal) -> None:
     seeds = max(len(contender.validation_scores) for contender in (result.winner, *result.others))
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     console.print(table_of(*table(result), title=f"final trainings: {spread}"))
     console.say(f"winner: {result.winner.text}")
-    network = "the saved network" if (folder / "model").exists() else "the winner"  # who does not train saves none
+    network = "the saved network" if (folder / "model").exists() else "the winner"
     console.say(f"test {result.metric} of {network}: {shown_score(result.test_score, result.metric)}")
     known = ("model", "architecture.png", RESULT, JOURNAL)
     left = [f"{name}/" if (folder / name).is_dir() else name for name in known if (folder / name).exists()]
-    console.say(f"everything is in {folder}: {', '.join(left)}")
-    if (folder / "model").exists():  # an evaluator that does not train leaves none
-        console.say(f"use the network:      {_typed('nasenv', 'predict', folder, 'npz:FILE')}")
-    console.say(f"look at the search:   {_typed('tensorboard', '--logdir', folder.parent)}")
+    console.say(f"files in {folder}: {', '.join(left)}")
+    if (folder / "model").exists():  # evaluators that do not train save none
+        console.say(f"use the network:      {_command_line('nasenv', 'predict', folder, 'npz:FILE')}")
+    console.say(f"look at the search:   {_command_line('tensorboard', '--logdir', folder.parent)}")
 
 
-def _typed(name: str, *arguments: str | Path) -> str:
-    """Return what to type for a program of this environment, by its path where the shell does not find its name."""
+def _command_line(name: str, *arguments: str | Path) -> str:
+    """Return the command line of a program of this environment, by path if the shell does not find its name."""
     beside = Path(sys.executable).with_name(name)
     program = name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
     return shlex.join([program, *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""The directory of one search: the files that it writes, and from which it is resumed."""
+"""`RunDirectory` holds the files that a search writes, and from which it is resumed."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ class RunDirectory:
     """Holds configuration, journal, trials and TensorBoard of one search, which locks the directory.
 
     Args:
-        path: the folder, made where missing.
-        config: the configuration, for those who read it.
-        identity: identity of the search; a folder of another one is refused.
-        slots: how many trials an asynchronous search has in flight at once, for a new journal to say.
-        trains: whether measurements cost trainings, each of which is then kept the moment it ends.
+        path: the folder, created if missing.
+        config: configuration of the search, for readers.
+        identity: identity of the search; the folder of another identity is refused.
+        slots: number of trials that an asynchronous search has in flight, for the header of a new journal.
+        trains: whether measurements cost trainings, which are then logged when they end.
         afresh: whether the agent starts afresh: the older journal is set aside, and its measurements are reused.
-        clock: the search's time, in seconds since it was begun.
+        clock: returns the seconds of the search since it began.
         metric: metric of the scores, for tags.
 
     Attributes:
         journal: the evaluations, in order.
-        trials: the trainings, as they ended; None where measurements cost none.
-        record: TensorBoard.
-        set_aside: measurements of the journals set aside, by trial: known, and free.
+        trials: log of trainings, in the order of their ends; None if measurements cost none.
+        record: TensorBoard writer.
+        set_aside: measurements of the journals that were set aside, by trial; they are free.
         notices: messages for the user, a line each.
 
     Raises:
-        InputError: it is of another configuration, in use, damaged, or cannot be written.
+        InputError: the folder is of another configuration, in use, damaged, or not writable.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class RunDirectory:
         write_whole(self.path / TIMING, json.dumps({"slots": slots, "seconds": parts}, indent=1) + "\n")
 
     def restore(self) -> None:
-        """Write files again that were deleted during the search."""
+        """Restore files that were deleted during the search."""
         for part in (self.journal, self.trials):
             if part is not None:
                 part.restore()

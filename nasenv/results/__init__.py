@@ -1,1 +1,1 @@
-"""The results of a search."""
+"""The winner of a search is chosen, tested, and written as the result."""

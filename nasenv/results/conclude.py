@@ -1,4 +1,4 @@
-"""Concludes a search: trains its best architectures for longer, tests the winner, and writes its files."""
+"""`conclude` trains the best architectures of a search for longer, tests the winner, and writes the result."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from nasenv.search.search import Search
 from nasenv.training.trainer import read_weights
 from nasenv.trial import Architecture, Measurement, Purpose, Trial
 
-_EARLY = 16  # evaluations made before an agent can have learnt anything
-_NETWORKS = "networks"  # the winner's, of each seed, until the run is finished
+_EARLY = 16  # evaluations before an agent can have learnt anything
+_NETWORKS = "networks"  # folder of the winner's weights, a file for each seed, until the run is finished
 
 
 def conclude(search: Search) -> Result:
-    """Choose and test the winner of a finished search; write the result into the run directory, if there is one.
+    """Choose and test the winner of a finished search; write the result to the run directory, if there is one.
 
-    The best architectures by reward (``budget.finalists``; of those that are the same network, one) are trained
-    ``budget.final_seeds`` times for the evaluator's final length on the training split; the best mean reward wins. Then
-    the winner, and what it is held against, are trained on training + validation data and tested: test data have no
-    part in any choice. What had been trained when the search was interrupted here is not trained again.
+    The best ``budget.finalists`` architectures by reward, each network once, are trained ``budget.final_seeds`` times
+    for the evaluator's final length on the training split; the best mean reward wins. Then the winner and its
+    baselines are trained on training + validation data and tested: no choice depends on test data.
+    Trainings that ended before an interruption are not repeated.
 
     Raises:
-        InputError: no architecture was measured, or none could be trained to the end.
-        SearchStopped: the search was stopped, before its end or here.
+        InputError: no architecture was measured, or every final training failed.
+        SearchStopped: the search was stopped, before its end or during the final trainings.
     """
     if search.stopped is not None:
         raise SearchStopped(search.stopped)
-    finalists, rivals = _finalists(search), _rivals(search)
-    architectures = list(dict.fromkeys([*finalists, *rivals.values()]))
+    finalists, baselines = _finalists(search), _baselines(search)
+    architectures = list(dict.fromkeys([*finalists, *baselines.values()]))
     confirmed = _confirmed(search, architectures)
     trained = [a for a in finalists if any(m.error is None for m in confirmed[a])]
     if not trained:
@@ -46,7 +46,7 @@ def conclude(search: Search) -> Result:
         raise InputError(f"every final training failed, the best architecture's with: {error}")
     rewards = _mean_rewards(search, {a: confirmed[a] for a in finalists})
     winner = max(trained, key=rewards.__getitem__)
-    roles = {"winner": winner, **rivals}
+    roles = {"winner": winner, **baselines}
     tested = _tested(search, list(dict.fromkeys(roles.values())), winner)
     networks = [(seed, t.score) for seed, t in enumerate(tested[winner]) if t.score is not None]
     if not networks:
@@ -79,21 +79,21 @@ def conclude(search: Search) -> Result:
 
 
 def _confirmed(search: Search, architectures: Sequence[Architecture]) -> dict[Architecture, list[Measurement]]:
-    """Return, for each architecture, its final trainings on the training split, one for each seed."""
+    """Return the final trainings of each architecture on the training split, one for each seed."""
     return _measured(search, "confirm", architectures, None)
 
 
 def _tested(
     search: Search, architectures: Sequence[Architecture], winner: Architecture
 ) -> dict[Architecture, list[Measurement]]:
-    """Return, for each architecture, its final trainings on training + validation data, tested, one for each seed."""
+    """Return the final trainings of each architecture on training + validation data, tested, one for each seed."""
     return _measured(search, "test", architectures, winner)
 
 
 def _measured(
     search: Search, purpose: Purpose, architectures: Sequence[Architecture], kept: Architecture | None
 ) -> dict[Architecture, list[Measurement]]:
-    """Return the final trainings of each architecture, one for each seed; weights of ``kept`` are stored."""
+    """Return the final trainings of each architecture, one for each seed; store the weights of ``kept``."""
     trials = [Trial(a, 1.0, purpose, seed) for a in architectures for seed in range(search.budget.final_seeds)]
     keep = {t: path for t in trials if t.architecture == kept and (path := _weights_path(search, t)) is not None}
     found = measure_trials(search.evaluator, trials, search.trials, search.is_stopped, keep)
@@ -101,7 +101,7 @@ def _measured(
 
 
 def _weights_path(search: Search, trial: Trial) -> Path | None:
-    """Return where a network's weights are stored until the run is finished; None without a run directory."""
+    """Return the file of a network's weights until the run is finished; None without a run directory."""
     if search.run_dir is None:
         return None
     folder = search.run_dir / _NETWORKS
@@ -110,7 +110,7 @@ def _weights_path(search: Search, trial: Trial) -> Path | None:
 
 
 def _network(search: Search, trial: Trial) -> nn.Module | None:
-    """Return a trained network; None if the evaluator has none, or there is no run directory."""
+    """Return the network of a trial; None if the evaluator trains none, or there is no run directory."""
     path = _weights_path(search, trial)
     if path is None or search.evaluator.dataset is None:
         return None
@@ -133,20 +133,20 @@ def _finalists(search: Search) -> list[Architecture]:
     return finalists
 
 
-def _rivals(search: Search) -> dict[str, Architecture]:
+def _baselines(search: Search) -> dict[str, Architecture]:
     """Return the architectures that the winner is compared with, by role."""
-    rivals: dict[str, Architecture] = {}
+    baselines: dict[str, Architecture] = {}
     reference = search.space.reference()
     if reference is not None:
-        rivals["hand-made reference"] = reference
+        baselines["hand-made reference"] = reference
     early = [o for o in search.history[:_EARLY] if o.measurement.error is None]
     if early:
-        rivals[f"best of the first {len(search.history[:_EARLY])}"] = max(early, key=lambda o: o.reward).architecture
-    return {role: search.evaluator.representative(architecture) for role, architecture in rivals.items()}
+        baselines[f"best of the first {len(search.history[:_EARLY])}"] = max(early, key=lambda o: o.reward).architecture
+    return {role: search.evaluator.representative(architecture) for role, architecture in baselines.items()}
 
 
 def _mean_rewards(search: Search, confirmed: Mapping[Architecture, Sequence[Measurement]]) -> dict[Architecture, float]:
-    """Return the mean reward of each finalist's final trainings; failures get less than all successes."""
+    """Return the mean reward of each finalist's final trainings; failed ones get a lower reward than any other."""
     rewards = Rewards(search.objective, search.space.task.lowest_score)
     for measurement in (m for row in confirmed.values() for m in row if m.error is None):
         rewards.pay(measurement)

@@ -1,4 +1,4 @@
-"""What came out of a search: the winner, and what it is held against."""
+"""`Result` holds the winner of a search and the architectures that it is compared with, in `result.json`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _LONGEST = 1 << 26  # bytes
 
 @dataclass(frozen=True)
 class Contender:
-    """One architecture at the end of a search.
+    """Holds the final scores of an architecture, the winner or one that it is compared with.
 
     Args:
-        role: what it is there for.
+        role: winner, or why the architecture is compared with it.
         architecture: the architecture.
-        text: the architecture in the space's words.
-        validation_scores: one a seed, after the final training on the training split.
-        test_scores: one a seed, after the final training on training and validation data.
-        params: number of trainable numbers of the network; None where the evaluator does not say.
+        text: text of the architecture by the space.
+        validation_scores: a score for each seed, after the final training on the training split.
+        test_scores: a score for each seed, after the final training on training and validation data.
+        params: number of trainable parameters; None if the evaluator does not count them.
     """
 
     role: str
@@ -43,17 +43,17 @@ class Contender:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a search.
+    """Holds the result of a search.
 
     Args:
-        winner: the finalist of the best mean reward after the final training.
-        others: what it is held against: the space's reference, the best of the first evaluations.
-        test_score: of the network that was exported (the winner's first seed).
-        metric: what the scores are, such as accuracy.
+        winner: finalist with the best mean reward after the final trainings.
+        others: architectures that it is compared with: the space's reference, the best of the first evaluations.
+        test_score: test score of the exported network, the winner's first seed.
+        metric: metric of the scores, such as accuracy.
         ended: why the search was over.
         evaluations: number of distinct architectures evaluated.
-        repeats: number of proposals of architectures seen before.
-        train_seconds: what the search's trainings cost, without those of its end.
+        repeats: number of proposals of known architectures.
+        train_seconds: time of the search's trainings, without the final ones.
     """
 
     winner: Contender
@@ -66,28 +66,32 @@ class Result:
     train_seconds: float
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all: the file says that the run is finished."""
+        """Write the result as JSON, whole or not at all: the file marks the run as finished."""
         write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return what ``write`` wrote; raise InputError where the file is damaged."""
+        """Return the result in a file; raise InputError if the file is damaged."""
         try:
             values = parse_json(read_whole(path, _LONGEST))
             winner, *others = (_contender(v) for v in [values["winner"], *values["others"]])
             return cls(**{**values, "winner": winner, "others": tuple(others)})
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} is damaged ({error}); delete it to have the end of the search again") from error
+            raise InputError(f"{path} is damaged ({error}); delete it to repeat the end of the search") from error
 
 
 def table(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Return heads and rows of the comparison that a user reads: mean ± standard deviation over seeds."""
+    """Return heads and rows of a table of the networks, with mean ± standard deviation over seeds."""
     share = is_share(result.metric)
     scores = (f"{split} {result.metric}{' (%)' if share else ''}" for split in ("validation", "test"))
     heads = ["network", *scores, "parameters"]
     rows = [
         [
-            *(_in_words(c.role), _spread(c.validation_scores, share), _spread(c.test_scores, share)),
+            *(
+                _shown_role(c.role),
+                _mean_and_deviation(c.validation_scores, share),
+                _mean_and_deviation(c.test_scores, share),
+            ),
             f"{c.params:,}" if c.params else "",
         ]
         for c in (result.winner, *result.others)
@@ -101,20 +105,20 @@ def _contender(values: Mapping[str, Any]) -> Contender:
 
 
 def mean(scores: Sequence[float]) -> float:
-    """Return the mean, nan of none."""
+    """Return the mean of scores; nan if there are none."""
     return statistics.fmean(scores) if scores else math.nan
 
 
-def _in_words(role: str) -> str:
-    """Return a role as it is shown to people, who need not know what the first 16 are.
+def _shown_role(role: str) -> str:
+    """Return a role as text for people.
 
-    >>> _in_words("best of the first 16"), _in_words("winner")
+    >>> _shown_role("best of the first 16"), _shown_role("winner")
     ('best of the first 16 evaluations', 'winner')
     """
     return re.sub(r"(?<=^best of the first )\d+$", lambda n: counted(int(n[0]), "evaluation"), role)
 
 
-def _spread(scores: Sequence[float], share: bool) -> str:
+def _mean_and_deviation(scores: Sequence[float], share: bool) -> str:
     if not scores:
         return "failed"
     factor, digits = (100, 2) if share else (1, 4)

@@ -1,4 +1,4 @@
-"""What a search has seen so far."""
+"""`History` holds the evaluations of a search; `Proposals` and `Answers` are what an agent sends and receives."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nasenv.trial import Architecture, Finding, Measurement, Outcome
 
 
 class Proposals(Sequence[Architecture]):
-    """n architectures in the order in which they are proposed, all at one fidelity.
+    """Holds n proposed architectures in order, all at one fidelity.
 
     Args:
-        architectures: all of them, tuples or the rows of an integer array (n, T).
-        numbers: (n,), of the evaluation, from 0, that a proposal has had; -1 - j for the j-th that is new.
-        new: those that are new to the search, each once.
-        firsts: (len(new),), where each of these stands first, ascending.
+        architectures: the architectures, tuples or the rows of an integer array (n, T).
+        numbers: (n,), index of each proposal's evaluation, from 0; -1 - j for the j-th new architecture.
+        new: architectures that are new to the search, each once.
+        firsts: (len(new),), index of the first proposal of each new architecture, ascending.
         fidelity: share in (0, 1] of the search's full training.
 
     Attributes:
@@ -41,13 +41,13 @@ class Proposals(Sequence[Architecture]):
 
     @property
     def repeats(self) -> NDArray[np.bool_]:
-        """(n,), whether each was known, or stands in these proposals before."""
+        """Return whether each was known or occurs earlier among these proposals, (n,)."""
         repeats = np.ones(self.n, dtype=np.bool_)
         repeats[self.firsts] = False
         return repeats
 
     def numbered(self, known: int) -> NDArray[np.int64]:
-        """Return the number of each one's evaluation, (n,), when those that are new come after so many known."""
+        """Return the index of each evaluation, (n,), if new ones are added after so many known evaluations."""
         return np.where(self.numbers < 0, known - 1 - self.numbers, self.numbers)
 
     def first(self, n: int) -> Proposals:
@@ -59,7 +59,7 @@ class Proposals(Sequence[Architecture]):
         return Proposals(self._architectures[:n], self.numbers[:n], new, firsts, self.fidelity)
 
     def before_new(self, k: int) -> Proposals:
-        """Return the proposals before the first of the k-th new one, from 0; all where there are no more than k."""
+        """Return the proposals before that of the k-th new architecture, from 0; all if there are at most k."""
         return self.first(int(self.firsts[k])) if k < len(self.new) else self
 
     @overload
@@ -80,23 +80,23 @@ class Proposals(Sequence[Architecture]):
 
 
 class History(Sequence[Outcome]):
-    """The distinct evaluations of a search, in order, and how often it was asked.
+    """Holds the distinct evaluations of a search, in order, and counts its proposals.
 
-    An evaluation is of an architecture at a fidelity. It is kept in columns, and an `Outcome` is made when it is asked
-    for: on a table, an agent's thousands of proposals a second would else be spent on making objects.
+    An evaluation is of an architecture at a fidelity. The history keeps columns and makes an `Outcome` on request: with
+    thousands of proposals a second, on a table, making objects would take most of the time.
 
     Args:
-        num_choices: (T,), of each decision.
+        num_choices: (T,), number of choices of each decision.
 
     Attributes:
         evaluations: number of distinct evaluations; `len` is the same.
-        full_evaluations: number of those at the full fidelity.
-        proposals: number of all proposals that were answered, repeats among them.
-        repeats: number of proposals that had been proposed before.
+        full_evaluations: number of evaluations at the full fidelity.
+        proposals: number of answered proposals, with repeats.
+        repeats: number of answered proposals that were known.
         best_reward: the reward of the incumbent, see `best`; None before the first success.
-        spent: what the budget of evaluations counts, in full trainings; repeats where they are charged.
-        train_seconds: paid by this search: cached measurements cost nothing.
-        charged_seconds: what the budget of seconds counts: cached measurements too, repeats where they are charged.
+        spent: evaluations charged to the budget, in full trainings; with repeats if they are charged.
+        train_seconds: training time of this search; cached measurements cost nothing.
+        charged_seconds: seconds charged to the budget, with cached measurements, and with repeats if they are charged.
         cached: number of distinct evaluations that cost nothing.
     """
 
@@ -119,8 +119,8 @@ class History(Sequence[Outcome]):
         """Return architectures as proposals at a fidelity, for `take`.
 
         Args:
-            architectures: n of them.
-            check: returns architectures as tuples, or raises InputError; it is given those that are new.
+            architectures: n architectures.
+            check: returns the new architectures as tuples, or raises InputError.
             fidelity: share in (0, 1] of the search's full training.
         """
         return Proposals(*self._index(fidelity).look_up(architectures, check), fidelity)
@@ -132,13 +132,13 @@ class History(Sequence[Outcome]):
         charge_repeats: bool = False,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> Answers:
-        """Take in n proposals and return the answers to them.
+        """Record n proposals and return their answers.
 
         Args:
-            proposals: as `propose` returned them, or the first of these.
-            found: what was found of those among them that are new, in order.
+            proposals: proposals from `propose`, or the first of them.
+            found: findings of the new ones, in order.
             charge_repeats: whether proposals of known architectures are charged again.
-            on_outcome: called with each outcome when it has been taken in, before the next is.
+            on_outcome: called with each outcome when it is recorded, before the next one.
         """
         first, known = self.proposals + 1, len(self)
         repeats, numbers = proposals.repeats, proposals.numbered(known)
@@ -161,15 +161,15 @@ class History(Sequence[Outcome]):
         numbers: Sequence[int],
         charge_repeats: bool,
     ) -> None:
-        """Take in a part of the proposals.
+        """Record a part of the proposals.
 
         Args:
-            proposals: all of them.
-            part: of the new ones, those that are taken in.
-            found: what was found of all new ones.
-            firsts: the numbers of the part's first proposals.
-            numbers: of the evaluation of each proposal that is taken in, from 0.
-            charge_repeats: whether those that are known are charged.
+            proposals: all proposals.
+            part: slice of the new architectures to record.
+            found: findings of all new architectures.
+            firsts: numbers of the first proposals of the part's new architectures.
+            numbers: index of the evaluation of each recorded proposal, from 0.
+            charge_repeats: whether proposals of known architectures are charged.
         """
         known, new = len(self), proposals.new[part]
         if new:
@@ -185,7 +185,7 @@ class History(Sequence[Outcome]):
     def _add(
         self, new: Sequence[Architecture], findings: Sequence[Finding], proposals: Sequence[int], fidelity: float
     ) -> None:
-        """Take in what was found out about one or more new architectures, by the numbers of their proposals."""
+        """Add the findings of one or more new architectures, with the numbers of their first proposals."""
         measurements, rewards, cached = zip(*findings, strict=True)
         first = len(self)
         self._index(fidelity).add(new, first)
@@ -203,7 +203,7 @@ class History(Sequence[Outcome]):
         self._find_best(first, fidelity, rewards)
 
     def _find_best(self, first: int, fidelity: float, rewards: Sequence[float]) -> None:
-        """Compare the evaluations from the first on with the best so far; a higher fidelity beats any reward."""
+        """Update the incumbent with the evaluations from ``first`` on; a higher fidelity beats any reward."""
         before = None if self._best is None else (self._fidelities[self._best], self._rewards[self._best])
         if before is None or (fidelity, max(rewards)) > before:
             measured = [i for i in range(first, len(self)) if self._measurements[i].error is None]
@@ -228,15 +228,15 @@ class History(Sequence[Outcome]):
         return Outcome(architecture, measurement, reward, index + 1, number, repeat, cached, fidelity, fidelity)
 
     def rewards(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the rewards of the evaluations of n indices, from 0; (n,)."""
+        """Return the rewards of n evaluations by index, from 0; (n,)."""
         return np.frombuffer(self._rewards, dtype=np.float64)[indices]
 
     def scores(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the scores of evaluations, (n,), nan where they failed."""
+        """Return the scores of n evaluations, (n,); nan for failed ones."""
         return np.frombuffer(self._scores, dtype=np.float64)[indices]
 
     def find(self, architecture: Architecture, fidelity: float = 1.0) -> Outcome | None:
-        """Return the first answer on this architecture at a fidelity, None where it has not been proposed."""
+        """Return the first answer on this architecture at a fidelity; None if it has not been proposed."""
         index = self._index(fidelity).find(architecture)
         return None if index is None else self.outcome(index)
 
@@ -245,43 +245,43 @@ class History(Sequence[Outcome]):
         return self._index(fidelity).find(architecture) is not None
 
     def count_unknown(self, architectures: Iterable[Architecture], fidelity: float = 1.0) -> int:
-        """Return how many distinct ones of the architectures have not been proposed at a fidelity."""
+        """Return how many distinct architectures among these have not been proposed at a fidelity."""
         return sum(not self.has(architecture, fidelity) for architecture in dict.fromkeys(architectures))
 
     @property
     def architectures(self) -> Sequence[Architecture]:
-        """The architecture of each evaluation, in order; not to be changed."""
+        """Return the architecture of each evaluation, in order; do not change the list."""
         return self._architectures
 
     @property
     def fidelities(self) -> NDArray[np.float64]:
-        """(n,), of each evaluation."""
+        """Return the fidelity of each evaluation, (n,)."""
         return np.array(self._fidelities)
 
     @property
     def proposal_numbers(self) -> NDArray[np.int64]:
-        """Numbers, from 1, of the proposals that led to each distinct evaluation."""
+        """Return the number, from 1, of the first proposal of each evaluation, (n,)."""
         return np.array(self._proposals)
 
     @property
     def seconds(self) -> NDArray[np.float64]:
-        """Charged up to and with each distinct evaluation."""
+        """Return the charged seconds up to and including each evaluation, (n,)."""
         return np.array(self._charged)
 
     @property
     def answers(self) -> Answers:
-        """The answers to the first proposal of each distinct evaluation, in arrays too."""
+        """Return the answers to the first proposal of each evaluation."""
         return Answers(self, np.arange(len(self)), 1, np.zeros(len(self), dtype=np.bool_))
 
     @property
     def best(self) -> Outcome | None:
-        """The incumbent: of the highest fidelity, the highest reward, the earliest among equals; None before one."""
+        """Return the incumbent: the highest reward at the highest fidelity, the first among equals; None before one."""
         return None if self._best is None else self.outcome(self._best)
 
     def top(self, k: int) -> list[Outcome]:
         """Return the k successful outcomes with the highest rewards, best first, the earlier among equals.
 
-        Only those of the highest fidelity that an evaluation succeeded at are compared.
+        Only outcomes at the highest fidelity of a successful evaluation are compared.
         """
         if self._best is None:
             return []
@@ -293,12 +293,12 @@ class History(Sequence[Outcome]):
         return [self.outcome(i) for i in measured[np.argsort(-rewards, kind="stable")][:k].tolist()]
 
     def mean_reward(self, last: int) -> float:
-        """Return the mean reward of the last so many distinct evaluations, of fewer where there are fewer."""
+        """Return the mean reward of the ``last`` latest evaluations, or of all if there are fewer."""
         recent = self._rewards[-last:]
         return sum(recent) / len(recent)
 
     def scalars(self) -> dict[str, float]:
-        """Return what TensorBoard shows of the search after one or more evaluations, by tag."""
+        """Return the scalars of the search for TensorBoard, by tag; it needs one or more evaluations."""
         return {
             "search/mean_reward_32": self.mean_reward(32),
             "search/repeat_share": self.repeats / self.proposals,
@@ -322,13 +322,13 @@ class History(Sequence[Outcome]):
 
 
 class Answers(Sequence[Outcome]):
-    """The answers to n proposals, in order: a sequence of `Outcome`, and the same in arrays.
+    """Holds the answers to n proposals, in order, as a sequence of `Outcome` and as arrays.
 
     Args:
-        history: holds what was measured.
-        indices: (n,), of the evaluations that the proposals led to, from 0.
+        history: history with the evaluations.
+        indices: (n,), index of each proposal's evaluation, from 0.
         first: number of the first proposal.
-        repeats: (n,), whether each had been proposed before.
+        repeats: (n,), whether each was proposed before.
     """
 
     def __init__(self, history: History, indices: NDArray[np.int64], first: int, repeats: NDArray[np.bool_]) -> None:
@@ -336,23 +336,23 @@ class Answers(Sequence[Outcome]):
 
     @property
     def architectures(self) -> list[Architecture]:
-        """The n architectures proposed."""
+        """Return the n proposed architectures."""
         known = self._history.architectures
         return [known[i] for i in self._indices.tolist()]
 
     @property
     def rewards(self) -> NDArray[np.float64]:
-        """(n,)."""
+        """Return the rewards, (n,)."""
         return self._history.rewards(self._indices)
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """(n,), in the task's metric, nan where the evaluation failed."""
+        """Return the scores in the task's metric, (n,); nan for failed evaluations."""
         return self._history.scores(self._indices)
 
     @property
     def errors(self) -> NDArray[np.object_]:
-        """(n,), why evaluations failed, None for those that did not."""
+        """Return the errors of failed evaluations, (n,); None for the others."""
         errors = np.full(len(self), None, dtype=object)
         for i in np.flatnonzero(np.isnan(self.scores)).tolist():
             errors[i] = self[i].measurement.error
@@ -360,12 +360,12 @@ class Answers(Sequence[Outcome]):
 
     @property
     def evaluations(self) -> NDArray[np.int64]:
-        """(n,), numbers, from 1, of the distinct evaluations."""
+        """Return the numbers of the evaluations, from 1, (n,)."""
         return self._indices + 1
 
     @property
     def repeats(self) -> NDArray[np.bool_]:
-        """(n,), whether each had been proposed before."""
+        """Return whether each was proposed before, (n,)."""
         return self._repeats.copy()
 
     @overload

@@ -1,4 +1,4 @@
-"""What a search writes down of each answer, and whom it tells."""
+"""`Recorder` writes each answer of a search to history, journal and TensorBoard, and calls the callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PICTURES = 4  # of the choices over time, in the course of a search
 
 
 class Recorded(Protocol):
-    """What a recorder reads of its search."""
+    """Declares what a recorder reads of its search."""
 
     space: SearchSpace
     history: History
@@ -26,30 +26,30 @@ class Recorded(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Wall time that the search has taken."""
+        """Return the wall time of the search."""
 
 
 class Recorder:
-    """Takes what was found into the history, the journal and TensorBoard, one after the other, and calls the callbacks.
+    """Writes each answer to the history, the journal and TensorBoard, in order, and calls the callbacks.
 
     Args:
-        search: whose answers they are; callbacks are given it.
-        files: its run directory; None writes nothing.
-        durable: whether an evaluation that was paid for is on the disk before the agent sees it: it cost a training.
+        search: the search, which callbacks receive.
+        files: run directory of the search; None writes nothing.
+        durable: whether the journal is synced to disk after new trainings, before the agent sees their rewards.
     """
 
     def __init__(self, search: Recorded, files: RunDirectory | None, durable: bool) -> None:
         self._search, self._files, self._durable = search, files, durable
 
     def take(self, taken: Proposals, findings: Sequence[Finding], replayed: int, by: str, slots: int | None) -> Answers:
-        """Return the answers to proposals, recorded.
+        """Record proposals and return their answers.
 
         Args:
             taken: the proposals.
-            findings: what was found of those that are new, in order.
-            replayed: how many of these, from the first, are in the journal already.
-            by: who asked.
-            slots: how many trials are in flight from now on; None for as many as before.
+            findings: findings of the new ones, in order.
+            replayed: number of findings, from the first, that are in the journal already.
+            by: name of the asker, agent or a layer.
+            slots: number of trials in flight from now on; None for no change.
         """
         search, files, history = self._search, self._files, self._search.history
         journaled, spent = history.evaluations + replayed, history.train_seconds

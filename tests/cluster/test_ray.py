@@ -445,7 +445,7 @@ def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray
     os.killpg(process.pid, signal.SIGTERM)
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 3, errors
-    assert errors.splitlines()[-1].endswith("what is done is kept, the same command goes on")
+    assert errors.splitlines()[-1].endswith("everything done is saved, the same command resumes")
     assert "Traceback" not in errors
     assert "ray" not in said + errors
     deadline = time.monotonic() + 20

@@ -371,7 +371,7 @@ def test_what_a_users_evaluator_raises_is_one_line(folder: Path, capsys: pytest.
     said = capsys.readouterr().err
     assert said == (
         "nasenv train: error: ZeroDivisionError: integer division or modulo by zero (users_own.py, line 31); "
-        "when that is mended, the same command goes on\n"
+        "fix it, then the same command resumes\n"
     )
 
 

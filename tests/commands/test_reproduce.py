@@ -1,4 +1,4 @@
-"""``nasenv reproduce``: the same again, or what is not the same."""
+"""``nasenv reproduce``: a run is reproduced, or the differences are printed."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def test_the_same_again(run, capsys):
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     assert main(["reproduce", str(run)]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("the same again: 30 evaluations, the winner ")
+    assert said.startswith("reproduced: 30 evaluations, the winner ")
     assert said.endswith(f"the new run is in {run}-again")
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
@@ -63,7 +63,7 @@ def test_trainings_too_whatever_the_cache_and_the_workers(tmp_path, capsys):
     assert "concurrency: 0" in config
     (tmp_path / "2" / "config.yaml").write_text(config.replace("concurrency: 0", "concurrency: 2"))
     assert main(["reproduce", str(tmp_path / "2"), "--output", str(tmp_path / "3")]) == 0
-    assert "the same again: 4 evaluations" in capsys.readouterr().out
+    assert "reproduced: 4 evaluations" in capsys.readouterr().out
     assert (tmp_path / "3" / "trials.jsonl").read_text().count("\n") > 4, "everything was trained"
 
 
@@ -78,7 +78,7 @@ def test_an_evaluation_that_is_not_the_same(number, values, said, run, capsys):
     change(run / "journal.jsonl", number, **values)
     assert main(["reproduce", str(run)]) == 1
     shown = capsys.readouterr().out
-    assert "not the same; the new run is in" in shown
+    assert "not reproduced; the new run is in" in shown
     assert said in shown
 
 
@@ -102,7 +102,7 @@ def test_versions_hardware_and_data_that_differ_are_named(run, capsys):
     shown = capsys.readouterr().out
     assert "torch 2.9.0, now 2." in shown
     assert "processor an abacus, now " in shown
-    assert "evaluator of another fingerprint: of other data, now " in shown
+    assert "fingerprint of the evaluator of other data, now " in shown
 
 
 def test_every_run_says_where_it_comes_from(finished):

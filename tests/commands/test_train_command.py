@@ -212,7 +212,7 @@ def test_what_is_said_is_what_was_spent_where_trainings_were_shorter(capsys):
 
 def test_brackets_in_names_are_printed(tmp_path, capsys):
     run(tmp_path / "a[b]" / "c")
-    assert f"everything is in {tmp_path}/a[b]/c:" in capsys.readouterr().out
+    assert f"files in {tmp_path}/a[b]/c:" in capsys.readouterr().out
 
 
 def test_a_finished_run_is_shown_and_left_as_it_is(tmp_path, capsys):
@@ -230,7 +230,7 @@ def test_a_finished_run_is_shown_and_left_as_it_is(tmp_path, capsys):
 def test_what_a_kill_right_after_the_result_has_left_is_cleared(tmp_path):
     run(tmp_path / "run")
     before = set((tmp_path / "run").iterdir())
-    (tmp_path / "run" / "so_far.json").write_text("{}")
+    (tmp_path / "run" / "partial_result.json").write_text("{}")
     (tmp_path / "run" / "networks").mkdir()
     (tmp_path / "run" / "networks" / "seed-0.safetensors").write_bytes(b"")
     run(tmp_path / "run")
@@ -252,7 +252,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, cap
         run(tmp_path / "run", Interrupted(SPACE))
     capsys.readouterr()
     evaluator = run(tmp_path / "run")
-    assert re.search(r"going on from the journal of .*: \d evaluations", capsys.readouterr().out)
+    assert re.search(r"resuming from the journal of .*: \d evaluations", capsys.readouterr().out)
     assert 0 < sum(map(len, evaluator.calls)) < 20
     assert timeless(tmp_path / "run") == timeless(tmp_path / "whole")
     whole, gone_on = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "run"))
@@ -310,5 +310,5 @@ def test_a_folder_that_may_not_be_written(tmp_path):
 def test_a_result_without_a_journal_is_nobodys(tmp_path):
     run(tmp_path / "run")
     (tmp_path / "run" / "journal.jsonl").unlink()
-    with pytest.raises(InputError, match=r"holds a result\.json and no journal\.jsonl that says of what"):
+    with pytest.raises(InputError, match=r"holds a result\.json but no journal\.jsonl"):
         run(tmp_path / "run")

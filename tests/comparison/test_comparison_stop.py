@@ -144,7 +144,7 @@ def test_ctrl_c_on_the_command(tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "stopped by Ctrl-C; " in said.splitlines()[-1]
-    assert "of 400 runs done; what is done is kept, the same command goes on" in said.splitlines()[-1]
+    assert "of 400 runs done; everything done is saved, the same command resumes" in said.splitlines()[-1]
     assert "Traceback" not in said
 
 

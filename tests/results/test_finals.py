@@ -162,10 +162,10 @@ def test_the_network_that_is_exported_is_the_one_whose_accuracy_is_said():
     assert (result.test_score, result.winner.test_scores) == (0.7, (0.7,))
 
 
-# What the winner is held against
+# The baselines of the winner
 
 
-def test_rivals_are_the_reference_and_the_best_of_the_first():
+def test_the_baselines_are_the_reference_and_the_best_of_the_first():
     sampled = dict.fromkeys(SPACE.canonical(a) for a in SPACE.sample(80, np.random.default_rng(0)))
     architectures = [a for a in sampled if a not in (A, REFERENCE)][:20]
     rising = {a: 0.1 + k / 100 for k, a in enumerate(architectures)}

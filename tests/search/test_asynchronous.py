@@ -318,7 +318,7 @@ def test_reproduce_follows_the_completion_order_of_an_asynchronous_run(tmp_path,
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("concurrency: 2", "concurrency: 0"))
     assert main(["reproduce", str(folder)]) == 0
-    assert "the same again: 8 evaluations" in capsys.readouterr().out
+    assert "reproduced: 8 evaluations" in capsys.readouterr().out
     assert CompletionOrder.read(tmp_path / "run-again" / "journal.jsonl").slots == 2
 
 

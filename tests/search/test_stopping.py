@@ -104,7 +104,7 @@ def goes_on(folder, undisturbed):
     after = [{k: v for k, v in e.items() if k not in TIMES} for e in lines(folder / "trials.jsonl")]
     assert after[: len(before)] == before
     assert len(after) == len(lines(undisturbed / "trials.jsonl"))
-    assert not (folder / "so_far.json").exists()
+    assert not (folder / "partial_result.json").exists()
     return said
 
 
@@ -121,17 +121,17 @@ def test_the_first_signal_lets_what_is_in_flight_finish(number, to_all, purpose,
     (os.killpg if to_all else os.kill)(process.pid, number)
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 3, errors
-    assert "stopping when the trainings in flight are done; once more ends at once" in errors
-    assert "what is done is kept, the same command goes on" in errors.splitlines()[-1]
+    assert "stopping when the running trainings are done; a second signal ends at once" in errors
+    assert "everything done is saved, the same command resumes" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert "--resume conclude" in said
     assert done <= len(lines(folder / "trials.jsonl")) <= done + 4, "two were in flight"
-    so_far = json.loads((folder / "so_far.json").read_text())
-    assert so_far["evaluations"] == len(journaled(folder))
+    partial = json.loads((folder / "partial_result.json").read_text())
+    assert partial["evaluations"] == len(journaled(folder))
     assert_nobody_left(process)
     said = goes_on(folder, undisturbed)
-    if journaled(folder) and so_far["evaluations"]:
-        assert f"{so_far['evaluations']} evaluations replayed in" in said
+    if journaled(folder) and partial["evaluations"]:
+        assert f"{partial['evaluations']} evaluations replayed in" in said
 
 
 def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
@@ -165,7 +165,7 @@ def test_wall_seconds_and_conclude(undisturbed, tmp_path):
     process = train(folder, "--budget.wall_seconds", "0.3")
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "the budget of 0.3 wall seconds is used up; what is done is kept" in errors
+    assert "the budget of 0.3 wall seconds is used up; everything done is saved" in errors
     done = len(lines(folder / "trials.jsonl"))
     assert 0 < done < 24
     process = train(folder, "--resume", "conclude")
