@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 from urllib.parse import quote
 
 import numpy as np
@@ -24,15 +24,14 @@ from nasenv.comparison.run import Run
 from nasenv.configuration import digest
 from nasenv.errors import AgentError, SearchStopped
 from nasenv.records.run_directory import TRIALS
+from nasenv.records.tensorboard import MEAN_OF, TensorBoardWriter
 from nasenv.records.trials import TrialLog, measured
 from nasenv.search.pending import add_to_cache
 from nasenv.search.search import Search
 from nasenv.trial import Architecture, Purpose, Trial
 
-if TYPE_CHECKING:
-    from nasenv.records.tensorboard import TensorBoardWriter
-
 _POINTS = 50  # of a curve in TensorBoard; writing some 100 takes as long as a search on a table
+_HISTOGRAMS = 10  # of the scores
 _DONE = "run.json"
 _POLL_SECONDS = 0.2
 _KINDS: tuple[Literal["confirm", "test"], ...] = ("confirm", "test")
@@ -155,17 +154,21 @@ class Runner:
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
         """Write the run's TensorBoard; a search that trains has done so as it went, but for its end."""
-        from nasenv.records.tensorboard import TensorBoardWriter  # TensorBoard takes a second to import
-
-        curves = _curves(run, self._problems[run.problem].metric)
+        metric = self._problems[run.problem].metric
+        curves = _curves(run, metric)
         if search.record is not None:
             _write_finals(run, curves, search.record)
             return
-        with closing(TensorBoardWriter(directory, live=False)) as record:
+        with closing(TensorBoardWriter(directory, live=False, metric=metric)) as record:
+            record.layout()
             record.start_hparams(search.config())
             n = len(run.reward)
             for i in np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int)) if n else ():
                 record.scalars(_known({tag: curve[i] for tag, curve in curves.items()}), int(i) + 1)
+            for window in np.array_split(np.arange(n), min(n, _HISTOGRAMS)) if n else ():
+                scores = run.val_score[window]
+                if not np.isnan(scores).all():
+                    record.score_histogram(scores[~np.isnan(scores)], int(window[-1]) + 1)
             _write_finals(run, curves, record)
 
     def _searched(self, search: Search, key: RunKey) -> Run:
@@ -286,8 +289,10 @@ def _curves(run: Run, metric: str) -> dict[str, NDArray[np.float64]]:
     """Return what TensorBoard shows of each evaluation, (n,) each, by tag; nan where unknown."""
     best = run.incumbents
     return {
+        f"evaluation/best_val_{metric}": np.fmax.accumulate(run.val_score),
+        f"evaluation/mean_val_{metric}": _moving_mean(run.val_score, MEAN_OF),
+        f"evaluation/val_{metric}": run.val_score,
         "search/reward": run.reward,
-        f"search/val_{metric}": run.val_score,
         "search/charged_seconds": run.seconds,
         "incumbent/reward": run.reward[best],
         f"incumbent/final_val_{metric}": run.final_val_score[best],
@@ -295,11 +300,20 @@ def _curves(run: Run, metric: str) -> dict[str, NDArray[np.float64]]:
     }
 
 
+def _moving_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Return the mean of the last known values up to each, (n,), of ``window`` at most; nan before the first."""
+    known = np.flatnonzero(~np.isnan(values))
+    sums = np.concatenate([[0.0], values[known].cumsum()])
+    end = np.searchsorted(known, np.arange(len(values)), side="right")
+    start = np.maximum(0, end - window)
+    return np.where(end > 0, (sums[end] - sums[start]) / np.maximum(1, end - start), np.nan)
+
+
 def _write_finals(run: Run, curves: Mapping[str, NDArray[np.float64]], record: TensorBoardWriter) -> None:
     """Write what was found, for the table of the HPARAMS tab; a run with a fault stays unfinished there."""
     if len(run.reward) and run.error is None:
         ends = {tag.partition("/")[2]: curve[-1] for tag, curve in curves.items() if tag.startswith("incumbent/")}
-        record.finish_hparams(_known({f"final/{name}": end for name, end in ends.items()}))
+        record.finish_hparams(_known({f"winner/{name}": end for name, end in ends.items()}))
 
 
 def _known(values: Mapping[str, np.float64]) -> dict[str, float]:
