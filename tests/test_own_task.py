@@ -77,9 +77,9 @@ def test_it_is_searched_concluded_exported_and_predicted(data, tmp_path):
         nasenv.predict(model, np.zeros((3, 4)))
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     tags = events.Tags()["scalars"]
-    assert {"search/val_r2", "search/best_val_r2", "best/test_r2"} <= set(tags)
+    assert {"evaluation/val_r2", "evaluation/best_val_r2", "winner/test_r2"} <= set(tags)
     assert not [tag for tag in tags if "accuracy" in tag]
-    best = [event.value for event in events.Scalars("search/best_val_r2")]
+    best = [event.value for event in events.Scalars("evaluation/best_val_r2")]
     assert best == sorted(best)
 
 

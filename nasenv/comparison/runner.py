@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nasenv.records.tensorboard import TensorBoardWriter
 
 _POINTS = 50  # of a curve in TensorBoard; writing some 100 takes as long as a search on a table
+_HISTOGRAMS = 10  # of the scores
 _DONE = "run.json"
 _POLL_SECONDS = 0.2
 _KINDS: tuple[Literal["confirm", "test"], ...] = ("confirm", "test")
@@ -155,17 +156,23 @@ class Runner:
 
     def _record(self, run: Run, search: Search, directory: Path) -> None:
         """Write the run's TensorBoard; a search that trains has already written all but the end."""
-        from nasenv.records.tensorboard import TensorBoardWriter  # TensorBoard takes a second to import
+        from nasenv.records.tensorboard import MEAN_OF, TensorBoardWriter  # TensorBoard takes a second to import
 
-        curves = _curves(run, self._problems[run.problem].metric)
+        metric = self._problems[run.problem].metric
+        curves = _curves(run, metric, MEAN_OF)
         if search.record is not None:
             _write_finals(run, curves, search.record)
             return
-        with closing(TensorBoardWriter(directory, live=False)) as record:
+        with closing(TensorBoardWriter(directory, live=False, metric=metric)) as record:
+            record.layout()
             record.start_hparams(search.config())
             n = len(run.reward)
             for i in np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int)) if n else ():
                 record.scalars(_known({tag: curve[i] for tag, curve in curves.items()}), int(i) + 1)
+            for window in np.array_split(np.arange(n), min(n, _HISTOGRAMS)) if n else ():
+                scores = run.val_score[window]
+                if not np.isnan(scores).all():
+                    record.score_histogram(scores[~np.isnan(scores)], int(window[-1]) + 1)
             _write_finals(run, curves, record)
 
     def _searched(self, search: Search, key: RunKey) -> Run:
@@ -282,12 +289,14 @@ def _means(rows: Iterable[Iterable[float | None]]) -> list[float]:
     return [sum(values) / len(values) if values else np.nan for values in known]
 
 
-def _curves(run: Run, metric: str) -> dict[str, NDArray[np.float64]]:
+def _curves(run: Run, metric: str, mean_of: int) -> dict[str, NDArray[np.float64]]:
     """Return the curves that TensorBoard shows, (n,) each, by tag; nan if unknown."""
     best = run.incumbents
     return {
+        f"evaluation/best_val_{metric}": np.fmax.accumulate(run.val_score),
+        f"evaluation/mean_val_{metric}": _moving_mean(run.val_score, mean_of),
+        f"evaluation/val_{metric}": run.val_score,
         "search/reward": run.reward,
-        f"search/val_{metric}": run.val_score,
         "search/charged_seconds": run.seconds,
         "incumbent/reward": run.reward[best],
         f"incumbent/final_val_{metric}": run.final_val_score[best],
@@ -295,11 +304,20 @@ def _curves(run: Run, metric: str) -> dict[str, NDArray[np.float64]]:
     }
 
 
+def _moving_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Return the mean of the last known values up to each, (n,), of ``window`` at most; nan before the first."""
+    known = np.flatnonzero(~np.isnan(values))
+    sums = np.concatenate([[0.0], values[known].cumsum()])
+    end = np.searchsorted(known, np.arange(len(values)), side="right")
+    start = np.maximum(0, end - window)
+    return np.where(end > 0, (sums[end] - sums[start]) / np.maximum(1, end - start), np.nan)
+
+
 def _write_finals(run: Run, curves: Mapping[str, NDArray[np.float64]], record: TensorBoardWriter) -> None:
     """Write the final metrics for the HPARAMS tab, unless the run failed."""
     if len(run.reward) and run.error is None:
         ends = {tag.partition("/")[2]: curve[-1] for tag, curve in curves.items() if tag.startswith("incumbent/")}
-        record.finish_hparams(_known({f"final/{name}": end for name, end in ends.items()}))
+        record.finish_hparams(_known({f"winner/{name}": end for name, end in ends.items()}))
 
 
 def _known(values: Mapping[str, np.float64]) -> dict[str, float]:

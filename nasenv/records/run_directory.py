@@ -74,6 +74,7 @@ class RunDirectory:
             self.notices = list(self._notices())
             write_whole(path / CONFIG, self._text)
             self.record = TensorBoardWriter(path, started=self.journal.started, clock=clock, metric=metric)
+            self.record.layout()
             self.record.start_hparams(config)
             self.record.text("config", f"```yaml\n{self._text}```")
             self.record.text("made_with", "\n".join(f"- {k}: {v}" for k, v in provenance().items()))

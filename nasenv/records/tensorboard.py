@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,8 +16,13 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.compat.proto.versions_pb2 import VersionDef
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
@@ -24,9 +30,30 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import fx, nn
 
 from nasenv.files import open_again, writing
-from nasenv.plots import Figure, choice_shares, to_png
+from nasenv.plots import Figure, choice_shares, draw_diagram, to_png
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Outcome
+
+MEAN_OF = 32  # scores, the last ones, in the mean score
+_HISTOGRAM_OF = 10  # evaluations or more
+_CHARTS = {  # of the CUSTOM SCALARS tab: category -> title -> how the tags begin
+    "search": {
+        "best and mean score": ("evaluation/best_val_", "evaluation/mean_val_"),
+        "share of proposals that are repeats": ("search/repeat_share",),
+    },
+    "policy": {
+        "entropy loss (entropy times -1)": ("train/entropy_loss",),
+        "KL divergence to the policy before the update": ("train/approx_kl",),
+        "clip fraction": ("train/clip_fraction",),
+        "explained variance of the value function": ("train/explained_variance",),
+        "value loss": ("train/value_loss",),
+    },
+    "cost": {
+        "training seconds so far": ("search/train_seconds",),
+        "training seconds of each evaluation": ("measurement/train_seconds",),
+        "parameters of each evaluation": ("measurement/params",),
+    },
+}
 
 
 class TensorBoardWriter:
@@ -40,13 +67,18 @@ class TensorBoardWriter:
 
     | tags | what they show | step |
     |---|---|---|
-    | ``search/*``, ``cache/hit_share``, ``evaluation/*`` | each distinct evaluation | its number |
+    | ``evaluation/*`` | best, mean and own score of each distinct evaluation; a histogram of scores | its number |
+    | ``incumbent/architecture`` | the best architecture so far, a picture | evaluation |
+    | ``measurement/*`` | parameters, seconds and other metrics of each distinct evaluation | its number |
+    | ``search/*`` | rewards, repeats, cache hits and seconds of the search | evaluation |
+    | ``search/choice_shares`` | what was chosen over time, a picture | evaluation |
     | the tags given to ``scalars``, ``curve`` | an agent's own figures, learning curves | as given, the epoch |
-    | ``choice_shares`` | what was chosen over time, a picture | evaluation |
-    | the tags given to ``text``, ``figure`` | configuration, best architecture | 0 |
+    | the tags given to ``text``, ``figure`` | configuration, the winner | 0 |
+    | CUSTOM SCALARS | charts of search, policy and cost, see ``layout`` | evaluation |
     | HPARAMS, GRAPHS | configuration beside final metrics, the winner's graph | |
 
-    A tag stands for one kind of thing: TensorBoard shows a text and a picture of one tag as the first of them alone.
+    TensorBoard sorts groups, and tags within them, by their names: scores come first, and what has one value, the
+    winner's, last. A tag stands for one kind of thing: it shows a text and a picture of one tag as the first of them.
 
     Args:
         directory: where the event file is written, made where missing; older event files in it are deleted.
@@ -73,6 +105,9 @@ class TensorBoardWriter:
         self._path = Path(directory) / f"events.out.tfevents.{int(self._started)}.nasenv"
         self._live, self._metric = live, metric
         self._best: tuple[float, float] | None = None  # fidelity and score
+        self._last_scores: deque[float] = deque(maxlen=MEAN_OF)
+        self._new_scores: list[float] = []  # that are in no histogram yet
+        self._drawn: int | None = None  # the evaluation of the incumbent in the last picture
         with writing(f"run_dir {directory}", "; give another one"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for old in self._path.parent.glob("events.out.tfevents.*"):
@@ -82,29 +117,41 @@ class TensorBoardWriter:
         self._write(file_version="brain.Event:2")
 
     def evaluation(self, outcome: Outcome, scalars: Mapping[str, float]) -> None:
-        """Write the scalars of a distinct evaluation, in one event.
+        """Write the scalars of a distinct evaluation, in one event, and from time to time a histogram of scores.
 
-        ``search/best_val_<metric>`` is the highest score at the highest fidelity so far, whatever the objective; it
-        begins, as ``search/val_<metric>`` does, at the first evaluation that did not fail.
+        ``evaluation/best_val_<metric>`` is the highest score at the highest fidelity so far, whatever the objective;
+        ``evaluation/mean_val_<metric>`` is the mean of the last 32 scores. Both begin, as ``evaluation/val_<metric>``
+        does, at the first evaluation that did not fail. A histogram holds the scores since the one before: those of
+        10 evaluations, later of a ninth of all, so that 200 evaluations have 16 and 100,000 have 68.
 
         Args:
             outcome: the first answer that it gave.
             scalars: what the search says of itself by now, by tag.
         """
         measurement, score = outcome.measurement, outcome.measurement.score
-        values = {f"evaluation/{name}": value for name, value in measurement.metrics.items()}
+        values = {f"measurement/{name}": value for name, value in measurement.metrics.items()}
         values |= {
             "search/reward": outcome.reward,
             **scalars,
-            "evaluation/train_seconds": measurement.train_seconds,
-            "evaluation/failed": measurement.error is not None,
+            "measurement/train_seconds": measurement.train_seconds,
+            "measurement/failed": measurement.error is not None,
         }
         if score is not None:
             self._best = max(self._best or (0.0, score), (outcome.fidelity, score))
-            values[f"search/val_{self._metric}"] = score
+            self._last_scores.append(score)
+            self._new_scores.append(score)
+            values[f"evaluation/val_{self._metric}"] = score
         if self._best is not None:
-            values[f"search/best_val_{self._metric}"] = self._best[1]
+            values[f"evaluation/best_val_{self._metric}"] = self._best[1]
+            values[f"evaluation/mean_val_{self._metric}"] = sum(self._last_scores) / len(self._last_scores)
         self.scalars(values, outcome.evaluation)
+        if len(self._new_scores) >= max(_HISTOGRAM_OF, outcome.evaluation // 9):
+            self.score_histogram(self._new_scores, outcome.evaluation)
+            self._new_scores = []
+
+    def score_histogram(self, scores: Sequence[float], step: int) -> None:
+        """Write a histogram of the scores of some evaluations, the last of which is ``step``."""
+        self._write(step=step, summary=histogram_pb(f"evaluation/val_{self._metric}_histogram", scores))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write one event with a value for each tag, as float32: infinite where it is too large for that."""
@@ -126,10 +173,19 @@ class TensorBoardWriter:
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
         self._summary([{"tag": tag, "image": image}], step)
 
+    def best_architecture(self, space: SearchSpace, best: Outcome | None, step: int) -> bool:
+        """Write the picture of the incumbent with its score; return whether it is another than in the last one."""
+        if best is None or best.measurement.score is None or best.evaluation == self._drawn:
+            return False
+        self._drawn = best.evaluation
+        title = f"validation {space.task.metric} {space.task.shown(best.measurement.score)}"
+        self.figure("incumbent/architecture", draw_diagram(space.diagram(best.architecture), title), step)
+        return True
+
     def choice_shares(self, space: SearchSpace, architectures: Sequence[Architecture]) -> None:
         """Write the picture of what was chosen in the evaluations so far; nothing before the first."""
         if architectures:
-            self.figure("choice_shares", choice_shares(space, architectures), len(architectures))
+            self.figure("search/choice_shares", choice_shares(space, architectures), len(architectures))
 
     def graph(self, model: nn.Module, input_shape: Sequence[int]) -> None:
         """Write the network's graph; where it cannot be traced, a text of tag ``graph`` says why.
@@ -147,6 +203,23 @@ class TensorBoardWriter:
             self._write(graph_def=_graph_def(program).SerializeToString())
         finally:
             model.train(was_training)
+
+    def layout(self) -> None:
+        """Write which charts the CUSTOM SCALARS tab shows."""
+        categories = [
+            layout_pb2.Category(
+                title=category,
+                chart=[
+                    layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
+                    for title, tags in charts.items()
+                ],
+            )
+            for category, charts in _CHARTS.items()
+        ]
+        content = layout_pb2.Layout(category=categories).SerializeToString()
+        tensor = TensorProto(dtype=DT_STRING, string_val=[content])
+        about = custom_scalars.create_summary_metadata()
+        self._summary([{"tag": custom_scalars.CONFIG_SUMMARY_TAG, "metadata": about, "tensor": tensor}], 0)
 
     def start_hparams(self, config: Mapping[str, Any]) -> None:
         """Write what this run is, its nested configuration, for the table of the HPARAMS tab.

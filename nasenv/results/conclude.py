@@ -171,7 +171,8 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
     heads, rows = table(result)
     lines = [heads, ["---"] * len(heads), *rows]
     record.choice_shares(space, search.history.architectures)
-    record.figure("architecture", figure)
+    record.best_architecture(space, search.history.best, len(search.history))
+    record.figure("winner/architecture", figure)
     record.text("result", "\n".join(f"| {' | '.join(line)} |" for line in lines))
     record.text("winner", result.winner.text)
     for seed, measurement in enumerate(confirmed):
@@ -183,9 +184,9 @@ def _write(search: Search, result: Result, network: nn.Module | None, confirmed:
             save_model(run_dir / "model", space, result.winner.architecture, network, dataset)
     record.finish_hparams(
         {
-            f"best/test_{space.task.metric}": result.test_score,
-            f"best/mean_val_{space.task.metric}": mean(result.winner.validation_scores),
-            f"best/mean_test_{space.task.metric}": mean(result.winner.test_scores),
+            f"winner/test_{space.task.metric}": result.test_score,
+            f"winner/mean_val_{space.task.metric}": mean(result.winner.validation_scores),
+            f"winner/mean_test_{space.task.metric}": mean(result.winner.test_scores),
         }
     )
     files.restore()

@@ -303,7 +303,7 @@ class History(Sequence[Outcome]):
             "search/mean_reward_32": self.mean_reward(32),
             "search/repeat_share": self.repeats / self.proposals,
             "search/train_seconds": self.train_seconds,
-            "cache/hit_share": self.cached / len(self),
+            "search/cache_hit_share": self.cached / len(self),
         }
 
     @overload

@@ -40,6 +40,7 @@ class Recorder:
 
     def __init__(self, search: Recorded, files: RunDirectory | None, durable: bool) -> None:
         self._search, self._files, self._durable = search, files, durable
+        self._next_best = 1  # the evaluation from which on a new incumbent is drawn
 
     def take(self, taken: Proposals, findings: Sequence[Finding], replayed: int, by: str, slots: int | None) -> Answers:
         """Record proposals and return their answers.
@@ -75,3 +76,7 @@ class Recorder:
         every = search.budget.evaluations and max(1, search.budget.evaluations // _PICTURES)
         if every and outcome.evaluation % every == 0:
             files.record.choice_shares(search.space, search.history.architectures)
+        if outcome.evaluation >= self._next_best and files.record.best_architecture(
+            search.space, search.history.best, outcome.evaluation
+        ):
+            self._next_best = 2 * outcome.evaluation

@@ -375,7 +375,7 @@ def test_a_problem_that_trains_tests_its_last_incumbent_alone(tmp_path):
         assert len((folder / "journal.jsonl").read_text().splitlines()) == 4
         events = load(folder)
         assert [e.step for e in events.Scalars("search/reward")] == [1, 2, 3]
-        assert events.Scalars("final/test_accuracy")[0].value == pytest.approx(run.test_score[known[0]])
+        assert events.Scalars("winner/test_accuracy")[0].value == pytest.approx(run.test_score[known[0]])
     assert sorted(run.charged_seconds for run in done) == sorted(run.seconds[-1] for run in done)
     _, cached = compare(tmp_path / "b", agents, trains(), range(2), cache=cache)
     for one, other in zip(done, cached, strict=True):
@@ -411,7 +411,7 @@ def test_tensorboard_has_at_most_50_points_a_curve_and_the_settings(evaluations,
     assert [p.value for p in points] == pytest.approx([run.reward[p.step - 1] for p in points])
     best = events.Scalars("incumbent/reward")
     assert [p.value for p in best] == pytest.approx([run.reward[: p.step].max() for p in best])
-    assert events.Scalars("final/reward")[0].value == pytest.approx(run.reward.max())
+    assert events.Scalars("winner/reward")[0].value == pytest.approx(run.reward.max())
     plugins = events.summary_metadata
     settings = [
         plugin_data_pb2.HParamsPluginData.FromString(m.plugin_data.content)

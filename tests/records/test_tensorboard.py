@@ -1,4 +1,5 @@
 import os
+import re
 import time
 from pathlib import Path
 
@@ -8,21 +9,29 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
 
+from nasenv.agents import PPO
 from nasenv.errors import InputError
-from nasenv.plots import draw_diagram
+from nasenv.plots import draw_diagram, to_png
+from nasenv.records.journal import Journal
 from nasenv.records.tensorboard import TensorBoardWriter, flat_config
+from nasenv.results.conclude import conclude
+from nasenv.search.budget import Budget
 from nasenv.search.history import Finding, History, Outcome
+from nasenv.search.search import Search
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Measurement
-from tests.fakes import TASK
+from tests.fakes import TASK, Hashed
 
 
 class Stack(SearchSpace):
-    def __init__(self) -> None:
-        super().__init__([Decision("depth", (1, 2)), Decision("width", (4, 8, 16))], TASK)
+    def __init__(self, depths=2) -> None:
+        super().__init__([Decision("depth", tuple(range(1, 1 + depths))), Decision("width", (4, 8, 16))], TASK)
 
     def build(self, architecture):
         width = (4, 8, 16)[architecture[1]]
@@ -51,6 +60,18 @@ def read(directory):
     return accumulator.Reload()
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The run directory of a search by PPO that was concluded."""
+    folder, space = tmp_path_factory.mktemp("runs") / "run", Stack(depths=40)
+    with Search(
+        space, Hashed(space), PPO(num_envs=8), Budget(60, finalists=2, final_seeds=1), run_dir=folder
+    ) as search:
+        search.run()
+        conclude(search)
+    return folder
+
+
 def series(accumulator, tag):
     return {event.step: round(event.value, 5) for event in accumulator.Scalars(tag)}
 
@@ -64,18 +85,19 @@ def test_each_evaluation_is_one_event_with_all_its_scalars(tmp_path):
     assert [e.step for e in events] == [1, 2, 3, 4, 5]
     page = read(tmp_path)
     assert set(page.Tags()["scalars"]) == {
-        *("search/" + t for t in ("reward", "val_accuracy", "best_val_accuracy", "mean_reward_32", "repeat_share")),
-        *("search/train_seconds", "cache/hit_share"),
-        *("evaluation/" + t for t in ("params", "train_seconds", "failed")),
+        *("evaluation/" + t for t in ("best_val_accuracy", "mean_val_accuracy", "val_accuracy")),
+        *("measurement/" + t for t in ("params", "train_seconds", "failed")),
+        *("search/" + t for t in ("reward", "mean_reward_32", "repeat_share", "train_seconds", "cache_hit_share")),
     }
-    assert series(page, "search/val_accuracy") == {1: 0.5, 3: 0.75, 4: 0.25, 5: 0.5}
-    assert series(page, "search/best_val_accuracy") == {1: 0.5, 2: 0.5, 3: 0.75, 4: 0.75, 5: 0.75}
+    assert series(page, "evaluation/val_accuracy") == {1: 0.5, 3: 0.75, 4: 0.25, 5: 0.5}
+    assert series(page, "evaluation/best_val_accuracy") == {1: 0.5, 2: 0.5, 3: 0.75, 4: 0.75, 5: 0.75}
+    assert series(page, "evaluation/mean_val_accuracy") == {1: 0.5, 2: 0.5, 3: 0.625, 4: 0.5, 5: 0.5}
     assert series(page, "search/mean_reward_32")[3] == round((0.5 - 1 + 0.75) / 3, 5)
     assert series(page, "search/train_seconds") == {1: 2, 2: 4, 3: 4, 4: 6, 5: 8}
     assert series(page, "search/repeat_share")[5] == round(1 / 6, 5)
-    assert series(page, "cache/hit_share")[4] == 0.25
-    assert series(page, "evaluation/failed") == {1: 0, 2: 1, 3: 0, 4: 0, 5: 0}
-    assert series(page, "evaluation/params")[5] == 50
+    assert series(page, "search/cache_hit_share")[4] == 0.25
+    assert series(page, "measurement/failed") == {1: 0, 2: 1, 3: 0, 4: 0, 5: 0}
+    assert series(page, "measurement/params")[5] == 50
 
 
 def test_best_of_a_metric_below_zero(tmp_path):
@@ -84,8 +106,13 @@ def test_best_of_a_metric_below_zero(tmp_path):
         measurement = Measurement(score, "diverged" if score is None else None)
         record.evaluation(Outcome((), measurement, 0.0, k, k), {})
     page = read(tmp_path)
-    assert series(page, "search/val_neg_rmse") == {2: -3, 3: -1, 4: -2}
-    assert series(page, "search/best_val_neg_rmse") == {2: -3, 3: -1, 4: -1}
+    assert series(page, "evaluation/val_neg_rmse") == {2: -3, 3: -1, 4: -2}
+    assert series(page, "evaluation/best_val_neg_rmse") == {2: -3, 3: -1, 4: -1}
+
+
+def test_mean_is_of_the_last_32_scores(tmp_path):
+    record_search(tmp_path, [0.5] * 8 + [None, 0.25] * 32)
+    assert list(series(read(tmp_path), "evaluation/mean_val_accuracy").values())[-3:] == [0.25781, 0.25781, 0.25]
 
 
 def test_numbers_are_float32s_whatever_they_were(tmp_path):
@@ -113,6 +140,59 @@ def test_a_resumed_search_leaves_one_file_with_unbroken_steps(tmp_path):
     assert list(series(read(tmp_path), "search/reward")) == list(range(1, 10))
 
 
+def test_first_on_the_page_are_the_best_and_the_mean_score_and_last_what_has_one_value(searched):
+    page = read(searched)
+    tags = sorted(page.Tags()["scalars"])
+    assert tags[:3] == ["evaluation/best_val_accuracy", "evaluation/mean_val_accuracy", "evaluation/val_accuracy"]
+    points = {tag: len(page.Scalars(tag)) for tag in tags}
+    assert {points[tag] for tag in tags[:3]} == {60}
+    alone = [tag for tag in tags if points[tag] == 1]
+    assert alone == tags[-len(alone) :] == [f"winner/{t}_accuracy" for t in ("mean_test", "mean_val", "test")]
+
+
+def test_best_architecture_is_drawn_when_it_has_changed_at_gaps_that_double(searched):
+    (_, entries), space = Journal.read(searched / "journal.jsonl"), Stack(depths=40)
+    rewards = [entry["reward"] for entry in entries]
+    rises = [k for k, reward in enumerate(rewards, start=1) if reward > max(rewards[: k - 1], default=-1)]
+    due, expected = 1, {}
+    for step in range(1, 61):
+        best = max(rise for rise in rises if rise <= step)
+        if (step >= due or step == 60) and best not in expected.values():
+            expected[step], due = best, 2 * step
+    pictures = {event.step: event.encoded_image_string for event in read(searched).Images("incumbent/architecture")}
+    assert list(pictures) == list(expected)
+    assert 3 <= len(pictures) <= 8
+    for step, best in expected.items():
+        title = f"validation accuracy {100 * rewards[best - 1]:.2f} %"
+        assert pictures[step] == to_png(draw_diagram(space.diagram(entries[best - 1]["architecture"]), title))
+
+
+def test_custom_scalars_tell_of_search_policy_and_cost(searched):
+    page = read(searched)
+    tag = custom_scalars.CONFIG_SUMMARY_TAG
+    assert page.SummaryMetadata(tag).plugin_data.plugin_name == custom_scalars.PLUGIN_NAME
+    (event,) = page.Tensors(tag)
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == ["search", "policy", "cost"]
+    for category in layout.category:
+        for wanted in (tag for chart in category.chart for tag in chart.multiline.tag):
+            assert any(re.match(wanted, tag) for tag in page.Tags()["scalars"]), wanted
+
+
+def test_histograms_hold_every_score_once(tmp_path):
+    scores = [None if k % 7 == 0 else k / 1000 for k in range(1000)]
+    record_search(tmp_path, scores)
+    histograms = read(tmp_path).Tensors("evaluation/val_accuracy_histogram")
+    assert 10 <= len(histograms) <= 40
+    begin = 0
+    for event in histograms:
+        buckets = make_ndarray(event.tensor_proto)  # (k, 3): from, to, how many
+        window = [score for score in scores[begin : event.step] if score is not None]
+        assert (buckets[0, 0], buckets[-1, 1], buckets[:, 2].sum()) == (min(window), max(window), len(window))
+        begin = event.step
+    assert begin > 850
+
+
 def test_text_pictures_curves_and_an_agents_scalars_are_on_the_page(tmp_path):
     record, history = record_search(tmp_path, [0.5, 0.75])
     space = Stack()
@@ -123,7 +203,7 @@ def test_text_pictures_curves_and_an_agents_scalars_are_on_the_page(tmp_path):
     record.scalars({"train/loss": np.float32(0.5), "rollout/ep_rew_mean": 1}, 2)
     page = read(tmp_path)
     assert page.Tensors("config")[0].tensor_proto.string_val == ["**bold** é".encode()]
-    assert [image.step for image in page.Images("choice_shares")] == [2]
+    assert [image.step for image in page.Images("search/choice_shares")] == [2]
     (picture,) = page.Images("architecture")
     assert picture.encoded_image_string.startswith(b"\x89PNG")
     assert picture.height > picture.width > 50
@@ -161,7 +241,7 @@ def test_network_that_cannot_be_traced_says_so_on_the_page(tmp_path):
 def test_hparams_hold_configuration_and_end_of_the_run(tmp_path):
     record = TensorBoardWriter(tmp_path)
     record.start_hparams({"agent": {"class_path": "a.b.PPO", "init_args": {"lr": 0.1, "net": [8]}}, "seed": 3})
-    record.finish_hparams({"best/test_accuracy": 0.5})
+    record.finish_hparams({"winner/test_accuracy": 0.5})
     page = read(tmp_path)
     content = page.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
     values = metadata.parse_session_start_info_plugin_data(content).hparams
@@ -172,7 +252,7 @@ def test_hparams_hold_configuration_and_end_of_the_run(tmp_path):
     )
     content = page.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
     assert metadata.parse_session_end_info_plugin_data(content).status == api_pb2.STATUS_SUCCESS
-    assert series(page, "best/test_accuracy") == {0: 0.5}
+    assert series(page, "winner/test_accuracy") == {0: 0.5}
 
 
 def test_flat_config_takes_what_a_search_writes():

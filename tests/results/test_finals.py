@@ -338,10 +338,10 @@ def test_grey_pictures_are_colours_to_a_model_of_colours():
 def test_the_page_shows_the_end(run):
     folder, result = run
     page = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0, "images": 0}).Reload()
-    assert {"architecture", "choice_shares"} <= set(page.Tags()["images"])
+    assert {"incumbent/architecture", "search/choice_shares", "winner/architecture"} <= set(page.Tags()["images"])
     (text,) = page.Tensors("result")
     assert b"| winner |" in text.tensor_proto.string_val[0]
-    assert page.Scalars("best/test_accuracy")[0].value == pytest.approx(result.test_score)
+    assert page.Scalars("winner/test_accuracy")[0].value == pytest.approx(result.test_score)
     for seed in range(2):
         assert [e.step for e in page.Scalars(f"winner/train_loss_seed_{seed}")] == [1, 2]
     assert page.Graph().node

@@ -41,6 +41,7 @@ AGENTS = {
 def _no_figures(monkeypatch):
     """Drawing them takes most of the time of searches as short as these."""
     monkeypatch.setattr(TensorBoardWriter, "choice_shares", lambda *_: None)
+    monkeypatch.setattr(TensorBoardWriter, "best_architecture", lambda *_: False)
 
 
 class PowerCut(BaseException):
