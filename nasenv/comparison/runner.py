@@ -172,7 +172,7 @@ class Runner:
             for window in np.array_split(np.arange(n), min(n, _HISTOGRAMS)) if n else ():
                 scores = run.val_score[window]
                 if not np.isnan(scores).all():
-                    record.score_histogram(scores[~np.isnan(scores)], int(window[-1]) + 1)
+                    record.score_histogram(scores[~np.isnan(scores)].tolist(), int(window[-1]) + 1)
             _write_finals(run, curves, record)
 
     def _searched(self, search: Search, key: RunKey) -> Run:

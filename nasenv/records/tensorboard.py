@@ -36,7 +36,7 @@ from nasenv.trial import Architecture, Outcome
 
 MEAN_OF = 32  # scores, the last ones, in the mean score
 _HISTOGRAM_OF = 10  # evaluations or more
-_CHARTS = {  # of the CUSTOM SCALARS tab: category -> title -> how the tags begin
+_CHARTS: dict[str, dict[str, tuple[str, ...]]] = {  # of CUSTOM SCALARS: category -> title -> how the tags begin
     "search": {
         "best and mean score": ("evaluation/best_val_", "evaluation/mean_val_"),
         "share of proposals that are repeats": ("search/repeat_share",),

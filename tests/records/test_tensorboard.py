@@ -145,7 +145,8 @@ def test_first_on_the_page_are_the_best_and_the_mean_score_and_last_what_has_one
     tags = sorted(page.Tags()["scalars"])
     assert tags[:3] == ["evaluation/best_val_accuracy", "evaluation/mean_val_accuracy", "evaluation/val_accuracy"]
     points = {tag: len(page.Scalars(tag)) for tag in tags}
-    assert {points[tag] for tag in tags[:3]} == {60}
+    assert [points[tag] for tag in tags[:2]] == [60, 60]
+    assert points[tags[2]] > 40  # of those that did not fail
     alone = [tag for tag in tags if points[tag] == 1]
     assert alone == tags[-len(alone) :] == [f"winner/{t}_accuracy" for t in ("mean_test", "mean_val", "test")]
 
