@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nasenv.agents import Agent, RandomSearch
 from nasenv.commands.cli import main
-from nasenv.commands.predict import _in_colour
+from nasenv.commands.predict import _as_rgb
 from nasenv.data.dataset import load_dataset, load_images
 from nasenv.deployment.export import load_model
 from nasenv.errors import InputError
@@ -331,8 +331,8 @@ def test_nasenv_predict_calls_pictures_by_their_files(run, tmp_path, capsys):
 
 def test_grey_pictures_are_colours_to_a_model_of_colours():
     grey = torch.rand(2, 1, 8, 8)
-    assert torch.equal(_in_colour(grey, 3), torch.cat([grey] * 3, dim=1))
-    assert _in_colour(grey, 1) is grey
+    assert torch.equal(_as_rgb(grey, 3), torch.cat([grey] * 3, dim=1))
+    assert _as_rgb(grey, 1) is grey
 
 
 def test_the_page_shows_the_end(run):
