@@ -150,7 +150,11 @@ def test_what_another_command_began_is_refused_and_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("space", "options", "said"),
     [
-        (ChainCNN(), {}, r"ChainCNN has 1,598,758,912 architectures, above the limit of 50,000: 6 trainings of each"),
+        (
+            ChainCNN(),
+            {},
+            r"ChainCNN has 1,598,758,912 architectures, above the limit of 50,000: 6 trainings of one second",
+        ),
         (SMALL, {"limit": 9}, r"ChainCNN has 10 architectures, above the limit of 9"),
         (SMALL, {"seeds": 0}, "seeds must be an integer of 1 or more, got 0"),
         (SMALL, {"limit": 0}, "limit must be an integer of 1 or more, got 0"),
