@@ -22,9 +22,9 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Data": "nasenv.data.dataset",
     "Dataset": "nasenv.data.dataset",
     "Decision": "nasenv.spaces.space",
-    "Estimate": "nasenv.evaluators.estimate",
+    "EstimateEvaluator": "nasenv.evaluators.estimate",
     "Evaluator": "nasenv.evaluators.evaluator",
-    "Exported": "nasenv.deployment.export",
+    "LoadedModel": "nasenv.deployment.export",
     "History": "nasenv.search.history",
     "Images": "nasenv.task",
     "InputError": "nasenv.errors",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from nasenv.data.dataset import Dataset as Dataset
     from nasenv.data.dataset import load_dataset as load_dataset
     from nasenv.data.split import Split as Split
-    from nasenv.deployment.export import Exported as Exported
+    from nasenv.deployment.export import LoadedModel as LoadedModel
     from nasenv.deployment.export import load_model as load_model
     from nasenv.deployment.export import predict as predict
     from nasenv.envs.env import ArchitectureEnv as ArchitectureEnv
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from nasenv.errors import AgentError as AgentError
     from nasenv.errors import BudgetExhausted as BudgetExhausted
     from nasenv.errors import InputError as InputError
-    from nasenv.evaluators.estimate import Estimate as Estimate
+    from nasenv.evaluators.estimate import EstimateEvaluator as EstimateEvaluator
     from nasenv.evaluators.evaluator import Evaluator as Evaluator
     from nasenv.evaluators.synthetic import SyntheticEvaluator as SyntheticEvaluator
     from nasenv.evaluators.table import TableEvaluator as TableEvaluator

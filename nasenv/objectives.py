@@ -52,7 +52,7 @@ class Objective(Configurable, ABC):
 
 
 class Score(Objective):
-    """Pays the score itself: the task's metric on validation data, such as accuracy in [0, 1].
+    """Objective whose reward is the score itself: the task's metric on validation data, such as accuracy in [0, 1].
 
     >>> Score().reward(Measurement(0.9))
     0.9
@@ -73,7 +73,7 @@ def is_score(objective: Objective) -> bool:
 
 
 class ScoreWithinCost(Objective):
-    """Pays the score times (metric / target)^exponent if the metric exceeds its target, else the score.
+    """Objective whose reward is the score, times (metric / target)^exponent if the metric exceeds its target.
 
     The objective of MnasNet with a hard target (Tan et al. 2019, https://arxiv.org/abs/1807.11626, equation 2 with
     alpha = 0): an architecture within the target is paid its score, one above it less and less.

@@ -12,7 +12,7 @@ import torch
 
 from nasenv.cluster.worker import Reply, Worker
 from nasenv.errors import InputError
-from nasenv.evaluators.estimate import Estimate
+from nasenv.evaluators.estimate import EstimateEvaluator
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator, worth_retrying
 from nasenv.training.trainer import resolve_precision
@@ -79,7 +79,7 @@ def machine_settings(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
     Raises:
         InputError: it asks for another device than it is given, or there is no such.
     """
-    if isinstance(evaluator, Estimate):
+    if isinstance(evaluator, EstimateEvaluator):
         return machine_settings(evaluator.inner, gpu)
     if not isinstance(evaluator, TrainingEvaluator):
         return {}
@@ -95,7 +95,7 @@ def machine_settings(evaluator: Evaluator, gpu: bool) -> Mapping[str, str]:
 def in_process(evaluator: Evaluator, settings: Mapping[str, str]) -> Evaluator:
     """Return a copy of the evaluator that trains in its own process with these settings, on the CPU or first GPU."""
     other = copy(evaluator)
-    if isinstance(other, Estimate):
+    if isinstance(other, EstimateEvaluator):
         other.inner = in_process(other.inner, settings)
     if isinstance(other, TrainingEvaluator):
         other.devices = ("cuda:0" if settings["devices"] == "cuda" else "cpu",)

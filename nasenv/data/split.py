@@ -14,7 +14,10 @@ from nasenv.errors import InputError
 
 @dataclass(frozen=True)
 class Split:
-    """Holds inputs (n, *shape) float32 and targets: classes (n,) int64, or numbers (n, targets) float32."""
+    """One of the three parts of a data set: inputs (n, *shape) float32 and targets.
+
+    Targets are classes, (n,) int64, or numbers, (n, targets) float32.
+    """
 
     inputs: Tensor
     targets: Tensor

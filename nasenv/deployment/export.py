@@ -43,7 +43,7 @@ _ENCODING_NOTE = "network and program take (x - mean) / std, float32, by the fir
 
 
 @dataclass(frozen=True)
-class Exported:
+class LoadedModel:
     """Holds a trained network that was loaded, on the CPU in evaluation mode, with what its use requires.
 
     Args:
@@ -103,7 +103,7 @@ def save_model(
     _save_program(directory / PROGRAM, model, space.task.shape)
 
 
-def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = None) -> Exported:
+def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = None) -> LoadedModel:
     """Return the model that ``save_model`` wrote: it is rebuilt and given its weights; the program is not read.
 
     The files need not be trusted: they choose no code that runs. A space that comes with nasenv is made again from its
@@ -129,7 +129,7 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
         if type(made).__module__.startswith(f"{nasenv.spaces.__name__}."):
             _check_size(made, architecture, weights)
         encoding = Encoding.from_json(description["encoding"])
-        exported = Exported(_built(made, architecture), made, architecture, encoding)
+        exported = LoadedModel(_built(made, architecture), made, architecture, encoding)
         expected = torch.tensor(description["probe"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -146,7 +146,7 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
     return exported
 
 
-def predict(exported: Exported, raw: ArrayLike | Tensor) -> NDArray[np.float32]:
+def predict(exported: LoadedModel, raw: ArrayLike | Tensor) -> NDArray[np.float32]:
     """Return a loaded model's predictions for inputs in the user's units.
 
     Args:

@@ -12,7 +12,7 @@ from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Measurement, Trial
 
 
-class Estimate(Evaluator):
+class EstimateEvaluator(Evaluator):
     """Estimates architectures during a search; an inner evaluator measures those that are checked or final.
 
     A subclass implements `estimate`. Its scores may be in any unit, higher is better: they rank, and are never shown

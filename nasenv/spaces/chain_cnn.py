@@ -29,7 +29,7 @@ _IDENTITY: _Layer = (OPERATIONS.index("identity"), 0, 0, 0)  # changes nothing: 
 
 
 class ChainCNN(SearchSpace):
-    """Defines chains of 1 to ``max_layers`` layers; the depth is chosen first, then layer by layer.
+    """Search space of chains of 1 to ``max_layers`` layers; the depth is chosen first, then layer by layer.
 
     ## Decisions
 

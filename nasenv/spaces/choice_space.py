@@ -27,7 +27,7 @@ _MOST_JOINED = 64  # the most axes of a NumPy array
 
 
 class ChoiceSpace(SearchSpace):
-    """Defines a space of named choices and constraints, for networks of the user's own.
+    """Search space of named choices and constraints, for networks of the user's own.
 
     ==========  ===============================  ==========================================
     step        decision                         choices

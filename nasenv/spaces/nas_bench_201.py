@@ -30,7 +30,7 @@ _TEXT = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"
 
 
 class NASBench201(SearchSpace):
-    """Defines the 15,625 cells of NAS-Bench-201 (Dong & Yang 2020, https://arxiv.org/abs/2001.00326).
+    """Search space of the 15,625 cells of NAS-Bench-201 (Dong & Yang 2020, https://arxiv.org/abs/2001.00326).
 
     A cell has four nodes: node 0 is its input, node 3 its output, and a node is the sum of what its incoming
     edges bring from earlier nodes.

@@ -31,7 +31,7 @@ OPERATIONS = ("gat", "gcn", "gin", "cheb", "sage", "arma", "graph", "fc", "skip"
 
 
 class NASBenchGraph(SearchSpace):
-    """Defines the 26,206 networks of NAS-Bench-Graph (Qin et al. 2022, https://arxiv.org/abs/2206.09166).
+    """Search space of the 26,206 networks of NAS-Bench-Graph (Qin et al. 2022, https://arxiv.org/abs/2206.09166).
 
     A network has four nodes. Each reads the input or one earlier node; the nodes that no other reads make the output.
 

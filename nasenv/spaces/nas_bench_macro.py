@@ -22,7 +22,7 @@ _FIRST = {stage.start for stage in STAGES}
 
 
 class NASBenchMacro(SearchSpace):
-    """Defines the 6,561 networks of NAS-Bench-Macro (Su et al. 2021, https://arxiv.org/abs/2103.11922).
+    """Search space of the 6,561 networks of NAS-Bench-Macro (Su et al. 2021, https://arxiv.org/abs/2103.11922).
 
     ========  ==========================  ==================================================================
     step      decision                    choices

@@ -13,7 +13,7 @@ from nasenv.trial import Architecture
 
 
 class SyntheticSpace(SearchSpace):
-    """Defines chains of layers, each an operation and a width, scored by `SyntheticEvaluator` with a known optimum.
+    """Search space of chains of layers, each an operation and a width, scored by `SyntheticEvaluator`; the best is known.
 
     ============  ===========================  ================================================
     step          decision                     choices

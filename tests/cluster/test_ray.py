@@ -22,7 +22,7 @@ from nasenv.cluster.connection import JobResources
 from nasenv.cluster.evaluator_worker import in_process, machine_settings
 from nasenv.cluster.ray_evaluator import RayEvaluator
 from nasenv.errors import InputError
-from nasenv.evaluators.estimate import Estimate
+from nasenv.evaluators.estimate import EstimateEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.records.replay import CompletionOrder
 from nasenv.search.budget import Budget
@@ -363,7 +363,7 @@ def test_training_where_no_gpu_is_given_refuses_devices_that_are_one(monkeypatch
         RayEvaluator(SPACE, inner, gpus_per_evaluation=0.5)
 
 
-class Small(Estimate):
+class Small(EstimateEvaluator):
     """Prefers few parameters."""
 
     def fingerprint(self):

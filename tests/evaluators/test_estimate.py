@@ -5,7 +5,7 @@ import pytest
 from nasenv.agents import RandomSearch
 from nasenv.configuration import digest
 from nasenv.errors import InputError
-from nasenv.evaluators.estimate import Estimate
+from nasenv.evaluators.estimate import EstimateEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.results.conclude import conclude
 from nasenv.search.budget import Budget
@@ -18,7 +18,7 @@ SPACE = ChainCNN(max_layers=2, widths=(8,))
 A, B = SPACE.from_text("conv3x8"), SPACE.from_text("conv5x8|max_pool3")
 
 
-class BySize(Estimate):
+class BySize(EstimateEvaluator):
     """The more parameters the better, in a unit of its own."""
 
     def __init__(self, space, inner):
