@@ -13,7 +13,7 @@ from nasenv.trial import Architecture
 
 
 class SyntheticSpace(SearchSpace):
-    """Search space of chains of layers, each an operation and a width, scored by `SyntheticEvaluator`; the best is known.
+    """Search space of chains of layers, an operation and a width each; `SyntheticEvaluator` scores them.
 
     ============  ===========================  ================================================
     step          decision                     choices
