@@ -138,7 +138,7 @@ BROKEN = np.where(np.arange(30)[:, None, None] == 17, np.nan, GOOD["x"].astype(f
         ({**GOOD, "y": np.minimum(np.arange(30), 1)}, "class '0' has 1"),
         ({**GOOD, "x_test": GOOD["x"], "y_test": GOOD["y"] + 1}, "10 labels that no training sample has, 3 first"),
         ({**GOOD, "x_test": GOOD["x"], "y_test": GOOD["y"].astype(str)}, "labels of x_test .* are <U"),
-        ({**GOOD, "x": BROKEN}, "1 of 30 images .* first is image 17"),
+        ({**GOOD, "x": BROKEN}, "1 of 30 images, the first is image 17"),
         ({**GOOD, "x": BROKEN.astype(str)}, "must hold numbers"),
         ({**GOOD, "x": np.full((30, 4, 4), 1e300)}, "30 of 30 images"),
         ({**GOOD, "x": GOOD["x"][:, :3, :3]}, r"at least 4x4, got shape \(30, 1, 3, 3\)"),
