@@ -12,6 +12,7 @@ from torch import nn
 
 from nasenv.agents.agent import Agent
 from nasenv.configuration import digest
+from nasenv.errors import counted
 from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.records.replay import CompletionOrder
 from nasenv.search.budget import Budget
@@ -124,7 +125,7 @@ class AgentContract:
         """Check this also for a budget below a batch, in a space whose masks forbid some choices."""
         for evaluations in (1, 2, _EVALUATIONS):
             search = self._searched(evaluations=evaluations)
-            assert search.ended == f"the budget of {evaluations} evaluations is used up", search.ended
+            assert search.ended == f"the budget of {counted(evaluations, 'evaluation')} is used up", search.ended
             assert len(search.history) == evaluations
             assert all(search.space.check(o.architecture) for o in search.history)
 
