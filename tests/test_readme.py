@@ -17,7 +17,7 @@ from tests.fakes import SHORT_EPISODES
 from tests.test_imports import ORDER
 
 ROOT = Path(__file__).parent.parent
-MOST_LINES = {"README.md": 180, "BENCHMARKS.md": 150}
+MOST_LINES = {"README.md": 180, "BENCHMARKS.md": 175}
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for folder in ("nasenv", "agents", "scripts", "tests", "runs", ".")

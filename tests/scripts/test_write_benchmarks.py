@@ -68,7 +68,7 @@ def test_the_pages_are_what_the_script_writes(capsys):
 
 def test_headlines_are_short_and_lead_to_all_detail():
     page = (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
-    assert page.count("\n") <= 150
+    assert page.count("\n") <= 175
     assert {str(path.relative_to(ROOT)) for path in DETAIL} == set(re.findall(r"scripts/measured/\w+/README.md", page))
 
 
@@ -89,7 +89,7 @@ def test_a_page_has_the_newest_record_of_a_device_and_the_history(folder):
     assert not (folder / "bench_env" / "README.md").exists()
     assert write(folder) == 0
     page = (folder / "bench_env" / "README.md").read_text()
-    assert page.startswith("# How many decisions a second the vector environment takes on a table")
+    assert page.startswith("# Measures decisions a second of the vector environment on a table")
     assert "`.venv/bin/python scripts/benchmarks/bench_env.py --keep`" in page
     assert "| digits | 4.25 |\n| long | 1,550 |" in page
     assert "| digits | 3.25 |" not in page
@@ -118,6 +118,22 @@ def test_headlines_of_records(folder):
     assert "\n\nMore.\n<!-- bench_env: table Speed -->\n| work; Speed (a CPU, 2026-11-25) | ratio |" in page
     assert page.endswith("| PPO | 0.9 | 0.7 |\n| DQN | 0.8 | - |\n")
     assert "old" not in page
+
+
+def test_goals_of_what_may_not_be_measured_yet(folder):
+    (folder / "B.md").write_text("<!-- gpu_decide: goals, once measured -->\n\nMore.\n")
+    assert write(folder) == 0
+    page = "<!-- gpu_decide: goals, once measured -->\n| gpu_decide: nothing is measured yet |\n| --- |\n\nMore.\n"
+    assert (folder / "B.md").read_text() == page
+    (folder / "elsewhere.json").write_text(
+        json.dumps(record("2026-12-01T10:00", "A GPU") | {"benchmark": "gpu_decide"})
+    )
+    assert write(folder, "--add", folder / "elsewhere.json") == 0
+    head, rule, first = (folder / "B.md").read_text().splitlines()[1:4]
+    assert head.startswith("| [gpu_decide](scripts/measured/gpu_decide/README.md) (A GPU, 2026-12-01) | measured |")
+    assert (rule, first) == ("| --- | --- | --- | --- |", "| times, at least 2 | 3.25 | 2 to 1,550, n = 7 | yes |")
+    assert (folder / "gpu_decide" / "2026-12-01-a-gpu.json").exists()
+    assert "scripts/benchmarks/gpu_decide.py --keep" in (folder / "gpu_decide" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"benchmark": "bench_env"}'])
