@@ -10,6 +10,7 @@ for each training.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from scripts.benchmarks.bench_problems import PROBLEMS
 from scripts.benchmarks.bench_training import GOAL_POINTS, GPU_AIM, GPU_GOAL, Contest, mean_std
 from scripts.benchmarks.gpu_steps import Figures, Step, check, memory_mib
 
+_ROOMS, _MARK = ("tests/training", "tests/evaluators"), "@pytest.mark.gpu"  # whole rooms take long to import
 _OUTCOMES = ("passed", "failed", "error", "skipped")
 _MORE_MIB = 64  # that trainings may need after the first quarter, among them larger networks
 
@@ -37,9 +39,10 @@ class _Sizes:
     pairs: int
     loader_workers: tuple[int, ...]
     epochs: int
+    batch_size: int
 
 
-_SIZES = {"cuda": _Sizes(40, 20, 4, 4, 2, (LOADER_WORKERS, 0), 5), "cpu": _Sizes(8, 2, 1, 1, 1, (0,), 1)}
+_SIZES = {"cuda": _Sizes(40, 20, 4, 4, 2, (LOADER_WORKERS, 0), 5, 64), "cpu": _Sizes(8, 2, 1, 1, 1, (0,), 1, 512)}
 
 
 class _Outcomes:
@@ -54,7 +57,8 @@ def tests(device: str) -> Iterator[tuple[str, Any]]:
     """Yield the number of tests by outcome; on a processor all are skipped."""
     outcomes = _Outcomes()
     options = ["-m", "gpu", "-v", "-rfE", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=40"]
-    code = pytest.main([*options, "tests/training", "tests/evaluators"], plugins=[outcomes])
+    files = [str(path) for room in _ROOMS for path in sorted(Path(room).glob("test_*.py")) if _MARK in path.read_text()]
+    code = pytest.main([*options, *files], plugins=[outcomes])
     yield from outcomes.counts.items()
     if code != pytest.ExitCode.OK:
         raise SystemExit(int(code))
@@ -68,7 +72,7 @@ def memory(device: str) -> Iterator[tuple[str, Any]]:
     architectures = [space.reference(), *space.sample(sizes.trainings - 1, np.random.default_rng(0))]
     for i, architecture in enumerate(architectures):
         began = time.perf_counter()
-        trained = trainer.run(Job(Trial(architecture), Recipe(sizes.epochs, 64), i))
+        trained = trainer.run(Job(Trial(architecture), Recipe(sizes.epochs, sizes.batch_size), i))
         seconds = time.perf_counter() - began
         if i + 1 in (1, sizes.trainings // 4, sizes.trainings) or trained.error is not None:
             yield (
@@ -91,7 +95,7 @@ def accuracy(device: str) -> Iterator[tuple[str, Any]]:
     trials = [Trial(a, seed=seed) for a in architectures for seed in range(sizes.seeds)]
     percents = {}
     for name, where in (("processor", "cpu"), ("device", device)):
-        with TrainingEvaluator(space, data, epochs=sizes.epochs, devices=where) as evaluator:
+        with TrainingEvaluator(space, data, sizes.epochs, sizes.batch_size, devices=where) as evaluator:
             scores = [100 * (m.score or 0.0) for m in evaluator.measure(trials)]
         percents[name] = np.array(scores).reshape(len(architectures), sizes.seeds).mean(1)
         yield name, {"percent": percents[name].tolist(), "not_captured": dict(evaluator.eager)}
@@ -102,7 +106,7 @@ def plain_loop(device: str) -> Iterator[tuple[str, Any]]:
     """Yield how many times as fast as the plain loop we are, by its number of loader workers."""
     sizes, problem = _SIZES[device], PROBLEMS["digits"]()
     architectures = problem.architectures(sizes.architectures)
-    length = {"epochs": sizes.epochs, "batch_size": problem.batch_size}
+    length = {"epochs": sizes.epochs, "batch_size": sizes.batch_size}
     for workers in sizes.loader_workers:
         with TrainingEvaluator(problem.space, problem.data, devices=device, **length) as evaluator:
             pairs = Contest(problem, evaluator, workers).pairs(architectures, sizes.pairs)

@@ -277,9 +277,9 @@ def _precisions(times: Figures, network: str) -> tuple[list[float], list[float]]
 
 
 def _ratio(what: str, of: tuple[Sequence[float], Sequence[float]], least: float) -> Figures | None:
-    """Return the goal that a ratio is large enough; None where a part of it was not measured."""
-    (above, below) = of
-    if not above or not below:
+    """Return the goal that a ratio is large enough; None where a part of it was not measured, or nothing came out."""
+    above, below = of
+    if not above or not below or not below[0]:
         return None
     value = above[0] / below[0]
     return goal(what, value, value >= least, asked=f"at least {least:g}")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -66,7 +67,7 @@ def multi_process_service() -> Iterator[None]:
         pipe.mkdir()
         log.mkdir()
         with mock.patch.dict(os.environ, {_PIPE: str(pipe), "CUDA_MPS_LOG_DIRECTORY": str(log)}):
-            service = subprocess.Popen([program, "-f"])
+            service = subprocess.Popen([program, "-f"], start_new_session=True)
             try:
                 time.sleep(_STARTING_SECONDS)
                 yield
@@ -81,7 +82,8 @@ def _quit(program: str, service: "subprocess.Popen[bytes]") -> None:
     with suppress(subprocess.TimeoutExpired):
         subprocess.run([program], input="quit\n", text=True, timeout=_ENDING_SECONDS, check=False)
         service.wait(_ENDING_SECONDS)
-    service.kill()
+    with suppress(ProcessLookupError):  # it has ended, and its server with it
+        os.killpg(service.pid, signal.SIGKILL)
     service.wait()
 
 
@@ -94,6 +96,7 @@ def _rate(device: str, n: int, sizes: _Sizes) -> Figures:
         total = n + max(sizes.trainings, n * sizes.each)
         trials = [Trial(architectures[i % len(architectures)], seed=i) for i in range(total)]
         began = time.perf_counter()
+        evaluator.start()
         evaluator.measure(trials[:n])
         started, before = time.perf_counter(), dict(evaluator.worker_seconds)
         measured = evaluator.measure(trials[n:])
@@ -101,11 +104,12 @@ def _rate(device: str, n: int, sizes: _Sizes) -> Figures:
         parts = {part: spent - before.get(part, 0.0) for part, spent in evaluator.worker_seconds.items()}
         memory = memory_mib(device) if device == "cuda" else None
         not_captured = dict(evaluator.eager)
+    scores = [m.score for m in measured if m.score is not None]
     return {
-        "trainings_per_second": len(measured) / seconds,
+        "trainings_per_second": len(scores) / seconds,
         "trainings": len(measured),
         "start_seconds": started - began,
-        "percent": 100 * float(np.mean([m.score for m in measured if m.score is not None] or [0.0])),
+        "percent": 100 * float(np.mean(scores or [0.0])),
         "ms_of_a_training": {part: 1e3 * spent / len(measured) for part, spent in parts.items()},
         "memory_mib": memory,
         "failed": sorted({m.error for m in measured if m.error is not None}),

@@ -4,6 +4,7 @@ import argparse
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -60,6 +61,7 @@ def check(description: str, steps: Mapping[str, Step], summary: Callable[[Figure
         failed.extend(name for name, row in rows.items() if row["exit_code"] != 0)
         return {"steps": rows, **figures, "tables": [_table(rows)], "summary": summary(figures)}
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
     run(parser, measure)
     parser.exit(int(bool(failed)))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.benchmarks.gpu_processes import multi_process_service
 from scripts.benchmarks.gpu_steps import Step, _run
 
 ROOT = Path(__file__).parents[2]
@@ -69,3 +70,33 @@ def test_a_step_that_fails_or_hangs_leaves_what_it_measured(monkeypatch):
         figures, told = _run("one", Step(measure, seconds), "cpu")
         assert figures == {"before": "cpu"}
         assert told["exit_code"] == code
+
+
+SERVICE = """#!/usr/bin/env bash
+if [ "${1:-}" = -f ]; then
+    echo "$CUDA_MPS_PIPE_DIRECTORY $$" >SAID
+    until [ -e "$CUDA_MPS_PIPE_DIRECTORY/quit" ]; do sleep 0.1; done
+    echo ended >>SAID
+elif read -r word && [ "$word" = quit ]; then
+    WHAT
+fi
+"""
+
+
+@pytest.mark.parametrize(("what", "lines"), [('touch "$CUDA_MPS_PIPE_DIRECTORY/quit"', 2), ("true", 1)])
+def test_the_service_has_a_folder_of_its_own_and_is_ended(what, lines, tmp_path, monkeypatch):
+    program, said = tmp_path / "nvidia-cuda-mps-control", tmp_path / "said"
+    program.write_text(SERVICE.replace("SAID", str(said)).replace("WHAT", what))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with multi_process_service():
+        folder = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
+        assert Path(folder).is_dir()
+        for _ in range(300):  # until it is there
+            time.sleep(0 if said.exists() else 0.1)
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    first, *rest = said.read_text().splitlines()
+    place, pid = first.split()
+    assert (place, len(rest) + 1) == (folder, lines)
+    assert not Path(folder).exists()
+    assert not Path(f"/proc/{pid}").exists()
