@@ -122,7 +122,8 @@ def plain_loop(device: str) -> Iterator[tuple[str, Any]]:
 
 def summary(figures: Figures) -> Figures:
     """Print tables and goals of what was measured, and return them."""
-    tables = [_memory_table(figures.get("memory", {})), _plain_table(figures.get("plain loop", {}))]
+    makers = {"memory": _memory_table, "plain loop": _plain_table}
+    tables = [make(figures[name]) for name, make in makers.items() if figures.get(name)]
     return {"tables": tables, "goals": _goals(figures)}
 
 
