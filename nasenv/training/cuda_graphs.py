@@ -16,7 +16,7 @@ from nasenv.training.devices import is_out_of_memory
 CAPTURE_FAILED = "its capture failed"  # how the reason begins after which the process is not to be trusted
 _WARM_UP = 2  # calls on a side stream: libraries allocate what they keep and choose algorithms; the last is watched
 _WAITED = "called a synchronizing CUDA operation"  # PyTorch's warning
-_WORTH_CAPTURING = 16  # calls, from which on the capture costs less than it saves; not yet measured
+WORTH_CAPTURING = 16  # calls, from which on the capture costs less than it saves; not yet measured
 _log = logging.getLogger("nasenv")
 
 
@@ -40,8 +40,8 @@ class GraphedFunction:
         self.eager: str | None = None
         if device.type != "cuda":
             self.eager = "no GPU"
-        elif calls < _WORTH_CAPTURING:
-            self.eager = f"fewer than {_WORTH_CAPTURING} steps"
+        elif calls < WORTH_CAPTURING:
+            self.eager = f"fewer than {WORTH_CAPTURING} steps"
 
     def __call__(self) -> None:
         """Call the function, or replay its graph."""

@@ -66,10 +66,10 @@ def setting(device: str = "cpu") -> dict[str, str]:
     }
 
 
-def kept_at(record: Mapping[str, Any]) -> Path:
+def kept_at(record: Mapping[str, Any], folder: Path = MEASURED) -> Path:
     """Return the path of a benchmark's record: there is one for each day and device, and the last is kept."""
     device = re.sub(r"[^a-z0-9]+", "-", record["setting"]["device"].lower()).strip("-")
-    return MEASURED / record["benchmark"] / f"{record['setting']['date'][:10]}-{device}.json"
+    return folder / record["benchmark"] / f"{record['setting']['date'][:10]}-{device}.json"
 
 
 def _gpus() -> str:

@@ -11,7 +11,9 @@
 | goals | the goals of the newest record, each with its spread and n |
 | table TITLE | the newest one whose title holds this text |
 | column HEAD of TITLE | this column of all those tables side by side, a row for each name in their first columns |
+| goals, once measured | the goals with a link to the page; where there is no record, that nothing is measured |
 
+``--add FILE`` first copies records that ``--json`` wrote, as on another machine, to where ``--keep`` would have.
 ``--check`` writes nothing, and exits with 1 where a page is not what would be written.
 """
 
@@ -24,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from nasenv import InputError
-from scripts.benchmarks.bench import spread
+from scripts.benchmarks.bench import kept_at, spread
 
 SCRIPTS = Path(__file__).parents[1]
 MEASURED = SCRIPTS / "measured"
 PAGE = Path(__file__).parents[2] / "BENCHMARKS.md"
 MARK = "<!-- From here on this page is written by scripts/benchmarks/write_benchmarks.py. -->"
+_ONCE_MEASURED = "goals, once measured"
 _HEADLINE = re.compile(r"<!-- (\w+): (.+) -->\n(?:\|.*\n)*")
 Record = Mapping[str, Any]
 Table = Mapping[str, Any]
@@ -41,7 +44,8 @@ def pages(folder: Path, headlines: Path) -> dict[Path, str]:
     Raises:
         InputError: a record is damaged, or a mark asks for what no record has.
     """
-    records = sorted(map(read, sorted(folder.glob("*/*.json"))), key=lambda record: record["setting"]["date"])
+    kept = [read(path, path.parent.name) for path in sorted(folder.glob("*/*.json"))]
+    records = sorted(kept, key=lambda record: record["setting"]["date"])
     texts = {headlines: with_headlines(headlines.read_text(encoding="utf-8"), records)}
     for name in dict.fromkeys(record["benchmark"] for record in records):
         path = folder / name / "README.md"
@@ -50,15 +54,19 @@ def pages(folder: Path, headlines: Path) -> dict[Path, str]:
     return texts
 
 
-def read(path: Path) -> Record:
+def read(path: Path, name: str | None) -> Record:
     """Return what a benchmark measured.
+
+    Args:
+        path: of the record.
+        name: of the benchmark; None for any.
 
     Raises:
         InputError: the file is none that a benchmark wrote.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["benchmark"] != path.parent.name:
+        if name not in (None, record["benchmark"]):
             raise ValueError("a benchmark of another name")
         _newest(record), _history([record]), _goals(record)  # all that pages show
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -107,7 +115,9 @@ def _headline(name: str, what: str, records: Sequence[Record]) -> str:
     kind, _, named = what.partition(" ")
     column, _, text = named.rpartition(" of ") if kind == "column" else ("", "", named)
     titled = _titled(text, own)
-    if kind == "goals" and own:
+    if what == _ONCE_MEASURED:
+        return _readable(_linked_goals(name, own))
+    if what == "goals" and own:
         return _readable(_goals(own[-1]))
     if kind == "column" and titled:
         return _readable(_side_by_side(column, titled))
@@ -116,6 +126,13 @@ def _headline(name: str, what: str, records: Sequence[Record]) -> str:
         first, *heads = table["heads"]
         return _readable(_table([f"{first}; {title}", *heads], table["rows"]))
     raise InputError(f"BENCHMARKS.md: no record of {name} has what <!-- {name}: {what} --> asks for")
+
+
+def _linked_goals(name: str, own: Sequence[Record]) -> str:
+    """Return the goals of the newest record below a link to its page, or a line that nothing is measured."""
+    if not own:
+        return f"| {name}: nothing is measured yet |\n| --- |"
+    return _goals(own[-1]).replace("| goal (", f"| [{name}](scripts/measured/{name}/README.md) (", 1)
 
 
 def _titled(text: str, records: Sequence[Record]) -> dict[str, Table]:
@@ -230,14 +247,25 @@ def _readable(text: str) -> str:
     return re.sub(r"\d(?:\.\d+)?e\+\d+", lambda number: f"{float(number[0]):,.0f}", text)
 
 
+def _add(path: Path, folder: Path) -> None:
+    """Copy a benchmark's record to where it is kept."""
+    record = read(path, None)
+    kept = kept_at(record, folder)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Write the pages, or check them, as the command line says; bad input exits with 2."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page would change")
+    parser.add_argument("--add", nargs="+", type=Path, default=[], metavar="FILE", help="records to be kept first")
     parser.add_argument("--page", type=Path, default=PAGE, help="of the headlines; default: BENCHMARKS.md")
     parser.add_argument("--measured", type=Path, default=MEASURED, help="default: scripts/measured")
     arguments = parser.parse_args(words)
     try:
+        for path in arguments.add:
+            _add(path, arguments.measured)
         texts = pages(arguments.measured, arguments.page)
         changed = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
         if arguments.check:

@@ -120,6 +120,22 @@ def test_headlines_of_records(folder):
     assert "old" not in page
 
 
+def test_goals_of_what_may_not_be_measured_yet(folder):
+    (folder / "B.md").write_text("<!-- gpu_decide: goals, once measured -->\n\nMore.\n")
+    assert write(folder) == 0
+    page = "<!-- gpu_decide: goals, once measured -->\n| gpu_decide: nothing is measured yet |\n| --- |\n\nMore.\n"
+    assert (folder / "B.md").read_text() == page
+    (folder / "elsewhere.json").write_text(
+        json.dumps(record("2026-12-01T10:00", "A GPU") | {"benchmark": "gpu_decide"})
+    )
+    assert write(folder, "--add", folder / "elsewhere.json") == 0
+    head, rule, first = (folder / "B.md").read_text().splitlines()[1:4]
+    assert head.startswith("| [gpu_decide](scripts/measured/gpu_decide/README.md) (A GPU, 2026-12-01) | measured |")
+    assert (rule, first) == ("| --- | --- | --- | --- |", "| times, at least 2 | 3.25 | 2 to 1,550, n = 7 | yes |")
+    assert (folder / "gpu_decide" / "2026-12-01-a-gpu.json").exists()
+    assert "scripts/benchmarks/gpu_decide.py --keep" in (folder / "gpu_decide" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"benchmark": "bench_env"}'])
 def test_a_damaged_file_is_refused_in_one_line(folder, text, capsys):
     (folder / "bench_env" / "bad.json").write_text(text)

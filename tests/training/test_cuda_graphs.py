@@ -265,7 +265,7 @@ def test_a_captured_training_is_the_eager_one(optimizer, monkeypatch):
     data = load_dataset("digits").to(device)
     curves = {}
     for worth in (0, 10**9):
-        monkeypatch.setattr("nasenv.training.cuda_graphs._WORTH_CAPTURING", worth)
+        monkeypatch.setattr("nasenv.training.cuda_graphs.WORTH_CAPTURING", worth)
         with seeded(0, device):
             model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.0), nn.Linear(32, 10)).to(
                 device
