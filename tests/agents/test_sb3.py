@@ -1,5 +1,7 @@
 """Untouched algorithms of Stable-Baselines3 and sb3-contrib on a registered environment."""
 
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def test_untouched_algorithms_learn(algorithm):
     rewards = []
     env.get_wrapper_attr("search").callbacks.append(lambda _, outcome: rewards.append(outcome.reward))
     policy = "MlpLstmPolicy" if algorithm is sb3_contrib.RecurrentPPO else "MlpPolicy"
-    settings = SHORT_EPISODES[algorithm.__name__]
+    settings = copy.deepcopy(SHORT_EPISODES[algorithm.__name__])  # algorithms add to policy_kwargs
     algorithm(policy, env, seed=0, device="cpu", **settings).learn(ARCHITECTURES * SPACE.num_decisions)
     first, last = np.array(rewards[:PART]), np.array(rewards[-PART:])
     margin = 3 * np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / PART)
