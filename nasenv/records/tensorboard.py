@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from tensorboard.compat.proto.attr_value_pb2 import AttrValue
@@ -30,9 +30,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import fx, nn
 
 from nasenv.files import open_again, writing
-from nasenv.plots import Figure, choice_shares, draw_diagram, to_png
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture, Outcome
+
+if TYPE_CHECKING:
+    from nasenv.plots import Figure
 
 MEAN_OF = 32  # scores, the last ones, in the mean score
 _HISTOGRAM_OF = 10  # evaluations or more
@@ -41,17 +43,17 @@ _CHARTS: dict[str, dict[str, tuple[str, ...]]] = {  # of CUSTOM SCALARS: categor
         "best and mean score": ("evaluation/best_val_", "evaluation/mean_val_"),
         "share of proposals that are repeats": ("search/repeat_share",),
     },
+    "cost": {
+        "training seconds so far": ("search/train_seconds",),
+        "training seconds of each evaluation": ("measurement/train_seconds",),
+        "parameters of each evaluation": ("measurement/params",),
+    },
     "policy": {
         "entropy loss (entropy times -1)": ("train/entropy_loss",),
         "KL divergence to the policy before the update": ("train/approx_kl",),
         "clip fraction": ("train/clip_fraction",),
         "explained variance of the value function": ("train/explained_variance",),
         "value loss": ("train/value_loss",),
-    },
-    "cost": {
-        "training seconds so far": ("search/train_seconds",),
-        "training seconds of each evaluation": ("measurement/train_seconds",),
-        "parameters of each evaluation": ("measurement/params",),
     },
 }
 
@@ -74,7 +76,7 @@ class TensorBoardWriter:
     | ``search/choice_shares`` | what was chosen over time, a picture | evaluation |
     | the tags given to ``scalars``, ``curve`` | an agent's own figures, learning curves | as given, the epoch |
     | the tags given to ``text``, ``figure`` | configuration, the winner | 0 |
-    | CUSTOM SCALARS | charts of search, policy and cost, see ``layout`` | evaluation |
+    | CUSTOM SCALARS | charts of search, cost and policy, see ``layout`` | evaluation |
     | HPARAMS, GRAPHS | configuration beside final metrics, the winner's graph | |
 
     TensorBoard sorts groups, and tags within them, by their names: scores come first, and what has one value, the
@@ -168,6 +170,8 @@ class TensorBoardWriter:
 
     def figure(self, tag: str, figure: Figure, step: int = 0) -> None:
         """Write a picture; pictures of one tag and several steps have a slider."""
+        from nasenv.plots import to_png
+
         png = to_png(figure)
         width, height = struct.unpack(">II", png[16:24])  # where a PNG file says it
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
@@ -177,6 +181,8 @@ class TensorBoardWriter:
         """Write the picture of the incumbent with its score; return whether it is another than in the last one."""
         if best is None or best.measurement.score is None or best.evaluation == self._drawn:
             return False
+        from nasenv.plots import draw_diagram  # matplotlib takes half a second to import
+
         self._drawn = best.evaluation
         title = f"validation {space.task.metric} {space.task.shown(best.measurement.score)}"
         self.figure("incumbent/architecture", draw_diagram(space.diagram(best.architecture), title), step)
@@ -184,6 +190,8 @@ class TensorBoardWriter:
 
     def choice_shares(self, space: SearchSpace, architectures: Sequence[Architecture]) -> None:
         """Write the picture of what was chosen in the evaluations so far; nothing before the first."""
+        from nasenv.plots import choice_shares
+
         if architectures:
             self.figure("search/choice_shares", choice_shares(space, architectures), len(architectures))
 

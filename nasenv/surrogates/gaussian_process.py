@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from nasenv.errors import InputError
 from nasenv.spaces.space import SearchSpace
@@ -224,6 +223,8 @@ def _normal_scores(values: Sequence[float]) -> NDArray[np.float64]:
     """
     ordered = np.sort(values)
     below, not_above = (ordered.searchsorted(values, side) for side in ("left", "right"))
+    from scipy.special import ndtri  # which takes a quarter of a second to import
+
     scores: NDArray[np.float64] = ndtri((below + not_above) / (2 * len(values)))
     return scores
 

@@ -168,13 +168,13 @@ def test_best_architecture_is_drawn_when_it_has_changed_at_gaps_that_double(sear
         assert pictures[step] == to_png(draw_diagram(space.diagram(entries[best - 1]["architecture"]), title))
 
 
-def test_custom_scalars_tell_of_search_policy_and_cost(searched):
+def test_custom_scalars_tell_of_search_cost_and_policy(searched):
     page = read(searched)
     tag = custom_scalars.CONFIG_SUMMARY_TAG
     assert page.SummaryMetadata(tag).plugin_data.plugin_name == custom_scalars.PLUGIN_NAME
     (event,) = page.Tensors(tag)
     layout = Layout.FromString(event.tensor_proto.string_val[0])
-    assert [category.title for category in layout.category] == ["search", "policy", "cost"]
+    assert [category.title for category in layout.category] == ["search", "cost", "policy"]
     for category in layout.category:
         for wanted in (tag for chart in category.chart for tag in chart.multiline.tag):
             assert any(re.match(wanted, tag) for tag in page.Tags()["scalars"]), wanted
