@@ -4,6 +4,14 @@ import torch
 from scripts.benchmarks.postgresql_server import programs, server
 
 
+LONGEST = ("test_ray.py", "test_stopping.py", "test_comparison_ray.py", "test_readme.py", "test_soak.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files that take longest first, so that none of them is still at work when all others are done."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Networks as small as those of the tests are slowed down by a second thread, most of all on a busy machine."""

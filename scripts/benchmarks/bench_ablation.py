@@ -17,7 +17,7 @@ from nasenv import Architecture, InputError, TrainingEvaluator
 from nasenv.workers.pool import WorkerPool
 from scripts.benchmarks.bench import at_least, cores, run, shown, spread, table
 from scripts.benchmarks.bench_plain import PlainLoop, Way
-from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
+from scripts.benchmarks.bench_problems import Problem, add_options, selected
 from scripts.benchmarks.bench_training import Contest, timed
 
 _SWITCHES = {
@@ -35,8 +35,7 @@ Step = Callable[[Sequence[Architecture], int], list[float]]  # architectures, se
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print a table for each problem, and return the tables with their figures."""
     figures: dict[str, Any] = {"problems": {}, "tables": []}
-    for name in arguments.problems:
-        problem = PROBLEMS[name]()
+    for problem in selected(arguments):
         with problem.evaluator(arguments.device) as evaluator:
             loop = PlainLoop(problem, evaluator)
             with contextlib.closing(WorkerPool(loop, cores(), timeout_seconds=600.0)) as pool:

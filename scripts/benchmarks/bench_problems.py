@@ -9,7 +9,7 @@ at most as many: larger ones cannot be trained as often as a benchmark must.
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nasenv import Architecture, ChainCNN, Dataset, NASBench201, SearchSpace, TrainingEvaluator, load_dataset
 from scripts.benchmarks.bench import at_least
@@ -104,14 +104,21 @@ def _cells() -> Problem:
 PROBLEMS: dict[str, Callable[[], Problem]] = {"digits": _digits, "mnist5k": _mnist5k, "cells": _cells}
 
 
+def selected(arguments: argparse.Namespace) -> list[Problem]:
+    """Return the problems that the options select, with the epochs that they give."""
+    problems = [PROBLEMS[name]() for name in arguments.problems]
+    return [replace(problem, epochs=arguments.epochs or problem.epochs) for problem in problems]
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that select architectures, problems and device."""
+    """Add the options that select architectures, problems, epochs and device."""
     names = ",".join(PROBLEMS)
     device = "cpu, cuda, cuda:N, or auto: cuda where there is one; default: %(default)s"
     parser.add_argument("--problems", type=_names, default=[*PROBLEMS], help=f"some of {names}; default: all")
     parser.add_argument(
         "--architectures", type=at_least(1), metavar="N", help="the first of each problem; default: all"
     )
+    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="of each training; default: the problem's")
     parser.add_argument("--device", default="auto", help=device)
 
 

@@ -26,7 +26,7 @@ import torch
 from nasenv import Architecture, InputError, Measurement, TrainingEvaluator, Trial
 from scripts.benchmarks.bench import at_least, cores, goal, run, shown, spread, table
 from scripts.benchmarks.bench_plain import LOADER_WORKERS, PlainLoop, Way
-from scripts.benchmarks.bench_problems import PROBLEMS, Problem, add_options
+from scripts.benchmarks.bench_problems import Problem, add_options, selected
 
 GPU_GOAL, GPU_AIM = 6.0, 25.0  # times the plain way
 GOAL_POINTS = -0.5
@@ -96,7 +96,7 @@ def timed(act: Callable[[], Result]) -> tuple[float, Result]:
 
 def measure(arguments: argparse.Namespace) -> Figures:
     """Print the tables of speed, accuracy and distance from the floor; return them with their figures."""
-    problems = [PROBLEMS[name]() for name in arguments.problems]
+    problems = selected(arguments)
     measured: dict[str, Figures] = {}
     for problem in problems:
         architectures = problem.architectures(arguments.architectures)

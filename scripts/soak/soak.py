@@ -30,8 +30,8 @@ class Part(NamedTuple):
 
 
 PARTS = {  # each is a module beside this one
-    "spaces": Part(1_000_000, 18_000),
-    "long": Part(100_000, 4_000, ("EachOnce",)),
+    "spaces": Part(1_000_000, 9_000),
+    "long": Part(100_000, 2_000, ("EachOnce",)),
     "kills": Part(100, 2, ("PPO",)),
     "faults": Part(200, 12),
     "fuzz": Part(100_000, 20),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
-TRAINING = ["--problems", "digits", "--architectures", "2", "--device", "cpu"]
+TRAINING = ["--problems", "digits", "--architectures", "1", "--epochs", "1", "--device", "cpu"]
 
 
 @pytest.mark.parametrize(

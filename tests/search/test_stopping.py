@@ -18,13 +18,13 @@ TRAIN = [
         "--space.max_layers",
         "2",
         "--evaluator.epochs",
-        "4",
+        "2",
         "--evaluator.final_epochs",
         "4",
         "--evaluator.concurrency",
         "2",
     ),
-    *("--budget.evaluations", "24", "--budget.finalists", "2", "--budget.final_seeds", "1", "--cache", "none"),
+    *("--budget.evaluations", "16", "--budget.finalists", "2", "--budget.final_seeds", "1", "--cache", "none"),
 ]
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "train_seconds")
@@ -110,7 +110,7 @@ def goes_on(folder, undisturbed):
 
 @pytest.mark.parametrize(
     ("number", "to_all", "purpose", "count"),
-    [(signal.SIGINT, True, "search", 11), (signal.SIGHUP, True, "search", 3), (signal.SIGTERM, True, "confirm", 1)],
+    [(signal.SIGINT, True, "search", 9), (signal.SIGHUP, True, "search", 3), (signal.SIGTERM, True, "confirm", 1)],
     ids=["Ctrl-C", "SIGHUP", "SIGTERM-in-the-final-training"],
 )
 def test_the_first_signal_lets_what_is_in_flight_finish(number, to_all, purpose, count, undisturbed, tmp_path):
@@ -167,7 +167,7 @@ def test_wall_seconds_and_conclude(undisturbed, tmp_path):
     assert process.returncode == 3
     assert "the budget of 0.3 wall seconds is used up; everything done is saved" in errors
     done = len(lines(folder / "trials.jsonl"))
-    assert 0 < done < 24
+    assert 0 < done < 16
     process = train(folder, "--resume", "conclude")
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors

@@ -252,7 +252,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(script):
     assert len(in_session(process)) >= 4  # itself, the server, two workers, one of them deaf
     process.kill()
     process.wait()
-    assert gone(process, within_seconds=3)
+    assert gone(process, within_seconds=10)
 
 
 def test_no_worker_outlives_a_parent_that_is_killed_while_they_start(script):
