@@ -182,7 +182,7 @@ def test_files_are_the_same_twice_and_parse(tmp_path):
     for folder in "ab":
         svgs = save(drawn(runs), tmp_path / folder, "a/b c")
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == sorted(f"a%2Fb c-{kind}.{suffix}" for kind in NOTES for suffix in ("png", "svg"))
+    assert names == sorted(f"a%2Fb c-{kind}.{suffix}" for kind in NOTES for suffix in ("pdf", "png", "svg"))
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     for kind, svg in svgs.items():
