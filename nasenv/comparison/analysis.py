@@ -56,8 +56,8 @@ def summarise(
             the name ``random``.
     """
     agents = _by_agent(problem, trajectories(runs))
-    if rank_by not in (choices := ("speed", *get_args(Quantity))):
-        raise InputError(f"rank_by must be one of {', '.join(choices)}, got {rank_by!r}")
+    if rank_by not in get_args(RankBy):
+        raise InputError(f"rank_by must be one of {', '.join(get_args(RankBy))}, got {rank_by!r}")
     if random is not None and random not in agents:
         raise InputError(f"random search is said to be {random!r}, but the agents are {', '.join(agents)}")
     sound = {agent: [run for run in all_runs if run.fault is None] for agent, all_runs in agents.items()}

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nasenv.comparison.run import Quantity
 from nasenv.errors import counted
 from nasenv.task import is_share
 
-Criterion = Quantity | Literal["evaluations_to_best", "area"]
+Criterion = Literal["evaluations_to_best", "area", "reward", "val_score", "test_score"]
 """What agents are ranked and tested by: how fast they are, in two units, or a quantity of their last incumbents."""
 
-RankBy = Quantity | Literal["speed"]
+RankBy = Literal["speed", "reward", "val_score", "test_score"]
 """What a user may rank agents by. `speed` is the evaluations to the best reward of the space where it is met, else
 the area under the curve of the best reward so far."""
 

@@ -69,6 +69,7 @@ def problem_tables(summary: Summary, published: PublishedResults | None) -> dict
         "speed": speed_table(summary),
         "best_so_far": best_so_far_table(summary),
         "final": final_table(summary),
+        "cost": cost_table(summary),
         "pairs": pairs_table(summary),
         "published": published_table(summary, published) if published else TextTable([], []),
         "faults": faults_table(summary),
@@ -95,7 +96,7 @@ def standings_table(summary: Summary) -> TextTable:
 
 
 def speed_table(summary: Summary) -> TextTable:
-    """Return a row for each agent, the best on top: how fast it gets to good architectures, and its costs."""
+    """Return a row for each agent, the best on top: how fast it gets to good architectures."""
     return _standings(
         summary,
         {
@@ -105,7 +106,17 @@ def speed_table(summary: Summary) -> TextTable:
             "met the best, % [95 %]": lambda s: NONE if s.success is None else _estimate(s.success.rate, ".0f", 100),
             "evaluations to the best, mean [95 %]": lambda s: _evaluations(s.success),
             "median evaluations to the best": lambda s: _number(s.success.median_evaluations if s.success else None),
-            "area under the curve, mean ± std": lambda s: _plus_minus(s.area, summary.display("area")),
+            "area under the curve, mean ± std": _mean(summary, "area"),
+        },
+    )
+
+
+def cost_table(summary: Summary) -> TextTable:
+    """Return a row for each agent, the best on top: what its runs cost."""
+    return _standings(
+        summary,
+        {
+            "agent": lambda s: s.agent,
             "evaluations a run": lambda s: _number(s.evaluations),
             "proposals a run": lambda s: _number(s.proposals),
             "charged seconds a run": lambda s: _number(s.charged_seconds or None),

@@ -102,6 +102,7 @@ def rows(folder):
 def left(folder):
     """Return the bytes of all that is left, but for what says how long it took and when."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".nasenv"]
+    files = [path for path in files if not path.stem.endswith("-cost")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in UNLIKE}
 
 
@@ -115,7 +116,7 @@ def test_options_make_a_comparison(folder, capsys):
     assert main(["compare", *TABLE, *AGENTS, *QUICK, "--run_dir", "out"]) == 0
     out = folder / "out"
     assert {path.name for path in out.iterdir()} == {
-        *("config.yaml", "lock", "runs", "figures", "results.csv", "summary.csv", "report.html")
+        *("config.yaml", "lock", "runs", "figures", "tables", "results.csv", "summary.csv", "report.html")
     }
     found = rows(out)
     assert len(found) == 2 * 2 * 8
@@ -127,6 +128,34 @@ def test_options_make_a_comparison(folder, capsys):
     said = capsys.readouterr().out
     assert "report: out/report.html" in said
     assert "4 runs in out\n" in said
+    before = " ".join(said.partition("4 runs")[0].split())
+    assert re.fullmatch("2 seeds can show no difference, however large: Wilcoxon's .*, needs at least 6.", before)
+
+
+def test_figures_and_tables_are_left_in_the_formats_of_papers(folder):
+    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--run_dir", "out"]) == 0
+    assert {path.suffix for path in (folder / "out/figures").iterdir()} == {".pdf", ".png", ".svg"}
+    tables = {path.name.removeprefix("Bits-TableEvaluator-") for path in (folder / "out/tables").iterdir()}
+    assert tables == {f"{kind}.{suffix}" for kind in ("speed", "final", "cost", "pairs") for suffix in ("csv", "tex")}
+    with (folder / "out/tables/Bits-TableEvaluator-pairs.csv").open(encoding="utf-8", newline="") as file:
+        (pair,) = csv.DictReader(file)
+    assert {pair["better"], pair["worse"]} == {"random", "mine"}
+
+
+def test_the_smallest_difference_is_said_before_the_runs_and_only_then(folder, capsys):
+    line = ["compare", *TABLE, *AGENTS, *QUICK[:2], "--seeds", "6", "--budget.evaluations", "4", "--run_dir", "out"]
+    assert main(line) == 0
+    assert capsys.readouterr().out.startswith("6 seeds can show a mean difference of 1.78 standard deviations")
+    assert main(line) == 0
+    assert capsys.readouterr().out.startswith("12 runs in out; 12 of them are finished")
+
+
+def test_the_best_so_far_is_a_table_of_its_own(folder, capsys):
+    line = ["compare", *TABLE, *AGENTS, *QUICK[:-1], "30", "--run_dir", "out"]
+    assert main(line) == 0
+    assert "best reward (%) so far" in " ".join(capsys.readouterr().out.split())
+    with (folder / "out/tables/Bits-TableEvaluator-best_so_far.csv").open(encoding="utf-8", newline="") as file:
+        assert [list(row) for row in csv.DictReader(file)] == [["agent", "after 25 evaluations"]] * 2
 
 
 def test_the_table_is_read_in_80_columns(folder, capsys):
@@ -134,8 +163,8 @@ def test_the_table_is_read_in_80_columns(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("agent"))
     assert lines[head].split("  ")[0] == "agent"
-    assert lines[head].split() == ["agent", "seeds", "rank", *["accuracy", "(%)"] * 2, "best", "to", "the", "best"]
-    assert lines[head - 1].split() == ["mean", "validation", "test", "the", "evaluations"]
+    assert lines[head].split() == ["agent", "seeds", "rank", "to", "the", "best", "best", *["accuracy", "(%)"] * 2]
+    assert lines[head - 1].split() == ["mean", "evaluations", "the", "validation", "test"]
     assert {line.split()[0] for line in lines[head + 2 : head + 5]} == {"random", "mine", "local_search"}
     assert lines[head + 5].startswith("- ")  # every agent has one line
     paths = ("report: ", "figures: ", "every run in TensorBoard: ")
@@ -260,13 +289,14 @@ def test_an_agent_that_is_wrong_is_named_and_the_report_is_there(folder, capsys)
         ([*TABLE, "--workers", "-1"], "workers must be an integer of 0 or more"),
         (
             [*TABLE, "--rank_by", "rewrad"],
-            "rank_by: expected one of 'reward', 'val_score', 'test_score', got rewrad",
+            "rank_by: expected one of 'speed', 'reward', 'val_score', 'test_score', got rewrad",
         ),
         ([*TABLE, "--budget.evaluations", "0"], "evaluations must be an integer of 1 or more"),
         ([*TABLE, "--budget.evaluations", "null"], "the budget of a comparison needs a limit"),
         ([*TABLE, "--timeout_seconds", "0"], "timeout_seconds must be a positive number"),
         ([*TABLE, "--run_dir", "bits.csv"], "bits.csv cannot be written"),
         (["--agnets.p", "PPO"], "unknown option --agnets.p"),
+        ([*TABLE, "--output", "out"], "unknown option --output"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -270,5 +270,5 @@ def test_every_table_of_a_problem_that_has_rows_is_among_those_that_are_written(
     pair = Pair("ppo", "b", IntervalEstimate(0.6, 0.4, 0.7), 0.03, 0.06, False, 1234)
     published = PublishedResults("they", test_score={"ppo": (0.9, 0.01)})
     every = problem_tables(summary(standing(faults={3: "boom"}), pairs=[pair]), published)
-    assert list(every) == ["speed", "best_so_far", "final", "pairs", "published", "faults"]
-    assert list(problem_tables(summary(standing(best_so_far={})), None)) == ["speed", "final"]
+    assert list(every) == ["speed", "best_so_far", "final", "cost", "pairs", "published", "faults"]
+    assert list(problem_tables(summary(standing(best_so_far={})), None)) == ["speed", "final", "cost"]

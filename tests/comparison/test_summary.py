@@ -244,12 +244,12 @@ def test_too_few_seeds_are_said_before_the_run(seeds, agents, needed):
 
 
 def test_the_smallest_difference_is_said_before_the_run():
-    said_before = detectable(30, 6, True)
     found = re.match(
-        r"30 seeds can show a mean difference of (0\.\d\d) standard deviations of the differences between paired runs; if "
-        r"runs spread as on published tables, (\d\d) % fewer evaluations to the best reward \(Wilcoxon's signed-rank test "
-        r"at the 5 % level, with Holm's correction for 15 pairs, with a power of 80 %\)\.$",
-        said_before,
+        r"30 seeds can show a mean difference of (0\.\d\d) standard deviations of the differences between paired runs; "
+        r"if runs spread as on published tables, (\d\d) % fewer evaluations to the best reward "
+        r"\(Wilcoxon's signed-rank test at the 5 % level, with Holm's correction for 15 pairs, "
+        r"with a power of 80 %\)\.$",
+        detectable(30, 6, True),
     )
     deviations, fewer = float(found[1]), int(found[2]) / 100
     of_the_slower = 0.45 * math.sqrt(1 + (1 - fewer) ** 2)  # the spread of a difference, in means of the slower
