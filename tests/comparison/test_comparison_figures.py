@@ -147,7 +147,7 @@ def test_lines_lead_from_the_ends_of_the_curves_to_the_names():
 @pytest.mark.parametrize("agents", [("a", "b", "c"), ("c", "b", "a"), ("b", "c", "a")])
 def test_of_equal_ends_the_quick_is_named_on_top(agents):
     runs = [
-        make_run(agent, s, [0.5] * (10 * k + 1) + [0.9] * (40 - 20 * k))
+        make_run(agent, s, [0.5] * (10 * k + 1) + [0.9] * 10**k)  # the quicker, the sooner it stops
         for k, agent in enumerate(agents)
         for s in range(3)
     ]
