@@ -198,7 +198,7 @@ def _conclude(
         write_tables(folder / "tables", name, tables)
         _print(standings_table(summary), f"{name}: mean ± standard deviation over the seeds", console)
         if table := tables.get("best_so_far"):
-            _print(table, f"{name}: best {summary.display('reward').label} so far", console)
+            _print(table, f"{name}: best so far, mean ± standard deviation", console)
         for sentence in summary.conclusions:
             console.print(f"- {sentence}")
     write_summary(folder / "summary.csv", summaries)

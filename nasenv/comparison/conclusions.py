@@ -165,8 +165,9 @@ def _success(standings: Sequence[Standing], optimum: float | None) -> Iterator[s
             f"Not every run met the best reward of the space; those that did not of {_list(missed)} count as censored "
             "at their last evaluation, so the mean number of evaluations is a lower bound."
         )
-    if partly and len({success.limit for _, success in known}) > 1:
-        limits = [f"{s.agent} {success.limit:,}" for s, success in known]
+    bounds = [(s, success) for s, success in known if success.rate.value < 1.0]
+    if partly and len({success.limit for _, success in bounds}) > 1:
+        limits = [f"{s.agent} {success.limit:,}" for s, success in bounds]
         yield (
             f"The longest runs differ in length (evaluations: {_list(limits)}): bounds from runs of different "
             "length may not be compared."

@@ -132,7 +132,8 @@ def best_so_far_table(summary: Summary) -> TextTable:
     def after(point: int) -> Callable[[Standing], str]:
         return lambda s: _plus_minus(s.best_so_far.get(point), summary.display("reward"))
 
-    columns = {f"after {counted(point, 'evaluation')}": after(point) for point in points}
+    label = summary.display("reward").label
+    columns = {f"best {label} after {counted(point, 'evaluation')}": after(point) for point in points}
     return _standings(summary, {"agent": lambda s: s.agent, **columns})
 
 

@@ -153,9 +153,9 @@ def test_the_smallest_difference_is_said_before_the_runs_and_only_then(folder, c
 def test_the_best_so_far_is_a_table_of_its_own(folder, capsys):
     line = ["compare", *TABLE, *AGENTS, *QUICK[:-1], "30", "--run_dir", "out"]
     assert main(line) == 0
-    assert "best reward (%) so far" in " ".join(capsys.readouterr().out.split())
+    assert "best so far, mean ± standard deviation" in " ".join(capsys.readouterr().out.split())
     with (folder / "out/tables/Bits-TableEvaluator-best_so_far.csv").open(encoding="utf-8", newline="") as file:
-        assert [list(row) for row in csv.DictReader(file)] == [["agent", "after 25 evaluations"]] * 2
+        assert [list(row) for row in csv.DictReader(file)] == [["agent", "best reward (%) after 25 evaluations"]] * 2
 
 
 def test_the_table_is_read_in_80_columns(folder, capsys):

@@ -117,8 +117,8 @@ def test_standings_are_given_with_units_and_uncertainty(page):
     assert first["evaluations to the best, mean [95 %]"] == "≥ 1,234 [1,100, 1,301]"
     assert second["evaluations to the best, mean [95 %]"] == "-"
     assert first["area under the curve, mean ± std"] == "0.7500 ± 0.0100"
-    so_far = found.table("agent", "after 25 evaluations")
-    assert (so_far[0]["after 25 evaluations"], so_far[0]["after 50 evaluations"]) == (
+    so_far = found.table("agent", "best reward after 25 evaluations")
+    assert (so_far[0]["best reward after 25 evaluations"], so_far[0]["best reward after 50 evaluations"]) == (
         "0.5000 ± 0.0100",
         "0.9000 ± 0.0100",
     )

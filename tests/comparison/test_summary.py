@@ -366,6 +366,8 @@ def test_censored_runs_are_counted_and_named():
     assert said(summary, "Fewer than half of the runs of few met it")
     assert not said(summary, "may not be compared")
     assert said(summarise("p", [*runs, make_run("long", 0, [0.1] * 5)], 0.9), "some 2", "long 5", "may not be compared")
+    soon = [make_run("soon", s, [0.9]) for s in range(3)]  # ended when it met the best: there is no bound
+    assert not said(summarise("p", [*runs, *soon], 0.9), "may not be compared")
 
 
 def test_a_fault_in_every_run_leaves_the_others_to_be_compared(tmp_path):
