@@ -127,7 +127,7 @@ def test_search_with_the_readers_own_parts(line: str, tmp_path: Path):
 @pytest.mark.parametrize("line", [line for line in COMPARING if "TrainingEvaluator" not in line])
 @pytest.mark.usefixtures("in_folder")
 def test_comparison(line: str, tmp_path: Path):
-    few = ["--seeds", "2", "--budget.evaluations", "20", "--workers", "0", "--output", str(tmp_path)]
+    few = ["--seeds", "2", "--budget.evaluations", "20", "--workers", "0", "--run_dir", str(tmp_path)]
     assert exit_code([*arguments(line), *few]) == 0
     assert (tmp_path / "report.html").exists()
 

@@ -25,12 +25,14 @@ from nasenv.commands.arguments import make
 from nasenv.commands.terminal import ComparisonProgress, Terminal, stopping, table_of
 from nasenv.comparison.analysis import summarise
 from nasenv.comparison.comparison import Comparison
+from nasenv.comparison.conclusions import detectable
 from nasenv.comparison.figures import draw, save
 from nasenv.comparison.problem import Problem
 from nasenv.comparison.report import Description, write_report
-from nasenv.comparison.run import Quantity, Run
-from nasenv.comparison.summary import Summary, write_summary
-from nasenv.comparison.tables import PublishedResults, standings_table
+from nasenv.comparison.run import Run
+from nasenv.comparison.summary import RankBy, Summary, write_summary
+from nasenv.comparison.table_files import write_tables
+from nasenv.comparison.tables import PublishedResults, TextTable, problem_tables, standings_table
 from nasenv.configuration import digest, integer, without_derived
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError, counted
@@ -68,9 +70,9 @@ def compare(
     problems: dict[str, dict[str, Any]] | None = None,
     seeds: int = 30,
     first_seed: int = 0,
-    rank_by: Quantity = "reward",
+    rank_by: RankBy = "speed",
     published: dict[str, dict[str, Any]] | None = None,
-    output: str | None = None,
+    run_dir: str | None = None,
     workers: int | Literal["auto"] = "auto",
     timeout_seconds: float | None = None,
     cache: str = "runs/cache.db",
@@ -94,10 +96,12 @@ def compare(
             a --config file; by default a table of small networks on digits that comes with nasenv.
         seeds: number of searches of each agent on each problem.
         first_seed: seed of the first search; the others follow.
-        rank_by: quantity that ranks the agents: reward or a score of the incumbent at the end of the budget.
+        rank_by: what ranks the agents: speed, which is the evaluations to the best reward of the space where at least
+            half of the runs of an agent met it, else the area under the curve of the best reward so far; or reward,
+            val_score or test_score of the incumbent at the end of the budget.
         published: problem -> source, and reward, val_score or test_score -> agent -> [mean, standard deviation];
             results that others published.
-        output: output folder; by default under runs, named after the configuration.
+        run_dir: folder of the comparison; by default under runs, named after the configuration.
         workers: number of searches at once, each in a process of one thread; 0 for searches in this process; auto for
             one on each processor core.
         timeout_seconds: wall time after which a search counts as stalled; by default 600 if all problems are tables,
@@ -123,19 +127,20 @@ def compare(
         "rank_by": rank_by,
         **({"published": dict(published)} if published else {}),
     }
-    folder = user_path(output) if output is not None else Path("runs") / f"compare-{digest(config)[:6]}"
+    folder = user_path(run_dir) if run_dir is not None else Path("runs") / f"compare-{digest(config)[:6]}"
     comparison = Comparison(made, contenders, numbers, folder, None if cache == "none" else cache)
     with comparison.held():
         text = yaml.safe_dump({**config, "seeds": seeds, "first_seed": first_seed}, sort_keys=False)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
         on_ray = backend == "ray"
         run = partial(comparison.run_on_ray, address=address) if on_ray else partial(comparison.run, workers=processes)
+        _say_what_can_be_shown(comparison, rank_by, console)
         _run(comparison, partial(run, timeout_seconds=limit), console)
-        summaries, figures = _conclude(comparison, rank_by, console)
+        summaries, figures = _conclude(comparison, rank_by, others, console)
         title = f"{counted(len(contenders), 'agent')}, {counted(len(numbers), 'seed')}: {', '.join(made)}"
         write_report(folder / "report.html", title, summaries, figures, _description(folder, text), others)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
-    tables = f"{folder / 'summary.csv'}, {folder / 'results.csv'}"
+    tables = ", ".join(str(folder / name) for name in ("tables", "summary.csv", "results.csv"))
     console.print(f"figures: {folder / 'figures'}; tables: {tables}", soft_wrap=True)
     board = shlex.join(["tensorboard", "--logdir", str(folder / "runs")])
     console.print(f"every run in TensorBoard: {board}", soft_wrap=True)
@@ -157,6 +162,13 @@ def _limit(timeout_seconds: float | None, problems: Mapping[str, Problem]) -> fl
     return timeout_seconds
 
 
+def _say_what_can_be_shown(comparison: Comparison, rank_by: RankBy, console: Terminal) -> None:
+    seeds, agents = len(comparison.seeds), len(comparison.agents)
+    if agents > 1 and comparison.pending:
+        evaluations = rank_by == "speed" and any(p.optimum is not None for p in comparison.problems.values())
+        console.print(detectable(seeds, agents, evaluations))
+
+
 def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], console: Terminal) -> None:
     total, missing = len(comparison.keys), len(comparison.pending)
     kept = f"; {total - missing} of them are finished" if missing < total else ""
@@ -166,9 +178,9 @@ def _run(comparison: Comparison, do: Callable[[Callable[[Run], None]], None], co
 
 
 def _conclude(
-    comparison: Comparison, rank_by: Quantity, console: Terminal
+    comparison: Comparison, rank_by: RankBy, published: Mapping[str, PublishedResults], console: Terminal
 ) -> tuple[list[Summary], dict[str, dict[str, str]]]:
-    """Write results.csv, summary.csv and the figures, print the standings, and return summaries and figures."""
+    """Write tables and figures, print the standings and conclusions, and return summaries and figures."""
     folder = comparison.folder
     runs = comparison.write_results(folder / "results.csv")
     random = next((name for name, agent in comparison.agents.items() if isinstance(agent, RandomSearch)), None)
@@ -182,15 +194,20 @@ def _conclude(
         )
         figures[name] = save(draw(summary, runs[name], random), folder / "figures", name)
         summaries.append(summary)
-        heads, rows = standings_table(summary)
-        title = f"{name}: mean ± standard deviation over the seeds"
-        console.print(
-            table_of(heads, rows, title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        )
+        tables = problem_tables(summary, published.get(name))
+        write_tables(folder / "tables", name, tables)
+        _print(standings_table(summary), f"{name}: mean ± standard deviation over the seeds", console)
+        if table := tables.get("best_so_far"):
+            _print(table, f"{name}: best so far, mean ± standard deviation", console)
         for sentence in summary.conclusions:
             console.print(f"- {sentence}")
     write_summary(folder / "summary.csv", summaries)
     return summaries, figures
+
+
+def _print(table: TextTable, title: str, console: Terminal) -> None:
+    looks = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    console.print(table_of(table.heads, table.rows, title, **looks))
 
 
 def problems_of(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import signal
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TextIO
 
@@ -86,6 +88,8 @@ def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str, **
 class Bar(Progress):
     """Draws a progress bar with elapsed and remaining time, and a text below; prints lines if there is no terminal.
 
+    These say how much time is left, too.
+
     Args:
         console: console to draw on.
         doing: name of the activity.
@@ -113,7 +117,9 @@ class Bar(Progress):
         every = max(1, (self._total or 100 * self._lines) // self._lines)
         if not self.console.is_terminal and done // every > self._printed:
             self._printed = done // every
-            self.console.print(line, highlight=False, soft_wrap=True)
+            seconds = self.tasks[self._bar].time_remaining
+            left = f", {timedelta(seconds=math.ceil(seconds))} left" if seconds else ""
+            self.console.print(f"{line}{left}", highlight=False, soft_wrap=True)
 
 
 def spent_text(history: History, evaluations: int | None) -> str:

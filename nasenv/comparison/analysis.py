@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import TypeAlias, get_args
+from typing import get_args
 
 import numpy as np
 
 from nasenv.comparison import statistics
 from nasenv.comparison.conclusions import conclusions
+from nasenv.comparison.ranking import Values, areas_of, longest, speed_criterion, values_of
 from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
-from nasenv.comparison.summary import LEVEL, IntervalEstimate, Pair, Spread, Standing, Success, Summary
+from nasenv.comparison.summary import (
+    LEVEL,
+    POINTS,
+    Criterion,
+    IntervalEstimate,
+    Pair,
+    RankBy,
+    Spread,
+    Standing,
+    Success,
+    Summary,
+)
 from nasenv.errors import InputError
-
-_Ends: TypeAlias = Mapping[str, Mapping[int, float]]  # agent -> seed -> what agents are ranked by, at the end
 
 
 def summarise(
     problem: str,
     runs: Iterable[Run],
     optimum: float | None,
-    rank_by: Quantity = "reward",
+    rank_by: RankBy = "speed",
     seed: int = 0,
     random: str | None = None,
     metric: str = "accuracy",
@@ -35,7 +45,7 @@ def summarise(
         problem: its name.
         runs: its runs, or their trajectories; a stream is read once, and little of each run is kept.
         optimum: the best reward of the space, None where not known.
-        rank_by: quantity of the incumbents by which agents are ranked.
+        rank_by: speed, or the quantity of the last incumbents by which agents are ranked.
         seed: the bootstrap's.
         random: the name of the agent that is random search, None where there is none.
         metric: metric of the scores.
@@ -46,18 +56,24 @@ def summarise(
             the name ``random``.
     """
     agents = _by_agent(problem, trajectories(runs))
-    if rank_by not in get_args(Quantity):
-        raise InputError(f"rank_by must be one of {', '.join(get_args(Quantity))}, got {rank_by!r}")
+    if rank_by not in get_args(RankBy):
+        raise InputError(f"rank_by must be one of {', '.join(get_args(RankBy))}, got {rank_by!r}")
     if random is not None and random not in agents:
         raise InputError(f"random search is said to be {random!r}, but the agents are {', '.join(agents)}")
     sound = {agent: [run for run in all_runs if run.fault is None] for agent, all_runs in agents.items()}
     final = final_known(itertools.chain(*sound.values()), slice(-1, None))
-    ends = {a: {run.seed: float(run.values(rank_by, final)[-1]) for run in of} for a, of in sound.items()}
-    ranked = {a: values for a, values in ends.items() if values and all(map(math.isfinite, values.values()))}
+    areas = areas_of(sound, optimum)
+    criterion = speed_criterion(sound, optimum) if rank_by == "speed" else rank_by
+    values = values_of(sound, criterion, optimum, areas, final)
+    ranked = {a: of for a, of in values.items() if of and all(map(math.isfinite, of.values()))}
     ranks = _ranks(ranked)
-    standings = [_standing(agent, agents[agent], optimum, final, ranks.get(agent), seed) for agent in agents]
-    standings.sort(key=lambda s: math.inf if s.mean_rank is None else s.mean_rank)
-    found = Summary(problem, rank_by, optimum, tuple(standings), _pairs(ranked, seed), (), metric, reward_is_score)
+    points = [point for point in POINTS if point <= longest(sound)]
+    standings = [_standing(a, agents[a], optimum, final, ranks.get(a), areas[a], points, seed) for a in agents]
+    standings.sort(key=lambda s: (s.mean_rank or math.inf, -s.area.mean if s.area else math.inf))
+    ranked = {s.agent: ranked[s.agent] for s in standings if s.agent in ranked}
+    met = {s.agent for s in standings if s.success is not None and s.success.rate.value > 0.0}
+    pairs = _pairs(ranked, criterion, met, seed)
+    found = Summary(problem, criterion, optimum, tuple(standings), pairs, (), metric, reward_is_score)
     return replace(found, conclusions=conclusions(found, final, random))
 
 
@@ -73,7 +89,7 @@ def _by_agent(problem: str, runs: Sequence[Trajectory]) -> dict[str, list[Trajec
     return {agent: list(by_seed.values()) for agent, by_seed in agents.items()}
 
 
-def _ranks(ranked: _Ends) -> dict[str, float]:
+def _ranks(ranked: Values) -> dict[str, float]:
     """Return each agent's mean rank over the seeds that all agents have; an empty dict if there are none."""
     seeds = sorted(set[int].intersection(*(set(values) for values in ranked.values()))) if ranked else []
     if not seeds:
@@ -83,10 +99,20 @@ def _ranks(ranked: _Ends) -> dict[str, float]:
 
 
 def _standing(
-    agent: str, runs: Sequence[Trajectory], optimum: float | None, final: bool, rank: float | None, seed: int
+    agent: str,
+    runs: Sequence[Trajectory],
+    optimum: float | None,
+    final: bool,
+    rank: float | None,
+    areas: Mapping[int, float],
+    points: Sequence[int],
+    seed: int,
 ) -> Standing:
     sound = [run for run in runs if run.fault is None]
     ends = {quantity: [float(run.values(quantity, final)[-1]) for run in sound] for quantity in get_args(Quantity)}
+    ends["area"] = list(areas.values())
+    after = [run.reward_after(points).tolist() for run in sound]
+    ends |= {str(point): [rewards[i] for rewards in after] for i, point in enumerate(points)}
     ends["regret"] = [math.nan if optimum is None else optimum - reward for reward in ends["reward"]]
     spreads = _spreads(ends, seed)
     evaluations, wall = (sum(getattr(run, name) for run in sound) for name in ("evaluations", "wall_seconds"))
@@ -99,6 +125,8 @@ def _standing(
         test_score=spreads["test_score"],
         regret=spreads["regret"],
         success=_success(sound, optimum, seed) if optimum is not None and sound else None,
+        area=spreads["area"],
+        best_so_far={point: spread for point in points if (spread := spreads[str(point)]) is not None},
         mean_rank=rank,
         evaluations=evaluations / len(sound) if sound else math.nan,
         proposals=sum(run.proposals for run in sound) / len(sound) if sound else math.nan,
@@ -134,8 +162,15 @@ def _success(sound: Sequence[Trajectory], optimum: float, seed: int) -> Success:
     )
 
 
-def _pairs(ends: _Ends, seed: int) -> tuple[Pair, ...]:
-    """Return the pairs of agents with common seeds, the lowest p-values first."""
+def _pairs(ends: Values, criterion: Criterion, met: Set[str], seed: int) -> tuple[Pair, ...]:
+    """Return the pairs of agents with common seeds, the lowest p-values first.
+
+    Args:
+        ends: values of the agents, in the order of their standings: of two with equal means the first is the better.
+        criterion: what the values are.
+        met: agents of which a run met the optimum.
+        seed: the bootstrap's.
+    """
     samples = []
     for one, other in itertools.combinations(ends, 2):
         seeds = [s for s in ends[one] if s in ends[other]]
@@ -160,6 +195,7 @@ def _pairs(ends: _Ends, seed: int) -> tuple[Pair, ...]:
             seeds=len(x),
             equal=int((x == y).sum()),
             difference=gains[i],
+            by="area" if criterion == "evaluations_to_best" and not {better, worse} & met else criterion,
         )
         for i, (better, x, worse, y) in enumerate(samples)
     ]

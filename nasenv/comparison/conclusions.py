@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from nasenv.comparison.statistics import fewest_seeds
-from nasenv.comparison.summary import LEVEL, Display, Pair, Standing, Summary
+from nasenv.comparison.statistics import fewest_seeds, smallest_difference
+from nasenv.comparison.summary import LEVEL, Pair, Standing, Summary
 from nasenv.errors import counted
 
 _MANY_SEEDS = 100_000  # more are not told apart
 _MANY_FAULTS = 3  # of an agent; more are only counted
+_USUAL_SPREAD = 0.45  # standard deviation of an agent's evaluations to the best, in means: the median of those in
+# scripts/measured/published_tables that every run met within 600 evaluations (they go from 0.27 to 0.78)
 
 
 def conclusions(summary: Summary, final: bool, random: str | None) -> tuple[str, ...]:
@@ -21,55 +24,98 @@ def conclusions(summary: Summary, final: bool, random: str | None) -> tuple[str,
         final: whether validation scores are those after the final training.
         random: the name of the agent that is random search, None where there is none.
     """
-    standings, pairs, shown = summary.standings, summary.pairs, summary.display(summary.ranked_by)
-    trained = " after the final training" if final else " measured in the search"
+    standings, pairs = summary.standings, summary.pairs
     return (
-        *_method(pairs, shown.words + trained * (summary.ranked_by == "val_score")),
-        *_separated(standings, pairs, shown),
-        *_open(pairs, shown),
+        _criterion(summary, final),
+        *_method(pairs),
+        *_separated(summary),
+        *_open(summary),
         *_against_random(standings, pairs, random),
         *_success(standings, summary.optimum),
         *_left_out(standings),
-        *_untested([s for s in standings if getattr(s, summary.ranked_by) is not None], summary, shown),
+        *_untested(summary),
         "All this holds for this problem, this budget and these settings of the agents, and for no others.",
     )
 
 
-def _method(pairs: Sequence[Pair], words: str) -> Iterator[str]:
-    yield f"Agents are ranked by the {words} of their best architecture (by reward) at the end of a run."
+def detectable(seeds: int, agents: int, evaluations: bool) -> str:
+    """Return the sentence on the smallest difference that a comparison can show, before it is made.
+
+    Args:
+        seeds: number of seeds of each agent.
+        agents: number of agents, two or more; Holm's correction is taken for all of their pairs.
+        evaluations: whether agents may be ranked by their evaluations to the best.
+    """
+    pairs = math.comb(agents, 2)
+    many, deviations = counted(seeds, "seed"), smallest_difference(seeds, LEVEL / pairs)
+    test = f"Wilcoxon's signed-rank test at the {100 * LEVEL:.0f} % level{_corrected(pairs)}"
+    if deviations is None:
+        return f"{many} can show no difference, however large: {test}, needs at least {fewest_seeds(LEVEL / pairs)}."
+    usual, k = "", (deviations * _USUAL_SPREAD) ** 2
+    if evaluations and k < 1.0:  # two agents of means m and (1 - f) m: f^2 = k (1 + (1 - f)^2)
+        fewer = (math.sqrt(2 * k - k * k) - k) / (1 - k)
+        usual = f"; if runs spread as on published tables, {100 * fewer:.0f} % fewer evaluations to the best reward"
+    return (
+        f"{many} can show a mean difference of {deviations:.2f} standard deviations of the differences between paired "
+        f"runs{usual} ({test}, with a power of 80 %)."
+    )
+
+
+def _criterion(summary: Summary, final: bool) -> str:
+    """Return the sentence that says what agents are ranked by."""
+    words = f"Agents are ranked by the {summary.display(summary.ranked_by).words}"
+    if summary.ranked_by == "evaluations_to_best":
+        limit = max(s.success.limit for s in summary.standings if s.success is not None)
+        return (
+            f"{words}, fewer is better. A run that did not meet it in {counted(limit, 'evaluation')} counts as worse "
+            "than all that did; the area under the curve of the best reward so far orders such runs."
+        )
+    if summary.ranked_by == "area":
+        top = "any run found" if summary.optimum is None else "the space has"
+        why = "is not known" if summary.optimum is None else "was met by fewer than half of the runs of every agent"
+        return (
+            f"{words} over the evaluations, from 0 (the lowest that was the best so far) to 1 (the best that {top}), "
+            f"since the best reward of the space {why}."
+        )
+    trained = " after the final training" if final else " measured in the search"
+    return f"{words}{trained * (summary.ranked_by == 'val_score')} of their best architecture (by reward) at the end."
+
+
+def _method(pairs: Sequence[Pair]) -> Iterator[str]:
     if not pairs:
         yield "There are no two agents that can be compared."
         return
     least, most = (pick(p.seeds for p in pairs) for pick in (min, max))
     seeds = counted(most, "seed") if least == most else f"{least:,} to {counted(most, 'seed')}"
-    correction = f", with Holm's correction for {len(pairs)} pairs" if len(pairs) > 1 else ""
     yield (
         f"Two agents are told apart over the {seeds} that both have, by Wilcoxon's signed-rank test at the "
-        f"{100 * LEVEL:.0f} % level{correction}; differences given are means over these seeds."
+        f"{100 * LEVEL:.0f} % level{_corrected(len(pairs))}; differences given are means over these seeds."
     )
 
 
-def _separated(standings: Sequence[Standing], pairs: Sequence[Pair], shown: Display) -> Iterator[str]:
-    gains = {(p.better, p.worse): shown.difference(p.difference) for p in pairs if p.separated}
-    for s in standings:
-        if worse := [f"{o.agent} (by {gains[s.agent, o.agent]})" for o in standings if (s.agent, o.agent) in gains]:
-            yield f"{s.agent} is better than {_list(worse)}."
-    if pairs and not gains:
+def _corrected(pairs: int) -> str:
+    return f", with Holm's correction for {pairs} pairs" if pairs > 1 else ""
+
+
+def _separated(summary: Summary) -> Iterator[str]:
+    gains = {(p.better, p.worse): _difference(summary, p) for p in summary.pairs if p.separated}
+    for s in summary.standings:
+        agents = [o.agent for o in summary.standings if (s.agent, o.agent) in gains]
+        if agents:
+            yield f"{s.agent} is better than {_list(f'{other} (by {gains[s.agent, other]})' for other in agents)}."
+    if summary.pairs and not gains:
         yield "No agent may be called better than another."
 
 
-def _open(pairs: Sequence[Pair], shown: Display) -> Iterator[str]:
+def _difference(summary: Summary, pair: Pair) -> str:
+    """Return the difference of a pair as text, with the criterion where it is not the one of the problem."""
+    of = " of the area" if pair.by == "area" else ""
+    return f"{summary.display(pair.by).difference(pair.difference)}{of}"
+
+
+def _open(summary: Summary) -> Iterator[str]:
     """Yield sentences on the pairs of agents that are not separated."""
-    left = [p for p in pairs if not p.separated]
-    if not left:
-        return
-    least = fewest_seeds(LEVEL / len(left))
-    if few := [p for p in left if p.seeds < least and p.equal < p.seeds]:
-        correction = f" (of {len(left)} pairs not yet told apart)" if len(left) > 1 else ""
-        yield (
-            f"{_list(_both(p) for p in few)}: {counted(max(p.seeds for p in few), 'seed')} can show no difference, "
-            f"however large it is; the test needs at least {least}{correction}."
-        )
+    left = [p for p in summary.pairs if not p.separated]
     if same := [p for p in left if p.equal == p.seeds]:
         yield f"{_list(_both(p) for p in same)}: equal on every seed, so there is no difference to be seen."
     if torn := [p for p in left if p.seeds_needed is None and p.equal < p.seeds]:
@@ -78,9 +124,7 @@ def _open(pairs: Sequence[Pair], shown: Display) -> Iterator[str]:
             "be called better."
         )
     if unsure := [(p, p.seeds_needed) for p in left if p.seeds_needed is not None]:
-        told = [
-            f"{_both(p)} ({shown.difference(p.difference)} in favour of {p.better}; {_needed(n)})" for p, n in unsure
-        ]
+        told = [f"{_both(p)} ({_difference(summary, p)} in favour of {p.better}; {_needed(n)})" for p, n in unsure]
         yield (
             "Not told apart (in brackets: the mean difference, and about how many seeds would show it with a power of "
             f"80 % if it is the true one): {_list(told)}."
@@ -121,8 +165,9 @@ def _success(standings: Sequence[Standing], optimum: float | None) -> Iterator[s
             f"Not every run met the best reward of the space; those that did not of {_list(missed)} count as censored "
             "at their last evaluation, so the mean number of evaluations is a lower bound."
         )
-    if partly and len({success.limit for _, success in known}) > 1:
-        limits = [f"{s.agent} {success.limit:,}" for s, success in known]
+    bounds = [(s, success) for s, success in known if success.rate.value < 1.0]
+    if partly and len({success.limit for _, success in bounds}) > 1:
+        limits = [f"{s.agent} {success.limit:,}" for s, success in bounds]
         yield (
             f"The longest runs differ in length (evaluations: {_list(limits)}): bounds from runs of different "
             "length may not be compared."
@@ -152,10 +197,12 @@ def _left_out(standings: Sequence[Standing]) -> Iterator[str]:
                 yield f"{s.agent}: {len(reasons)} of {counted(runs, 'run')} {what} ({_by_seed(reasons)})."
 
 
-def _untested(ranked: Sequence[Standing], summary: Summary, shown: Display) -> Iterator[str]:
+def _untested(summary: Summary) -> Iterator[str]:
+    ranked = [s for s in summary.standings if summary.ranks(s)]
     for s in summary.standings:
         if s.seeds and s not in ranked:
-            yield f"{s.agent}: the {shown.words} of a run or more is not known, so it is neither ranked nor tested."
+            words = summary.display(summary.ranked_by).words
+            yield f"{s.agent}: the {words} of a run or more is not known, so it is neither ranked nor tested."
     tested = {frozenset((p.better, p.worse)) for p in summary.pairs}
     for one, other in itertools.combinations(ranked, 2):
         if frozenset((one.agent, other.agent)) not in tested:

@@ -106,6 +106,24 @@ class Line:
         point = min(end, start + share * (end - start))  # rounding may lead beyond the end
         return int(known[np.searchsorted(self.x[known], point)])
 
+    def end_reached(self) -> float:
+        """Return the x from which on the line has its last value."""
+        last = self.after(1.0)
+        other = np.flatnonzero(self.y[: last + 1] != self.y[last])
+        return float(self.x[other[-1] + 1 if len(other) else 0])
+
+    def ends_below(self, bottom: float) -> bool:
+        """Return whether the line ends below a height."""
+        return bool(self.y[self.after(1.0)] < bottom)
+
+    def last_point(self, bottom: float) -> tuple[float, float]:
+        """Return (x, y) of the line's end; where it ends below the bottom, of where it leaves there."""
+        last = self.after(1.0)
+        if not self.ends_below(bottom):
+            return float(self.x[last]), float(self.y[last])
+        above = np.flatnonzero(self.y[:last] >= bottom)
+        return float(self.x[above[-1] + 1 if len(above) else last]), bottom
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -140,27 +158,26 @@ def panels(rows: Sequence[Sequence[Panel]], looks: Looks, title: str, note: str)
 
 
 def _name_ends(axes: Axes, lines: Mapping[str, Line], looks: Looks, points: float) -> None:
-    """Write each agent's name right of the axes, as close to the height of its line's end as possible."""
-    agents = list(lines)
-    last = {agent: lines[agent].y[lines[agent].after(1.0)] for agent in agents}
-    bottom, top = axes.get_ylim()
+    """Write each agent's name right of the axes, close to the height of its line's end, and lead from there to it."""
+    agents, bottom = list(lines), axes.get_ylim()[0]
     ends = axes.transAxes.inverted().transform(
-        axes.transData.transform([(0, np.clip(last[agent], bottom, top)) for agent in agents])
-    )[:, 1]
-    order = np.lexsort((np.array([np.nanmean(line.y) for line in lines.values()]), ends))  # of equals, the quick on top
+        axes.transData.transform([lines[agent].last_point(bottom) for agent in agents])
+    )
+    reached = np.array([lines[agent].end_reached() for agent in agents])
+    order = np.lexsort((-reached, ends[:, 1].round(6)))  # of equals, the quick on top
     gap = _LABEL_LINE / points
     steps = gap * np.arange(len(agents))
-    spread = isotonic_regression(ends[order] - steps).x
+    spread = isotonic_regression(ends[order, 1] - steps).x
     places = np.clip(spread, 0, max(0, 1 - steps[-1])) + steps
+    style: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     for k, place in zip(order, places, strict=True):
-        look = looks[agents[k]]
-        away = " ↓" if last[agents[k]] < bottom else ""
+        agent, (x, y) = agents[k], ends[k]
+        colour, away = looks[agent]["color"], lines[agent].ends_below(bottom)
+        axes.plot([x, 1.06], [y, place], color=colour, lw=0.6, zorder=2.6 if away else 1.9, **style)  # 2.5: the frame
+        axes.plot([1.06, 1.15], [place] * 2, **looks[agent], **style)
         if not away:
-            end = lines[agents[k]].x[lines[agents[k]].after(1.0)]
-            axes.plot(end, last[agents[k]], "o", ms=2.5, color=look["color"], clip_on=False)
-        axes.plot([1.0, 1.06], [ends[k], place], transform=axes.transAxes, clip_on=False, color=look["color"], lw=0.6)
-        axes.plot([1.06, 1.15], [place] * 2, transform=axes.transAxes, clip_on=False, **look)
-        name = one_line(agents[k], 24) + away
+            axes.plot(x, y, "o", ms=2.5, color=colour, **style)
+        name = one_line(agent, 24) + " ↓" * away
         axes.text(1.17, place, name, transform=axes.transAxes, va="center", size=SMALL, color=INK, parse_math=False)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import quote
 
 import matplotlib
@@ -37,9 +37,10 @@ from nasenv.comparison.drawing import (
     set_limits,
     shares,
 )
+from nasenv.comparison.ranking import AgentRuns
 from nasenv.comparison.run import Quantity, Run, Trajectory, final_known, trajectories
 from nasenv.comparison.statistics import survival, wilson
-from nasenv.comparison.summary import Summary
+from nasenv.comparison.summary import Criterion, Summary
 from nasenv.errors import counted
 from nasenv.plots import to_png
 
@@ -50,12 +51,11 @@ NOTES = {
     "success": "Runs that have met the best reward of the space: one minus the Kaplan-Meier estimate and its 95 % band",
     "final": "Each run's best architecture by reward; box: quartiles and median; diamond: interquartile mean, 95 % "
     "interval",
-    "improvement": "Probability that a run of the row's agent ends above one of the column's, ties counting half; "
+    "improvement": "Probability that a run of the row's agent is better than one of the column's, ties counting half; "
     "bold with a star: separated (p < 0.05 by Holm)",
 }
 """The captions of the figures by kind, in the order of the report."""
 
-_AgentRuns: TypeAlias = Mapping[str, Sequence[Trajectory]]  # the sound runs of one problem, by agent
 _MOST_POINTS = 150  # of a line: a panel is some 170 points wide
 _MOST_DOTS = 3000  # of a panel drawn as shapes; more are drawn as pixels
 
@@ -84,7 +84,7 @@ def draw(summary: Summary, runs: Iterable[Run], random: str | None = None) -> di
     return {kind: figure for kind, figure in figures.items() if figure is not None}
 
 
-def _curve_rows(sound: _AgentRuns, summary: Summary) -> dict[str, list[list[Panel]]]:
+def _curve_rows(sound: AgentRuns, summary: Summary) -> dict[str, list[list[Panel]]]:
     """Return the rows of panels of each kind of figure with lines; each row counts the budget in its own way."""
 
     @cache  # two figures show some of them
@@ -118,13 +118,13 @@ def _curve_rows(sound: _AgentRuns, summary: Summary) -> dict[str, list[list[Pane
     return rows
 
 
-def _shown(sound: _AgentRuns, ranked_by: Quantity) -> list[Quantity]:
-    """Return the quantities to draw: both scores, and the reward first if it ranks agents and is not the score."""
+def _shown(sound: AgentRuns, ranked_by: Criterion) -> list[Quantity]:
+    """Return the quantities to draw: both scores, and first the reward unless it is one or a score ranks the agents."""
     runs = [run for group in sound.values() for run in group]
     final = final_known(runs)
     same = all(np.array_equal(run.reward, run.values("val_score", final), equal_nan=True) for run in runs)
     scores: list[Quantity] = ["val_score", "test_score"]
-    return scores if same or ranked_by != "reward" else ["reward", *scores]
+    return scores if same or ranked_by in scores else ["reward", *scores]
 
 
 def _below(lines: Mapping[str, Line], optimum: float) -> dict[str, Line]:
@@ -150,7 +150,7 @@ def _met(group: Sequence[Trajectory], optimum: float) -> Line:
     return Line(x, *(100 * np.concatenate([[0.0], part, part[-1:]]) for part in parts))
 
 
-def _final_figure(sound: _AgentRuns, summary: Summary, looks: Looks, title: str) -> Figure | None:
+def _final_figure(sound: AgentRuns, summary: Summary, looks: Looks, title: str) -> Figure | None:
     """Return the figure of final values: a row for each agent, the best on top, and a panel for each quantity."""
     standings = [standing for standing in summary.standings if standing.agent in sound]
     values = {quantity: _ends(sound, quantity, summary) for quantity in _shown(sound, summary.ranked_by)}
@@ -182,7 +182,7 @@ def _final_figure(sound: _AgentRuns, summary: Summary, looks: Looks, title: str)
     return fix_layout(figure)
 
 
-def _ends(sound: _AgentRuns, quantity: Quantity, summary: Summary) -> dict[str, NDArray[np.float64]]:
+def _ends(sound: AgentRuns, quantity: Quantity, summary: Summary) -> dict[str, NDArray[np.float64]]:
     """Return the final incumbents' known values by agent, (n,), in the unit that is shown."""
     final = final_known((run for group in sound.values() for run in group), slice(-1, None))
     values = {agent: np.array([run.values(quantity, final)[-1] for run in group]) for agent, group in sound.items()}
@@ -236,7 +236,7 @@ def _improvement_figure(summary: Summary, title: str) -> Figure | None:
 
 
 def save(figures: Mapping[str, Figure], folder: Path, problem: str) -> dict[str, str]:
-    """Write each figure as ``<problem>-<kind>.png`` and ``.svg``, and return the SVG texts by kind.
+    """Write each figure as ``<problem>-<kind>.png``, ``.pdf`` and ``.svg``, and return the SVG texts by kind.
 
     Equal figures give equal bytes. What cannot stand in a file's name is percent-encoded.
     """
@@ -246,7 +246,16 @@ def save(figures: Mapping[str, Figure], folder: Path, problem: str) -> dict[str,
         name = f"{quote(problem, safe=' ')}-{kind}"
         (folder / f"{name}.svg").write_text(texts[kind], encoding="utf-8")
         (folder / f"{name}.png").write_bytes(to_png(figure, dpi=DPI))
+        (folder / f"{name}.pdf").write_bytes(_to_pdf(figure))
     return texts
+
+
+def _to_pdf(figure: Figure) -> bytes:
+    """Return the figure as the bytes of a PDF file with TrueType fonts, which publishers ask for."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return buffer.getvalue()
 
 
 def _to_svg(figure: Figure) -> str:

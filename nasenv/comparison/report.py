@@ -63,10 +63,13 @@ def write_report(
     text = page.render(
         title=title,
         summaries=summaries,
-        problems=[_problem(k, s, figures.get(s.problem, {})) for k, s in enumerate(summaries, start=1)],
-        published=published or {},
+        problems=[
+            _problem(k, s, figures.get(s.problem, {}), (published or {}).get(s.problem))
+            for k, s in enumerate(summaries, start=1)
+        ],
+        glance=tables.glance_table(summaries),
+        software=tables.TextTable(["software", "version"], [list(row) for row in description.versions.items()]),
         description=description,
-        tables=tables,
         resamples=RESAMPLES,
         level=LEVEL,
         metrics=" or ".join(dict.fromkeys(summary.metric.replace("_", " ") for summary in summaries)),
@@ -74,11 +77,18 @@ def write_report(
     path.write_text(text, encoding="utf-8")
 
 
-def _problem(number: int, summary: Summary, figures: Mapping[str, str]) -> dict[str, Any]:
+def _problem(
+    number: int, summary: Summary, figures: Mapping[str, str], published: tables.PublishedResults | None
+) -> dict[str, Any]:
     """Return what the template shows of a problem; each picture is (description, width, SVG)."""
     name = f"problem-{number}"
-    pictures = [(NOTES.get(kind, kind), *_picture(f"{name}-{kind}", svg)) for kind, svg in figures.items()]
-    return {"id": name, "summary": summary, "pictures": pictures}
+    return {
+        "id": name,
+        "summary": summary,
+        "tables": tables.problem_tables(summary, published),
+        "pictures": [(NOTES.get(kind, kind), *_picture(f"{name}-{kind}", svg)) for kind, svg in figures.items()],
+        "source": published.source if published else None,
+    }
 
 
 def _picture(name: str, svg: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -190,6 +190,19 @@ class Trajectory(Run):
         """Return the number of the evaluation that reached the optimum; None if none did."""
         there = self.evaluation[self.reward >= optimum - 1e-12 * max(1.0, abs(optimum))]
         return int(there[0]) if len(there) else None
+
+    def reward_after(self, evaluations: Sequence[int]) -> _Floats:
+        """Return the best reward, (g,), after each number of evaluations; a run that has ended keeps its last one."""
+        return self.reward[np.searchsorted(self.evaluation, evaluations, side="right") - 1]
+
+    def area(self, evaluations: int, worst: float, best: float) -> float:
+        """Return the normalised area under the curve of the best reward so far.
+
+        It is the mean of the best reward so far over the first ``evaluations``, scaled such that ``worst`` is 0 and
+        ``best`` is 1; 1 where the two are equal.
+        """
+        lasting = np.diff(self.evaluation, append=evaluations + 1)
+        return float(lasting @ ((self.reward - worst) / (best - worst))) / evaluations if best > worst else 1.0
 
 
 def trajectories(runs: Iterable[Run]) -> list[Trajectory]:

@@ -8,9 +8,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nasenv.comparison.run import Quantity
 from nasenv.errors import counted
 from nasenv.task import is_share
+
+Criterion = Literal["evaluations_to_best", "area", "reward", "val_score", "test_score"]
+"""What agents are ranked and tested by: how fast they are, in two units, or a quantity of their last incumbents."""
+
+RankBy = Literal["speed", "reward", "val_score", "test_score"]
+"""What a user may rank agents by. `speed` is the evaluations to the best reward of the space where it is met, else
+the area under the curve of the best reward so far."""
+
+POINTS = (25, 50, 100, 200)
+"""The numbers of evaluations after which the best reward so far is shown."""
 
 LEVEL = 0.05
 """The family-wise significance level of the tests over all pairs of a problem."""
@@ -20,9 +29,10 @@ _COLUMNS = (
     *("problem", "metric", "ranked_by", "optimum", "agent", "seeds", "faults", "early", "mean_rank"),
     *(
         f"{spread}_{figure}"
-        for spread in ("reward", "val_score", "test_score", "regret")
+        for spread in ("area", "reward", "val_score", "test_score", "regret")
         for figure in ("mean", "std", "median", *(f"iqm_{e}" for e in _ESTIMATE), "n")
     ),
+    *(f"best_so_far_{point}_{figure}" for point in POINTS for figure in ("mean", "std", "median")),
     *(f"success_{estimate}_{e}" for estimate in ("rate", "mean_evaluations") for e in _ESTIMATE),
     *("success_median_evaluations", "success_limit"),
     *("evaluations", "proposals", "charged_seconds", "evaluations_per_second"),
@@ -38,12 +48,14 @@ class Display:
         label: the same with its unit, on an axis or over a column.
         factor: to that unit.
         digits: format of a number in that unit.
+        unit: of a difference, as a noun; none where it is a plain number.
     """
 
     words: str
     label: str
     factor: float = 1.0
     digits: str = ".4f"
+    unit: str = ""
 
     def text(self, value: float) -> str:
         """Return a value with its unit."""
@@ -51,10 +63,11 @@ class Display:
 
     def difference(self, value: float) -> str:
         """Return a difference in a sentence, those of percentages in points."""
-        return f"{value:.3g}" if self.factor == 1.0 else counted(float(f"{self.factor * value:.2g}"), "point")
+        number = float(f"{self.factor * value:.{2 if self.unit == 'point' else 3}g}")
+        return counted(number, self.unit) if self.unit else f"{number:g}"
 
 
-def display(quantity: Quantity | Literal["regret"], metric: str, reward_is_score: bool = False) -> Display:
+def display(quantity: Criterion | Literal["regret"], metric: str, reward_is_score: bool = False) -> Display:
     """Return how a quantity is shown: what is an accuracy in per cent, all else as it is.
 
     Args:
@@ -67,12 +80,17 @@ def display(quantity: Quantity | Literal["regret"], metric: str, reward_is_score
     >>> display("regret", "accuracy").label, display("regret", "accuracy", reward_is_score=True).label
     ('regret', 'regret (%)')
     """
+    if quantity == "evaluations_to_best":
+        words = "evaluations to the best reward of the space"
+        return Display(words, "evaluations to the best", digits=",.1f", unit="evaluation")
+    if quantity == "area":
+        return Display("area under the curve of the best reward so far", "area under the curve")
     split = {"val_score": "validation", "test_score": "test"}.get(quantity)
     name = metric.replace("_", " ")
     words = f"{split} {name}" if split is not None else quantity
     in_full = f"reward (validation {name} in the search)" if reward_is_score and quantity == "reward" else words
     if is_share(metric) and (split is not None or reward_is_score):
-        return Display(in_full, f"{words} (%)", 100.0, ".2f")
+        return Display(in_full, f"{words} (%)", 100.0, ".2f", "point")
     return Display(in_full, words)
 
 
@@ -129,7 +147,11 @@ class Standing:
         reward, val_score, test_score: spreads of the final incumbents; None if unknown for a run.
         regret: best reward of the space minus the incumbent's, None where the best is not known.
         success: None where the best is not known.
-        mean_rank: mean rank by the chosen quantity over the seeds that all agents have; 1 is best, ties share.
+        area: spread of the normalised area under the curve of the best reward so far: 0 is the lowest reward that was
+            the best so far in any run of the problem, 1 the best reward of the space (where it is not known: of any
+            run), and the curve goes on for as long as the problem's longest run. None where no run counts.
+        best_so_far: spreads of the best reward by number of evaluations, of those of ``POINTS`` that a run has made.
+        mean_rank: mean rank by the criterion over the seeds that all agents have; 1 is best, ties share.
         evaluations, proposals, charged_seconds: means a run; nan where no run counts.
         evaluations_per_second: evaluations per wall second of all its runs.
         early: why, by seed, those of its runs that count ended before a limit of the budget.
@@ -143,6 +165,8 @@ class Standing:
     test_score: Spread | None
     regret: Spread | None
     success: Success | None
+    area: Spread | None
+    best_so_far: dict[int, Spread]
     mean_rank: float | None
     evaluations: float
     proposals: float
@@ -153,11 +177,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Pair:
-    """Compares two agents on one problem by the ranking quantity, paired by seed.
+    """Compares two agents on one problem by the criterion, paired by seed.
 
     Args:
-        better, worse: their names; better has the higher mean over the seeds that both have.
-        improvement: probability that a run of better ends above one of worse (ties count half), bootstrap interval.
+        better, worse: their names; better has the better mean over the seeds that both have.
+        improvement: probability that a run of better is better than one of worse (ties count half), bootstrap interval.
         p_value: two-sided Wilcoxon signed-rank test over the seeds both have; 1.0 where all differences are nought.
         p_holm: the same with Holm's correction for all pairs of the problem.
         separated: whether p_holm is below ``LEVEL``, and the test's ranks call the same agent the better one as
@@ -166,8 +190,10 @@ class Pair:
             the correction demands: ``LEVEL`` over the number of pairs that are not separated); None where it is
             separated, or where there is no difference to be seen.
         seeds: number of seeds that both have.
-        equal: number of these seeds on which they ended at the same value.
-        difference: mean of better minus that of worse over these seeds.
+        equal: number of these seeds on which they are equal.
+        difference: mean, over these seeds, of how much better the better one is.
+        by: the criterion that the two differ in: the summary's, or the area where that is the evaluations to the best
+            and no run of either met it.
     """
 
     better: str
@@ -180,6 +206,7 @@ class Pair:
     seeds: int = 0
     equal: int = 0
     difference: float = 0.0
+    by: Criterion = "reward"
 
 
 @dataclass(frozen=True)
@@ -188,9 +215,9 @@ class Summary:
 
     Args:
         problem: its name.
-        ranked_by: quantity of the incumbents by which agents are ranked.
+        ranked_by: the criterion that ranks and tests the agents.
         optimum: the best reward of the space, None where not known.
-        standings: the agents by mean rank, the best first.
+        standings: the agents by mean rank, the best first; of equals the one with the larger area.
         pairs: every two agents that have seeds in common and whose values are known; the lowest p-values first.
         conclusions: sentences on what may and may not be concluded.
         metric: metric of the scores.
@@ -198,7 +225,7 @@ class Summary:
     """
 
     problem: str
-    ranked_by: Quantity
+    ranked_by: Criterion
     optimum: float | None
     standings: tuple[Standing, ...]
     pairs: tuple[Pair, ...]
@@ -206,9 +233,14 @@ class Summary:
     metric: str = "accuracy"
     reward_is_score: bool = False
 
-    def display(self, quantity: Quantity | Literal["regret"]) -> Display:
+    def display(self, quantity: Criterion | Literal["regret"]) -> Display:
         """Return how a quantity is shown."""
         return display(quantity, self.metric, self.reward_is_score)
+
+    def ranks(self, standing: Standing) -> bool:
+        """Return whether the criterion is known of all runs of an agent that count."""
+        name = "success" if self.ranked_by == "evaluations_to_best" else self.ranked_by
+        return getattr(standing, name) is not None
 
 
 def write_summary(path: Path, summaries: Iterable[Summary]) -> None:

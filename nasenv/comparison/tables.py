@@ -9,8 +9,8 @@ from itertools import chain
 from typing import Any, NamedTuple, Self, get_args
 
 from nasenv.comparison.run import Quantity
-from nasenv.comparison.summary import Display, IntervalEstimate, Spread, Standing, Success, Summary
-from nasenv.errors import InputError
+from nasenv.comparison.summary import Criterion, Display, IntervalEstimate, Spread, Standing, Success, Summary
+from nasenv.errors import InputError, counted
 
 NONE = "-"
 """The text of an empty cell."""
@@ -63,54 +63,60 @@ class PublishedResults:
         raise InputError(f"published: expected {form}, got {values}")
 
 
+def problem_tables(summary: Summary, published: PublishedResults | None) -> dict[str, TextTable]:
+    """Return the tables of a problem that have rows, by kind; ``published`` is what others found on it."""
+    tables = {
+        "speed": speed_table(summary),
+        "best_so_far": best_so_far_table(summary),
+        "final": final_table(summary),
+        "cost": cost_table(summary),
+        "pairs": pairs_table(summary),
+        "published": published_table(summary, published) if published else TextTable([], []),
+        "faults": faults_table(summary),
+    }
+    return {kind: table for kind, table in tables.items() if table.rows and len(table.heads) > 1}
+
+
 def standings_table(summary: Summary) -> TextTable:
     """Return the table of one problem's agents, the best first, that fits 80 columns."""
-    ranked, *others = _quantities(summary)
+    first, *others = _quantities(summary)
+    known = summary.ranked_by != "area"  # else the evaluations would be bounds
     return _standings(
         summary,
         {
             "agent": lambda s: s.agent,
             "seeds": _seeds,
             "mean rank": lambda s: _number(s.mean_rank, ".2f"),
-            **{summary.display(q).label: _mean(summary, q) for q in (ranked, *others[-1:])},
+            "area under the curve": lambda s: NONE if known or s.area is None else f"{s.area.mean:.3f}",
+            "evaluations to the best": lambda s: _evaluations(s.success).partition(" [")[0] if known else NONE,
             "met the best": lambda s: NONE if s.success is None else f"{100 * s.success.rate.value:.0f} %",
-            "evaluations to the best": lambda s: _evaluations(s.success).partition(" [")[0],
+            **{summary.display(q).label: _mean(summary, q) for q in (first, *others[-1:])},
         },
     )
 
 
-def quality_table(summary: Summary) -> TextTable:
-    """Return a row for each agent, the best on top: how good its best architectures are."""
-    ranked, *others = _quantities(summary)
-    shown, regret = summary.display(ranked), summary.display("regret")
-
-    def of_spread(text: Callable[[Spread], str]) -> Callable[[Standing], str]:
-        return lambda s: NONE if getattr(s, ranked) is None else text(getattr(s, ranked))
-
+def speed_table(summary: Summary) -> TextTable:
+    """Return a row for each agent, the best on top: how fast it gets to good architectures."""
     return _standings(
         summary,
         {
             "agent": lambda s: s.agent,
             "seeds": _seeds,
             "mean rank": lambda s: _number(s.mean_rank, ".2f"),
-            f"{shown.label}, mean ± std": _mean(summary, ranked),
-            f"{shown.label}, median": of_spread(lambda x: f"{shown.factor * x.median:{shown.digits}}"),
-            f"{shown.label}, IQM [95 %]": of_spread(lambda x: _estimate(x.iqm, shown.digits, shown.factor)),
-            **{f"{summary.display(q).label}, mean ± std": _mean(summary, q) for q in others},
-            f"{regret.label}, mean ± std": lambda s: _plus_minus(s.regret, regret),
-        },
-    )
-
-
-def effort_table(summary: Summary) -> TextTable:
-    """Return a row for each agent, the best on top: its evaluations to the optimum, and its costs."""
-    return _standings(
-        summary,
-        {
-            "agent": lambda s: s.agent,
             "met the best, % [95 %]": lambda s: NONE if s.success is None else _estimate(s.success.rate, ".0f", 100),
             "evaluations to the best, mean [95 %]": lambda s: _evaluations(s.success),
             "median evaluations to the best": lambda s: _number(s.success.median_evaluations if s.success else None),
+            "area under the curve, mean ± std": _mean(summary, "area"),
+        },
+    )
+
+
+def cost_table(summary: Summary) -> TextTable:
+    """Return a row for each agent, the best on top: what its runs cost."""
+    return _standings(
+        summary,
+        {
+            "agent": lambda s: s.agent,
             "evaluations a run": lambda s: _number(s.evaluations),
             "proposals a run": lambda s: _number(s.proposals),
             "charged seconds a run": lambda s: _number(s.charged_seconds or None),
@@ -119,19 +125,51 @@ def effort_table(summary: Summary) -> TextTable:
     )
 
 
+def best_so_far_table(summary: Summary) -> TextTable:
+    """Return a row for each agent, the best on top: its best reward so far, mean ± std, after some evaluations."""
+    points = dict.fromkeys(point for standing in summary.standings for point in standing.best_so_far)
+
+    def after(point: int) -> Callable[[Standing], str]:
+        return lambda s: _plus_minus(s.best_so_far.get(point), summary.display("reward"))
+
+    label = summary.display("reward").label
+    columns = {f"best {label} after {counted(point, 'evaluation')}": after(point) for point in points}
+    return _standings(summary, {"agent": lambda s: s.agent, **columns})
+
+
+def final_table(summary: Summary) -> TextTable:
+    """Return a row for each agent, the best on top: how good its best architectures are at the end."""
+    first, *others = _quantities(summary)
+    shown, regret = summary.display(first), summary.display("regret")
+
+    def of_spread(text: Callable[[Spread], str]) -> Callable[[Standing], str]:
+        return lambda s: NONE if getattr(s, first) is None else text(getattr(s, first))
+
+    return _standings(
+        summary,
+        {
+            "agent": lambda s: s.agent,
+            f"{shown.label}, mean ± std": _mean(summary, first),
+            f"{shown.label}, median": of_spread(lambda x: f"{shown.factor * x.median:{shown.digits}}"),
+            f"{shown.label}, IQM [95 %]": of_spread(lambda x: _estimate(x.iqm, shown.digits, shown.factor)),
+            **{f"{summary.display(q).label}, mean ± std": _mean(summary, q) for q in others},
+            f"{regret.label}, mean ± std": lambda s: _plus_minus(s.regret, regret),
+        },
+    )
+
+
 def pairs_table(summary: Summary) -> TextTable:
     """Return a row for each pair of agents, the lowest p-values first."""
-    heads = ["better", "worse", "difference of means", "seeds (equal)", "probability of improvement [95 %]", "p"]
+    heads = ["better", "worse", "mean difference", "in", "seeds (equal)", "probability of improvement [95 %]", "p"]
     heads += ["p by Holm", "conclusion", "seeds needed"]
-    shown = summary.display(_quantities(summary)[0])
     rows = [
         [
-            *(pair.better, pair.worse, f"{shown.factor * pair.difference:{shown.digits}}"),
+            *(pair.better, pair.worse, f"{shown.factor * pair.difference:{shown.digits}}", shown.label),
             *(f"{pair.seeds} ({pair.equal})", _estimate(pair.improvement, ".2f")),
             *("< 0.0001" if p < 0.0001 else f"{p:.4f}" for p in (pair.p_value, pair.p_holm)),
             *("better" if pair.separated else "not told apart", _number(pair.seeds_needed)),
         ]
-        for pair in summary.pairs
+        for pair, shown in ((pair, summary.display(pair.by)) for pair in summary.pairs)
     ]
     return TextTable(heads, rows)
 
@@ -151,12 +189,17 @@ def published_table(summary: Summary, published: PublishedResults) -> TextTable:
 
 
 def glance_table(summaries: Sequence[Summary]) -> TextTable:
-    """Return a row for each agent and a column for each problem: mean ± std of the ranking quantity."""
+    """Return a row for each agent and a column for each problem: the mean of what ranks the agents."""
     agents = dict.fromkeys(standing.agent for summary in summaries for standing in summary.standings)
-    ranked = [(summary, _quantities(summary)[0]) for summary in summaries]
-    heads = ["agent", *(f"{summary.problem}, {summary.display(quantity).label}" for summary, quantity in ranked)]
-    cells = [{s.agent: _mean(summary, quantity)(s) for s in summary.standings} for summary, quantity in ranked]
+    ranked = [(summary, _shown_criterion(summary)) for summary in summaries]
+    heads = ["agent", *(f"{summary.problem}, {summary.display(criterion).label}" for summary, criterion in ranked)]
+    cells = [{s.agent: _mean(summary, criterion)(s) for s in summary.standings} for summary, criterion in ranked]
     return TextTable(heads, [[agent, *(cell.get(agent, NONE) for cell in cells)] for agent in agents])
+
+
+def _shown_criterion(summary: Summary) -> Criterion:
+    """Return what ranks the agents, which is shown as the score where the reward is one."""
+    return summary.ranked_by if summary.ranked_by in ("evaluations_to_best", "area") else _quantities(summary)[0]
 
 
 def faults_table(summary: Summary) -> TextTable:
@@ -184,8 +227,10 @@ def _seeds(standing: Standing) -> str:
     return f"{standing.seeds} of {standing.seeds + len(standing.faults)}" if standing.faults else f"{standing.seeds}"
 
 
-def _mean(summary: Summary, quantity: Quantity) -> Callable[[Standing], str]:
+def _mean(summary: Summary, quantity: Criterion) -> Callable[[Standing], str]:
     """Return the function that writes mean ± standard deviation of an agent's runs."""
+    if quantity == "evaluations_to_best":
+        return lambda standing: _evaluations(standing.success)
     return lambda standing: _plus_minus(getattr(standing, quantity), summary.display(quantity))
 
 

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from nasenv import Budget, InputError, Score
 from nasenv.agents import Agent, RegularizedEvolution
@@ -34,7 +33,7 @@ from nasenv.commands.arguments import make
 from nasenv.commands.compare import problems_of
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.run import Trajectory
-from nasenv.comparison.statistics import holm, mean_interval, mean_time, signed_rank, step_function_at
+from nasenv.comparison.statistics import holm, mean_interval, mean_time, signed_rank
 from scripts.benchmarks.bench import at_least, cores, run, table
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
@@ -136,17 +135,15 @@ def _compared(
 
 def best_found(title: str, trajectories: Trajectories, evaluations: Sequence[int], other: str) -> list[dict[str, Any]]:
     """Print a table for each number of evaluations: the best reward by then, and what that is more than another's."""
-    grid = np.array(sorted(evaluations), dtype=np.float64)
-    found = {
-        agent: {(t.problem, t.seed): _after(t, grid) for t in mine} for agent, mine in trajectories.items() if mine
-    }
+    grid = sorted(evaluations)
+    found = {a: {(t.problem, t.seed): t.reward_after(grid) for t in mine} for a, mine in trajectories.items() if mine}
     tables = []
     for i, n in enumerate(grid):
         ends = {agent: {key: float(values[i]) for key, values in mine.items()} for agent, mine in found.items()}
         gaps = _gaps(ends, other, "+.4f")
         rows = [[agent, f"{len(mine)}", _mean(mine), *gaps[agent]] for agent, mine in ends.items()]
         heads = ["agent", "runs", "mean [95 %]", f"less {other}'s", "p (Holm)"]
-        tables.append(table(f"{title} in {n:.0f} evaluations", heads, rows))
+        tables.append(table(f"{title} in {n} evaluations", heads, rows))
     return tables
 
 
@@ -159,11 +156,6 @@ def until_best(title: str, trajectories: Trajectories, optimum: float, most: int
     gaps = _gaps(ends, other, "+.0f")
     rows = [[agent, f"{len(mine)}", *_until(mine, most), *gaps[agent]] for agent, mine in ends.items()]
     return table(title, ["agent", "runs", "mean [95 %]", "met it", f"less {other}'s", "p (Holm)"], rows)
-
-
-def _after(trajectory: Trajectory, grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the incumbent's reward after each number of evaluations, (g,)."""
-    return step_function_at(trajectory.evaluation.astype(np.float64), trajectory.reward, grid)
 
 
 def _needed(trajectory: Trajectory, optimum: float, most: int) -> float:

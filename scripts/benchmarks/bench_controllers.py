@@ -128,10 +128,10 @@ def _proposals_ms(evaluator: Evaluator, agent: Agent, observed: int, seed: int) 
 def _whole(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time the default comparison, and the published one if its tables are there, as a user runs them."""
     with tempfile.TemporaryDirectory() as folder:
-        out = ["--output", f"{folder}/out"]
+        out = ["--run_dir", f"{folder}/out"]
         seconds = {"the default": _compare(Path(folder), out)}
         if arguments.tables is not None:
-            paper = ["--config", str(_SCRIPTS / "configs" / "nas_bench_201_paper.yaml"), "--output", f"{folder}/paper"]
+            paper = ["--config", str(_SCRIPTS / "configs" / "nas_bench_201_paper.yaml"), "--run_dir", f"{folder}/paper"]
             seconds["nas_bench_201_paper.yaml"] = _compare(arguments.tables, paper)
     table("whole comparisons", ["which", "seconds"], [[name, f"{took:.0f}"] for name, took in seconds.items()])
     default = seconds["the default"]
@@ -146,7 +146,7 @@ def _memory(arguments: argparse.Namespace) -> dict[str, Any]:
     agents = {f"agent_{i}": {"class_path": "RandomSearch", "init_args": {"batch_size": 300}} for i in range(12)}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "many.yaml").write_text(json.dumps({"agents": agents, "seeds": arguments.memory_seeds}))
-        seconds = _compare(Path(folder), ["--config", "many.yaml", "--output", "out"])
+        seconds = _compare(Path(folder), ["--config", "many.yaml", "--run_dir", "out"])
     largest = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of all processes so far
     table(
         f"12 agents, {arguments.memory_seeds} seeds, 300 evaluations",

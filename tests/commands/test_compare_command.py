@@ -102,6 +102,7 @@ def rows(folder):
 def left(folder):
     """Return the bytes of all that is left, but for what says how long it took and when."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".nasenv"]
+    files = [path for path in files if not path.stem.endswith("-cost")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in UNLIKE}
 
 
@@ -112,10 +113,10 @@ UNLIKE = {"run.json", "summary.csv", "report.html"}
 
 
 def test_options_make_a_comparison(folder, capsys):
-    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--output", "out"]) == 0
+    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--run_dir", "out"]) == 0
     out = folder / "out"
     assert {path.name for path in out.iterdir()} == {
-        *("config.yaml", "lock", "runs", "figures", "results.csv", "summary.csv", "report.html")
+        *("config.yaml", "lock", "runs", "figures", "tables", "results.csv", "summary.csv", "report.html")
     }
     found = rows(out)
     assert len(found) == 2 * 2 * 8
@@ -127,15 +128,43 @@ def test_options_make_a_comparison(folder, capsys):
     said = capsys.readouterr().out
     assert "report: out/report.html" in said
     assert "4 runs in out\n" in said
+    before = " ".join(said.partition("4 runs")[0].split())
+    assert re.fullmatch("2 seeds can show no difference, however large: Wilcoxon's .*, needs at least 6.", before)
+
+
+def test_figures_and_tables_are_left_in_the_formats_of_papers(folder):
+    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--run_dir", "out"]) == 0
+    assert {path.suffix for path in (folder / "out/figures").iterdir()} == {".pdf", ".png", ".svg"}
+    tables = {path.name.removeprefix("Bits-TableEvaluator-") for path in (folder / "out/tables").iterdir()}
+    assert tables == {f"{kind}.{suffix}" for kind in ("speed", "final", "cost", "pairs") for suffix in ("csv", "tex")}
+    with (folder / "out/tables/Bits-TableEvaluator-pairs.csv").open(encoding="utf-8", newline="") as file:
+        (pair,) = csv.DictReader(file)
+    assert {pair["better"], pair["worse"]} == {"random", "mine"}
+
+
+def test_the_smallest_difference_is_said_before_the_runs_and_only_then(folder, capsys):
+    line = ["compare", *TABLE, *AGENTS, *QUICK[:2], "--seeds", "6", "--budget.evaluations", "4", "--run_dir", "out"]
+    assert main(line) == 0
+    assert capsys.readouterr().out.startswith("6 seeds can show a mean difference of 1.78 standard deviations")
+    assert main(line) == 0
+    assert capsys.readouterr().out.startswith("12 runs in out; 12 of them are finished")
+
+
+def test_the_best_so_far_is_a_table_of_its_own(folder, capsys):
+    line = ["compare", *TABLE, *AGENTS, *QUICK[:-1], "30", "--run_dir", "out"]
+    assert main(line) == 0
+    assert "best so far, mean ± standard deviation" in " ".join(capsys.readouterr().out.split())
+    with (folder / "out/tables/Bits-TableEvaluator-best_so_far.csv").open(encoding="utf-8", newline="") as file:
+        assert [list(row) for row in csv.DictReader(file)] == [["agent", "best reward (%) after 25 evaluations"]] * 2
 
 
 def test_the_table_is_read_in_80_columns(folder, capsys):
-    main(["compare", *TABLE, *AGENTS, "--agents.local_search", "LocalSearch", *QUICK, "--output", "out"])
+    main(["compare", *TABLE, *AGENTS, "--agents.local_search", "LocalSearch", *QUICK, "--run_dir", "out"])
     lines = capsys.readouterr().out.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("agent"))
     assert lines[head].split("  ")[0] == "agent"
-    assert lines[head].split() == ["agent", "seeds", "rank", *["accuracy", "(%)"] * 2, "best", "to", "the", "best"]
-    assert lines[head - 1].split() == ["mean", "validation", "test", "the", "evaluations"]
+    assert lines[head].split() == ["agent", "seeds", "rank", "to", "the", "best", "best", *["accuracy", "(%)"] * 2]
+    assert lines[head - 1].split() == ["mean", "evaluations", "the", "validation", "test"]
     assert {line.split()[0] for line in lines[head + 2 : head + 5]} == {"random", "mine", "local_search"}
     assert lines[head + 5].startswith("- ")  # every agent has one line
     paths = ("report: ", "figures: ", "every run in TensorBoard: ")
@@ -150,7 +179,7 @@ def test_config_yaml_goes_back_in(folder):
     assert main(["compare", *given, "--workers", "0"]) == 0
     (first,) = folder.glob("runs/compare-*")
     again = ["compare", "--config", str(first / "config.yaml"), "--workers", "0"]
-    assert main([*again, "--output", "again"]) == 0
+    assert main([*again, "--run_dir", "again"]) == 0
     assert left(folder / "again") == left(first)
     before = {path: path.stat().st_mtime_ns for path in first.rglob("run.json")}
     assert len(before) == 8
@@ -167,7 +196,7 @@ def test_a_problem_has_its_own_part_of_the_budget(folder):
         "seconds": bits(budget={"evaluations": None, "charged_seconds": 9.0}),  # of 2 s an architecture
     }
     given = config(problems=problems, budget={"evaluations": 6, "charge_repeats": True})
-    assert main(["compare", *given, *QUICK[:4], "--output", "out"]) == 0
+    assert main(["compare", *given, *QUICK[:4], "--run_dir", "out"]) == 0
     written = yaml.safe_load((folder / "out" / "config.yaml").read_text())["problems"]
     assert [problem["budget"]["charge_repeats"] for problem in written.values()] == [True] * 3
     last = {row["problem"]: int(row["proposal"]) for row in rows(folder / "out")}
@@ -178,7 +207,7 @@ def test_a_problem_has_its_own_part_of_the_budget(folder):
 def test_the_command_line_adds_to_a_file(folder):
     given = config(agents={"mine": {"class_path": "own.Mine", "init_args": {"eagerness": 2}}})
     assert (
-        main(["compare", *given, "--agents.mine.eagerness=3", "--agents.lr0-1", "RandomSearch", *QUICK, "--output=o"])
+        main(["compare", *given, "--agents.mine.eagerness=3", "--agents.lr0-1", "RandomSearch", *QUICK, "--run_dir=o"])
         == 0
     )
     agents = yaml.safe_load((folder / "o" / "config.yaml").read_text())["agents"]
@@ -203,13 +232,13 @@ def test_the_folders_name_follows_from_what_is_compared(folder):
 @pytest.mark.parametrize("name", ["a b", "größer", "a/b", "lr=0.1"])
 def test_names_may_have_spaces_slashes_and_umlauts(name, folder):
     given = config(agents={name: "RandomSearch"}, problems={name: bits()})
-    assert main(["compare", *given, *QUICK, "--output", "out"]) == 0
+    assert main(["compare", *given, *QUICK, "--run_dir", "out"]) == 0
     assert {(row["problem"], row["agent"]) for row in rows(folder / "out")} == {(name, name)}
     assert set(os.listdir(folder)) - {"__pycache__"} == {"agents", "bits.csv", "given.yaml", "out", "own.py"}
 
 
 def test_what_is_to_be_typed_is_quoted(folder, capsys):
-    assert main(["compare", *TABLE, *QUICK, *AGENTS, "--output", "my runs"]) == 0
+    assert main(["compare", *TABLE, *QUICK, *AGENTS, "--run_dir", "my runs"]) == 0
     assert "tensorboard --logdir 'my runs/runs'" in capsys.readouterr().out
     assert "nasenv compare --config 'my runs/config.yaml'" in html.unescape(
         (folder / "my runs/report.html").read_text()
@@ -218,7 +247,7 @@ def test_what_is_to_be_typed_is_quoted(folder, capsys):
 
 def test_an_agent_that_is_wrong_is_named_and_the_report_is_there(folder, capsys):
     given = config(agents={"odd": "tests.fakes.Raises", "random": "RandomSearch"}, seeds=3)
-    assert main(["compare", *given, "--workers", "0", "--budget.evaluations", "8", "--output", "out"]) == 0
+    assert main(["compare", *given, "--workers", "0", "--budget.evaluations", "8", "--run_dir", "out"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "odd: 1 of 3 runs did not come to their end and count nowhere (seed 1: agent Raises raised KeyError" in said
     assert "agent Raises raised KeyError" in (folder / "out" / "report.html").read_text()
@@ -260,13 +289,14 @@ def test_an_agent_that_is_wrong_is_named_and_the_report_is_there(folder, capsys)
         ([*TABLE, "--workers", "-1"], "workers must be an integer of 0 or more"),
         (
             [*TABLE, "--rank_by", "rewrad"],
-            "rank_by: expected one of 'reward', 'val_score', 'test_score', got rewrad",
+            "rank_by: expected one of 'speed', 'reward', 'val_score', 'test_score', got rewrad",
         ),
         ([*TABLE, "--budget.evaluations", "0"], "evaluations must be an integer of 1 or more"),
         ([*TABLE, "--budget.evaluations", "null"], "the budget of a comparison needs a limit"),
         ([*TABLE, "--timeout_seconds", "0"], "timeout_seconds must be a positive number"),
-        ([*TABLE, "--output", "bits.csv"], "bits.csv cannot be written"),
+        ([*TABLE, "--run_dir", "bits.csv"], "bits.csv cannot be written"),
         (["--agnets.p", "PPO"], "unknown option --agnets.p"),
+        ([*TABLE, "--output", "out"], "unknown option --output"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -321,9 +351,9 @@ def test_both_ways_of_saying_a_problem(refusal):
 
 
 def test_a_folder_of_another_comparison(refusal, folder, capsys):
-    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--output", "out"]) == 0
+    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--run_dir", "out"]) == 0
     capsys.readouterr()
-    said = refusal(*TABLE, *AGENTS, *QUICK[:-1], "9", "--output", "out")
+    said = refusal(*TABLE, *AGENTS, *QUICK[:-1], "9", "--run_dir", "out")
     assert "is of another configuration" in said
     assert (
         yaml.safe_load((folder / "out" / "config.yaml").read_text())["problems"]["Bits-TableEvaluator"]["budget"][
@@ -334,10 +364,11 @@ def test_a_folder_of_another_comparison(refusal, folder, capsys):
 
 
 def test_a_folder_in_use_is_left_as_it_is(refusal, folder, capsys):
-    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--output", "out"]) == 0
+    assert main(["compare", *TABLE, *AGENTS, *QUICK, "--run_dir", "out"]) == 0
     capsys.readouterr()
     before = (folder / "out" / "config.yaml").read_bytes()
     with open(folder / "out" / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "in use by another comparison" in refusal(*TABLE, *AGENTS, "--seeds", "3", *QUICK[4:], "--output", "out")
+        told = refusal(*TABLE, *AGENTS, "--seeds", "3", *QUICK[4:], "--run_dir", "out")
+        assert "in use by another comparison" in told
     assert (folder / "out" / "config.yaml").read_bytes() == before

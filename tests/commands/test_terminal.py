@@ -138,6 +138,21 @@ def test_a_comparison_counts_its_runs_and_those_that_failed(failed: int, said: s
     assert file.getvalue().splitlines()[-1] == said
 
 
+def test_lines_without_a_terminal_say_how_much_time_is_left():
+    bar, file = drawn(200, ComparisonProgress, 10, tty=False)
+    seconds: list[float] = []
+    bar.get_time = lambda: seconds[-1]
+    with bar:
+        for i in range(10):
+            seconds.append(20.0 * i)
+            bar(SimpleNamespace(agent="a", problem="p", seed=0, error=None))
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "1 of 10 runs done"
+    assert lines[4] == "5 of 10 runs done, 0:01:40 left"  # five runs of 20 seconds
+    assert all(re.fullmatch(r"\d of 10 runs done, 0:0\d:\d\d left", line) for line in lines[1:9])
+    assert lines[9] == "10 of 10 runs done"
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_nothing_of_a_table_is_cut(width: int):
     heads = ["agent", "seeds", "mean rank", "validation accuracy (%)", "test accuracy (%)", "evaluations to the best"]

@@ -41,11 +41,11 @@ def make_runs(agents=("random", "ppo"), seeds=3, n=20, level=0.9) -> list[Run]:
     ]
 
 
-def drawn(runs, optimum=OPTIMUM, metric="reward"):
+def drawn(runs, optimum=OPTIMUM):
     """Return the figures; a warning on the way is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return draw(summarise(runs[0].problem, runs, optimum, metric), runs, "random")
+        return draw(summarise(runs[0].problem, runs, optimum), runs, "random")
 
 
 def texts(figure) -> list[str]:
@@ -125,6 +125,36 @@ def test_the_first_evaluations_and_a_broken_agent_do_not_set_the_scale():
     assert "broken ↓" in texts(axes.figure)
 
 
+def leaders(axes):
+    """Return, by name, the first point of the thin line that leads to it, in the data's coordinates."""
+    thin = [line for line in axes.lines if line.get_linewidth() < 1]
+    pixels = [line.get_transform().transform(line.get_xydata())[0] for line in thin]
+    points = axes.transData.inverted().transform(pixels)
+    return {text.get_text(): tuple(point) for text, point in zip(axes.texts, points, strict=True)}
+
+
+def test_lines_lead_from_the_ends_of_the_curves_to_the_names():
+    best = [make_run("best", s, [0.7, 0.9, OPTIMUM]) for s in range(3)]  # ends early; regret leaves at the bottom
+    runs = [*best, *(make_run("poor", s, [0.5] * 5 + [0.8] * 15) for s in range(3))]
+    figures = drawn(runs)
+    assert leaders(figures["anytime"].axes[0]) == {"best": pytest.approx((3, 95)), "poor": pytest.approx((20, 80))}
+    assert leaders(figures["anytime"].axes[2]) == {"best": pytest.approx((30, 95)), "poor": pytest.approx((200, 80))}
+    regret = figures["regret"].axes[0]
+    bottom = regret.get_ylim()[0]
+    assert leaders(regret) == {"best ↓": pytest.approx((3, bottom)), "poor": pytest.approx((20, OPTIMUM - 0.8))}
+
+
+@pytest.mark.parametrize("agents", [("a", "b", "c"), ("c", "b", "a"), ("b", "c", "a")])
+def test_of_equal_ends_the_quick_is_named_on_top(agents):
+    runs = [
+        make_run(agent, s, [0.5] * (10 * k + 1) + [0.9] * 10**k)  # the quicker, the sooner it stops
+        for k, agent in enumerate(agents)
+        for s in range(3)
+    ]
+    texts = drawn(runs)["anytime"].axes[0].texts
+    assert [text.get_text() for text in sorted(texts, key=lambda text: -text.get_position()[1])] == [*agents]
+
+
 def test_names_of_twelve_agents_do_not_overlap_and_stay_in_the_picture():
     agents = ["random", *(f"agent of a long name {k}" for k in range(11))]
     figure = drawn([make_run(a, s, [0.5, 0.9]) for a in agents for s in range(2)])["anytime"]
@@ -182,7 +212,7 @@ def test_files_are_the_same_twice_and_parse(tmp_path):
     for folder in "ab":
         svgs = save(drawn(runs), tmp_path / folder, "a/b c")
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == sorted(f"a%2Fb c-{kind}.{suffix}" for kind in NOTES for suffix in ("png", "svg"))
+    assert names == sorted(f"a%2Fb c-{kind}.{suffix}" for kind in NOTES for suffix in ("pdf", "png", "svg"))
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     for kind, svg in svgs.items():

@@ -125,7 +125,7 @@ def test_ctrl_c_on_the_command(tmp_path):
             "scripts/compare_controllers.py",
             "--seeds",
             "200",
-            "--output",
+            "--run_dir",
             str(tmp_path),
             "--workers",
             "2",

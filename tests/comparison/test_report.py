@@ -1,14 +1,19 @@
 """The report of a comparison: one file that holds everything, says it in tables, and takes no text for HTML."""
 
+import csv
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nasenv.comparison.report import Description, write_report
 from nasenv.comparison.summary import IntervalEstimate, Pair, Spread, Standing, Success, Summary
-from nasenv.comparison.tables import PublishedResults, standings_table
+from nasenv.comparison.table_files import to_latex, write_tables
+from nasenv.comparison.tables import PublishedResults, TextTable, problem_tables, standings_table
 
 VOID = {"meta", "br", "path", "use", "rect", "image"}
 SVG = (
@@ -73,7 +78,7 @@ def standing(agent="ppo", mean=0.9, **changes) -> Standing:
     success = Success(IntervalEstimate(0.5, 0.33, 0.67), IntervalEstimate(1234.4, 1100.2, 1300.6), 1001.0, 2000)
     plain = Standing(
         agent, 30, {}, spread(mean), spread(mean), spread(mean + 0.02), spread(0.95 - mean), success,
-        1.5, 2000.0, 2100.0, 40000.0, 612.3,
+        spread(0.75), {25: spread(0.5), 50: spread(mean)}, 1.5, 2000.0, 2100.0, 40000.0, 612.3,
     )  # fmt: skip
     return replace(plain, **changes)
 
@@ -98,22 +103,25 @@ def page(tmp_path):
 def test_standings_are_given_with_units_and_uncertainty(page):
     failing = standing("dqn", 0.8, faults={3: "raised"}, seeds=29, success=None)
     found = page(summary(standing(), failing))
-    quality = found.table("agent", "mean rank", "validation accuracy (%), IQM [95 %]")
-    assert quality[0] == {
+    assert found.table("agent", "validation accuracy (%), IQM [95 %]")[0] == {
         "agent": "ppo",
-        "seeds": "30",
-        "mean rank": "1.50",
         "validation accuracy (%), mean ± std": "90.00 ± 1.00",
         "validation accuracy (%), median": "90.10",
         "validation accuracy (%), IQM [95 %]": "90.00 [89.80, 90.30]",
         "test accuracy (%), mean ± std": "92.00 ± 1.00",
         "regret, mean ± std": "0.0500 ± 0.0100",
     }
-    assert quality[1]["seeds"] == "29 of 30"
-    effort = found.table("agent", "met the best, % [95 %]")
-    assert effort[0]["met the best, % [95 %]"] == "50 [33, 67]"
-    assert effort[0]["evaluations to the best, mean [95 %]"] == "≥ 1,234 [1,100, 1,301]"
-    assert effort[1]["evaluations to the best, mean [95 %]"] == "-"
+    first, second = found.table("agent", "mean rank", "met the best, % [95 %]")
+    assert (first["seeds"], first["mean rank"], second["seeds"]) == ("30", "1.50", "29 of 30")
+    assert first["met the best, % [95 %]"] == "50 [33, 67]"
+    assert first["evaluations to the best, mean [95 %]"] == "≥ 1,234 [1,100, 1,301]"
+    assert second["evaluations to the best, mean [95 %]"] == "-"
+    assert first["area under the curve, mean ± std"] == "0.7500 ± 0.0100"
+    so_far = found.table("agent", "best reward after 25 evaluations")
+    assert (so_far[0]["best reward after 25 evaluations"], so_far[0]["best reward after 50 evaluations"]) == (
+        "0.5000 ± 0.0100",
+        "0.9000 ± 0.0100",
+    )
     assert "The best reward of the space is 0.9500." in found.text
 
 
@@ -147,11 +155,14 @@ def test_a_mean_over_censored_runs_is_a_lower_bound(rate, text):
 
 
 def test_pairs_say_whether_they_are_told_apart_and_how_many_seeds_it_takes(page):
-    told = Pair("ppo", "a", IntervalEstimate(0.9, 0.8, 0.95), 1e-7, 2e-7, True, None, 30, 1, 0.0123)
-    unsure = Pair("ppo", "b", IntervalEstimate(0.6, 0.4, 0.7), 0.03, 0.06, False, 1234, 30, 0, 0.001)
+    told = Pair("ppo", "a", IntervalEstimate(0.9, 0.8, 0.95), 1e-7, 2e-7, True, None, 30, 1, 0.0123, "val_score")
+    unsure = Pair("ppo", "b", IntervalEstimate(0.6, 0.4, 0.7), 0.03, 0.06, False, 1234, 30, 0, 42.25)
+    unsure = replace(unsure, by="evaluations_to_best")
     first, second = page(summary(pairs=[told, unsure])).table("better", "worse")
+    assert (first["in"], second["in"]) == ("validation accuracy (%)", "evaluations to the best")
+    assert second["mean difference"] == "42.2"
     assert (first["p by Holm"], first["conclusion"], first["seeds needed"]) == ("< 0.0001", "better", "-")
-    assert (first["difference of means"], first["seeds (equal)"]) == ("1.23", "30 (1)")
+    assert (first["mean difference"], first["seeds (equal)"]) == ("1.23", "30 (1)")
     assert first["probability of improvement [95 %]"] == "0.90 [0.80, 0.95]"
     assert (second["p"], second["conclusion"], second["seeds needed"]) == ("0.0300", "not told apart", "1,234")
 
@@ -164,9 +175,9 @@ def test_faults_are_named_with_seed_and_reason(page):
 
 
 def test_an_agent_without_a_sound_run_is_still_listed(page):
-    nothing = {name: None for name in ("reward", "val_score", "test_score", "regret", "success", "mean_rank")}
+    nothing = {name: None for name in ("reward", "val_score", "test_score", "regret", "success", "area", "mean_rank")}
     nan = {name: np.nan for name in ("evaluations", "proposals", "charged_seconds", "evaluations_per_second")}
-    lost = standing("dqn", seeds=0, faults={0: "boom"}, **nothing, **nan)
+    lost = standing("dqn", seeds=0, faults={0: "boom"}, best_so_far={}, **nothing, **nan)
     rows = page(summary(standing(), lost)).table("agent", "mean rank")
     assert rows[1]["agent"] == "dqn"
     assert rows[1]["seeds"] == "0 of 1"
@@ -224,3 +235,40 @@ def test_equal_arguments_give_equal_bytes(tmp_path):
     for name in "ab":
         write_report(tmp_path / name, "t", [summary()], {"cells": {"final": SVG}}, DESCRIPTION)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# Tables as files
+
+
+def test_tables_are_written_as_csv_and_latex(tmp_path):
+    tables = {"speed": TextTable(["agent", "met (%)", "note"], [["my_ppo & co", "-", "better"], ["[x]", "≥ 3", "-"]])}
+    for folder in "ab":
+        write_tables(tmp_path / folder, "a/b c", tables)
+    names = ["a%2Fb c-speed.csv", "a%2Fb c-speed.tex"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+    with (tmp_path / "a" / names[0]).open(encoding="utf-8", newline="") as file:
+        assert [*csv.reader(file)] == [tables["speed"].heads, *tables["speed"].rows]
+    assert (tmp_path / "a" / names[1]).read_text(encoding="utf-8").splitlines() == [
+        *(r"% \usepackage{booktabs}", r"\begin{tabular}{lrl}", r"\toprule", r"agent & met (\%) & note \\", r"\midrule"),
+        *(r"my\_ppo \& co & -- & better \\", r"{[}x{]} & $\geq$ 3 & -- \\", r"\bottomrule", r"\end{tabular}"),
+    ]
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1).filter(lambda text: text.strip()))
+def test_no_character_of_a_name_has_a_meaning_in_latex(name):
+    (row,) = [
+        line for line in to_latex(TextTable(["agent", "n"], [[name, "1"]])).splitlines() if line.endswith(r" & 1 \\")
+    ]
+    cell = row.removesuffix(r" & 1 \\")
+    for macro in re.findall(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$\\(?:pm|geq)\$|\{\[\}|\{\]\}", cell):
+        cell = cell.replace(macro, "", 1)
+    assert not set(cell) & set("\\{}$&#^_%~[]<>|")
+
+
+def test_every_table_of_a_problem_that_has_rows_is_among_those_that_are_written():
+    pair = Pair("ppo", "b", IntervalEstimate(0.6, 0.4, 0.7), 0.03, 0.06, False, 1234)
+    published = PublishedResults("they", test_score={"ppo": (0.9, 0.01)})
+    every = problem_tables(summary(standing(faults={3: "boom"}), pairs=[pair]), published)
+    assert list(every) == ["speed", "best_so_far", "final", "cost", "pairs", "published", "faults"]
+    assert list(problem_tables(summary(standing(best_so_far={})), None)) == ["speed", "final", "cost"]

@@ -23,6 +23,7 @@ from nasenv.comparison.statistics import (
     median_time,
     seeds_needed,
     signed_rank,
+    smallest_difference,
     step_function_at,
     wilson,
 )
@@ -241,6 +242,23 @@ def test_seeds_needed_is_at_least_what_the_test_needs_and_none_without_a_directi
     assert seeds_needed(np.array([1.0, -1.0, 2.0, -2.0]), 0.05) is None
     assert seeds_needed(np.zeros(4), 0.05) is None
     assert seeds_needed(np.ones(4), 1e-9, power=1e-9) == fewest_seeds(1e-9)
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(6, 0.05), (12, 0.05 / 15), (30, 0.05 / 15), (130, 0.05)])
+def test_the_smallest_difference_is_detected_in_four_of_five_samples(n, alpha):
+    mean, trials = smallest_difference(n, alpha), 1500
+    rng = np.random.default_rng(7)
+    power = np.mean([signed_rank(rng.normal(mean, 1.0, n))[1] < alpha for _ in range(trials)])
+    # the mean itself was found by 1,000 samples, or by a formula
+    assert abs(power - 0.8) < 3 * math.sqrt(0.16 * (1 / trials + 1 / 1000))
+
+
+def test_fewer_seeds_than_the_test_needs_detect_nothing():
+    for alpha in (0.05, 0.05 / 3, 0.05 / 66):
+        needed = fewest_seeds(alpha)
+        assert smallest_difference(needed - 1, alpha) is None
+        found = [smallest_difference(n, alpha) for n in (needed, needed + 5, 90, 110, 1000)]
+        assert found == sorted(found, reverse=True)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_curve():

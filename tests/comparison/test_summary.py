@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasenv.comparison.analysis import summarise
+from nasenv.comparison.conclusions import detectable
 from nasenv.comparison.curves import curve
 from nasenv.comparison.run import Run, Trajectory, trajectories
 from nasenv.comparison.statistics import seeds_needed
@@ -66,7 +68,9 @@ def test_a_standing_by_hand():
         make_run("b", 1, [0.9]),
     ]
     b, a = summarise("p", runs, optimum=0.9).standings
-    assert (a.agent, a.seeds, a.mean_rank, b.mean_rank) == ("a", 2, 1.75, 1.25)
+    # from 0.5 (0) to 0.9 (1) over five evaluations, of which a's first run made four
+    assert (a.area.mean, b.area.mean) == pytest.approx(((2 * 0.75 + 2 * 1.0 + 2 * 0.25 + 3 * 0.5) / 10, 1.0))
+    assert (a.agent, a.seeds, a.mean_rank, b.mean_rank) == ("a", 2, 2.0, 1.0)
     assert (a.reward.mean, a.reward.median, a.reward.n) == pytest.approx((0.8, 0.8, 2))
     assert a.reward.std == pytest.approx(0.2 / math.sqrt(2))
     assert a.test_score.mean == pytest.approx(0.79)
@@ -108,7 +112,8 @@ def test_trajectories_say_what_their_runs_say(metric):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=3, max_size=3), min_size=2, max_size=9))
 def test_ranks_and_pairs_agree_with_the_means(table):
-    summary = summarise("p", ends(a=[r[0] for r in table], b=[r[1] for r in table], c=[r[2] for r in table]), None)
+    runs = ends(a=[r[0] for r in table], b=[r[1] for r in table], c=[r[2] for r in table])
+    summary = summarise("p", runs, None, "reward")
     assert sum(s.mean_rank for s in summary.standings) == pytest.approx(6)
     means = {s.agent: s.reward.mean for s in summary.standings}
     for pair in summary.pairs:
@@ -122,7 +127,7 @@ def test_ranks_and_pairs_agree_with_the_means(table):
 def test_pairs_are_over_the_seeds_both_have():
     runs = ends(a=[0.1, 0.2, 0.3, 0.4], b=[0.9, 0.9, 0.9, 0.4])
     runs[4] = make_run("b", 0, [0.9], error="it raised ValueError")
-    summary = summarise("p", runs, None)
+    summary = summarise("p", runs, None, "reward")
     (pair,) = summary.pairs
     assert (pair.better, pair.seeds, pair.equal) == ("b", 3, 1)
     assert pair.difference == pytest.approx((0.7 + 0.6) / 3)
@@ -132,11 +137,132 @@ def test_pairs_are_over_the_seeds_both_have():
     assert b.mean_rank == pytest.approx((1 + 1 + 1.5) / 3)
 
 
+# Speed
+
+
+def reaching(agent: str, evaluations, best=0.9, n=100, level=0.5) -> list[Run]:
+    """Return a run of n evaluations for each seed, at a level until the best is met; None never meets it."""
+    return [
+        make_run(agent, seed, [best if hit is not None and i + 1 >= hit else level for i in range(n)])
+        for seed, hit in enumerate(evaluations)
+    ]
+
+
+def test_of_two_agents_that_end_equal_the_one_in_half_the_evaluations_is_better():
+    late, early = [40, 50, 60, 70, 44, 52, 66, 74], [20, 25, 30, 35, 22, 26, 33, 37]
+    summary = summarise("p", reaching("late", late) + reaching("early", early), 0.9, random="late")
+    (pair,) = summary.pairs
+    assert summary.ranked_by == pair.by == "evaluations_to_best"
+    assert [s.agent for s in summary.standings] == ["early", "late"]
+    assert [s.reward.mean for s in summary.standings] == [0.9, 0.9]
+    assert (pair.better, pair.separated, pair.difference, pair.improvement.value) == ("early", True, 28.5, 1.0)
+    assert said(summary, "Agents are ranked by the evaluations to the best reward of the space")
+    assert said(summary, "early is better than late (by 28.5 evaluations).")
+    assert not summarise("p", reaching("late", late) + reaching("early", early), 0.9, "reward").pairs[0].separated
+
+
+def test_a_run_that_did_not_meet_the_best_is_worse_than_all_that_did_however_early_it_ended():
+    gave_up = [make_run("b", s, [0.5, 0.6], early=True, ended="it had enough") for s in range(3)]
+    summary = summarise("p", reaching("a", [100, 100, 99]) + gave_up + reaching("c", [None, 1, None]), 0.9)
+    ranks = {s.agent: s.mean_rank for s in summary.standings}
+    assert ranks == {"a": pytest.approx(4 / 3), "c": pytest.approx(7 / 3), "b": pytest.approx(7 / 3)}
+    assert summary.ranked_by == "evaluations_to_best"
+    assert said(summary, "did not meet it in 100 evaluations counts as worse than all that did")
+
+
+def test_agents_of_which_no_run_met_the_best_are_told_apart_by_the_area():
+    runs = reaching("a", [10] * 9) + reaching("b", [None] * 9, level=0.5) + reaching("c", [None] * 9, level=0.7)
+    summary = summarise("p", runs, 0.9)
+    assert [s.agent for s in summary.standings] == ["a", "c", "b"]
+    (pair,) = (p for p in summary.pairs if p.better == "c")
+    assert (pair.worse, pair.separated, pair.by) == ("b", True, "area")
+    assert pair.difference == pytest.approx(0.5)  # of a range from 0.5 to 0.9
+    assert said(summary, "c is better than b (by 0.5 of the area).")
+    assert said(summary, "a is better than c (by 91.5 evaluations) and b (by 92 evaluations).")
+
+
+@pytest.mark.parametrize(("optimum", "met"), [(None, [5, 5, 5, 5]), (0.9, [5, None, None, None])])
+def test_where_the_best_is_not_known_or_hardly_met_the_area_decides(optimum, met):
+    slow = [make_run("slow", s, [0.5] * 60 + [0.8] * 40) for s in range(4)]
+    summary = summarise("p", slow + reaching("quick", met, level=0.7), optimum)
+    assert summary.ranked_by == "area"
+    assert [s.agent for s in summary.standings] == ["quick", "slow"]
+    words = "is not known" if optimum is None else "was met by fewer than half of the runs of every agent"
+    assert said(summary, "ranked by the area under the curve of the best reward so far", words)
+
+
+def test_the_area_is_the_mean_of_the_best_so_far_and_not_of_the_unit():
+    rng = np.random.default_rng(0)
+    rewards = {(agent, s): rng.random(rng.integers(5, 30)) for agent in "ab" for s in range(4)}
+    longest = max(map(len, rewards.values()))
+    best = {key: np.pad(np.maximum.accumulate(r), (0, longest - len(r)), "edge") for key, r in rewards.items()}
+    low, high = (pick(pick(curve) for curve in best.values()) for pick in (min, max))
+    for scale, shift in ((1.0, 0.0), (-3.0, 0.0), (50.0, 7.0)):
+        runs = [make_run(agent, s, abs(scale) * r + shift) for (agent, s), r in rewards.items()]
+        for standing in summarise("p", runs, None).standings:
+            areas = [(best[standing.agent, s].mean() - low) / (high - low) for s in range(4)]
+            assert (standing.area.mean, standing.area.n) == (pytest.approx(np.mean(areas)), 4)
+
+
+def test_an_equal_reward_everywhere_is_the_whole_area():
+    assert summarise("p", ends(a=[0.5, 0.5]), None).standings[0].area.mean == 1.0
+
+
+@pytest.mark.parametrize("names", [("alpha", "omega"), ("omega", "alpha")])
+@pytest.mark.parametrize("order", [1, -1])
+def test_ties_go_by_speed_and_not_by_the_alphabet_or_the_order(names, order):
+    quick, slow = names
+    runs = [*reaching(quick, [10, 30, 20]), *reaching(slow, [60, 50, 40])][::order]
+    summary = summarise("p", runs, 0.9, "reward")
+    assert [(s.agent, s.mean_rank) for s in summary.standings] == [(quick, 1.5), (slow, 1.5)]
+    assert (summary.pairs[0].better, summary.pairs[0].difference) == (quick, 0.0)
+
+
+def test_the_best_so_far_is_given_after_25_50_100_and_200_evaluations():
+    rewards = [0.1] * 24 + [0.2] + [0.3] * 30 + [0.1] * 64
+    runs = [make_run("long", 0, rewards), make_run("long", 1, [0.4] * 30), make_run("short", 0, [0.5] * 26)]
+    long, short = sorted(summarise("p", runs, None).standings, key=lambda s: s.agent)
+    assert {point: spread.mean for point, spread in long.best_so_far.items()} == pytest.approx(
+        {25: 0.3, 50: 0.35, 100: 0.35}
+    )
+    assert {point: spread.mean for point, spread in short.best_so_far.items()} == {25: 0.5, 50: 0.5, 100: 0.5}
+
+
+def test_a_pair_has_one_number_of_seeds_that_it_needs():
+    summary = summarise("p", ends(a=[0.9] * 5, b=[0.1] * 5, c=[0.5] * 5), None)
+    (sentence,) = (s for s in summary.conclusions if "a and b" in s)
+    assert all(sentence.count(f"; {pair.seeds_needed} seeds)") for pair in summary.pairs)
+    assert len(re.findall(r"\d+ seeds", sentence)) == 3
+    assert len({pair.seeds_needed for pair in summary.pairs}) == 1
+
+
+@pytest.mark.parametrize(("seeds", "agents", "needed"), [(5, 2, 6), (6, 3, 7), (9, 6, 10)])
+def test_too_few_seeds_are_said_before_the_run(seeds, agents, needed):
+    assert detectable(seeds, agents, True).startswith(f"{seeds} seeds can show no difference, however large")
+    assert f"needs at least {needed}." in detectable(seeds, agents, True)
+    assert detectable(needed, agents, True).startswith(f"{needed} seeds can show a mean difference of ")
+
+
+def test_the_smallest_difference_is_said_before_the_run():
+    found = re.match(
+        r"30 seeds can show a mean difference of (0\.\d\d) standard deviations of the differences between paired runs; "
+        r"if runs spread as on published tables, (\d\d) % fewer evaluations to the best reward "
+        r"\(Wilcoxon's signed-rank test at the 5 % level, with Holm's correction for 15 pairs, "
+        r"with a power of 80 %\)\.$",
+        detectable(30, 6, True),
+    )
+    deviations, fewer = float(found[1]), int(found[2]) / 100
+    of_the_slower = 0.45 * math.sqrt(1 + (1 - fewer) ** 2)  # the spread of a difference, in means of the slower
+    assert fewer == pytest.approx(deviations * of_the_slower, abs=0.01)
+    assert "evaluations" not in detectable(30, 6, False)
+
+
 # Sentences
 
 
 def test_a_clear_winner():
-    summary = summarise("p", ends(good=spread_out(20, 0.9), poor=spread_out(20, 0.8, seed=1)), None, random="poor")
+    runs = ends(good=spread_out(20, 0.9), poor=spread_out(20, 0.8, seed=1))
+    summary = summarise("p", runs, None, "reward", random="poor")
     (pair,) = summary.pairs
     assert pair.separated
     assert pair.seeds_needed is None
@@ -178,10 +304,10 @@ def test_too_few_seeds():
     five = summarise("p", ends(a=[0.9] * 5, b=[0.1] * 5), None)
     assert not five.pairs[0].separated
     assert five.pairs[0].seeds_needed >= 6
-    assert said(five, "5 seeds can show no difference", "at least 6.")
+    assert said(five, f"{five.pairs[0].seeds_needed} seeds")
     agents = {"a": 0.9, "b": 0.5, "c": 0.1}
     six = summarise("p", ends(**{agent: [value] * 6 for agent, value in agents.items()}), None)
-    assert said(six, "6 seeds can show no difference", "at least 7 (of 3 pairs")
+    assert not any(pair.separated for pair in six.pairs)
     seven = summarise("p", ends(**{agent: [value] * 7 for agent, value in agents.items()}), None)
     assert all(pair.separated for pair in seven.pairs)
 
@@ -240,6 +366,8 @@ def test_censored_runs_are_counted_and_named():
     assert said(summary, "Fewer than half of the runs of few met it")
     assert not said(summary, "may not be compared")
     assert said(summarise("p", [*runs, make_run("long", 0, [0.1] * 5)], 0.9), "some 2", "long 5", "may not be compared")
+    soon = [make_run("soon", s, [0.9]) for s in range(3)]  # ended when it met the best: there is no bound
+    assert not said(summarise("p", [*runs, *soon], 0.9), "may not be compared")
 
 
 def test_a_fault_in_every_run_leaves_the_others_to_be_compared(tmp_path):
@@ -279,7 +407,7 @@ def test_an_agent_whose_metric_is_unknown_is_not_ranked():
 def test_no_seeds_in_common():
     summary = summarise("p", [make_run("a", 0, [0.5]), make_run("b", 1, [0.6])], None)
     assert summary.pairs == ()
-    assert said(summary, "a and b: no seeds in common")
+    assert said(summary, "b and a: no seeds in common")
     assert said(summary, "No seed is common to all agents")
 
 
@@ -289,7 +417,7 @@ def test_no_seeds_in_common():
         ([], {}, "no runs"),
         ([make_run("a", 0, [0.5], problem="q")], {}, "a run of 'q' too"),
         ([make_run("a", 0, [0.5]), make_run("a", 0, [0.6])], {}, "two runs of a, seed 0"),
-        ([make_run("a", 0, [0.5])], {"rank_by": "accuracy"}, "rank_by must be one of reward, val_score"),
+        ([make_run("a", 0, [0.5])], {"rank_by": "accuracy"}, "rank_by must be one of speed, reward, val_score"),
         ([make_run("a", 0, [0.5])], {"random": "r"}, "said to be 'r', but the agents are a"),
     ],
 )
