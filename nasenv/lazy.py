@@ -20,7 +20,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
     'nasenv.errors'
     >>> find("InputEror")
     Traceback (most recent call last):
-    AttributeError: module 'nasenv' has no attribute 'InputEror'
+    AttributeError: module 'nasenv' has no attribute 'InputEror'...
     """
 
     def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORD, PAGE = ROOT / "tests" / "versions.json", ROOT / "tests" / "versions.md"
 SUITES = {"3.11": "bookworm", "3.13": "trixie", "3.14": "forky"}
 MIRROR = "http://deb.debian.org/debian"
+PACKAGES = ("python3-venv", "python3-dev", "g++", "git", "procps", "postgresql")
 CERTIFICATES = Path("etc/ssl/certs/ca-certificates.crt")
 SHOWN = ("torch", "numpy", "gymnasium", "stable_baselines3")
 SEARCH = ("train", "--budget.evaluations", "16", "--run_dir", "runs/versions")
@@ -45,15 +46,18 @@ class Environment:
 
     def make(self) -> None:
         """Make the system unless it is there, and a new clone and virtual environment in it."""
-        if self.root and not (self.root / "usr" / "bin" / "python3").exists():
-            suite, packages = self.root.name.removeprefix("debian-"), "python3,python3-venv,ca-certificates,git,procps"
+        if self.root and not (self.root / "usr" / "bin" / "dpkg").exists():
+            suite = self.root.name.removeprefix("debian-")
             known = Path("/usr/share/debootstrap/scripts")
             script = [known / "sid"] if not (known / suite).exists() else []  # newer than this debootstrap
-            options = ["--variant=minbase", f"--include={packages}", suite, self.root, MIRROR, *script]
+            options = ["--variant=minbase", "--include=ca-certificates", suite, self.root, MIRROR, *script]
             subprocess.run(["debootstrap", *map(str, options)], check=True)
         if self.root:
             for file in (Path("etc/resolv.conf"), CERTIFICATES):
                 shutil.copy(Path("/") / file, self.root / file)
+            self.outside.mkdir(exist_ok=True)
+            self.run("apt-get", "update", "--quiet").check_returncode()
+            self.run("apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES).check_returncode()
         shutil.rmtree(self.outside, ignore_errors=True)
         self.outside.mkdir(parents=True)
         subprocess.run(["git", "clone", "--quiet", ROOT, self.outside / "nasenv"], check=True)
@@ -63,7 +67,12 @@ class Environment:
         """Run a command in a folder of the environment, and return how it ended."""
         kept = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
         environment = kept | {"PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"}
-        environment |= {"HOME": str(self.inside), "OMP_NUM_THREADS": "1", "PIP_CERT": f"/{CERTIFICATES}"}
+        environment |= {
+            "DEBIAN_FRONTEND": "noninteractive",
+            "HOME": str(self.inside),
+            "OMP_NUM_THREADS": "1",
+            "PIP_CERT": f"/{CERTIFICATES}",
+        }
         if not self.root:
             environment["PATH"] += f":{os.environ['PATH']}"
         line = ["env", f"--chdir={self.inside / cwd}", *map(str, command)]
