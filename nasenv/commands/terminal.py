@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from nasenv.comparison.run import Run
 from nasenv.errors import counted
 from nasenv.objectives import is_score
+from nasenv.search.budget import Budget
 from nasenv.search.history import History
 from nasenv.search.search import Search
-from nasenv.trial import Outcome
+from nasenv.trial import Measurement, Outcome, Trial
 
 _LAST = 32  # number of latest evaluations whose mean reward is shown
 _LONGEST_NAME = 32  # characters of a row's name that are not broken in a narrow terminal
@@ -84,7 +87,7 @@ def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str, **
 
 
 class Bar(Progress):
-    """Draws a progress bar with elapsed and remaining time, and a text below; prints lines if there is no terminal.
+    """Draws a progress bar with elapsed time and time left, and a text below; prints lines if there is no terminal.
 
     Args:
         console: console to draw on.
@@ -93,12 +96,19 @@ class Bar(Progress):
         lines: number of lines that are printed if there is no terminal.
     """
 
-    def __init__(self, console: Console, doing: str, total: int | None, lines: int = _LINES) -> None:
-        done = (TextColumn(doing), BarColumn(bar_width=None), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
+    def __init__(self, console: Console, doing: str, total: float | None, lines: int = _LINES) -> None:
+        columns = (TextColumn(doing), BarColumn(bar_width=None), TextColumn("{task.fields[count]}"))
+        times = (TimeElapsedColumn(), TextColumn("elapsed{task.fields[left]}"))
         self._total, self._lines, self._printed, self._text = total, lines, 0, ""
-        super().__init__(*done, *times, console=console, disable=not console.is_terminal, speed_estimate_period=600)
-        self._bar = self.add_task(doing, total=total)
+        super().__init__(*columns, *times, console=console, disable=not console.is_terminal)
+        count = "" if total is None else f"0/{total:.0f}"
+        self._left = "" if total is None else ", -:--:-- left"
+        self._bar = self.add_task(doing, total=total, count=count, left=self._left)
+        self._begun = (time.monotonic(), 0.0)
+
+    def begin(self, done: float) -> None:
+        """Estimate the time left by what is done from now on, beyond what is done already."""
+        self._begun = (time.monotonic(), done)
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """Yield the bar, and the text below it."""
@@ -106,14 +116,45 @@ class Bar(Progress):
         if self._text:
             yield Text(self._text)
 
-    def show(self, done: int, text: str, line: str) -> None:
-        """Draw the bar and the text; without a terminal, print the line if it is time for another."""
+    def show(self, done: float, text: str, line: str, count: str = "", seconds: float | None = None) -> None:
+        """Draw the bar and the text; without a terminal, print the line if it is time for another.
+
+        Args:
+            done: length of the part of the bar that is done.
+            text: text below the bar.
+            line: the line; the time left is added.
+            count: what is written beside the bar; by default what is done of the total.
+            seconds: how long what is done took; by default the time since `begin`.
+        """
         self._text = text
-        self.update(self._bar, completed=done)
+        count = count or (f"{done:.0f}" if self._total is None else f"{done:.0f}/{self._total:.0f}")
+        left = self._seconds_left(done, seconds)
+        if left is not None:
+            self._left = f", {timedelta(seconds=math.ceil(left))} left"
+        self.update(self._bar, completed=done, count=count, left=self._left)
         every = max(1, (self._total or 100 * self._lines) // self._lines)
         if not self.console.is_terminal and done // every > self._printed:
-            self._printed = done // every
+            self._printed = int(done // every)
+            line += f"; about {shown_time(left)} left" if left else ""
             self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _seconds_left(self, done: float, seconds: float | None) -> float | None:
+        """Return the seconds left at the speed so far; None if that is not known."""
+        since, before = (time.monotonic() - seconds, 0.0) if seconds is not None else self._begun
+        if self._total is None or done <= before < self._total:
+            return None
+        return 0.0 if done >= self._total else (time.monotonic() - since) / (done - before) * (self._total - done)
+
+
+def shown_time(seconds: float) -> str:
+    """Return a duration as text.
+
+    >>> shown_time(14.2), shown_time(200), shown_time(9000)
+    ('14 s', '3 min', '2.5 h')
+    """
+    if seconds < 2 * 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
 
 
 def spent_text(history: History, evaluations: int | None) -> str:
@@ -135,24 +176,75 @@ def shown_reward(search: Search, reward: float) -> str:
     return search.space.task.shown(reward) if is_score(search.objective) else f"{reward:.4f}"
 
 
-class SearchProgress(Bar):
-    """Draws the progress of a search: evaluations, best reward, mean of the last 32, repeats and failures."""
+def shown_outcome(search: Search, outcome: Outcome) -> str:
+    """Return reward and score of an outcome as text; once where they are the same."""
+    reward = f"{reward_name(search)} {shown_reward(search, outcome.reward)}"
+    score, task = outcome.measurement.score, search.space.task
+    if is_score(search.objective) or score is None:
+        return reward
+    return f"{reward} (validation {task.metric.replace('_', ' ')} {task.shown(score)})"
 
-    def __init__(self, console: Console, evaluations: int | None) -> None:
-        super().__init__(console, "searching", evaluations)
-        self._failed = 0
+
+class SearchProgress(Bar):
+    """Draws the progress of a search: evaluations, best reward, mean of the last 32, repeats and failures.
+
+    Where the budget limits charged seconds alone, the bar is of these.
+    """
+
+    def __init__(self, console: Console, budget: Budget) -> None:
+        self._budget, self._failed = budget, 0
+        super().__init__(console, "searching", budget.evaluations or budget.charged_seconds)
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
         """Show the progress after an answer; a callback of the search."""
-        history = search.history
-        best = "none yet" if history.best_reward is None else shown_reward(search, history.best_reward)
+        history, in_seconds = search.history, self._budget.evaluations is None
+        done = history.charged_seconds if in_seconds and self._budget.charged_seconds else float(int(history.spent))
+        best = history.best
+        found = f"best {reward_name(search)} none yet" if best is None else f"best {shown_outcome(search, best)}"
         last = counted(min(_LAST, len(history)), "evaluation")
         mean = f"mean of the last {last} {shown_reward(search, history.mean_reward(_LAST))}"
         self._failed += outcome.measurement.error is not None and not outcome.repeat
         repeats = f", {counted(history.repeats, 'repeated proposal')}" if history.repeats else ""
         failed = f", {self._failed:,} failed" if self._failed else ""
-        text = f"best {reward_name(search)} {best}, {mean}{repeats}{failed}"
-        self.show(int(history.spent), text, f"{spent_text(history, self._total)} in {search.seconds:.0f} s: {text}")
+        text = f"{found}, {mean}{repeats}{failed}"
+        spent = spent_text(history, self._budget.evaluations)
+        self.show(done, text, f"{spent} in {search.seconds:.0f} s: {text}", seconds=search.seconds)
+
+
+class FinalProgress(contextlib.ExitStack):
+    """Draws the progress of final trainings, a bar for those that confirm and one for those that test.
+
+    A training has a share of the bar like that of its architecture in the time of the search, so that the time left
+    is right though the longest trainings come first.
+
+    Args:
+        console: console to draw on.
+        search: the search, which is over.
+    """
+
+    def __init__(self, console: Console, search: Search) -> None:
+        super().__init__()
+        self._console, self._purpose = console, ""
+        self._seconds = {
+            search.representative(o.architecture): o.measurement.train_seconds / o.fidelity
+            for o in search.history
+            if o.measurement.error is None
+        }
+
+    def __call__(self, trials: Collection[Trial], measured: Mapping[Trial, Measurement]) -> None:
+        """Show the progress after a training; a callback of `conclude`."""
+        seconds = [self._seconds.get(trial.architecture, 0.0) for trial in trials]
+        usual = sum(seconds) / max(1, sum(map(bool, seconds))) or 1.0
+        share = {trial: (s or usual) for trial, s in zip(trials, seconds, strict=True)}
+        done = round(len(trials) * sum(share[trial] for trial in measured) / sum(share.values()), 6)
+        (purpose,) = {trial.purpose for trial in trials}
+        doing = f"{'final' if purpose == 'confirm' else 'test'} trainings"
+        if purpose != self._purpose:
+            self.close()
+            self._purpose, self._bar = purpose, self.enter_context(Bar(self._console, doing, len(trials)))
+            self._bar.begin(done)
+        count = f"{len(measured)}/{len(trials)}"
+        self._bar.show(done, "", f"{doing}: {len(measured)} of {len(trials)} done", count)
 
 
 class ComparisonProgress(Bar):

@@ -18,16 +18,17 @@ from rich.table import Column, Table
 from nasenv.agents.agent import Agent
 from nasenv.cache.cache import Cache
 from nasenv.commands.terminal import (
+    Bar,
+    FinalProgress,
     ReplayTime,
     SearchProgress,
     Terminal,
-    reward_name,
-    shown_reward,
+    shown_outcome,
     spent_text,
     stopping,
     table_of,
 )
-from nasenv.configuration import digest
+from nasenv.configuration import digest, import_path
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError, SearchStopped, counted
 from nasenv.evaluators.evaluator import Evaluator
@@ -38,6 +39,7 @@ from nasenv.records.run_directory import JOURNAL, TRIALS
 from nasenv.records.trials import TrialLog
 from nasenv.results.conclude import clear, conclude
 from nasenv.results.result import RESULT, Result, table
+from nasenv.results.verdict import verdict
 from nasenv.search.budget import Budget
 from nasenv.search.pending import add_to_cache
 from nasenv.search.search import Resume, Search
@@ -105,6 +107,7 @@ def train(
             search = Search(space, evaluator, agent, budget, objective, store, seed, folder, (), start, resume)
             result = run_and_conclude(stack.enter_context(search), console)
     _print_result(result, folder, console)
+    _print_hints(space, data, folder, console)
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -186,8 +189,11 @@ def _run(search: Search, console: Terminal) -> Result:
     if search.replayed:
         console.say(f"resuming from the journal of {search.run_dir}: {counted(search.replayed, 'evaluation')}")
         search.callbacks.append(ReplayTime(console, search.replayed))
-    search.prepare()
-    with SearchProgress(console, search.budget.evaluations) as progress:
+    if search.trials is None:
+        search.prepare()
+    else:
+        _set_up(search, console)
+    with SearchProgress(console, search.budget) as progress:
         search.callbacks.append(progress)
         search.run()
     if search.stopped is not None:
@@ -195,13 +201,22 @@ def _run(search: Search, console: Terminal) -> Result:
     cached = f"; {counted(search.history.cached, 'score')} known from the cache" if search.history.cached else ""
     console.say(f"{search.ended} ({search.seconds:.0f} s{cached})")
     _show_times(search, console)
-    finalists, times = min(search.budget.finalists, len(search.history)), search.budget.final_seeds
-    if search.evaluator.trains:
-        seeds = counted(times, "seed")
-        console.say(
-            f"training the best {counted(finalists, 'architecture')} for longer, with {seeds} each, then testing ..."
-        )
-    return conclude(search)
+    if not search.evaluator.trains:
+        return conclude(search)
+    finalists, seeds = min(search.budget.finalists, len(search.history)), counted(search.budget.final_seeds, "seed")
+    best = "the best architecture" if finalists == 1 else f"the best {finalists:,} architectures"
+    console.say(f"training {best}, and what they are compared with, for longer, with {seeds} each; then testing")
+    with FinalProgress(console, search) as progress:
+        return conclude(search, progress)
+
+
+def _set_up(search: Search, console: Terminal) -> None:
+    """Start the workers of a search that trains, and show that it takes its time."""
+    doing = "setting up workers"
+    if not console.is_terminal:
+        console.say(doing)
+    with Bar(console, doing, None):
+        search.prepare()
 
 
 def _show_times(search: Search, console: Terminal) -> None:
@@ -235,8 +250,8 @@ def _write_partial_result(search: Search, reason: str, console: Terminal) -> Non
         done = spent_text(search.history, search.budget.evaluations)
     console.say(f"{done} in the journal{trainings}; the best architectures are in {path}")
     if best:
-        reward = shown_reward(search, search.history.top(1)[0].reward)
-        console.say(f"best architecture: {best[0]['architecture']}, {reward_name(search)} {reward}")
+        shown = shown_outcome(search, search.history.top(1)[0])
+        console.say(f"best architecture: {best[0]['architecture']}, {shown}")
     console.say("the same command resumes the search; --resume conclude trains and tests the best architectures now")
 
 
@@ -249,13 +264,22 @@ def _print_result(result: Result, folder: Path, console: Terminal) -> None:
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     console.print(table_of(*table(result), title=f"final trainings: {spread}"))
     console.say(f"winner: {result.winner.text}")
+    for sentence in verdict(result):
+        console.say(sentence)
     network = "the saved network" if (folder / "model").exists() else "the winner"
     console.say(f"test {result.metric} of {network}: {shown_score(result.test_score, result.metric)}")
     known = ("model", "architecture.png", RESULT, JOURNAL)
     left = [f"{name}/" if (folder / name).is_dir() else name for name in known if (folder / name).exists()]
     console.say(f"files in {folder}: {', '.join(left)}")
+
+
+def _print_hints(space: SearchSpace, data: Data, folder: Path, console: Terminal) -> None:
+    """Print commands that use what a run left; they run as they stand there."""
     if (folder / "model").exists():  # evaluators that do not train save none
-        console.say(f"use the network:      {_command_line('nasenv', 'predict', folder, 'npz:FILE')}")
+        own = [] if type(space).__module__.startswith("nasenv.") else ["--space", import_path(type(space))]
+        command = _command_line("nasenv", "predict", folder, data.source, *own)
+        console.say(f"use the network:      {command}")
+        console.say(f"for other pictures:   a picture's file, folder:DIR or npz:FILE in place of {data.source}")
     console.say(f"look at the search:   {_command_line('tensorboard', '--logdir', folder.parent)}")
 
 
