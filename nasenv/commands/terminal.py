@@ -146,6 +146,13 @@ class Bar(Progress):
         return 0.0 if done >= self._total else (time.monotonic() - since) / (done - before) * (self._total - done)
 
 
+def waiting(console: Console, doing: str) -> Bar:
+    """Return a bar for an activity whose end is not known; without a terminal, print its name."""
+    if not console.is_terminal:
+        console.print(doing, highlight=False, soft_wrap=True)
+    return Bar(console, doing, None)
+
+
 def shown_time(seconds: float) -> str:
     """Return a duration as text.
 
@@ -208,7 +215,14 @@ class SearchProgress(Bar):
         failed = f", {self._failed:,} failed" if self._failed else ""
         text = f"{found}, {mean}{repeats}{failed}"
         spent = spent_text(history, self._budget.evaluations)
-        self.show(done, text, f"{spent} in {search.seconds:.0f} s: {text}", seconds=search.seconds)
+        seconds = search.seconds * min(1.0, done / (_trained(search) or done or 1.0))
+        self.show(done, text, f"{spent} in {search.seconds:.0f} s: {text}", seconds=seconds)
+
+
+def _trained(search: Search) -> int:
+    """Return how many full trainings have ended: those of a batch all end before its first answer; 0 if unknown."""
+    in_full = search.history.full_evaluations == len(search.history)
+    return len(search.trials.measurements) if in_full and search.trials is not None else 0
 
 
 class FinalProgress(contextlib.ExitStack):
@@ -245,6 +259,9 @@ class FinalProgress(contextlib.ExitStack):
             self._bar.begin(done)
         count = f"{len(measured)}/{len(trials)}"
         self._bar.show(done, "", f"{doing}: {len(measured)} of {len(trials)} done", count)
+        if purpose == "test" and len(measured) == len(trials):
+            self.close()
+            self.enter_context(waiting(self._console, "saving the result"))
 
 
 class ComparisonProgress(Bar):

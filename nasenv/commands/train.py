@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shlex
@@ -18,7 +19,6 @@ from rich.table import Column, Table
 from nasenv.agents.agent import Agent
 from nasenv.cache.cache import Cache
 from nasenv.commands.terminal import (
-    Bar,
     FinalProgress,
     ReplayTime,
     SearchProgress,
@@ -27,6 +27,7 @@ from nasenv.commands.terminal import (
     spent_text,
     stopping,
     table_of,
+    waiting,
 )
 from nasenv.configuration import digest, import_path
 from nasenv.data.dataset import Data
@@ -50,6 +51,8 @@ from nasenv.trial import Architecture
 _PARTIAL_RESULT = "partial_result.json"  # of a search that was stopped
 _LONGEST_START = 1 << 26  # bytes
 _LONGEST_DATA = 40  # characters of the data set's name in the name of a run
+_SMALL_SHARE = 0.01  # per cent of a space that a budget covers, below which it is not said how small
+_UNCOUNTED = 10_000_000  # architectures that a space has at least if its size is not known
 _SMALL = 0.001  # share of a search's time, below which a part is not printed
 
 
@@ -151,21 +154,31 @@ def starting_architectures(space: SearchSpace, start_from: Sequence[str] | str |
 
 def coverage(space: SearchSpace, budget: Budget) -> str:
     """Return a text on the share of the space that the budget covers, and on what random search would find."""
-    size = space.size
-    n = budget.evaluations
-    known = counted(size, "architecture") if size is not None else "more than 10,000,000 architectures"
+    size, n = space.size, budget.evaluations
+    known = counted(size, "architecture") if size is not None else f"more than {_UNCOUNTED:,} architectures"
     text = f"{type(space).__name__}: {known} of {counted(space.num_decisions, 'decision')}"
     if n is None:
         limit = f"is {counted(budget.charged_seconds, 'charged second')}" if budget.charged_seconds else "has no limit"
         return f"{text}; the budget {limit}"
     if size is not None and n >= size:
         return f"{text}; the budget of {n:,} covers them all, so every agent without repeats finds the best"
-    share = f"{n / size:.2g} of them" if size is not None else "a small part of them"
-    chances = [f"{100 * (1 - (1 - best) ** n):.0f} %" for best in (0.01, 0.001)]
-    return (
-        f"{text}; the budget of {n:,} covers {share}.\nRandom search would find one of the best 1 % with a "
-        f"probability of {chances[0]}, one of the best 0.1 % with {chances[1]}: the agent has to beat that."
-    )
+    share = 100 * n / (size or _UNCOUNTED)
+    covered = f"{share:.2g} %" if size is not None and share >= _SMALL_SHARE else f"less than {max(share, 0.01):.2g} %"
+    parts = {f"one of the best {100 * s:g} %": s for s in (0.01, 0.001) if size is None or s * size >= 1}
+    chances = [
+        f"{what} with a probability of {100 * _chance(part, n, size):.0f} %"
+        for what, part in (parts or {"the best one": 0.0}).items()
+    ]
+    random = f"Random search would find {', '.join(chances)}: the agent has to beat that."
+    return f"{text}; the budget of {n:,} covers {covered} of them.\n{random}"
+
+
+def _chance(share: float, n: int, size: int | None) -> float:
+    """Return the chance that n different random architectures hold one of the best share, one at least."""
+    if size is None:
+        return 1 - (1 - share) ** n
+    best = max(1, int(share * size))
+    return 1 - math.prod(max(0, size - best - i) / (size - i) for i in range(n))
 
 
 def run_and_conclude(search: Search, console: Terminal) -> Result:
@@ -189,10 +202,10 @@ def _run(search: Search, console: Terminal) -> Result:
     if search.replayed:
         console.say(f"resuming from the journal of {search.run_dir}: {counted(search.replayed, 'evaluation')}")
         search.callbacks.append(ReplayTime(console, search.replayed))
-    if search.trials is None:
+    with contextlib.ExitStack() as stack:
+        if search.trials is not None:  # it trains
+            stack.enter_context(waiting(console, "setting up workers"))
         search.prepare()
-    else:
-        _set_up(search, console)
     with SearchProgress(console, search.budget) as progress:
         search.callbacks.append(progress)
         search.run()
@@ -208,15 +221,6 @@ def _run(search: Search, console: Terminal) -> Result:
     console.say(f"training {best}, and what they are compared with, for longer, with {seeds} each; then testing")
     with FinalProgress(console, search) as progress:
         return conclude(search, progress)
-
-
-def _set_up(search: Search, console: Terminal) -> None:
-    """Start the workers of a search that trains, and show that it takes its time."""
-    doing = "setting up workers"
-    if not console.is_terminal:
-        console.say(doing)
-    with Bar(console, doing, None):
-        search.prepare()
 
 
 def _show_times(search: Search, console: Terminal) -> None:

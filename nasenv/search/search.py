@@ -104,7 +104,7 @@ class Search:
         self._is_concluding = resume == "conclude"
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
-        self._status = SearchStatus(self.budget, self.history, self._size, type(agent).__name__, endless)
+        self._status = SearchStatus(self.budget, self.history, self._size, agent, endless)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
         self.files = self._open(self.run_dir, resume) if self.run_dir is not None else None
