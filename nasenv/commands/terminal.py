@@ -169,8 +169,9 @@ def spent_text(history: History, evaluations: int | None) -> str:
     made = counted(history.evaluations, "evaluation")
     if history.spent == history.evaluations:
         return f"{history.evaluations:,} of {counted(evaluations, 'evaluation')}" if evaluations else made
-    of = f" of {evaluations:,}" if evaluations else ""
-    return f"{round(history.spent, 2):.12g}{of} full trainings spent on {made}"
+    spent = round(history.spent, 2)
+    of, whole = (f" of {evaluations:,}", evaluations) if evaluations else ("", spent)
+    return f"{spent:.12g}{of} full training{'s' * (whole != 1)} spent on {made}"
 
 
 def reward_name(search: Search) -> str:

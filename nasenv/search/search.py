@@ -326,7 +326,7 @@ class Search:
     def _propose(self, architectures: Architectures, fidelity: float) -> Proposals:
         """Return architectures as proposals; raise AgentError if there are none, or one is not in the space."""
         if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
-            raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures of the space")
+            raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures, any if none is new")
         try:
             rounded = 1.0 if fidelity == 1.0 else self._evaluator.fidelity(fidelity)
             return self.history.propose(architectures, self.space.check_all, rounded)
