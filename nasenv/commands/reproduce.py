@@ -114,7 +114,7 @@ def _evaluation_differences(
     if differing := [(old, new, keys) for old, new, keys in found if keys]:
         old, new, keys = differing[0]
         shown = "text" if "text" in keys else keys[0]
-        was, is_now = (_exact(e[shown], metric) if shown == "score" else e.get(shown) for e in (old, new))
+        was, is_now = (_exact(e.get(shown), metric) if shown == "score" else e.get(shown) for e in (old, new))
         yield (
             f"{len(differing)} of {counted(len(then), 'evaluation')}, the first of them {old['evaluation']}: "
             f"{shown} was {was}, now {is_now}"

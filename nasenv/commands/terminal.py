@@ -51,6 +51,10 @@ class Terminal(Console):
         """Print a text whose lines may be longer than the terminal is wide."""
         self.print(text, soft_wrap=True)
 
+    def explain(self, text: str) -> None:
+        """Print sentences; in a terminal they are broken between words."""
+        self.print(text, soft_wrap=not self.is_terminal)
+
     def _check_buffer(self) -> None:
         try:
             super()._check_buffer()

@@ -183,7 +183,7 @@ def _chance(share: float, n: int, size: int | None) -> float:
 
 def run_and_conclude(search: Search, console: Terminal) -> Result:
     """Run a search, print its progress, and return its result; raise SearchStopped if it is stopped."""
-    console.say(coverage(search.space, search.budget))
+    console.explain(coverage(search.space, search.budget))
     search.on_wait = console.say
     for notice in search.files.notices if search.files is not None else ():
         console.say(f"note: {notice}")
@@ -218,7 +218,7 @@ def _run(search: Search, console: Terminal) -> Result:
         return conclude(search)
     finalists, seeds = min(search.budget.finalists, len(search.history)), counted(search.budget.final_seeds, "seed")
     best = "the best architecture" if finalists == 1 else f"the best {finalists:,} architectures"
-    console.say(f"training {best}, and what they are compared with, for longer, with {seeds} each; then testing")
+    console.explain(f"training {best}, and what they are compared with, for longer, with {seeds} each; then testing")
     with FinalProgress(console, search) as progress:
         return conclude(search, progress)
 
@@ -269,7 +269,7 @@ def _print_result(result: Result, folder: Path, console: Terminal) -> None:
     console.print(table_of(*table(result), title=f"final trainings: {spread}"))
     console.say(f"winner: {result.winner.text}")
     for sentence in verdict(result):
-        console.say(sentence)
+        console.explain(sentence)
     network = "the saved network" if (folder / "model").exists() else "the winner"
     console.say(f"test {result.metric} of {network}: {shown_score(result.test_score, result.metric)}")
     known = ("model", "architecture.png", RESULT, JOURNAL)

@@ -112,23 +112,20 @@ class Result:
 def table(result: Result) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows of a table of the networks, with mean ± standard deviation over seeds."""
     share = is_share(result.metric)
-    heads = [f"{split} {result.metric}{' (%)' if share else ''}" for split in ("validation", "test")]
-    shown = {heads[0]: ("validation_scores", share), heads[1]: ("test_scores", share)}
+    scores = [f"{split} {result.metric}{' (%)' if share else ''}" for split in ("validation", "test")]
+    columns = {scores[0]: ("validation_scores", share), scores[1]: ("test_scores", share)}
     if result.winner.validation_rewards:
-        shown = {"validation reward": ("validation_rewards", False), "test reward": ("test_rewards", False), **shown}
-    names: dict[Architecture, list[str]] = {}
-    for contender in (result.winner, *result.others):
-        names.setdefault(contender.architecture, []).append(contender.name)
+        rewards = {f"{split} reward": (f"{split}_rewards", False) for split in ("validation", "test")}
+        columns = {**rewards, scores[1]: columns[scores[1]]}
     rows = [
         [
-            ", ".join(names.pop(c.architecture)),
-            *(_mean_and_deviation(getattr(c, column), share) for column, share in shown.values()),
+            c.name,
+            *(_mean_and_deviation(getattr(c, column), percent) for column, percent in columns.values()),
             f"{c.params:,}" if c.params else "",
         ]
         for c in (result.winner, *result.others)
-        if c.architecture in names
     ]
-    return ["network", *shown, "parameters"], rows
+    return ["network", *columns, "parameters"], rows
 
 
 def _contender(values: Mapping[str, Any]) -> Contender:
