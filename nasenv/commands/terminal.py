@@ -108,11 +108,11 @@ class Bar(Progress):
         count = "" if total is None else f"0/{total:.0f}"
         self._left = "" if total is None else ", -:--:-- left"
         self._bar = self.add_task(doing, total=total, count=count, left=self._left)
-        self._begun = (time.monotonic(), 0.0)
+        self.begin()
 
-    def begin(self, done: float) -> None:
-        """Estimate the time left by what is done from now on, beyond what is done already."""
-        self._begun = (time.monotonic(), done)
+    def begin(self, share: float = 0.0) -> None:
+        """Estimate the time left by what is done from now on, beyond the share that is done already."""
+        self._begun = (time.monotonic(), share)
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """Yield the bar, and the text below it."""
@@ -120,34 +120,36 @@ class Bar(Progress):
         if self._text:
             yield Text(self._text)
 
-    def show(self, done: float, text: str, line: str, count: str = "", seconds: float | None = None) -> None:
+    def show(self, done: float, text: str, line: str, share: float | None = None, seconds: float | None = None) -> None:
         """Draw the bar and the text; without a terminal, print the line if it is time for another.
 
         Args:
-            done: length of the part of the bar that is done.
+            done: how much of the total is done.
             text: text below the bar.
             line: the line; the time left is added.
-            count: what is written beside the bar; by default what is done of the total.
+            share: share of the work that is done, where parts of the total take unequal times.
             seconds: how long what is done took; by default the time since `begin`.
         """
         self._text = text
-        count = count or (f"{done:.0f}" if self._total is None else f"{done:.0f}/{self._total:.0f}")
-        left = self._seconds_left(done, seconds)
+        if self._total and share is None:
+            share = done / self._total
+        left = None if share is None else self._seconds_left(share, seconds)
         if left is not None:
             self._left = f", {timedelta(seconds=math.ceil(left))} left"
-        self.update(self._bar, completed=done, count=count, left=self._left)
+        count = f"{done:.0f}" if self._total is None else f"{done:.0f}/{self._total:.0f}"
+        self.update(self._bar, completed=(self._total or 0) * (share or 0), count=count, left=self._left)
         every = max(1, (self._total or 100 * self._lines) // self._lines)
         if not self.console.is_terminal and done // every > self._printed:
             self._printed = int(done // every)
             line += f"; about {shown_time(left)} left" if left else ""
             self.console.print(line, highlight=False, soft_wrap=True)
 
-    def _seconds_left(self, done: float, seconds: float | None) -> float | None:
+    def _seconds_left(self, share: float, seconds: float | None) -> float | None:
         """Return the seconds left at the speed so far; None if that is not known."""
         since, before = (time.monotonic() - seconds, 0.0) if seconds is not None else self._begun
-        if self._total is None or done <= before < self._total:
+        if share <= before < 1.0:
             return None
-        return 0.0 if done >= self._total else (time.monotonic() - since) / (done - before) * (self._total - done)
+        return 0.0 if share >= 1.0 else (time.monotonic() - since) / (share - before) * (1.0 - share)
 
 
 def waiting(console: Console, doing: str) -> Bar:
@@ -254,16 +256,15 @@ class FinalProgress(contextlib.ExitStack):
         """Show the progress after a training; a callback of `conclude`."""
         seconds = [self._seconds.get(trial.architecture, 0.0) for trial in trials]
         usual = sum(seconds) / max(1, sum(map(bool, seconds))) or 1.0
-        share = {trial: (s or usual) for trial, s in zip(trials, seconds, strict=True)}
-        done = round(len(trials) * sum(share[trial] for trial in measured) / sum(share.values()), 6)
+        expected = {trial: (s or usual) for trial, s in zip(trials, seconds, strict=True)}
+        share = math.fsum(expected[trial] for trial in measured) / math.fsum(expected.values())
         (purpose,) = {trial.purpose for trial in trials}
         doing = f"{'final' if purpose == 'confirm' else 'test'} trainings"
         if purpose != self._purpose:
             self.close()
             self._purpose, self._bar = purpose, self.enter_context(Bar(self._console, doing, len(trials)))
-            self._bar.begin(done)
-        count = f"{len(measured)}/{len(trials)}"
-        self._bar.show(done, "", f"{doing}: {len(measured)} of {len(trials)} done", count)
+            self._bar.begin(share)
+        self._bar.show(len(measured), "", f"{doing}: {len(measured)} of {len(trials)} done", share)
         if purpose == "test" and len(measured) == len(trials):
             self.close()
             self.enter_context(waiting(self._console, "saving the result"))

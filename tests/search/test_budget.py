@@ -309,6 +309,7 @@ def test_an_agent_that_only_repeats_itself_comes_to_an_end(budget, evaluations, 
     assert (len(history), history.proposals, history.charged_seconds) == (evaluations, proposals, charged_seconds)
     assert ended in search.ended
     assert (search.budget.reached(history) is None) == ("distinct" in ended)
+    assert "policy" not in search.ended
 
 
 def test_charged_repeats_are_told_to_the_agent_in_what_remains():
