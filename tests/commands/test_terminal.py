@@ -94,7 +94,7 @@ def test_an_accuracy_is_said_in_per_cent_and_a_number_of_one_is_singular():
 def test_another_objective_is_said_as_it_is_paid():
     last = lines_of(40, Cheap())[-1]
     assert re.fullmatch(
-        r"40 of 40 evaluations in \d+ s: best reward 1\.\d{4} \(validation accuracy \d\d\.\d\d %\), "
+        r"40 of 40 evaluations in \d+ s: best reward 1\.\d{4} \(validation accuracy \d+\.\d\d %\), "
         r"mean of the last 32 evaluations 1\.\d{4}"
         r"(, \d+ repeated proposals?)?",
         last,

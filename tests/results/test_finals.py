@@ -14,7 +14,7 @@ from nasenv.agents import Agent, RandomSearch
 from nasenv.commands.cli import main
 from nasenv.commands.predict import _as_rgb
 from nasenv.data.dataset import load_dataset, load_images
-from nasenv.deployment.export import load_model
+from nasenv.deployment.export import load_model, predict
 from nasenv.errors import InputError
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.objectives import Objective, Score, ScoreWithinCost
@@ -376,6 +376,36 @@ def test_nasenv_predict_calls_pictures_by_their_files(run, tmp_path, capsys):
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
         *("image", "1/my test.png", "7/my test.png")
     ]
+
+
+def test_nasenv_predict_reads_a_single_picture(run, tmp_path, monkeypatch, capsys):
+    folder, _ = run
+    monkeypatch.chdir(tmp_path)
+    image = load_images("digits")[0][7]
+    Image.fromarray(image[0].numpy().astype(np.uint8)).save("my photo.png")
+    assert main(["predict", str(folder), "my photo.png"]) == 0
+    probabilities = predict(load_model(folder / "model"), image[None])[0]
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["image,class,probability", f"my photo.png,{probabilities.argmax()},{probabilities.max():.4f}"]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ("notes.txt", "notes.txt"),
+        ("new", "did you mean folder:new?"),
+        ("some.npz", "did you mean npz:some.npz?"),
+        ("gone.png", "unknown data set 'gone.png'"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_a_line(images, said, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "some.npz").write_bytes(b"")
+    assert main(["predict", str(run[0]), images]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_grey_pictures_are_colours_to_a_model_of_colours():

@@ -51,8 +51,8 @@ def test_each_of_better_equal_and_worse_is_said_with_its_interval():
         "+18.72) and equal, as far as 3 seeds can tell, to the best of the first 16 evaluations, which stands for "
         "random sampling (-0.33 points, 95 % interval -2.38 to +1.72)."
     )
-    (sentence,) = told(contender("winner", 0, HIGH, MIDDLE), reference(HIGH))
-    assert "the winner is worse than the hand-made reference (-2.10 points, 95 % interval " in sentence
+    (sentence,) = told(contender("winner", 0, HIGH, LOW), reference(MIDDLE))
+    assert "the winner is worse than the hand-made reference (-16.67 points, 95 % interval " in sentence
 
 
 def test_a_search_that_ends_below_the_hand_made_network_says_so():
