@@ -134,6 +134,7 @@ def _train(
     order = np.random.default_rng(0).permutation(len(wanted))  # for a fair estimate of the time left
     done, started = 0, time.monotonic()
     with Bar(console, "training", len(wanted), _LINES) as bar:
+        bar.begin()
         while done < len(wanted):
             chunk = [wanted[i] for i in order[done : done + _PER_SLOT * evaluator.slots]]
             measure_trials(evaluator, _trials(chunk, seeds), log, stopped)

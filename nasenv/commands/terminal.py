@@ -30,6 +30,7 @@ from nasenv.trial import Measurement, Outcome, Trial
 
 _LAST = 32  # number of latest evaluations whose mean reward is shown
 _LONGEST_NAME = 32  # characters of a row's name that are not broken in a narrow terminal
+_ROUNDING = 1e-6  # of seconds left
 _LINES = 10  # number of lines of progress that are printed if there is no terminal
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -108,11 +109,11 @@ class Bar(Progress):
         count = "" if total is None else f"0/{total:.0f}"
         self._left = "" if total is None else ", -:--:-- left"
         self._bar = self.add_task(doing, total=total, count=count, left=self._left)
-        self.begin()
+        self._begun: tuple[float, float] | None = None  # when, and the share that was done by then
 
     def begin(self, share: float = 0.0) -> None:
-        """Estimate the time left by what is done from now on, beyond the share that is done already."""
-        self._begun = (time.monotonic(), share)
+        """Estimate the time left by what is done from now on, not from the first `show` on."""
+        self._begun = (self.get_time(), share)
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """Yield the bar, and the text below it."""
@@ -128,28 +129,29 @@ class Bar(Progress):
             text: text below the bar.
             line: the line; the time left is added.
             share: share of the work that is done, where parts of the total take unequal times.
-            seconds: how long what is done took; by default the time since `begin`.
+            seconds: how long what is done took; by default the time since `begin` or the first call.
         """
         self._text = text
         if self._total and share is None:
             share = done / self._total
         left = None if share is None else self._seconds_left(share, seconds)
         if left is not None:
-            self._left = f", {timedelta(seconds=math.ceil(left))} left"
+            self._left = f", {timedelta(seconds=math.ceil(left - _ROUNDING))} left"
         count = f"{done:.0f}" if self._total is None else f"{done:.0f}/{self._total:.0f}"
         self.update(self._bar, completed=(self._total or 0) * (share or 0), count=count, left=self._left)
         every = max(1, (self._total or 100 * self._lines) // self._lines)
         if not self.console.is_terminal and done // every > self._printed:
             self._printed = int(done // every)
-            line += f"; about {shown_time(left)} left" if left else ""
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(f"{line}{self._left if left else ''}", highlight=False, soft_wrap=True)
 
     def _seconds_left(self, share: float, seconds: float | None) -> float | None:
         """Return the seconds left at the speed so far; None if that is not known."""
-        since, before = (time.monotonic() - seconds, 0.0) if seconds is not None else self._begun
+        now = self.get_time()
+        self._begun = self._begun or (now, share)
+        since, before = self._begun if seconds is None else (now - seconds, 0.0)
         if share <= before < 1.0:
             return None
-        return 0.0 if share >= 1.0 else (time.monotonic() - since) / (share - before) * (1.0 - share)
+        return 0.0 if share >= 1.0 else (now - since) / (share - before) * (1.0 - share)
 
 
 def waiting(console: Console, doing: str) -> Bar:
@@ -157,17 +159,6 @@ def waiting(console: Console, doing: str) -> Bar:
     if not console.is_terminal:
         console.print(doing, highlight=False, soft_wrap=True)
     return Bar(console, doing, None)
-
-
-def shown_time(seconds: float) -> str:
-    """Return a duration as text.
-
-    >>> shown_time(14.2), shown_time(200), shown_time(9000)
-    ('14 s', '3 min', '2.5 h')
-    """
-    if seconds < 2 * 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
 
 
 def spent_text(history: History, evaluations: int | None) -> str:

@@ -93,31 +93,25 @@ def test_what_is_printed_to_be_typed_runs(options, images, folder: Path, capsys)
 # Progress
 
 
-class Clock:
-    """Takes the place of the module ``time``."""
+class Clocked(Terminal):
+    """A terminal that takes the time from ``now``."""
+
+    now = 0.0
 
     def __init__(self):
-        self.now = 0.0
-
-    def monotonic(self):
-        return self.now
+        super().__init__()
+        self.get_time = lambda: self.now
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(terminal, "time", clock)
-    return clock
-
-
-def test_lines_say_the_time_left(clock, capsys):
-    with Bar(Terminal(), "doing", 40) as bar:
+def test_lines_say_the_time_left(capsys):
+    console = Clocked()
+    with Bar(console, "doing", 40) as bar:
         for done in range(41):
             bar.show(done, "", f"{done} of 40")
-            clock.now += 60
+            console.now += 60.0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "4 of 40; about 36 min left"
-    assert lines[-2:] == ["36 of 40; about 4 min left", "40 of 40"]
+    assert lines[0] == "4 of 40, 0:36:00 left"
+    assert lines[-2:] == ["36 of 40, 0:04:00 left", "40 of 40"]
 
 
 class Timed(Formula):
@@ -131,37 +125,37 @@ class Timed(Formula):
         return Measurement(0.5, train_seconds=self.seconds[architecture])
 
 
-def test_the_time_left_of_final_trainings_knows_that_the_longest_come_first(clock, capsys):
+def test_the_time_left_of_final_trainings_knows_that_the_longest_come_first(capsys):
     long, short, unknown = SPACE.sample(3, np.random.default_rng(2))
     search = Search(SPACE, Timed({long: 90.0, short: 10.0}), RandomSearch(), Budget(2), start=[long, short])
     search.run()
     trials = [Trial(a, purpose="confirm", seed=seed) for a in (long, short) for seed in (0, 1)]
-    measured = {}
-    with FinalProgress(Terminal(), search) as progress:
+    measured, console = {}, Clocked()
+    with FinalProgress(console, search) as progress:
         progress(trials, measured)
         for trial in trials:
             measured[trial] = Measurement(0.5)
-            clock.now += search.history.find(trial.architecture).measurement.train_seconds
+            console.now += search.history.find(trial.architecture).measurement.train_seconds
             progress(trials, measured)
         progress([Trial(a, purpose="test") for a in (unknown, short)], {})
     assert capsys.readouterr().out.splitlines() == [
-        "final trainings: 1 of 4 done; about 110 s left",
-        "final trainings: 2 of 4 done; about 20 s left",
-        "final trainings: 3 of 4 done; about 10 s left",
+        "final trainings: 1 of 4 done, 0:01:50 left",
+        "final trainings: 2 of 4 done, 0:00:20 left",
+        "final trainings: 3 of 4 done, 0:00:10 left",
         "final trainings: 4 of 4 done",
     ]
 
 
-def test_trainings_that_were_done_before_an_interruption_took_no_time(clock, capsys):
+def test_trainings_that_were_done_before_an_interruption_took_no_time(capsys):
     architectures = SPACE.sample(4, np.random.default_rng(2))
     search = Search(SPACE, Hashed(SPACE), RandomSearch(), Budget(2))
     search.run()
-    trials = [Trial(a, purpose="confirm") for a in architectures]
-    with FinalProgress(Terminal(), search) as progress:
+    trials, console = [Trial(a, purpose="confirm") for a in architectures], Clocked()
+    with FinalProgress(console, search) as progress:
         progress(trials, dict.fromkeys(trials[:2], Measurement(0.5)))
-        clock.now += 50.0
+        console.now += 50.0
         progress(trials, dict.fromkeys(trials[:3], Measurement(0.5)))
-    assert capsys.readouterr().out.splitlines()[-1] == "final trainings: 3 of 4 done; about 50 s left"
+    assert capsys.readouterr().out.splitlines()[-1] == "final trainings: 3 of 4 done, 0:00:50 left"
 
 
 def test_each_step_of_a_run_is_said_where_there_is_no_terminal(tmp_path, capsys):
@@ -180,7 +174,7 @@ def test_a_budget_of_seconds_has_a_bar_too(capsys):
         search.run()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
-    assert re.search(r"^5 evaluations in .*; about \d+ s left$", lines[4])
+    assert re.search(r"^5 evaluations in .*, 0:\d\d:\d\d left$", lines[4])
 
 
 def test_one_training_is_singular():
