@@ -28,6 +28,9 @@ class Agent(Configurable):
             the order in which they end, both of which the journal keeps: the same run goes on after a stop, but another
             number of workers, or another day, is another search.
 
+    Attributes:
+        has_policy: whether architectures are sampled from a policy that is learnt, which can collapse onto a few.
+
     >>> class Newest(Agent):
     ...     '''Mutates whatever it saw last.'''
     ...     def begin(self, space, rng):
@@ -41,6 +44,7 @@ class Agent(Configurable):
 
     batch_size: int = 16  # also where a subclass's constructor does not call this one
     asynchronous: bool = False
+    has_policy: bool = False
 
     def __init__(self, batch_size: int = 16, asynchronous: bool = False) -> None:
         name = type(self).__name__

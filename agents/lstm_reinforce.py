@@ -44,6 +44,8 @@ class LSTMReinforce(Agent):
             weight or penalty.
     """
 
+    has_policy = True
+
     def __init__(
         self,
         learning_rate: float = 1e-2,

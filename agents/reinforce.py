@@ -33,6 +33,8 @@ class Reinforce(Agent):
         InputError: a learning rate that is not positive, a decay outside [0, 1].
     """
 
+    has_policy = True
+
     def __init__(self, learning_rate: float = 0.01, baseline_decay: float = 0.9, batch_size: int = 1) -> None:
         super().__init__(batch_size)
         self.learning_rate = positive("Reinforce: learning_rate", learning_rate)

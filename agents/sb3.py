@@ -53,6 +53,8 @@ class StableBaselines(Agent):
     References: Raffin et al. 2021, https://jmlr.org/papers/v22/20-1364.html
     """
 
+    has_policy = True
+
     def __init__(
         self,
         algorithm: type[BaseAlgorithm],

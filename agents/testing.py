@@ -26,6 +26,10 @@ from nasenv.task import Task
 from nasenv.trial import Architecture, Measurement, Trial
 
 _EVALUATIONS = 23  # of a search, so that no batch of 2 or more ends with it
+_ADVICE = (
+    "An agent that knows all neighbours of where it is proposes a random architecture, space.sample(1, rng)[0], and "
+    "goes on from there; to propose known ones again and again ends the search, and to propose none is an error"
+)
 
 
 class Formula(Evaluator):
@@ -124,78 +128,76 @@ class AgentContract:
     def test_keeps_the_budget_exactly_and_proposes_valid_architectures(self) -> None:
         """Check this also for a budget below a batch, in a space whose masks forbid some choices."""
         for evaluations in (1, 2, _EVALUATIONS):
-            search = self._searched(evaluations=evaluations)
-            assert search.ended == f"the budget of {counted(evaluations, 'evaluation')} is used up", search.ended
-            assert len(search.history) == evaluations
-            assert all(search.space.check(o.architecture) for o in search.history)
+            search = self._completed(evaluations=evaluations)
+            for outcome in search.history:
+                search.space.check(outcome.architecture)  # or raises which
 
     def test_goes_the_same_way_with_a_smaller_budget(self) -> None:
         """Check that its first proposals do not depend on the budget, unless it plans by the budget."""
-        assert self._proposed(evaluations=5) == self._proposed()[:5]
+        small, large = self._searched(evaluations=5), self._searched()
+        _check_same(small, large, "another budget led to other architectures", first_proposals=5)
 
     def test_repeats_itself_by_its_seed_alone(self) -> None:
         """Check that its proposals depend on the seed, and not on the state of the global generators."""
-        first = self._proposed(seed=1)
+        first = self._searched(seed=1)
         _disturb_global_generators()
-        assert first == self._proposed(seed=1), "the same seed led to other architectures: not all randomness is seeded"
-        assert first != self._proposed(seed=2), "another seed led to the same architectures"
+        again, other = self._searched(seed=1), self._searched(seed=2)
+        _check_same(first, again, "the same seed led to other architectures: not all randomness is seeded")
+        same = _proposed(first) == _proposed(other)
+        assert not same, f"another seed led to the same architectures; {_ends(first, other)}"
 
     def test_starts_fresh_in_a_second_search(self) -> None:
         """Check that the same object forgets its first search."""
         agent = self.make()
-        searches = [self._searched(agent=agent) for _ in range(2)]
-        first, second = ([o.architecture for o in s.history] for s in searches)
-        assert first == second, "the second search of one agent went another way than its first"
+        first, second = (self._searched(agent=agent) for _ in range(2))
+        _check_same(first, second, "the second search of one agent went another way than its first")
 
     def test_made_again_from_its_config_it_does_the_same(self) -> None:
         """Check that an agent made from ``config()`` proposes the same."""
         config = self.make().config()
         again = self.make_again(config)
-        assert again.config() == config
-        assert self._proposed(agent=again) == self._proposed()
+        assert again.config() == config, f"made from {config}, its config() is {again.config()}"
+        _check_same(self._searched(), self._searched(agent=again), "made from its config(), it went another way")
 
     def test_leaves_the_global_generators_alone(self) -> None:
         """Check that the generators of Python, NumPy and PyTorch are as they were before the search."""
         if self.touches_global_state:
             return
         before = _global_state()
-        self._searched()
+        search = self._searched()
         changed = [name for name, state in _global_state().items() if state != before[name]]
-        assert not changed, f"the search used the global random generator of {', '.join(changed)}"
+        assert not changed, f"the search used the global random generator of {', '.join(changed)}; {_ends(search)}"
 
     def test_survives_failures(self) -> None:
         """Check that it goes on when some evaluations fail, or all do."""
         for failing in (0.5, 1.0):
             space = _masked_space()
-            assert len(self._searched(space, Formula(space, failing)).history) == _EVALUATIONS
+            self._completed(space, Formula(space, failing))
 
     def test_survives_equal_rewards(self) -> None:
         """Check that it goes on when all architectures have the same reward."""
         space = _masked_space()
-        assert len(self._searched(space, Formula(space, 0.0, 0.5)).history) == _EVALUATIONS
+        self._completed(space, Formula(space, 0.0, 0.5))
 
     def test_ends_in_a_space_of_one_architecture(self) -> None:
         """Check that its search ends in a space of one architecture."""
         search = self._searched(ChoiceSpace({"a": (1,), "b": (2,)}, _no_network))
-        assert search.ended == "the only architecture of the space is evaluated", search.ended
+        assert search.ended == "the only architecture of the space is evaluated", _ends(search)
 
     def test_ends_in_a_space_smaller_than_its_budget(self) -> None:
         """Check that its search ends once all architectures are evaluated, or it only repeats itself."""
         search = self._searched(ChoiceSpace({"a": (1, 2), "b": (3, 4, 5)}, _no_network), repeats=2)
-        assert search.ended is not None
         ends = ("all 6 architectures", "the agent proposes what it proposed before")
-        assert search.ended.startswith(ends), search.ended
+        assert str(search.ended).startswith(ends), _ends(search)
 
     def test_goes_on_from_starting_architectures(self) -> None:
         """Check that it accepts evaluations before its first proposal: one, some, or failures."""
         space = _masked_space()
         for n, failing in ((1, 0.0), (9, 0.1), (3, 1.0)):
             start = list(dict.fromkeys(space.sample(3 * n, np.random.default_rng(n))))[:n]
-            ways = [self._searched(space, Formula(space, failing), start=start) for _ in range(2)]
-            first, second = ([o.architecture for o in search.history] for search in ways)
-            assert first == second, "the same starting architectures and seed led to other architectures"
-            assert first[:n] == start
-            assert len(first) == _EVALUATIONS, ways[0].ended
+            first, second = (self._completed(space, Formula(space, failing), start=start) for _ in range(2))
+            _check_same(first, second, "the same starting architectures and seed led to other architectures")
+            assert _proposed(first)[:n] == start, f"the search did not begin with {start}; {_ends(first)}"
 
     def test_asynchronous_it_follows_from_the_order_of_the_answers(self) -> None:
         """Check that an asynchronous agent accepts answers in any order, and repeats itself for the same."""
@@ -205,14 +207,25 @@ class AgentContract:
         config["init_args"]["asynchronous"] = True
         space, agent = _masked_space(), self.make_again(config)
         for failing in (0.1, 1.0):
-            first = self._searched(space, AnyOrder(space, failing, order=1), agent)
-            assert first.ended == f"the budget of {_EVALUATIONS} evaluations is used up", first.ended
-            architectures = [o.architecture for o in first.history]
+            first = self._completed(space, AnyOrder(space, failing, order=1), agent)
             evaluator = AnyOrder(space, failing, slots=2, order=2)
-            order = CompletionOrder(first.slots, architectures)
+            order = CompletionOrder(first.slots, _proposed(first))
             again = self._searched(space, evaluator, self.make_again(config), completion_order=order)
-            proposed = [outcome.architecture for outcome in again.history]
-            assert proposed == architectures, "the same answers led to other architectures"
+            _check_same(first, again, "the same answers led to other architectures")
+
+    def _completed(
+        self,
+        space: SearchSpace | None = None,
+        evaluator: Evaluator | None = None,
+        agent: Agent | None = None,
+        evaluations: int = _EVALUATIONS,
+        start: Sequence[Architecture] = (),
+    ) -> Search:
+        """Return a search that has used up its budget; a failed assertion says how it ended instead."""
+        search = self._searched(space, evaluator, agent, evaluations=evaluations, start=start)
+        wanted = f"the budget of {counted(evaluations, 'evaluation')} is used up"
+        assert (search.ended, len(search.history)) == (wanted, evaluations), _ends(search)
+        return search
 
     def _searched(
         self,
@@ -232,8 +245,23 @@ class AgentContract:
         search.run()
         return search
 
-    def _proposed(self, **options: Any) -> list[Architecture]:
-        return [o.architecture for o in self._searched(**options).history]
+
+def _proposed(search: Search) -> list[Architecture]:
+    return list(search.history.architectures)
+
+
+def _check_same(first: Search, second: Search, fault: str, first_proposals: int | None = None) -> None:
+    """Raise AssertionError, with the first proposal that differs, unless two searches went the same way."""
+    ways = [_proposed(search)[:first_proposals] for search in (first, second)]
+    number = next((n for n, pair in enumerate(zip(*ways, strict=False), 1) if pair[0] != pair[1]), None)
+    where = f"after {min(map(len, ways))} equal ones, one search went on" if number is None else f"first at {number}"
+    assert ways[0] == ways[1], f"{fault}, {where}; {_ends(first, second)}"
+
+
+def _ends(*searches: Search) -> str:
+    """Return as text how searches ended, and what an agent may do that came to its end too early."""
+    ends = ", then ".join(f"{search.ended!r} after {counted(len(search.history), 'evaluation')}" for search in searches)
+    return f"search.ended: {ends}. {_ADVICE}"
 
 
 class _Watched(Search):
@@ -241,7 +269,8 @@ class _Watched(Search):
 
     def evaluate(self, architectures: Architectures, fidelity: float = 1.0, *, by: str = "agent") -> Answers:
         most = max(getattr(self.agent, "batch_size", len(architectures)), len(self.start))
-        assert len(architectures) <= most, f"{len(architectures)} architectures at a time, the batch_size is {most}"
+        came = counted(len(architectures), "architecture")
+        assert len(architectures) <= most, f"proposed {came} at a time, the batch_size is {most}; {_ends(self)}"
         return super().evaluate(architectures, fidelity, by=by)
 
 

@@ -81,8 +81,8 @@ def every_architecture(space: SearchSpace, trainings: int, limit: int) -> list[A
         count = "more than 10,000,000" if size is None else f"{size:,}"
         hours = trainings * (size or 10**7) / 3600
         raise InputError(
-            f"{type(space).__name__} has {count} architectures, above the limit of {limit:,}: {trainings} trainings "
-            f"of one second for each would take {hours:,.0f} hours on one core; "
+            f"{type(space).__name__} has {count} architectures, above the limit of {limit:,}: "
+            f"{counted(trainings, 'training')} of one second for each would take {hours:,.0f} hours on one core; "
             "make the space smaller, or give a higher --limit"
         )
     return to_architectures(space.all_architectures())
@@ -134,13 +134,13 @@ def _train(
     order = np.random.default_rng(0).permutation(len(wanted))  # for a fair estimate of the time left
     done, started = 0, time.monotonic()
     with Bar(console, "training", len(wanted), _LINES) as bar:
+        bar.begin()
         while done < len(wanted):
             chunk = [wanted[i] for i in order[done : done + _PER_SLOT * evaluator.slots]]
             measure_trials(evaluator, _trials(chunk, seeds), log, stopped)
             done += len(chunk)
             minutes = (time.monotonic() - started) / 60
-            left = minutes * (len(wanted) / done - 1)
-            bar.show(done, "", f"{done:,} of {len(wanted):,} trained, {minutes:.1f} minutes elapsed, {left:.1f} left")
+            bar.show(done, "", f"{done:,} of {len(wanted):,} trained, {minutes:.1f} minutes elapsed")
 
 
 def _write(

@@ -11,7 +11,7 @@ import numpy as np
 from nasenv.benchmarks import BENCHMARKS
 from nasenv.benchmarks.benchmark import Benchmark
 from nasenv.commands.terminal import Terminal
-from nasenv.errors import InputError, nearest
+from nasenv.errors import InputError, counted, nearest
 from nasenv.files import user_path
 from nasenv.tables.table import write_table
 
@@ -43,7 +43,7 @@ def import_benchmark(
         rows = benchmark.read(chosen, user_path(source) if source is not None else None)
         verified = benchmark.verify(chosen, rows)
     write_table(file, rows.architectures, rows.columns)
-    console.say(f"{file}: {len(rows.architectures):,} rows of {name}, {chosen}")
+    console.say(f"{file}: {counted(len(rows.architectures), 'row')} of {name}, {chosen}")
     for column, values in rows.columns.items():
         console.say(f"  {column:{max(map(len, rows.columns))}}  {np.min(values):.10g} to {np.max(values):.10g}")
     for line in verified:

@@ -32,7 +32,7 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
 
     Args:
         run_dir: folder of a finished run.
-        images: npz:FILE with x, and optionally y, the labels; or folder:DIR, hub:NAME.
+        images: the file of a picture, npz:FILE with x, and optionally y, the labels; or folder:DIR, hub:NAME.
         output: CSV file for the predictions: class and probability, or values; by default they are printed.
         space: class of the model's space, if it is your own and not one of nasenv's: no file can choose code to run.
     """

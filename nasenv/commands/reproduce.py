@@ -24,7 +24,7 @@ from nasenv.results.result import RESULT, Result
 from nasenv.search.budget import Budget
 from nasenv.search.search import Callback, Search
 from nasenv.spaces.space import SearchSpace
-from nasenv.task import shown_score
+from nasenv.task import is_share, shown_score
 from nasenv.trial import Outcome
 
 _MAY_DIFFER = ("seconds", "train_seconds", "cached")  # fields of an evaluation
@@ -57,7 +57,10 @@ def reproduce(run_dir: str, output: str | None = None) -> int:
             search.callbacks.append(_concluding(len(entries), result.ended))
         result_again = run_and_conclude(search, console)
     _, entries_again = Journal.read(again / JOURNAL)
-    found = [*_evaluation_differences(entries, entries_again), *_result_differences(result, result_again)]
+    found = [
+        *_evaluation_differences(entries, entries_again, result.metric),
+        *_result_differences(result, result_again),
+    ]
     if found:
         console.say("\n- ".join([f"not reproduced; the new run is in {again}", *found]))
     else:
@@ -102,16 +105,19 @@ def _environment_differences(header: Mapping[str, Any], identity: Mapping[str, A
             yield f"fingerprint of the {what} {then}, now {now}"
 
 
-def _evaluation_differences(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _evaluation_differences(
+    then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]], metric: str
+) -> Iterator[str]:
     """Yield texts on the first evaluation that differs, and on the number of evaluations."""
     pairs = zip(then, now, strict=False)
     found = [(old, new, [k for k in old if k not in _MAY_DIFFER and old[k] != new.get(k)]) for old, new in pairs]
     if differing := [(old, new, keys) for old, new, keys in found if keys]:
         old, new, keys = differing[0]
         shown = "text" if "text" in keys else keys[0]
+        was, is_now = (_exact(e.get(shown), metric) if shown == "score" else e.get(shown) for e in (old, new))
         yield (
             f"{len(differing)} of {counted(len(then), 'evaluation')}, the first of them {old['evaluation']}: "
-            f"{shown} was {old[shown]}, now {new.get(shown)}"
+            f"{shown} was {was}, now {is_now}"
         )
     if len(then) != len(now):
         yield f"the number of evaluations: it was {len(then)}, now {len(now)}"
@@ -121,6 +127,14 @@ def _result_differences(then: Result, now: Result) -> Iterator[str]:
     if then.winner.text != now.winner.text:
         yield f"the winner: it was {then.winner.text}, now {now.winner.text}"
     elif (then.winner, then.test_score) != (now.winner, now.test_score):
-        yield f"the winner's scores: on test data it was {then.test_score}, now {now.test_score}"
-    elif then.others != now.others:
+        was, is_now = (_exact(result.test_score, result.metric) for result in (then, now))
+        yield f"the winner's scores: on test data it was {was}, now {is_now}"
+    elif (then.others, then.finalists) != (now.others, now.finalists):
         yield "the scores of the architectures that the winner is compared with"
+
+
+def _exact(score: float | None, metric: str) -> str:
+    """Return a score as text with all digits that may differ, a share in per cent; none of a failed training."""
+    if score is None:
+        return "none"
+    return f"{100 * score:.12g} %" if is_share(metric) else str(score)

@@ -10,25 +10,27 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from nasenv.comparison.run import Run
 from nasenv.errors import counted
 from nasenv.objectives import is_score
+from nasenv.search.budget import Budget
 from nasenv.search.history import History
 from nasenv.search.search import Search
-from nasenv.trial import Outcome
+from nasenv.trial import Measurement, Outcome, Trial
 
 _LAST = 32  # number of latest evaluations whose mean reward is shown
 _LONGEST_NAME = 32  # characters of a row's name that are not broken in a narrow terminal
+_ROUNDING = 1e-6  # of seconds left
 _LINES = 10  # number of lines of progress that are printed if there is no terminal
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -49,6 +51,10 @@ class Terminal(Console):
     def say(self, text: str) -> None:
         """Print a text whose lines may be longer than the terminal is wide."""
         self.print(text, soft_wrap=True)
+
+    def explain(self, text: str) -> None:
+        """Print sentences; in a terminal they are broken between words."""
+        self.print(text, soft_wrap=not self.is_terminal)
 
     def _check_buffer(self) -> None:
         try:
@@ -86,9 +92,7 @@ def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str, **
 
 
 class Bar(Progress):
-    """Draws a progress bar with elapsed and remaining time, and a text below; prints lines if there is no terminal.
-
-    These say how much time is left, too.
+    """Draws a progress bar with elapsed time and time left, and a text below; prints lines if there is no terminal.
 
     Args:
         console: console to draw on.
@@ -97,12 +101,19 @@ class Bar(Progress):
         lines: number of lines that are printed if there is no terminal.
     """
 
-    def __init__(self, console: Console, doing: str, total: int | None, lines: int = _LINES) -> None:
-        done = (TextColumn(doing), BarColumn(bar_width=None), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
+    def __init__(self, console: Console, doing: str, total: float | None, lines: int = _LINES) -> None:
+        columns = (TextColumn(doing), BarColumn(bar_width=None), TextColumn("{task.fields[count]}"))
+        times = (TimeElapsedColumn(), TextColumn("elapsed{task.fields[left]}"))
         self._total, self._lines, self._printed, self._text = total, lines, 0, ""
-        super().__init__(*done, *times, console=console, disable=not console.is_terminal, speed_estimate_period=600)
-        self._bar = self.add_task(doing, total=total)
+        super().__init__(*columns, *times, console=console, disable=not console.is_terminal)
+        count = "" if total is None else f"0/{total:.0f}"
+        self._left = "" if total is None else ", -:--:-- left"
+        self._bar = self.add_task(doing, total=total, count=count, left=self._left)
+        self._begun: tuple[float, float] | None = None  # when, and the share that was done by then
+
+    def begin(self, share: float = 0.0) -> None:
+        """Estimate the time left by what is done from now on, not from the first `show` on."""
+        self._begun = (self.get_time(), share)
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """Yield the bar, and the text below it."""
@@ -110,16 +121,44 @@ class Bar(Progress):
         if self._text:
             yield Text(self._text)
 
-    def show(self, done: int, text: str, line: str) -> None:
-        """Draw the bar and the text; without a terminal, print the line if it is time for another."""
+    def show(self, done: float, text: str, line: str, share: float | None = None, seconds: float | None = None) -> None:
+        """Draw the bar and the text; without a terminal, print the line if it is time for another.
+
+        Args:
+            done: how much of the total is done.
+            text: text below the bar.
+            line: the line; the time left is added.
+            share: share of the work that is done, where parts of the total take unequal times.
+            seconds: how long what is done took; by default the time since `begin` or the first call.
+        """
         self._text = text
-        self.update(self._bar, completed=done)
+        if self._total and share is None:
+            share = done / self._total
+        left = None if share is None else self._seconds_left(share, seconds)
+        if left is not None:
+            self._left = f", {timedelta(seconds=math.ceil(left - _ROUNDING))} left"
+        count = f"{done:.0f}" if self._total is None else f"{done:.0f}/{self._total:.0f}"
+        self.update(self._bar, completed=(self._total or 0) * (share or 0), count=count, left=self._left)
         every = max(1, (self._total or 100 * self._lines) // self._lines)
         if not self.console.is_terminal and done // every > self._printed:
-            self._printed = done // every
-            seconds = self.tasks[self._bar].time_remaining
-            left = f", {timedelta(seconds=math.ceil(seconds))} left" if seconds else ""
-            self.console.print(f"{line}{left}", highlight=False, soft_wrap=True)
+            self._printed = int(done // every)
+            self.console.print(f"{line}{self._left if left else ''}", highlight=False, soft_wrap=True)
+
+    def _seconds_left(self, share: float, seconds: float | None) -> float | None:
+        """Return the seconds left at the speed so far; None if that is not known."""
+        now = self.get_time()
+        self._begun = self._begun or (now, share)
+        since, before = self._begun if seconds is None else (now - seconds, 0.0)
+        if share <= before < 1.0:
+            return None
+        return 0.0 if share >= 1.0 else (now - since) / (share - before) * (1.0 - share)
+
+
+def waiting(console: Console, doing: str) -> Bar:
+    """Return a bar for an activity whose end is not known; without a terminal, print its name."""
+    if not console.is_terminal:
+        console.print(doing, highlight=False, soft_wrap=True)
+    return Bar(console, doing, None)
 
 
 def spent_text(history: History, evaluations: int | None) -> str:
@@ -127,8 +166,9 @@ def spent_text(history: History, evaluations: int | None) -> str:
     made = counted(history.evaluations, "evaluation")
     if history.spent == history.evaluations:
         return f"{history.evaluations:,} of {counted(evaluations, 'evaluation')}" if evaluations else made
-    of = f" of {evaluations:,}" if evaluations else ""
-    return f"{round(history.spent, 2):.12g}{of} full trainings spent on {made}"
+    spent = round(history.spent, 2)
+    of, whole = (f" of {evaluations:,}", evaluations) if evaluations else ("", spent)
+    return f"{spent:.12g}{of} full training{'s' * (whole != 1)} spent on {made}"
 
 
 def reward_name(search: Search) -> str:
@@ -141,24 +181,84 @@ def shown_reward(search: Search, reward: float) -> str:
     return search.space.task.shown(reward) if is_score(search.objective) else f"{reward:.4f}"
 
 
-class SearchProgress(Bar):
-    """Draws the progress of a search: evaluations, best reward, mean of the last 32, repeats and failures."""
+def shown_outcome(search: Search, outcome: Outcome) -> str:
+    """Return reward and score of an outcome as text; once where they are the same."""
+    reward = f"{reward_name(search)} {shown_reward(search, outcome.reward)}"
+    score, task = outcome.measurement.score, search.space.task
+    if is_score(search.objective) or score is None:
+        return reward
+    return f"{reward} (validation {task.metric.replace('_', ' ')} {task.shown(score)})"
 
-    def __init__(self, console: Console, evaluations: int | None) -> None:
-        super().__init__(console, "searching", evaluations)
-        self._failed = 0
+
+class SearchProgress(Bar):
+    """Draws the progress of a search: evaluations, best reward, mean of the last 32, repeats and failures.
+
+    Where the budget limits charged seconds alone, the bar is of these.
+    """
+
+    def __init__(self, console: Console, budget: Budget) -> None:
+        self._budget, self._failed = budget, 0
+        super().__init__(console, "searching", budget.evaluations or budget.charged_seconds)
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
         """Show the progress after an answer; a callback of the search."""
-        history = search.history
-        best = "none yet" if history.best_reward is None else shown_reward(search, history.best_reward)
+        history, in_seconds = search.history, self._budget.evaluations is None
+        done = history.charged_seconds if in_seconds and self._budget.charged_seconds else float(int(history.spent))
+        best = history.best
+        found = f"best {reward_name(search)} none yet" if best is None else f"best {shown_outcome(search, best)}"
         last = counted(min(_LAST, len(history)), "evaluation")
         mean = f"mean of the last {last} {shown_reward(search, history.mean_reward(_LAST))}"
         self._failed += outcome.measurement.error is not None and not outcome.repeat
         repeats = f", {counted(history.repeats, 'repeated proposal')}" if history.repeats else ""
         failed = f", {self._failed:,} failed" if self._failed else ""
-        text = f"best {reward_name(search)} {best}, {mean}{repeats}{failed}"
-        self.show(int(history.spent), text, f"{spent_text(history, self._total)} in {search.seconds:.0f} s: {text}")
+        text = f"{found}, {mean}{repeats}{failed}"
+        spent = spent_text(history, self._budget.evaluations)
+        seconds = search.seconds * min(1.0, done / (_trained(search) or done or 1.0))
+        self.show(done, text, f"{spent} in {search.seconds:.0f} s: {text}", seconds=seconds)
+
+
+def _trained(search: Search) -> int:
+    """Return how many full trainings have ended: those of a batch all end before its first answer; 0 if unknown."""
+    in_full = search.history.full_evaluations == len(search.history)
+    return len(search.trials.measurements) if in_full and search.trials is not None else 0
+
+
+class FinalProgress(contextlib.ExitStack):
+    """Draws the progress of final trainings, a bar for those that confirm and one for those that test.
+
+    A training has a share of the bar like that of its architecture in the time of the search, so that the time left
+    is right though the longest trainings come first.
+
+    Args:
+        console: console to draw on.
+        search: the search, which is over.
+    """
+
+    def __init__(self, console: Console, search: Search) -> None:
+        super().__init__()
+        self._console, self._purpose = console, ""
+        self._seconds = {
+            search.representative(o.architecture): o.measurement.train_seconds / o.fidelity
+            for o in search.history
+            if o.measurement.error is None
+        }
+
+    def __call__(self, trials: Collection[Trial], measured: Mapping[Trial, Measurement]) -> None:
+        """Show the progress after a training; a callback of `conclude`."""
+        seconds = [self._seconds.get(trial.architecture, 0.0) for trial in trials]
+        usual = sum(seconds) / max(1, sum(map(bool, seconds))) or 1.0
+        expected = {trial: (s or usual) for trial, s in zip(trials, seconds, strict=True)}
+        share = math.fsum(expected[trial] for trial in measured) / math.fsum(expected.values())
+        (purpose,) = {trial.purpose for trial in trials}
+        doing = f"{'final' if purpose == 'confirm' else 'test'} trainings"
+        if purpose != self._purpose:
+            self.close()
+            self._purpose, self._bar = purpose, self.enter_context(Bar(self._console, doing, len(trials)))
+            self._bar.begin(share)
+        self._bar.show(len(measured), "", f"{doing}: {len(measured)} of {len(trials)} done", share)
+        if purpose == "test" and len(measured) == len(trials):
+            self.close()
+            self.enter_context(waiting(self._console, "saving the result"))
 
 
 class ComparisonProgress(Bar):

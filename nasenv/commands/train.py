@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shlex
@@ -18,16 +19,17 @@ from rich.table import Column, Table
 from nasenv.agents.agent import Agent
 from nasenv.cache.cache import Cache
 from nasenv.commands.terminal import (
+    FinalProgress,
     ReplayTime,
     SearchProgress,
     Terminal,
-    reward_name,
-    shown_reward,
+    shown_outcome,
     spent_text,
     stopping,
     table_of,
+    waiting,
 )
-from nasenv.configuration import digest
+from nasenv.configuration import digest, import_path
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError, SearchStopped, counted
 from nasenv.evaluators.evaluator import Evaluator
@@ -38,6 +40,7 @@ from nasenv.records.run_directory import JOURNAL, TRIALS
 from nasenv.records.trials import TrialLog
 from nasenv.results.conclude import clear, conclude
 from nasenv.results.result import RESULT, Result, table
+from nasenv.results.verdict import verdict
 from nasenv.search.budget import Budget
 from nasenv.search.pending import add_to_cache
 from nasenv.search.search import Resume, Search
@@ -48,6 +51,8 @@ from nasenv.trial import Architecture
 _PARTIAL_RESULT = "partial_result.json"  # of a search that was stopped
 _LONGEST_START = 1 << 26  # bytes
 _LONGEST_DATA = 40  # characters of the data set's name in the name of a run
+_SMALL_SHARE = 0.01  # per cent of a space that a budget covers, below which it is not said how small
+_UNCOUNTED = 10_000_000  # architectures that a space has at least if its size is not known
 _SMALL = 0.001  # share of a search's time, below which a part is not printed
 
 
@@ -105,6 +110,7 @@ def train(
             search = Search(space, evaluator, agent, budget, objective, store, seed, folder, (), start, resume)
             result = run_and_conclude(stack.enter_context(search), console)
     _print_result(result, folder, console)
+    _print_hints(space, data, folder, console)
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -148,26 +154,36 @@ def starting_architectures(space: SearchSpace, start_from: Sequence[str] | str |
 
 def coverage(space: SearchSpace, budget: Budget) -> str:
     """Return a text on the share of the space that the budget covers, and on what random search would find."""
-    size = space.size
-    n = budget.evaluations
-    known = counted(size, "architecture") if size is not None else "more than 10,000,000 architectures"
+    size, n = space.size, budget.evaluations
+    known = counted(size, "architecture") if size is not None else f"more than {_UNCOUNTED:,} architectures"
     text = f"{type(space).__name__}: {known} of {counted(space.num_decisions, 'decision')}"
     if n is None:
         limit = f"is {counted(budget.charged_seconds, 'charged second')}" if budget.charged_seconds else "has no limit"
         return f"{text}; the budget {limit}"
     if size is not None and n >= size:
         return f"{text}; the budget of {n:,} covers them all, so every agent without repeats finds the best"
-    share = f"{n / size:.2g} of them" if size is not None else "a small part of them"
-    chances = [f"{100 * (1 - (1 - best) ** n):.0f} %" for best in (0.01, 0.001)]
-    return (
-        f"{text}; the budget of {n:,} covers {share}.\nRandom search would find one of the best 1 % with a "
-        f"probability of {chances[0]}, one of the best 0.1 % with {chances[1]}: the agent has to beat that."
-    )
+    share = 100 * n / (size or _UNCOUNTED)
+    covered = f"{share:.2g} %" if size is not None and share >= _SMALL_SHARE else f"less than {max(share, 0.01):.2g} %"
+    parts = {f"one of the best {100 * s:g} %": s for s in (0.01, 0.001) if size is None or s * size >= 1}
+    chances = [
+        f"{what} with a probability of {100 * _chance(part, n, size):.0f} %"
+        for what, part in (parts or {"the best one": 0.0}).items()
+    ]
+    random = f"Random search would find {', '.join(chances)}: the agent has to beat that."
+    return f"{text}; the budget of {n:,} covers {covered} of them.\n{random}"
+
+
+def _chance(share: float, n: int, size: int | None) -> float:
+    """Return the chance that n different random architectures hold one of the best share, one at least."""
+    if size is None:
+        return 1 - (1 - share) ** n
+    best = max(1, int(share * size))
+    return 1 - math.prod(max(0, size - best - i) / (size - i) for i in range(n))
 
 
 def run_and_conclude(search: Search, console: Terminal) -> Result:
     """Run a search, print its progress, and return its result; raise SearchStopped if it is stopped."""
-    console.say(coverage(search.space, search.budget))
+    console.explain(coverage(search.space, search.budget))
     search.on_wait = console.say
     for notice in search.files.notices if search.files is not None else ():
         console.say(f"note: {notice}")
@@ -186,8 +202,11 @@ def _run(search: Search, console: Terminal) -> Result:
     if search.replayed:
         console.say(f"resuming from the journal of {search.run_dir}: {counted(search.replayed, 'evaluation')}")
         search.callbacks.append(ReplayTime(console, search.replayed))
-    search.prepare()
-    with SearchProgress(console, search.budget.evaluations) as progress:
+    with contextlib.ExitStack() as stack:
+        if search.trials is not None:  # it trains
+            stack.enter_context(waiting(console, "setting up workers"))
+        search.prepare()
+    with SearchProgress(console, search.budget) as progress:
         search.callbacks.append(progress)
         search.run()
     if search.stopped is not None:
@@ -195,13 +214,13 @@ def _run(search: Search, console: Terminal) -> Result:
     cached = f"; {counted(search.history.cached, 'score')} known from the cache" if search.history.cached else ""
     console.say(f"{search.ended} ({search.seconds:.0f} s{cached})")
     _show_times(search, console)
-    finalists, times = min(search.budget.finalists, len(search.history)), search.budget.final_seeds
-    if search.evaluator.trains:
-        seeds = counted(times, "seed")
-        console.say(
-            f"training the best {counted(finalists, 'architecture')} for longer, with {seeds} each, then testing ..."
-        )
-    return conclude(search)
+    if not search.evaluator.trains:
+        return conclude(search)
+    finalists, seeds = min(search.budget.finalists, len(search.history)), counted(search.budget.final_seeds, "seed")
+    best = "the best architecture" if finalists == 1 else f"the best {finalists:,} architectures"
+    console.explain(f"training {best}, and what they are compared with, for longer, with {seeds} each; then testing")
+    with FinalProgress(console, search) as progress:
+        return conclude(search, progress)
 
 
 def _show_times(search: Search, console: Terminal) -> None:
@@ -235,8 +254,8 @@ def _write_partial_result(search: Search, reason: str, console: Terminal) -> Non
         done = spent_text(search.history, search.budget.evaluations)
     console.say(f"{done} in the journal{trainings}; the best architectures are in {path}")
     if best:
-        reward = shown_reward(search, search.history.top(1)[0].reward)
-        console.say(f"best architecture: {best[0]['architecture']}, {reward_name(search)} {reward}")
+        shown = shown_outcome(search, search.history.top(1)[0])
+        console.say(f"best architecture: {best[0]['architecture']}, {shown}")
     console.say("the same command resumes the search; --resume conclude trains and tests the best architectures now")
 
 
@@ -249,13 +268,22 @@ def _print_result(result: Result, folder: Path, console: Terminal) -> None:
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     console.print(table_of(*table(result), title=f"final trainings: {spread}"))
     console.say(f"winner: {result.winner.text}")
+    for sentence in verdict(result):
+        console.explain(sentence)
     network = "the saved network" if (folder / "model").exists() else "the winner"
     console.say(f"test {result.metric} of {network}: {shown_score(result.test_score, result.metric)}")
     known = ("model", "architecture.png", RESULT, JOURNAL)
     left = [f"{name}/" if (folder / name).is_dir() else name for name in known if (folder / name).exists()]
     console.say(f"files in {folder}: {', '.join(left)}")
+
+
+def _print_hints(space: SearchSpace, data: Data, folder: Path, console: Terminal) -> None:
+    """Print commands that use what a run left; they run as they stand there."""
     if (folder / "model").exists():  # evaluators that do not train save none
-        console.say(f"use the network:      {_command_line('nasenv', 'predict', folder, 'npz:FILE')}")
+        own = [] if type(space).__module__.startswith("nasenv.") else ["--space", import_path(type(space))]
+        command = _command_line("nasenv", "predict", folder, data.source, *own)
+        console.say(f"use the network:      {command}")
+        console.say(f"for other pictures:   a picture's file, folder:DIR or npz:FILE in place of {data.source}")
     console.say(f"look at the search:   {_command_line('tensorboard', '--logdir', folder.parent)}")
 
 

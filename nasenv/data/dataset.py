@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nasenv.configuration import integer, number
 from nasenv.data.arrays import read_digits, read_mnist5k, read_npz
-from nasenv.data.pictures import read_folder, read_hub
+from nasenv.data.pictures import read_folder, read_hub, read_picture
 from nasenv.data.source import Labels, RawData, Samples
 from nasenv.data.split import Split, check_counts, stratified
 from nasenv.errors import InputError, counted, nearest
@@ -139,12 +139,12 @@ def load_images(source: str) -> tuple[Tensor, tuple[str, ...] | None, tuple[str,
     that they do not have.
 
     Args:
-        source: as for ``load_dataset``; labels can be missing.
+        source: as for ``load_dataset``, without labels too; or the file of a single picture.
 
     Raises:
         InputError: an unknown source, or data that cannot be used; the message says why.
     """
-    raw = _read(source, labelled=False)
+    raw = read_picture(source) if _is_picture(source) else _read(source, labelled=False)
     samples = raw.test or raw.train
     images = torch.from_numpy(np.ascontiguousarray(samples.images, dtype=np.float32))
     return images, None if samples.labels is None else _texts(raw, samples.labels), samples.files
@@ -186,7 +186,14 @@ def _read(source: str, labelled: bool) -> RawData:
             raise InputError(f"{kind}: names no data; expected {kind}:{_PLACES[kind]}")
         return _KINDS[kind](place, labelled)
     known = [*_NAMED, *(f"{kind}:" for kind in _KINDS)]
-    raise InputError(f"unknown data set {source!r}; did you mean {nearest(source, known)}?")
+    meant = f"folder:{source}" if user_path(source).is_dir() else nearest(source, known)
+    meant = f"npz:{source}" if source.endswith(".npz") else meant
+    raise InputError(f"unknown data set {source!r}; did you mean {meant}?")
+
+
+def _is_picture(source: str) -> bool:
+    """Return whether a source is the file of a single picture."""
+    return source not in _NAMED and not source.endswith(".npz") and user_path(source).is_file()
 
 
 def _texts(raw: RawData, labels: Labels) -> tuple[str, ...]:

@@ -112,6 +112,12 @@ def _read_parquet(place: str, path: Path) -> Mapping[str, Any]:
         raise InputError(f"cannot load {place}: {_reason(error)}") from error
 
 
+def read_picture(place: str) -> RawData:
+    """Return a single picture, from its file, without a label; raise InputError if it cannot be read."""
+    arrays, _ = _decoded(place, [{"bytes": None, "path": str(user_path(place))}], None)
+    return RawData(Samples(place, as_nchw(place, _stacked(place, arrays)), None, (place,)))
+
+
 def _reason(error: BaseException) -> str:
     """Return the first line of an error's message, or of its cause; the type's name if the message is empty."""
     return next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)

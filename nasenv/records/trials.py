@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from nasenv.errors import InputError, SearchStopped, counted
 from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.records.journal import JSONLines
 from nasenv.trial import Measurement, Trial
+
+OnMeasured: TypeAlias = Callable[[Collection[Trial], Mapping[Trial, Measurement]], None]
+
+
+def ignore(trials: Collection[Trial], measured: Mapping[Trial, Measurement]) -> None:
+    """Do nothing: the default of arguments that are told what was measured."""
 
 
 class TrialLog(JSONLines):
@@ -55,6 +61,7 @@ def measure_trials(
     log: TrialLog | None = None,
     stopped: Callable[[], bool] = never,
     keep: Mapping[Trial, Path] = MappingProxyType({}),
+    on_measured: OnMeasured = ignore,
 ) -> dict[Trial, Measurement]:
     """Return the measurement of each trial, from the log if it is there; new ones are logged as they end.
 
@@ -64,12 +71,14 @@ def measure_trials(
         log: log of measurements; None for none.
         stopped: no further trial is begun once it returns True.
         keep: files for the trained weights of some of the trials.
+        on_measured: called with all trials and the measurements so far, at first with those of the log.
 
     Raises:
         SearchStopped: it was stopped before all were done; the log has those that were.
     """
     wanted = dict.fromkeys(trials)
     found = {t: log.measurements[t] for t in wanted if t in log.measurements} if log is not None else {}
+    on_measured(wanted, found)
     missing = [trial for trial in wanted if trial not in found]
     for trial in missing:
         evaluator.submit(trial, keep=keep.get(trial))
@@ -79,6 +88,7 @@ def measure_trials(
         if log is not None:
             log.add(trial, measurement)
         found[trial] = measurement
+        on_measured(wanted, found)
     if len(found) < len(wanted) and not stopped():
         raise InputError(f"evaluator {type(evaluator).__name__} ended before all trials were completed")
     if len(found) < len(wanted):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from torch import nn
 
 from nasenv.deployment.export import build_trained, save_model
 from nasenv.errors import InputError, SearchStopped
 from nasenv.files import write_whole
-from nasenv.objectives import Rewards
-from nasenv.records.trials import measure_trials
-from nasenv.results.result import RESULT, Contender, Result, mean, table
+from nasenv.objectives import Rewards, is_score
+from nasenv.records.trials import OnMeasured, ignore, measure_trials
+from nasenv.results.result import EARLY, REFERENCE, RESULT, SEARCHED, WINNER, Contender, Result, mean, table
 from nasenv.search.search import Search
 from nasenv.training.trainer import read_weights
 from nasenv.trial import Architecture, Measurement, Purpose, Trial
@@ -22,14 +23,21 @@ from nasenv.trial import Architecture, Measurement, Purpose, Trial
 _EARLY = 16  # evaluations before an agent can have learnt anything
 _NETWORKS = "networks"  # folder of the winner's weights, a file for each seed, until the run is finished
 
+_Trainings: TypeAlias = Mapping[Architecture, Mapping[Trial, Measurement]]
 
-def conclude(search: Search) -> Result:
+
+def conclude(search: Search, on_measured: OnMeasured = ignore) -> Result:
     """Choose and test the winner of a finished search; write the result to the run directory, if there is one.
 
-    The best ``budget.finalists`` architectures by reward, each network once, are trained ``budget.final_seeds`` times
-    for the evaluator's final length on the training split; the best mean reward wins. Then the winner and its
-    baselines are trained on training + validation data and tested: no choice depends on test data.
+    The best ``budget.finalists`` architectures by reward, each network once, and those that they are compared with,
+    are trained ``budget.final_seeds`` times for the evaluator's final length on the training split; the best mean
+    reward wins, be it of the space's hand-made reference. Then the winner and what it is compared with are trained on
+    training + validation data and tested: no choice depends on test data.
     Trainings that ended before an interruption are not repeated.
+
+    Args:
+        search: the search.
+        on_measured: called whenever a final training has ended, see `measure_trials`.
 
     Raises:
         InputError: no architecture was measured, or every final training failed.
@@ -39,65 +47,78 @@ def conclude(search: Search) -> Result:
         raise SearchStopped(search.stopped)
     finalists, baselines = _finalists(search), _baselines(search)
     architectures = list(dict.fromkeys([*finalists, *baselines.values()]))
-    confirmed = _confirmed(search, architectures)
-    trained = [a for a in finalists if any(m.error is None for m in confirmed[a])]
-    if not trained:
-        error = confirmed[finalists[0]][0].error
+    confirmed = _measured(search, "confirm", architectures, None, on_measured)
+    if all(m.error is not None for a in finalists for m in confirmed[a].values()):
+        error = next(iter(confirmed[finalists[0]].values())).error
         raise InputError(f"every final training failed, the best architecture's with: {error}")
-    rewards = _mean_rewards(search, {a: confirmed[a] for a in finalists})
-    winner = max(trained, key=rewards.__getitem__)
-    roles = {"winner": winner, **baselines}
-    tested = _tested(search, list(dict.fromkeys(roles.values())), winner)
-    networks = [(seed, t.score) for seed, t in enumerate(tested[winner]) if t.score is not None]
+    ranked = _ranked(search, confirmed)
+    roles = {WINNER: ranked[0]}
+    found = [*finalists, *(a for role, a in baselines.items() if role != REFERENCE)]
+    if ranked[0] not in found:
+        roles[SEARCHED] = next(a for a in ranked if a in found)
+    roles |= baselines
+    tested = _measured(search, "test", list(dict.fromkeys(roles.values())), ranked[0], on_measured)
+    networks = [(trial, t.score) for trial, t in tested[ranked[0]].items() if t.score is not None]
     if not networks:
-        raise InputError(f"the winner's final training failed: {tested[winner][0].error}")
-    seed, test_score = networks[0]
-    first, *others = (
-        Contender(
-            role,
-            architecture,
-            search.space.to_text(architecture),
-            tuple(m.score for m in confirmed[architecture] if m.score is not None),
-            tuple(m.score for m in tested[architecture] if m.score is not None),
-            _params(tested[architecture]),
-        )
-        for role, architecture in roles.items()
-    )
+        raise InputError(f"the winner's final training failed: {next(iter(tested[ranked[0]].values())).error}")
+    role_of = {architecture: role for role, architecture in reversed(roles.items())}
     history = search.history
+    winner, *others = (_contender(search, role, a, confirmed[a], tested[a]) for role, a in roles.items())
     result = Result(
-        winner=first,
+        winner=winner,
         others=tuple(others),
-        test_score=test_score,
+        finalists=tuple(
+            _contender(search, role_of.get(a, "finalist"), a, confirmed[a], tested.get(a, {})) for a in ranked
+        ),
+        test_score=networks[0][1],
         metric=search.space.task.metric,
         ended=str(search.ended),
         evaluations=len(history),
         repeats=history.repeats,
         train_seconds=history.train_seconds,
     )
-    _write(search, result, _network(search, Trial(winner, purpose="test", seed=seed)), confirmed[winner])
+    _write(search, result, _network(search, networks[0][0]), confirmed[ranked[0]].values())
     return result
 
 
-def _confirmed(search: Search, architectures: Sequence[Architecture]) -> dict[Architecture, list[Measurement]]:
-    """Return the final trainings of each architecture on the training split, one for each seed."""
-    return _measured(search, "confirm", architectures, None)
+def _contender(
+    search: Search,
+    role: str,
+    architecture: Architecture,
+    confirmed: Mapping[Trial, Measurement],
+    tested: Mapping[Trial, Measurement],
+) -> Contender:
+    """Return an architecture with the scores of its final trainings, apart from those that failed."""
+    paid = None if is_score(search.objective) else search.objective.reward
 
+    def split(trained: Mapping[Trial, Measurement]) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...]]:
+        done = {trial.seed: m for trial, m in trained.items() if m.error is None}
+        scores = tuple(m.score for m in done.values() if m.score is not None)
+        return scores, tuple(done), () if paid is None else tuple(map(paid, done.values()))
 
-def _tested(
-    search: Search, architectures: Sequence[Architecture], winner: Architecture
-) -> dict[Architecture, list[Measurement]]:
-    """Return the final trainings of each architecture on training + validation data, tested, one for each seed."""
-    return _measured(search, "test", architectures, winner)
+    metrics = {name: value for m in (*confirmed.values(), *tested.values()) for name, value in m.metrics.items()}
+    params, flops = (int(metrics[name]) if name in metrics else None for name in ("params", "flops"))
+    (scores, seeds, rewards), (test_scores, test_seeds, test_rewards) = split(confirmed), split(tested)
+    text = search.space.to_text(architecture)
+    parts = (seeds, test_seeds, rewards, test_rewards)
+    return Contender(role, architecture, text, scores, test_scores, params, flops, *parts)
 
 
 def _measured(
-    search: Search, purpose: Purpose, architectures: Sequence[Architecture], kept: Architecture | None
-) -> dict[Architecture, list[Measurement]]:
-    """Return the final trainings of each architecture, one for each seed; store the weights of ``kept``."""
+    search: Search,
+    purpose: Purpose,
+    architectures: Sequence[Architecture],
+    kept: Architecture | None,
+    on_measured: OnMeasured,
+) -> dict[Architecture, dict[Trial, Measurement]]:
+    """Return the final trainings of each architecture, one for each seed; store the weights of ``kept``.
+
+    To confirm is to train on the training split, to test is to train on training + validation data and to be tested.
+    """
     trials = [Trial(a, 1.0, purpose, seed) for a in architectures for seed in range(search.budget.final_seeds)]
     keep = {t: path for t in trials if t.architecture == kept and (path := _weights_path(search, t)) is not None}
-    found = measure_trials(search.evaluator, trials, search.trials, search.is_stopped, keep)
-    return {a: [found[trial] for trial in trials if trial.architecture == a] for a in architectures}
+    found = measure_trials(search.evaluator, trials, search.trials, search.is_stopped, keep, on_measured)
+    return {a: {trial: found[trial] for trial in trials if trial.architecture == a} for a in architectures}
 
 
 def _weights_path(search: Search, trial: Trial) -> Path | None:
@@ -134,30 +155,39 @@ def _finalists(search: Search) -> list[Architecture]:
 
 
 def _baselines(search: Search) -> dict[str, Architecture]:
-    """Return the architectures that the winner is compared with, by role."""
+    """Return the architectures that the winner is compared with, by role.
+
+    The best of the first evaluations stands for random sampling; where there are no later ones, nothing is compared.
+    """
     baselines: dict[str, Architecture] = {}
     reference = search.space.reference()
     if reference is not None:
-        baselines["hand-made reference"] = reference
-    early = [o for o in search.history[:_EARLY] if o.measurement.error is None]
-    if early:
-        baselines[f"best of the first {len(search.history[:_EARLY])}"] = max(early, key=lambda o: o.reward).architecture
+        baselines[REFERENCE] = reference
+    given = len(dict.fromkeys(search.start))
+    proposed = search.history[given : given + _EARLY + 1]
+    early = [o for o in proposed[:_EARLY] if o.measurement.error is None]
+    if early and len(proposed) > _EARLY:
+        baselines[f"{EARLY}{_EARLY}"] = max(early, key=lambda o: o.reward).architecture
     return {role: search.evaluator.representative(architecture) for role, architecture in baselines.items()}
 
 
-def _mean_rewards(search: Search, confirmed: Mapping[Architecture, Sequence[Measurement]]) -> dict[Architecture, float]:
-    """Return the mean reward of each finalist's final trainings; failed ones get a lower reward than any other."""
+def _ranked(search: Search, confirmed: _Trainings) -> list[Architecture]:
+    """Return the architectures that could be trained, the best mean reward first, then those that could not.
+
+    A training that failed is paid less than any other.
+    """
     rewards = Rewards(search.objective, search.space.task.lowest_score)
-    for measurement in (m for row in confirmed.values() for m in row if m.error is None):
+    for measurement in (m for row in confirmed.values() for m in row.values() if m.error is None):
         rewards.pay(measurement)
-    return {a: statistics.fmean(rewards.pay(m) for m in row) for a, row in confirmed.items()}
+
+    def worth(architecture: Architecture) -> tuple[bool, float]:
+        trained = confirmed[architecture].values()
+        return any(m.error is None for m in trained), statistics.fmean(map(rewards.pay, trained))
+
+    return sorted(confirmed, key=worth, reverse=True)
 
 
-def _params(tested: Sequence[Measurement]) -> int | None:
-    return next((int(t.metrics["params"]) for t in tested if "params" in t.metrics), None)
-
-
-def _write(search: Search, result: Result, network: nn.Module | None, confirmed: Sequence[Measurement]) -> None:
+def _write(search: Search, result: Result, network: nn.Module | None, confirmed: Iterable[Measurement]) -> None:
     files, space = search.files, search.space
     if files is None:
         return

@@ -17,20 +17,32 @@ from nasenv.task import is_share
 from nasenv.trial import Architecture
 
 RESULT = "result.json"
+WINNER, SEARCHED, REFERENCE, EARLY = "winner", "best of the search", "hand-made reference", "best of the first "
+"""The roles of contenders; after the last stands the number of evaluations."""
 _LONGEST = 1 << 26  # bytes
+_SEQUENCES = (
+    *("architecture", "validation_scores", "test_scores", "seeds", "test_seeds"),
+    *("validation_rewards", "test_rewards"),
+)
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Holds the final scores of an architecture, the winner or one that it is compared with.
+    """Holds the final scores of an architecture that was trained in full.
 
     Args:
-        role: winner, or why the architecture is compared with it.
+        role: winner, finalist, or why the winner is compared with it.
         architecture: the architecture.
         text: text of the architecture by the space.
         validation_scores: a score for each seed, after the final training on the training split.
-        test_scores: a score for each seed, after the final training on training and validation data.
+        test_scores: a score for each seed, after the final training on training and validation data; empty for a
+            finalist that was not tested.
         params: number of trainable parameters; None if the evaluator does not count them.
+        flops: FLOPs of one forward pass of one input; None if the evaluator does not count them.
+        seeds: seed of each validation score; a training that failed has none.
+        test_seeds: seed of each test score.
+        validation_rewards: reward of each validation score; empty where rewards are the scores.
+        test_rewards: reward of each test score; empty where rewards are the scores.
     """
 
     role: str
@@ -39,6 +51,20 @@ class Contender:
     validation_scores: tuple[float, ...]
     test_scores: tuple[float, ...]
     params: int | None = None
+    flops: int | None = None
+    seeds: tuple[int, ...] = ()
+    test_seeds: tuple[int, ...] = ()
+    validation_rewards: tuple[float, ...] = ()
+    test_rewards: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Return the role as text for people.
+
+        >>> Contender("best of the first 16", (0,), "", (), ()).name
+        'best of the first 16 evaluations'
+        """
+        return re.sub(rf"(?<=^{EARLY})\d+$", lambda n: counted(int(n[0]), "evaluation"), self.role)
 
 
 @dataclass(frozen=True)
@@ -46,8 +72,10 @@ class Result:
     """Holds the result of a search.
 
     Args:
-        winner: finalist with the best mean reward after the final trainings.
-        others: architectures that it is compared with: the space's reference, the best of the first evaluations.
+        winner: architecture with the best mean reward on validation data after the final trainings.
+        others: architectures that it is compared with: the best of the search where the winner is none of it, the
+            space's reference, the best of the first evaluations.
+        finalists: all architectures that were trained in full, the best mean reward first.
         test_score: test score of the exported network, the winner's first seed.
         metric: metric of the scores, such as accuracy.
         ended: why the search was over.
@@ -58,6 +86,7 @@ class Result:
 
     winner: Contender
     others: tuple[Contender, ...]
+    finalists: tuple[Contender, ...]
     test_score: float
     metric: str
     ended: str
@@ -74,8 +103,8 @@ class Result:
         """Return the result in a file; raise InputError if the file is damaged."""
         try:
             values = parse_json(read_whole(path, _LONGEST))
-            winner, *others = (_contender(v) for v in [values["winner"], *values["others"]])
-            return cls(**{**values, "winner": winner, "others": tuple(others)})
+            lists = {name: tuple(map(_contender, values[name])) for name in ("others", "finalists")}
+            return cls(**{**values, **lists, "winner": _contender(values["winner"])})
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({error}); delete it to repeat the end of the search") from error
 
@@ -83,39 +112,29 @@ class Result:
 def table(result: Result) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows of a table of the networks, with mean ± standard deviation over seeds."""
     share = is_share(result.metric)
-    scores = (f"{split} {result.metric}{' (%)' if share else ''}" for split in ("validation", "test"))
-    heads = ["network", *scores, "parameters"]
+    scores = [f"{split} {result.metric}{' (%)' if share else ''}" for split in ("validation", "test")]
+    columns = {scores[0]: ("validation_scores", share), scores[1]: ("test_scores", share)}
+    if result.winner.validation_rewards:
+        rewards = {f"{split} reward": (f"{split}_rewards", False) for split in ("validation", "test")}
+        columns = {**rewards, scores[1]: columns[scores[1]]}
     rows = [
         [
-            *(
-                _shown_role(c.role),
-                _mean_and_deviation(c.validation_scores, share),
-                _mean_and_deviation(c.test_scores, share),
-            ),
+            c.name,
+            *(_mean_and_deviation(getattr(c, column), percent) for column, percent in columns.values()),
             f"{c.params:,}" if c.params else "",
         ]
         for c in (result.winner, *result.others)
     ]
-    return heads, rows
+    return ["network", *columns, "parameters"], rows
 
 
 def _contender(values: Mapping[str, Any]) -> Contender:
-    numbers = ("architecture", "validation_scores", "test_scores")
-    return Contender(**{**values, **{k: tuple(values[k]) for k in numbers}})
+    return Contender(**{**values, **{name: tuple(values[name]) for name in _SEQUENCES}})
 
 
 def mean(scores: Sequence[float]) -> float:
     """Return the mean of scores; nan if there are none."""
     return statistics.fmean(scores) if scores else math.nan
-
-
-def _shown_role(role: str) -> str:
-    """Return a role as text for people.
-
-    >>> _shown_role("best of the first 16"), _shown_role("winner")
-    ('best of the first 16 evaluations', 'winner')
-    """
-    return re.sub(r"(?<=^best of the first )\d+$", lambda n: counted(int(n[0]), "evaluation"), role)
 
 
 def _mean_and_deviation(scores: Sequence[float], share: bool) -> str:

@@ -31,8 +31,8 @@ class Budget:
             protocols of most tabular benchmarks do; else repeats are free.
         target_reward: reward at which the search has found enough, and ends with the proposals that are being answered;
             None goes on.
-        repeats_per_evaluation: free repeats for each evaluation of the budget, after which the agent is taken to have
-            collapsed onto a few architectures, and the search ends.
+        repeats_per_evaluation: free repeats for each evaluation of the budget, after which the agent is taken to
+            propose the same few architectures for ever, and the search ends.
         finalists: number of best architectures that are trained again, for longer, to choose the winner.
         final_seeds: number of times that each of them is.
 
@@ -144,13 +144,13 @@ class Budget:
         return f"the budget of {counted(self.evaluations or 0, what)} is used up"
 
     def exhausted(self, history: History) -> str | None:
-        """Return as text why a search is over, a limit or a collapsed agent; None if it is not over."""
+        """Return as text why a search is over, a limit or an agent that repeats itself; None if it is not over."""
         limit = self.reached(history)
         if limit is None and history.repeats >= self.repeats_per_evaluation * (
             self.evaluations or max(1, history.evaluations)
         ):
             return (
                 f"the agent proposes what it proposed before: {counted(history.repeats, 'repeat')} beside "
-                f"{counted(history.evaluations, 'distinct evaluation')}; its policy has collapsed"
+                f"{counted(history.evaluations, 'distinct evaluation')}"
             )
         return limit

@@ -169,7 +169,8 @@ class PendingTrials:
             for trial, measurement in self._evaluator.results(trials, self._stopped):
                 self._keep(trial, measurement)
             if self._mine and not self._stopped():
-                raise self._faulty(f"completed {len(trials) - len(self._mine)} of {len(trials)} trials, expected all")
+                done = len(trials) - len(self._mine)
+                raise self._faulty(f"completed {done} of {counted(len(trials), 'trial')}, expected all")
         finally:
             self._release(self._mine)
             self._mine = {}
@@ -184,7 +185,7 @@ class PendingTrials:
             self._keep(*ended)
             return [ended[0]]
         if not self._stopped():
-            raise self._faulty(f"ended before {len(self._mine)} trials were completed")
+            raise self._faulty(f"ended before all trials were completed: {counted(len(self._mine), 'trial')} left")
         return []
 
     def _keep(self, trial: Trial, measurement: Measurement) -> None:

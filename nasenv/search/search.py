@@ -104,7 +104,7 @@ class Search:
         self._is_concluding = resume == "conclude"
         endless = agent is None and not self.budget.is_limited
         self._size = None if endless else space.size  # counted once: a space may take its time over it
-        self._status = SearchStatus(self.budget, self.history, self._size, type(agent).__name__, endless)
+        self._status = SearchStatus(self.budget, self.history, self._size, agent, endless)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
         self.files = self._open(self.run_dir, resume) if self.run_dir is not None else None
@@ -326,7 +326,7 @@ class Search:
     def _propose(self, architectures: Architectures, fidelity: float) -> Proposals:
         """Return architectures as proposals; raise AgentError if there are none, or one is not in the space."""
         if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
-            raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures of the space")
+            raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures, any if none is new")
         try:
             rounded = 1.0 if fidelity == 1.0 else self._evaluator.fidelity(fidelity)
             return self.history.propose(architectures, self.space.check_all, rounded)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from nasenv.errors import AgentError, BudgetExhausted, InputError, SearchStopped, counted
 from nasenv.search.budget import Budget
 from nasenv.search.history import History
+from nasenv.search.layer import AgentLike
 
 _REFUSALS = 1000  # after which an agent is taken not to hear
 
@@ -21,7 +22,7 @@ class SearchStatus:
         budget: limits of the search.
         history: the search's history.
         size: number of architectures of its space; None where it is not known.
-        agent: name of the agent.
+        agent: the agent; None if something else asks for evaluations.
         endless: whether it goes on answering repeats, whatever was spent.
 
     Attributes:
@@ -30,9 +31,16 @@ class SearchStatus:
         fault: exception of the search itself, which passes through the agent; None if there was none.
     """
 
-    def __init__(self, budget: Budget, history: History, size: int | None, agent: str, endless: bool = False) -> None:
-        self._budget, self._history, self._size, self._agent = budget, history, size, agent
-        self._endless = endless
+    def __init__(
+        self,
+        budget: Budget,
+        history: History,
+        size: int | None,
+        agent: AgentLike | None,
+        endless: bool = False,
+    ) -> None:
+        self._budget, self._history, self._size, self._agent = budget, history, size, type(agent).__name__
+        self._endless, self._has_policy = endless, getattr(agent, "has_policy", False)
         self.ended: str | None = None
         self.stopped: str | None = None
         self.fault: BaseException | None = None
@@ -97,6 +105,8 @@ class SearchStatus:
         if exhausted is None and self._history.full_evaluations == self._size:
             many = f"all {self._size} architectures of the space are evaluated"
             return "the only architecture of the space is evaluated" if self._size == 1 else many
+        if exhausted is not None and self._has_policy and self._budget.reached(self._history) is None:
+            return f"{exhausted}; its policy has collapsed"
         return exhausted
 
     @contextmanager

@@ -244,7 +244,8 @@ class ChainCNN(SearchSpace):
         """Return the architecture that ``to_text`` wrote; raise InputError for any other text."""
         names = [name.strip() for name in text.split("|")]
         if len(names) > self.max_layers:
-            raise InputError(f"{text!r} has {len(names)} layers, this ChainCNN has at most {self.max_layers}")
+            layers = counted(len(names), "layer")
+            raise InputError(f"{text!r} has {layers}, this ChainCNN has at most {self.max_layers}")
         for name in names:
             if name not in self._layers_by_name:
                 raise InputError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nasenv.configuration import integer, is_integer
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
 from nasenv.task import Task
 from nasenv.trial import Architecture
@@ -88,8 +88,8 @@ class SyntheticSpace(SearchSpace):
         known = [{str(choice): i for i, choice in enumerate(d.choices)} for d in self.decisions]
         if len(parts) != len(known) or not all(part in names for part, names in zip(parts, known, strict=True)):
             raise InputError(
-                f"{text!r}: expected {self.layers} layers such as {self.operations[0]}:{self.widths[0]}, joined by |; "
-                f"operations {', '.join(self.operations)}; widths {', '.join(map(str, self.widths))}"
+                f"{text!r}: expected {counted(self.layers, 'layer')} such as {self.operations[0]}:{self.widths[0]}, "
+                f"joined by |; operations {', '.join(self.operations)}; widths {', '.join(map(str, self.widths))}"
             )
         return tuple(names[part] for part, names in zip(parts, known, strict=True))
 

@@ -26,9 +26,9 @@ Computed by `nasenv build_table`, which also wrote this card and every number in
 
 ## What was computed
 
-{architectures:,} architectures, which are {networks:,} different networks: architectures that the space declares
-equivalent share their trainings and have equal rows. Every network was trained from {seeds} seeds on the training
-data and scored on the validation data (`val_accuracy_seed0`, ...), and trained anew, from {seeds} seeds, on training
+{architectures}, which are {networks}: architectures that the space declares
+equivalent share their trainings and have equal rows. Every network was trained from {seeds} on the training
+data and scored on the validation data (`val_accuracy_seed0`, ...), and trained anew, from {seeds}, on training
 and validation data together and scored on the test data (`test_accuracy_seed0`, ...). Each of these trainings lasted
 `final_epochs`.
 
@@ -78,9 +78,9 @@ def card(
         name=name,
         space=_class_name(config["space"]),
         data=config["data"]["source"] if "data" in config else _class_name(config["evaluator"]),
-        architectures=architectures,
-        networks=len(columns["val_accuracy"]),
-        seeds=config["seeds"],
+        architectures=counted(architectures, "architecture"),
+        networks=counted(len(columns["val_accuracy"]), "different network"),
+        seeds=counted(config["seeds"], "seed"),
         examples="; ".join(f"{count:,} for {use}" for use, count in sizes.items()) or "unknown",
         options=yaml.safe_dump(dict(config), sort_keys=False),
         setting=_setting(),

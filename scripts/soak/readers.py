@@ -164,8 +164,10 @@ def _model_readers(folder: Path) -> list[Reader]:
 def _run_readers(folder: Path) -> list[Reader]:
     measured = Measurement(0.5, None, 1.0, metrics={"params": 3.0}, curve=(1.0, 0.5)).to_json()
     contender = {"role": "winner", "architecture": [0, 1], "text": "a", "validation_scores": [0.5], "params": 3}
-    contender["test_scores"] = [0.5]
-    result = {"winner": contender, "others": [contender], "test_score": 0.5, "ended": "e", "evaluations": 1}
+    contender |= {"test_scores": [0.5], "flops": 9, "seeds": [0], "test_seeds": [0]}
+    contender |= {"validation_rewards": [0.5], "test_rewards": [0.5]}
+    result = {"winner": contender, "others": [contender], "finalists": [contender], "test_score": 0.5, "ended": "e"}
+    result["evaluations"] = 1
     result |= {"metric": "accuracy", "repeats": 0, "train_seconds": 1.0}
     trial = {**Trial((0, 1)).to_json(), **measured}
     entry = {"evaluation": 1, "proposal": 1, "by": "agent", "text": "a", "reward": 0.5, "cost": 1.0, **trial}

@@ -1,10 +1,14 @@
+import ast
+import re
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 import sb3_contrib
 from scipy.stats import rankdata
 
+import nasenv.agents.testing
 import nasenv.envs.env
 from nasenv.agents import (
     A2C,
@@ -185,8 +189,54 @@ class Broken(AgentContract):
     ],
 )
 def test_the_contract_notices_an_agent_that_uses_the_global_generators(test, message):
-    with pytest.raises(AssertionError, match=message):
+    with pytest.raises(AssertionError, match=f"{message}.* search.ended: 'the budget of 23 evaluations is used up'"):
         getattr(Broken(), test)()
+
+
+class Neighbours(Agent):
+    """Climbs to neighbours; where none of them is new, it does as it is told."""
+
+    def __init__(self, stuck):
+        super().__init__(batch_size=1)
+        self.stuck = stuck
+
+    def begin(self, space, rng):
+        self.space, self.rng, self.rewards, self.here = space, rng, {}, None
+
+    def ask(self, n):
+        if self.here is None:
+            return self.space.sample(1, self.rng)
+        new = [a for a in self.space.neighbours(self.here) if a not in self.rewards]
+        return new[:1] or {"repeats": [self.here], "stops": [], "restarts": self.space.sample(1, self.rng)}[self.stuck]
+
+    def tell(self, outcomes):
+        self.rewards.update((o.architecture, o.reward) for o in outcomes)
+        self.here = max(self.rewards, key=self.rewards.__getitem__)
+
+
+class NeighboursContract(AgentContract):
+    def __init__(self, stuck):
+        self.make = lambda: Neighbours(stuck)
+
+
+def test_the_contract_says_why_and_what_to_do_where_no_neighbour_is_new():
+    NeighboursContract("restarts").test_survives_equal_rewards()
+    with pytest.raises(AssertionError) as caught:
+        NeighboursContract("repeats").test_survives_equal_rewards()
+    said = str(caught.value)
+    assert re.search(r"search\.ended: 'the agent proposes what it proposed before: .*' after \d+ evaluations\. ", said)
+    assert "proposes a random architecture, space.sample(1, rng)[0]" in said
+    with pytest.raises(AgentError, match=r"proposed \[\], expected one or more architectures, any if none is new"):
+        NeighboursContract("stops").test_survives_equal_rewards()
+
+
+def test_what_a_contract_says_does_not_depend_on_pytest():
+    """Outside of a test file pytest does not show the values that an assertion compares."""
+    tree = ast.parse(Path(nasenv.agents.testing.__file__).read_text())
+    messages = [ast.unparse(node.msg) if node.msg else "" for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    of_config = [message for message in messages if "_ends(" not in message]
+    assert len(messages) > 5
+    assert of_config == ["f'made from {config}, its config() is {again.config()}'"]
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -70,7 +70,7 @@ def test_trainings_too_whatever_the_cache_and_the_workers(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("number", "values", "said"),
     [
-        (7, {"score": 0.5}, r"- 1 of 30 evaluations, the first of them 7: score was 0.5, now 0."),
+        (7, {"score": 0.5}, r"- 1 of 30 evaluations, the first of them 7: score was 50 %, now "),
         (3, {"text": "conv3x8"}, r"- 1 of 30 evaluations, the first of them 3: text was conv3x8, now "),
     ],
 )
@@ -137,7 +137,7 @@ def test_the_winner_of_a_run_that_was_concluded_is_compared(early, capsys):
     result = json.loads((early / "result.json").read_text())
     (early / "result.json").write_text(json.dumps({**result, "test_score": 0.5}))
     assert main(["reproduce", str(early)]) == 1
-    assert "- the winner's scores: on test data it was 0.5, now 0." in capsys.readouterr().out
+    assert "- the winner's scores: on test data it was 50 %, now " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["result.json", "journal.jsonl", "config.yaml"])

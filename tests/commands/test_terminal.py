@@ -76,7 +76,7 @@ def lines_of(evaluations: int, objective: Objective, width: int = 80, tty: bool 
     """Return the lines that a search on the shipped table prints in its course."""
     space = ChainCNN(max_layers=3, widths=[16])
     evaluator = TableEvaluator(space, "chain_cnn_digits")
-    bar, file = drawn(width, SearchProgress, evaluations, tty=tty)
+    bar, file = drawn(width, SearchProgress, Budget(evaluations), tty=tty)
     with bar, Search(space, evaluator, RandomSearch(), Budget(evaluations), objective, callbacks=[bar]) as search:
         search.run()
     return [re.sub(r"\x1b\[[\d;?]*\w|\r", "", line).rstrip() for line in file.getvalue().splitlines()]
@@ -94,7 +94,8 @@ def test_an_accuracy_is_said_in_per_cent_and_a_number_of_one_is_singular():
 def test_another_objective_is_said_as_it_is_paid():
     last = lines_of(40, Cheap())[-1]
     assert re.fullmatch(
-        r"40 of 40 evaluations in \d+ s: best reward 1\.\d{4}, mean of the last 32 evaluations 1\.\d{4}"
+        r"40 of 40 evaluations in \d+ s: best reward 1\.\d{4} \(validation accuracy \d+\.\d\d %\), "
+        r"mean of the last 32 evaluations 1\.\d{4}"
         r"(, \d+ repeated proposals?)?",
         last,
     )
@@ -109,7 +110,7 @@ class Failing(Formula):
 
 def test_failed_evaluations_are_counted():
     space = ChainCNN(max_layers=2)
-    bar, file = drawn(200, SearchProgress, 2, tty=False)
+    bar, file = drawn(200, SearchProgress, Budget(2), tty=False)
     with bar, Search(space, Failing(space), RandomSearch(), Budget(2), callbacks=[bar]) as search:
         search.run()
     last = file.getvalue().splitlines()[-1]

@@ -150,8 +150,8 @@ def test_an_evaluator_without_data_gives_its_own_name():
     [
         (3, 8, "Bits: 8 architectures of 3 decisions; the budget of 8 covers them all"),
         (3, 200, "Bits: 8 architectures of 3 decisions; the budget of 200 covers them all"),
-        (3, 7, "the budget of 7 covers 0.88 of them"),
-        (14, 200, "Bits: 16,384 architectures of 14 decisions; the budget of 200 covers 0.012 of them"),
+        (3, 7, "the budget of 7 covers 88 % of them"),
+        (14, 200, "Bits: 16,384 architectures of 14 decisions; the budget of 200 covers 1.2 % of them"),
         (3, None, "the budget has no limit"),
     ],
 )
@@ -161,19 +161,33 @@ def test_coverage_says_the_share(n, evaluations, said):
 
 def test_coverage_of_a_space_that_is_too_large_to_count(monkeypatch):
     monkeypatch.setattr(Bits, "said", None)
-    assert "more than 10,000,000 architectures of 3 decisions; the budget of 9 covers a small part" in coverage(
-        Bits(3), Budget(9)
-    )
+    said = "more than 10,000,000 architectures of 3 decisions; the budget of {} covers less than {} % of them"
+    for evaluations, share in ((9, "0.01"), (2_000_000, "20")):
+        assert said.format(f"{evaluations:,}", share) in coverage(Bits(3), Budget(evaluations))
 
 
 def test_coverage_says_the_chances_of_random_search(monkeypatch):
     """Against a simulation: how often 200 draws of 100,000 architectures meet the best 1 % and 0.1 %."""
     monkeypatch.setattr(Bits, "said", 100_000)
-    said = re.findall(r"(?:probability of|with) (\d+) %", coverage(Bits(3), Budget(evaluations=200)))
+    said = re.findall(r"with a probability of (\d+) %", coverage(Bits(3), Budget(evaluations=200)))
     draws = np.random.default_rng(0).integers(100_000, size=(4000, 200))
     simulated = [100 * np.mean((draws < best).any(axis=1)) for best in (1000, 100)]
     tolerance = 4 * 50 / np.sqrt(4000) + 0.5  # four deviations of a share of 4,000, and the rounding
     assert [int(s) for s in said] == pytest.approx(simulated, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("size", "evaluations", "said"),
+    [
+        (144, 36, "Random search would find one of the best 1 % with a probability of 25 %: the"),  # one of 144
+        (999, 100, "find one of the best 1 % with a probability of 61 %: the"),  # nine of 999
+        (50, 40, "Random search would find the best one with a probability of 80 %: the"),
+        (1000, 500, "with a probability of 100 %, one of the best 0.1 % with a probability of 50 %: the"),
+    ],
+)
+def test_coverage_says_nothing_of_less_than_one_architecture(size, evaluations, said, monkeypatch):
+    monkeypatch.setattr(Bits, "said", size)
+    assert said in coverage(Bits(3), Budget(evaluations))
 
 
 # A run
@@ -197,7 +211,7 @@ def test_a_run_says_what_it_does_and_leaves_its_result(tmp_path, monkeypatch, ca
 
 def test_what_is_said_is_what_was_spent_where_trainings_were_shorter(capsys):
     search = Search(SPACE, Shorter(SPACE), RandomSearch(), Budget(evaluations=5))
-    search.callbacks.append(SearchProgress(Console(width=200), 5))
+    search.callbacks.append(SearchProgress(Console(width=200), search.budget))
     architectures = SPACE.sample(4, np.random.default_rng(0))
     with search:
         search.evaluate(architectures, fidelity=0.5)
@@ -242,7 +256,7 @@ def test_what_is_to_be_typed_is_quoted(tmp_path, capsys):
     (tmp_path / "my runs" / "a" / "model").mkdir()
     run(tmp_path / "my runs" / "a")
     said = capsys.readouterr().out
-    assert f"predict '{tmp_path}/my runs/a' npz:FILE" in said
+    assert f"predict '{tmp_path}/my runs/a' digits" in said
     assert f"--logdir '{tmp_path}/my runs'" in said
 
 

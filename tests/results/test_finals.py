@@ -14,7 +14,7 @@ from nasenv.agents import Agent, RandomSearch
 from nasenv.commands.cli import main
 from nasenv.commands.predict import _as_rgb
 from nasenv.data.dataset import load_dataset, load_images
-from nasenv.deployment.export import load_model
+from nasenv.deployment.export import load_model, predict
 from nasenv.errors import InputError
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.objectives import Objective, Score, ScoreWithinCost
@@ -148,12 +148,13 @@ class Cheapness(Objective):
 
 def test_an_architecture_that_cannot_be_trained_does_not_win_though_failure_is_paid_better():
     for objective in (Cheapness(failure_reward=0.0), Cheapness()):
-        evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, 0.9), B: (None, None)})
+        evaluator = Told({A: 0.9, B: 0.8}, {A: (0.9, 0.9), B: (None, None), REFERENCE: (0.95, 0.95)})
         assert conclude(ended(evaluator, objective=objective)).winner.architecture == A
 
 
 def test_a_seed_that_fails_is_paid_less_than_all_that_did_not_where_nothing_is_the_lowest():
-    evaluator = Told({A: 0.9, B: 0.8}, {A: (0.1, None, None), B: (0.5, 0.5, 0.5)})  # -100, then twice -900; -500
+    confirmed = {A: (0.1, None, None), B: (0.5, 0.5, 0.5), REFERENCE: (0.6, 0.6, 0.6)}  # -100, twice -1100; -500; -600
+    evaluator = Told({A: 0.9, B: 0.8}, confirmed)
     assert conclude(ended(evaluator, seeds=3, objective=Cheapness())).winner.architecture == B
 
 
@@ -177,16 +178,55 @@ def test_the_baselines_are_the_reference_and_the_best_of_the_first():
     assert all(len(c.validation_scores) == len(c.test_scores) == 2 for c in result.others)
 
 
-def test_a_rival_cannot_win_unless_it_is_a_finalist():
-    evaluator = Told({A: 0.9}, {A: (0.2, 0.2), REFERENCE: (0.9, 0.9)})
-    assert conclude(ended(evaluator)).winner.architecture == A
+def test_the_best_of_all_that_were_trained_in_full_wins_the_reference_too():
+    """What the search found stays beside it, tested too; no test score decides."""
+    told = {A: (0.2, 0.2), B: (0.4, 0.4), REFERENCE: (0.9, 0.9)}
+    result = conclude(ended(Told({A: 0.9, B: 0.8}, told, {REFERENCE: (0.1, 0.1), B: (0.9, 0.9)})))
+    assert result.winner.architecture == REFERENCE
+    assert [(c.role, c.architecture) for c in result.others] == [
+        ("best of the search", B),
+        ("hand-made reference", REFERENCE),
+    ]
+    assert (result.test_score, result.others[0].test_scores) == (0.1, (0.9, 0.9))
+
+
+def test_among_equals_what_the_search_found_wins():
+    assert conclude(ended(Told({A: 0.9}, {A: (0.5, 0.5), REFERENCE: (0.5, 0.5)}))).winner.architecture == A
 
 
 def test_a_winner_that_is_its_own_rival_is_trained_once():
     evaluator = Told({REFERENCE: 0.9})
     result = conclude(ended(evaluator))
     assert [call[1] for call in evaluator.asked] == [[REFERENCE], [REFERENCE]]
-    assert [c.role for c in result.others] == ["hand-made reference", "best of the first 1"]
+    assert [c.role for c in result.others] == ["hand-made reference"]
+
+
+@pytest.mark.parametrize(("evaluations", "given", "compared"), [(16, 0, False), (17, 0, True), (18, 2, False)])
+def test_the_first_evaluations_are_compared_where_there_are_later_ones(evaluations, given, compared):
+    """Architectures to start from are no proposals of the agent's."""
+    sampled = list(dict.fromkeys(SPACE.canonical(a) for a in SPACE.sample(80, np.random.default_rng(0))))
+    told = {a: 0.9 - k / 100 for k, a in enumerate(sampled[:evaluations])}
+    result = conclude(ended(Told(told), finalists=1, start=sampled[:given]))
+    assert ("best of the first 16" in [c.role for c in result.others]) == compared
+
+
+def test_all_that_were_trained_in_full_are_in_the_result_with_their_scores_sizes_and_seeds():
+    confirmed = {A: (0.2, None), B: (0.4, 0.6), REFERENCE: (0.3, 0.3)}
+    result = conclude(ended(Told({A: 0.9, B: 0.8, C: 0.1}, confirmed), finalists=2))
+    assert [(c.role, c.architecture, c.validation_scores, c.seeds, c.params) for c in result.finalists] == [
+        ("winner", B, (0.4, 0.6), (0, 1), 500),
+        ("hand-made reference", REFERENCE, (0.3, 0.3), (0, 1), 500),
+        ("finalist", A, (0.2,), (0,), 200),
+    ]
+    assert [c.test_seeds for c in result.finalists] == [(0, 1), (0, 1), ()]
+
+
+def test_where_the_reward_is_not_the_score_both_are_kept():
+    objective = ScoreWithinCost("params", target=500)
+    result = conclude(ended(Told({A: 0.9}, {A: (0.9, 0.8)}, {A: (0.6, 1.0)}), objective=objective))
+    (found,) = (c for c in result.finalists if c.architecture == A)
+    assert (found.validation_scores, found.validation_rewards) == ((0.9, 0.8), (0.5, 0.5))
+    assert conclude(ended(Told({A: 0.9}))).winner.validation_rewards == ()
 
 
 # Searches that come to nothing
@@ -210,12 +250,14 @@ def test_nothing_to_conclude_is_one_line(evaluator, said):
 # What is written
 
 
-def contender(role, values):
-    return Contender(role, A, "conv3x8", values, values, 90)
+def contender(role, values, **options):
+    seeds = tuple(range(len(values)))
+    return Contender(role, A, "conv3x8", values, values, 90, 700, seeds, seeds, **options)
 
 
 def test_a_result_is_read_back_as_it_was_written(tmp_path):
-    result = Result(contender("winner", (0.1, 1 / 3)), (contender("other", ()),), 0.1, "accuracy", "budget", 3, 4, 5.5)
+    others, finalists = (contender("other", ()),), (contender("finalist", (0.3,), validation_rewards=(0.2,)),)
+    result = Result(contender("winner", (0.1, 1 / 3)), others, finalists, 0.1, "accuracy", "budget", 3, 4, 5.5)
     result.write(tmp_path / RESULT)
     assert Result.read(tmp_path / RESULT) == result
     assert [path.name for path in tmp_path.iterdir()] == [RESULT]
@@ -230,7 +272,7 @@ def test_a_damaged_result_is_one_line(tmp_path, text):
 
 def test_the_table_has_means_and_sample_deviations_in_percent():
     others = (contender("failed one", ()), contender("best of the first 16", (0.5,)))
-    heads, rows = table(Result(contender("winner", (0.90, 0.94)), others, 0.9, "accuracy", "", 1, 0, 0.0))
+    heads, rows = table(Result(contender("winner", (0.90, 0.94)), others, (), 0.9, "accuracy", "", 1, 0, 0.0))
     assert heads == ["network", "validation accuracy (%)", "test accuracy (%)", "parameters"]
     spread = f"92.00 ± {100 * math.sqrt(2 * 0.02**2):.2f}"
     assert rows == [
@@ -238,6 +280,13 @@ def test_the_table_has_means_and_sample_deviations_in_percent():
         ["failed one", "failed", "failed", "90"],
         ["best of the first 16 evaluations", "50.00", "50.00", "90"],  # of one seed there is no deviation
     ]
+
+
+def test_rewards_have_columns_where_they_are_not_the_scores():
+    winner = contender("winner", (0.5,), validation_rewards=(0.25,), test_rewards=(0.125,))
+    heads, rows = table(Result(winner, (), (), 0.5, "accuracy", "", 1, 0, 0.0))
+    assert heads == ["network", "validation reward", "test reward", "test accuracy (%)", "parameters"]
+    assert rows == [["winner", "0.2500", "0.1250", "50.00", "90"]]
 
 
 # A real one
@@ -327,6 +376,36 @@ def test_nasenv_predict_calls_pictures_by_their_files(run, tmp_path, capsys):
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
         *("image", "1/my test.png", "7/my test.png")
     ]
+
+
+def test_nasenv_predict_reads_a_single_picture(run, tmp_path, monkeypatch, capsys):
+    folder, _ = run
+    monkeypatch.chdir(tmp_path)
+    image = load_images("digits")[0][7]
+    Image.fromarray(image[0].numpy().astype(np.uint8)).save("my photo.png")
+    assert main(["predict", str(folder), "my photo.png"]) == 0
+    probabilities = predict(load_model(folder / "model"), image[None])[0]
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["image,class,probability", f"my photo.png,{probabilities.argmax()},{probabilities.max():.4f}"]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ("notes.txt", "notes.txt"),
+        ("new", "did you mean folder:new?"),
+        ("some.npz", "did you mean npz:some.npz?"),
+        ("gone.png", "unknown data set 'gone.png'"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_a_line(images, said, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "some.npz").write_bytes(b"")
+    assert main(["predict", str(run[0]), images]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_grey_pictures_are_colours_to_a_model_of_colours():

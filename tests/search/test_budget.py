@@ -295,10 +295,10 @@ def test_a_search_killed_anywhere_ends_with_the_same_journal(agent, charge_repea
         ({"charged_seconds": 9.0, "charge_repeats": True}, 1, 5, 10.0, "9 charged seconds"),
         ({"evaluations": 100, "charged_seconds": 9.0, "charge_repeats": True}, 1, 5, 10.0, "9 charged seconds"),
         ({"evaluations": 3, "charged_seconds": 99.0, "charge_repeats": True}, 1, 3, 6.0, "3 proposals"),
-        ({"evaluations": 10}, 1, 504, 2.0, "policy has collapsed"),
-        ({"charged_seconds": 9.0}, 1, 52, 2.0, "policy has collapsed"),
-        ({"evaluations": 10, "repeats_per_evaluation": 1}, 1, 12, 2.0, "policy has collapsed"),
-        ({}, 1, 52, 2.0, "policy has collapsed"),
+        ({"evaluations": 10}, 1, 504, 2.0, "1 distinct evaluation"),
+        ({"charged_seconds": 9.0}, 1, 52, 2.0, "1 distinct evaluation"),
+        ({"evaluations": 10, "repeats_per_evaluation": 1}, 1, 12, 2.0, "1 distinct evaluation"),
+        ({}, 1, 52, 2.0, "1 distinct evaluation"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -308,7 +308,8 @@ def test_an_agent_that_only_repeats_itself_comes_to_an_end(budget, evaluations, 
     history = search.history
     assert (len(history), history.proposals, history.charged_seconds) == (evaluations, proposals, charged_seconds)
     assert ended in search.ended
-    assert (search.budget.reached(history) is None) == ("collapsed" in ended)
+    assert (search.budget.reached(history) is None) == ("distinct" in ended)
+    assert "policy" not in search.ended
 
 
 def test_charged_repeats_are_told_to_the_agent_in_what_remains():
