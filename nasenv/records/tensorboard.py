@@ -32,6 +32,7 @@ from torch import fx, nn
 from nasenv.files import open_again, writing
 from nasenv.plots import Figure, choice_shares, draw_diagram, to_png
 from nasenv.spaces.space import SearchSpace
+from nasenv.training.reproducibility import default_settings
 from nasenv.trial import Architecture, Outcome
 
 MEAN_OF = 32  # scores, the last ones, in the mean score
@@ -187,6 +188,7 @@ class TensorBoardWriter:
         if architectures:
             self.figure("search/choice_shares", choice_shares(space, architectures), len(architectures))
 
+    @default_settings()
     def graph(self, model: nn.Module, input_shape: Sequence[int]) -> None:
         """Write the network's graph; where it cannot be traced, a text of tag ``graph`` says why.
 
