@@ -245,6 +245,11 @@ class TensorBoardWriter:
         with writing(self._path):
             self._file.close()
 
+    def reopen(self) -> None:
+        """Open the file again after `close`, to write more at its end."""
+        with writing(self._path):
+            self._file = open(self._path, "a+b")  # noqa: SIM115, closed by close()
+
     def _summary(self, values: Sequence[Mapping[str, Any]], step: int) -> None:
         self._write(step=step, summary={"value": values})  # messages made of dicts take half the time
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -23,6 +24,21 @@ _EARLY = 16  # evaluations before an agent can have learnt anything
 _NETWORKS = "networks"  # folder of the winner's weights, a file for each seed, until the run is finished
 
 
+def _reopening(function: Callable[[Search], Result]) -> Callable[[Search], Result]:
+    """Return the function such that the run directory of a search that was closed is open meanwhile."""
+
+    @functools.wraps(function)
+    def reopened(search: Search) -> Result:
+        if search.files is None or not search.files.is_closed:
+            return function(search)
+        search.files.reopen()
+        with search:
+            return function(search)
+
+    return reopened
+
+
+@_reopening
 def conclude(search: Search) -> Result:
     """Choose and test the winner of a finished search; write the result to the run directory, if there is one.
 
@@ -32,7 +48,8 @@ def conclude(search: Search) -> Result:
     Trainings that ended before an interruption are not repeated.
 
     Raises:
-        InputError: no architecture was measured, or every final training failed.
+        InputError: no architecture was measured, or every final training failed; the run directory of a search that was
+            closed is in use, or was changed meanwhile.
         SearchStopped: the search was stopped, before its end or during the final trainings.
     """
     if search.stopped is not None:

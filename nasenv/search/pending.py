@@ -33,6 +33,7 @@ class PendingTrials:
         timing: measures the time of cache and log.
         on_wait: called with a text when another search is waited for, once.
         stopped: no further training is begun once it returns True.
+        before: trials of an interrupted run of the same search, whose measurements are kept.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class PendingTrials:
         timing: Timing,
         on_wait: Callable[[str], None],
         stopped: Callable[[], bool],
+        before: PendingTrials | None = None,
     ) -> None:
         self._evaluator, self._rewards, self._cache, self._log = evaluator, rewards, cache, log
         self._timing, self._on_wait, self._stopped = timing, on_wait, stopped
@@ -54,6 +56,9 @@ class PendingTrials:
             if trial.purpose == "search":
                 self._known[trial] = measurement
                 self._payers.pop(trial, None)
+        if before is not None:
+            self._known |= before._known
+            self._payers |= {trial: None for trial, payer in before._payers.items() if payer is None}
         self._problem = ProblemKey(evaluator.space.fingerprint(), evaluator.fingerprint())
         if cache is not None and log is not None:
             with timing.part(_CACHE):
