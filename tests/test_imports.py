@@ -20,7 +20,7 @@ import nasenv.agents
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    *("version", "lazy", "errors", "files", "configuration", "provenance"),
+    *("version", "ctrl_c", "lazy", "errors", "files", "configuration", "provenance"),
     *("trial", "task", "objectives", "spaces", "plots", "surrogates"),
     *("data", "training", "workers", "tables", "evaluators", "cluster"),
     *("cache", "records", "search", "envs", "deployment", "results", "benchmarks"),

@@ -168,12 +168,14 @@ class PendingTrials:
         self._elsewhere |= dict.fromkeys(trial for trial in missing if trial not in self._mine)
 
     def _train(self, trials: Sequence[Trial]) -> None:
-        """Train trials, as many as there is time for before a stop."""
+        """Train trials, as many as there is time for before a stop, or before others take them over."""
         self._mine = dict.fromkeys(trials)
         try:
-            for trial, measurement in self._evaluator.results(trials, self._stopped):
+            for trial, measurement in self._evaluator.results(
+                trials, lambda: self._stopped() or self._has_lost_claims()
+            ):
                 self._keep(trial, measurement)
-            if self._mine and not self._stopped():
+            if self._mine and not self._stopped() and not self._has_lost_claims():
                 raise self._faulty(f"completed {len(trials) - len(self._mine)} of {len(trials)} trials, expected all")
         finally:
             self._release(self._mine)
@@ -183,14 +185,28 @@ class PendingTrials:
         """Return the next trial that ends; an empty list if there is none after a stop."""
         ended = next(self._completed, None)
         if ended is None and not self._stopped():  # all that were submitted by then had ended
-            self._completed = self._evaluator.completed(lambda: self._is_ending or self._stopped())
+            if self._has_lost_claims():
+                return self._claim_anew()
+            self._completed = self._evaluator.completed(
+                lambda: self._is_ending or self._stopped() or self._has_lost_claims()
+            )
             ended = next(self._completed, None)
         if ended is not None:
             self._keep(*ended)
             return [ended[0]]
-        if not self._stopped():
+        if not self._stopped() and not self._has_lost_claims():
             raise self._faulty(f"ended before {len(self._mine)} trials were completed")
         return []
+
+    def _has_lost_claims(self) -> bool:
+        return self._cache is not None and self._cache.has_lost(self._problem, self._mine)
+
+    def _claim_anew(self) -> list[Trial]:
+        """Claim the trials that were not begun again, and return those that others have measured meanwhile."""
+        trials, self._mine = self._mine, {}
+        self._release(trials)
+        self._submit_claimed(self._missing(trials))
+        return [trial for trial in trials if self.is_known(trial)]
 
     def _keep(self, trial: Trial, measurement: Measurement) -> None:
         """Store the measurement of a trial in log, memory and cache."""
