@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, argv: Sequence[str]) -> int:
     prog = f"nasenv {name}"
     sys.path.insert(0, os.getcwd())  # as `python -m` does, to find the user's own classes
+    os.environ.pop("MPLBACKEND", None)  # no command opens a window, and matplotlib ends where there is no such backend
     try:
         with _exiting_at_ctrl_c(prog):
             from nasenv.commands.arguments import call, import_parts

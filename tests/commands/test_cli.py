@@ -1,5 +1,6 @@
 """The command line: what is made of it, and how it refuses."""
 
+import os
 import re
 import signal
 import subprocess
@@ -449,3 +450,16 @@ def test_python_m(tmp_path: Path):
     assert (done.returncode, done.stdout) == (0, f"nasenv {__version__}\n")
     done = subprocess.run([*line, "trian"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (2, "nasenv: error: unknown command trian; nearest: train\n")
+
+
+def test_a_backend_of_matplotlib_that_does_not_exist(tmp_path: Path):
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    line = [sys.executable, "-m", "nasenv", "train", "--budget.evaluations", "x"]
+    done = subprocess.run(line, **options, timeout=120, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "budget.evaluations" in done.stderr
+    done = subprocess.run([sys.executable, "-c", "import nasenv.plots"], **options, timeout=120, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("nasenv.errors.InputError: matplotlib cannot be imported: Key backend: 'nonsense'")
+    assert last.endswith("mend or unset MPLBACKEND")
