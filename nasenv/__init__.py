@@ -2,6 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from nasenv.ctrl_c import exit_at_ctrl_c, is_command
+
+if is_command():
+    exit_at_ctrl_c()
+
 import gymnasium
 
 from nasenv import agents

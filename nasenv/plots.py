@@ -10,6 +10,14 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
+
+from nasenv.errors import InputError, counted
+
+try:
+    import matplotlib as _  # noqa: F401
+except ValueError as error:  # an environment variable, or a file of settings, is wrong
+    raise InputError(f"matplotlib cannot be imported: {error}; mend or unset MPLBACKEND") from error
+
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,7 +29,6 @@ from matplotlib.path import Path
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
-from nasenv.errors import InputError, counted
 from nasenv.spaces.space import Diagram, SearchSpace
 from nasenv.trial import Architecture
 

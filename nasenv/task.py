@@ -273,7 +273,9 @@ class Encoding:
         """Return a network's outputs in the user's units: values of a regression; logits stay as they are."""
         if not self.target_mean:
             return outputs
-        mean, std = (torch.tensor(v, device=outputs.device) for v in (self.target_mean, self.target_std))
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32, device=outputs.device) for v in (self.target_mean, self.target_std)
+        )
         return outputs.float() * std + mean
 
     def predictions(self, outputs: Tensor) -> NDArray[np.float32]:
@@ -302,5 +304,5 @@ def statistics_of(values: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
 def _standardised(values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return values (n, k, ...), minus the mean and divided by the deviation of each entry of the second axis."""
     shape = (1, -1, *[1] * (values.ndim - 2))
-    shift, scale = (torch.tensor(v, device=values.device).view(shape) for v in (mean, std))
+    shift, scale = (torch.tensor(v, dtype=torch.float32, device=values.device).view(shape) for v in (mean, std))
     return (values - shift) / scale

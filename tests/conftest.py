@@ -3,7 +3,6 @@ import torch
 
 from scripts.benchmarks.postgresql_server import programs, server
 
-
 LONGEST = ("test_ray.py", "test_stopping.py", "test_comparison_ray.py", "test_readme.py", "test_soak.py")
 
 

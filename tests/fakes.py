@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nasenv.agents.random_search import RandomSearch
 from nasenv.configuration import digest
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
+from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.task import Images, Task
 from nasenv.trial import Measurement
 
@@ -95,6 +97,58 @@ class Faulty(Hashed):
 
     def obey(self, fault):
         FAULTS[fault]()
+
+
+class LateDropout(nn.Dropout):
+    """Drops nothing in its first three passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += self.training
+        return super().forward(x) if self.passes > 3 else x
+
+
+class Attentive(nn.MultiheadAttention):
+    def __init__(self):
+        super().__init__(8, 2, dropout=0.3, batch_first=True)
+
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+RANDOM_LAYERS = {
+    "none": nn.Identity,
+    "dropout": nn.Dropout,
+    "late dropout": LateDropout,
+    "rrelu": lambda: nn.RReLU(0.1, 0.9),
+    "attention": Attentive,
+    "lstm": lambda: nn.LSTM(8, 8, 2, batch_first=True, dropout=0.5),
+    "convolution": lambda: nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)),
+}
+
+
+class RandomNetworks(SearchSpace):
+    """Networks for the digits that draw random numbers in many ways, or none."""
+
+    def __init__(self, task=TASK):
+        super().__init__([Decision("layer", tuple(RANDOM_LAYERS))], task)
+
+    def build(self, architecture):
+        layer = RANDOM_LAYERS[self.decisions[0].choices[architecture[0]]]()
+        network = nn.Sequential(nn.Flatten(1, 2), layer, First(), nn.Flatten(), nn.LazyLinear(10))
+        network(torch.zeros(1, *self.task.shape))
+        network[-1].bias.data += 0.1 * torch.randn(10) + torch.rand(10) / torch.randint(1, 5, (10,))
+        return network
+
+
+class First(nn.Module):
+    """Takes the first of several outputs."""
+
+    def forward(self, x):
+        return x[0] if isinstance(x, tuple) else x
 
 
 def kill_node():

@@ -20,11 +20,11 @@ import nasenv.agents
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    *("version", "lazy", "errors", "files", "configuration", "provenance"),
+    *("version", "ctrl_c", "lazy", "errors", "files", "configuration", "provenance"),
     *("trial", "task", "objectives", "spaces", "plots", "surrogates"),
     *("data", "training", "workers", "tables", "evaluators", "cluster"),
     *("cache", "records", "search", "envs", "deployment", "results", "benchmarks"),
-    *("agents", "comparison", "commands", "scripts"),
+    *("agents", "comparison", "commands", "__main__", "scripts"),
 ]
 ONLY_IN = {  # heavy or optional packages, and the rooms or files that import them
     "stable_baselines3": {"agents", "scripts"},
@@ -147,7 +147,7 @@ def test_folders_are_shallow_and_say_what_they_hold():
 @pytest.mark.parametrize("package", [nasenv, nasenv.agents], ids=lambda package: package.__name__)
 def test_lazy_names_are_there_and_typed_as_they_are_found(package: ModuleType):
     tree = ast.parse(Path(str(package.__file__)).read_text())
-    (typed,) = [node.body for node in tree.body if isinstance(node, ast.If)]  # TYPE_CHECKING
+    (typed,) = [node.body for node in tree.body if isinstance(node, ast.If) and node.orelse]  # TYPE_CHECKING
     found = {n.asname: node.module for node in typed if isinstance(node, ast.ImportFrom) for n in node.names}
     assert found == package._MODULES
     for name, module in package._MODULES.items():

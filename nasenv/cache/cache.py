@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -42,7 +42,8 @@ class Cache:
             if missing and not mine:
                 time.sleep(0.2)
 
-    A claim ends with `add`, `release` or `close`, and some ten seconds after its process died.
+    A claim ends with `add`, `release` or `close`, and some ten seconds after its process died or was suspended, which
+    `has_lost` tells it when it goes on.
 
     A server that goes away is tried again for a minute. After that nothing is found, every claim is granted, and what
     is added waits in memory until the server answers again, for which it is tried twice a minute; the logger ``nasenv``
@@ -116,6 +117,19 @@ class Cache:
             return self._leases.claim(problem, wanted)
         except ServerUnavailable:
             return {trial for trial in wanted if self._late.get((problem, trial)) is None}
+
+    def has_lost(self, problem: ProblemKey, trials: Collection[Trial]) -> bool:
+        """Return whether others have taken over claims on these trials, as they do while this process is suspended.
+
+        It costs nothing while this process is awake, and a look into the database where it was not.
+
+        Raises:
+            InputError: the file is damaged, or gone.
+        """
+        try:
+            return self._leases.have_lost(problem, trials)
+        except ServerUnavailable:
+            return False
 
     def release(self, problem: ProblemKey, trials: Iterable[Trial]) -> None:
         """Release claims without a measurement; trials that are not claimed are ignored.

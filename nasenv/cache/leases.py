@@ -45,14 +45,13 @@ class Leases:
     While leases are held, a thread raises a number in the database each second, the holder's beat. Who wants a lease
     takes it over when that number has stood still for ten seconds of its own time, at once where it can see that the
     process is gone: a lease ends with its holder, however that ended, and no clock of another machine matters. A
-    holder that was only suspended then trains in vain.
-
+    holder that was only suspended learns from `have_lost` that it is to claim anew.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._holder = f"{_process(os.getpid())}/{uuid.uuid4().hex}"
-        self._beat = _heart(database, self._holder)
+        self._beat = _Heart(database, self._holder)
         self._entered = False  # whether the database knows the holder
         self._held: set[Key] = set()
         self._watched: dict[str, _Watched] = {}
@@ -77,6 +76,7 @@ class Leases:
 
         def take(connection: Connection) -> set[Trial]:
             self._beat(connection)
+            self._beat.has_stood_still = False
             mine = enter(connection)
             if len(mine) < len(trials) and self._bury(connection):
                 mine = enter(connection)
@@ -93,6 +93,14 @@ class Leases:
             self._thread = threading.Thread(target=_keep_beating, args=beating, name="nasenv leases", daemon=True)
             self._thread.start()
         return taken
+
+    def have_lost(self, problem: ProblemKey, trials: Collection[Trial]) -> bool:
+        """Return whether others have taken over some of these trials, as they do while this process is suspended."""
+        if not trials or not self._database.shared or not self._beat.stands_still():
+            return False
+        found = self._database.read(lambda connection: self._holders(connection, problem, trials))
+        self._beat.has_stood_still = any(found.get(trial) != self._holder for trial in trials)
+        return self._beat.has_stood_still
 
     def held(self, keys: Iterable[Key]) -> list[Key]:
         """Return those of the keys that are held here, as far as is known."""
@@ -169,13 +177,31 @@ def _is_gone(holder: str) -> bool:
     return place != "" and place == _place() and _process(int(number)) != process
 
 
-def _heart(database: Database, holder: str) -> Callable[[Connection], object]:
-    """Return a function that raises the heartbeat of a holder within a transaction."""
-    beats = itertools.count(1)  # never the same twice
-    insert = database.insert(HOLDERS)
-    update = insert.on_conflict_do_update(index_elements=["holder"], set_={"beat": insert.excluded.beat})
-    raise_beat = database.prepared(update)
-    return lambda connection: raise_beat(connection, [{"holder": holder, "beat": next(beats)}])
+class _Heart:
+    """Raises the heartbeat of a holder within a transaction, and notices when it has not done so for long.
+
+    Attributes:
+        has_stood_still: whether there was once no beat for so long that others may have taken the holder for dead.
+    """
+
+    def __init__(self, database: Database, holder: str) -> None:
+        self._holder, self._beats = holder, itertools.count(1)  # never the same twice
+        self.has_stood_still, self._last = False, _seconds()
+        insert = database.insert(HOLDERS)
+        update = insert.on_conflict_do_update(index_elements=["holder"], set_={"beat": insert.excluded.beat})
+        self._raise = database.prepared(update)
+
+    def __call__(self, connection: Connection) -> None:
+        self._raise(connection, [{"holder": self._holder, "beat": next(self._beats)}])
+        self.has_stood_still, self._last = self.stands_still(), _seconds()
+
+    def stands_still(self) -> bool:
+        return self.has_stood_still or _seconds() - self._last >= _DEAD_SECONDS
+
+
+def _seconds() -> float:
+    """Return the seconds of a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
 
 
 def _keep_beating(database: Database, beat: Callable[[Connection], object], stopped: threading.Event) -> None:

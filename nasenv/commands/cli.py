@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 
+from nasenv.ctrl_c import INTERRUPTED, exit_at_ctrl_c
 from nasenv.errors import InputError, SearchStopped, printable
 from nasenv.version import __version__
 
@@ -23,7 +23,6 @@ COMMANDS = {  # name of the command, its module and its function: what it does
     "reproduce": "run a finished search again, and compare the results",
     "predict": "apply the network of a finished run to new data",
 }
-_INTERRUPTED = 130  # exit code that shells give to a program ended by Ctrl-C
 _HELP = """\
 usage: nasenv COMMAND [options]   (nasenv COMMAND --help: its options)
 
@@ -58,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, argv: Sequence[str]) -> int:
     prog = f"nasenv {name}"
     sys.path.insert(0, os.getcwd())  # as `python -m` does, to find the user's own classes
+    os.environ.pop("MPLBACKEND", None)  # no command opens a window, and matplotlib ends where there is no such backend
     try:
         with _exiting_at_ctrl_c(prog):
             from nasenv.commands.arguments import call, import_parts
@@ -72,7 +72,7 @@ def _run(name: str, argv: Sequence[str]) -> int:
         return 3
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; all measurements are saved, the same command resumes", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     except (Exception, SystemExit) as error:  # a user's class that exits would end the program without a message
         where = _line_of_user_code(error)
         if where is None:
@@ -84,23 +84,13 @@ def _run(name: str, argv: Sequence[str]) -> int:
 
 @contextmanager
 def _exiting_at_ctrl_c(prog: str) -> Iterator[None]:
-    """Let Ctrl-C end the program at once, with one line, while modules are imported.
-
-    KeyboardInterrupt could be raised anywhere in PyTorch, which may convert it, or continue without one of its modules.
-    """
-
-    def end(number: int, frame: FrameType | None) -> None:
-        os.write(sys.stderr.fileno(), f"{prog}: interrupted before it began\n".encode())
-        os._exit(_INTERRUPTED)
-
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as under nohup, or handled already
-        yield
-        return
-    signal.signal(signal.SIGINT, end)
+    """Let Ctrl-C end the program at once within the context, see `exit_at_ctrl_c`; raise KeyboardInterrupt after it."""
+    changed = exit_at_ctrl_c(prog)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if changed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _line_of_user_code(error: BaseException) -> str | None:

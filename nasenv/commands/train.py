@@ -137,7 +137,10 @@ def starting_architectures(space: SearchSpace, start_from: Sequence[str] | str |
     lines, where = start_from, "start_from"
     if isinstance(start_from, str):
         try:
-            lines, where = read_whole(user_path(start_from), _LONGEST_START).decode().splitlines(), start_from
+            lines, where = (
+                read_whole(user_path(start_from), _LONGEST_START).decode("utf-8-sig").splitlines(),
+                start_from,
+            )
         except UnicodeDecodeError as error:
             raise InputError(f"start_from {start_from} cannot be read: {error}") from error
     architectures = []

@@ -29,6 +29,7 @@ from nasenv.errors import InputError, counted
 from nasenv.files import in_megabytes, parse_json, read_whole, spare_memory, write_whole
 from nasenv.spaces.space import SearchSpace
 from nasenv.task import Encoding, Task
+from nasenv.training.reproducibility import default_settings
 from nasenv.trial import Architecture
 from nasenv.version import __version__
 
@@ -75,6 +76,7 @@ class LoadedModel:
         return self.encoding.class_names
 
 
+@default_settings()
 def save_model(
     directory: Path, space: SearchSpace, architecture: Architecture, model: nn.Module, dataset: Dataset
 ) -> None:
@@ -103,6 +105,7 @@ def save_model(
     _save_program(directory / PROGRAM, model, space.task.shape)
 
 
+@default_settings()
 def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = None) -> LoadedModel:
     """Return the model that ``save_model`` wrote: it is rebuilt and given its weights; the program is not read.
 
@@ -146,6 +149,7 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
     return exported
 
 
+@default_settings()
 def predict(exported: LoadedModel, raw: ArrayLike | Tensor) -> NDArray[np.float32]:
     """Return a loaded model's predictions for inputs in the user's units.
 
@@ -218,6 +222,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
+@default_settings()
 def build_trained(space: SearchSpace, architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
     """Return the network of an architecture with these weights, on the CPU in evaluation mode."""
     network = _built(space, architecture)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import gymnasium
 import numpy as np
@@ -15,16 +15,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from nasenv.cache.cache import Cache
 from nasenv.data.dataset import Data, Dataset
-from nasenv.errors import InputError, counted
+from nasenv.envs.spec import SpecificationOf
+from nasenv.errors import BudgetExhausted, InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.objectives import Objective
 from nasenv.search.budget import Budget
 from nasenv.search.history import Answers
+from nasenv.search.index import Architectures
 from nasenv.search.search import Search
 from nasenv.spaces.space import SearchSpace, redirected, to_architectures
 
+_SUBPROCESS = "stable_baselines3.common.vec_env.subproc_vec_env"
 _FRAME_INCHES = (6.0, 6.0)  # of every picture, so that the frames of an episode make a film
+
+
+_Made = TypeVar("_Made")
 
 
 class Episodes:
@@ -137,6 +143,38 @@ def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> s
     return render_mode
 
 
+def evaluated(search: Search, architectures: Architectures) -> Answers:
+    """Return the answers of a search; an error reaches the program that made the environment.
+
+    Stable-Baselines3's `SubprocVecEnv` knows no errors: its process would end, and the program be told of the end of a
+    file. So what that process sends becomes the error where it is received.
+    """
+    try:
+        return search.evaluate(architectures)
+    except (BudgetExhausted, InputError) as error:
+        frame = inspect.currentframe()
+        while frame is not None and frame.f_globals.get("__name__") != _SUBPROCESS:
+            frame = frame.f_back
+        if frame is None or "remote" not in frame.f_locals:
+            raise
+        frame.f_locals["remote"].send(_Raised(error))
+        raise SystemExit(1) from error
+
+
+class _Raised:
+    """Becomes an error where it is unpickled."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Callable[[Exception], None], tuple[Exception]]:
+        return _raise, (self._error,)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def describe(answers: Answers) -> dict[str, NDArray[Any]]:
     """Return the info entries of n finished architectures by key, (n,) each.
 
@@ -181,16 +219,18 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     Args:
         search: evaluates the architectures; its budget, where it sets a limit, ends a step with `BudgetExhausted`.
-        render_mode: ansi returns the decisions taken as text; rgb_array the network as a picture, (h, w, 3) uint8.
+        render_mode: ansi returns the decisions taken as text; rgb_array the network as a picture, (h, w, 3) uint8;
+            with `gymnasium.make` also rgb_array_list, the pictures of an episode, and ansi_list.
 
-    >>> import gymnasium, nasenv
-    >>> env = gymnasium.make("nasenv/ChainCNN-v0")
+    >>> import gymnasium
+    >>> env = gymnasium.make("nasenv:nasenv/ChainCNN-v0")
     >>> observation, info = env.reset(seed=0)
     >>> info["action_mask"]
     array([1, 1, 1, 1, 1, 1], dtype=int8)
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012, as Gymnasium declares it
+    spec: Any = SpecificationOf()
 
     def __init__(self, search: Search, render_mode: str | None = None) -> None:
         self.search = search
@@ -211,7 +251,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         done = self._episode.take(np.asarray([action]))
         reward, info = 0.0, self._info()
         if done:
-            answers = self.search.evaluate(to_architectures(self._episode.choices))
+            answers = evaluated(self.search, to_architectures(self._episode.choices))
             reward = float(answers.rewards[0])
             info |= {key: value.tolist()[0] for key, value in describe(answers).items()}
         return self._episode.observations[0].copy(), reward, done, False, info
@@ -240,11 +280,11 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 def make_search(
     space: type[SearchSpace] | SearchSpace | str,
-    data: str | Data | Dataset | None = None,
+    data: str | Data | Dataset | Mapping[str, Any] | None = None,
     evaluator: Evaluator | None = None,
     objective: Objective | None = None,
-    budget: Budget | None = None,
-    cache: Cache | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
+    cache: Cache | str | None = None,
     **space_options: Any,
 ) -> Search:
     """Return the search behind a registered environment, without files or budget; each part can be replaced.
@@ -253,17 +293,19 @@ def make_search(
 
     Args:
         space: a space, or the class of one, or its import path, made for the data's task with ``space_options``.
-        data: data that the default evaluator trains on; digits by default.
+        data: data that the default evaluator trains on; digits by default. A mapping holds the arguments of `Data`.
         evaluator: instead of training on ``data``; it brings the space that it was made for.
         objective: measurement -> reward; the score by default.
-        budget: ends a step with `BudgetExhausted`; unlimited by default.
-        cache: measurements shared with other searches; this search's own alone by default.
+        budget: ends a step with `BudgetExhausted`; unlimited by default. A mapping holds the arguments of `Budget`.
+        cache: measurements shared with other searches, or its path; this search's own alone by default.
         space_options: such as ``max_layers=4``.
 
     Raises:
         InputError: a part of the wrong type, an unknown option, or an argument that another one makes void.
     """
     made: type[SearchSpace] | SearchSpace = resolve_name(space) if isinstance(space, str) else space
+    cache = Cache(cache) if isinstance(cache, str) else cache
+    budget, data = _of_mapping("budget", Budget, budget), _of_mapping("data", Data, data)
     for kind, part in {Evaluator: evaluator, Objective: objective, Budget: budget, Cache: cache}.items():
         if part is not None and not isinstance(part, kind):
             raise InputError(f"{kind.__name__.lower()} must be a nasenv.{kind.__name__}, got {part!r}")
@@ -279,11 +321,24 @@ def make_search(
     return Search(made, evaluator, None, budget or Budget(evaluations=None), objective, cache)
 
 
+def _of_mapping(name: str, kind: Callable[..., _Made], values: Any) -> _Made | Any:
+    """Return the object with these arguments, if it is a mapping, as from a specification that was written as JSON."""
+    if not isinstance(values, Mapping):
+        return values
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
 def make_env(
     space: type[SearchSpace] | SearchSpace | str, render_mode: str | None = None, **parts: Any
 ) -> ArchitectureEnv:
     """Return the environment of a registered id; ``parts`` are the arguments of `make_search`."""
     return ArchitectureEnv(make_search(space, **parts), render_mode)
+
+
+make_env.__dict__["metadata"] = ArchitectureEnv.metadata  # where Gymnasium looks, to offer lists of pictures, too
 
 
 def _training_evaluator(

@@ -20,6 +20,7 @@ from nasenv.envs.env import (
     picture,
     single_spaces,
 )
+from nasenv.envs.spec import SpecificationOf
 from nasenv.search.history import Answers
 from nasenv.search.search import Search
 from nasenv.spaces.space import SearchSpace
@@ -53,6 +54,7 @@ class ArchitectureVectorEnv(VectorEnv[_Array, _Array, _Array]):
         "render_fps": 4,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
+    spec: Any = SpecificationOf()
 
     def __init__(self, search: Search, num_envs: int, render_mode: str | None = None) -> None:
         self.search, self.num_envs = search, integer("num_envs", num_envs)

@@ -22,7 +22,7 @@ from nasenv.spaces.space import SearchSpace
 from nasenv.training import TIMEOUT, Recipe
 from nasenv.training.cost import TrainingCost
 from nasenv.training.cuda_graphs import CAPTURE_FAILED
-from nasenv.training.devices import device_environments, resolve_devices
+from nasenv.training.devices import check_compiler, device_environments, resolve_devices
 from nasenv.training.trainer import OUT_OF_MEMORY, Job, Trainer, TrainingResult, resolve_precision
 from nasenv.trial import DIVERGED, Architecture, Measurement, Trial
 from nasenv.workers.concurrency import Concurrency
@@ -123,6 +123,8 @@ class TrainingEvaluator(Evaluator):
         self.deterministic = flag("deterministic", deterministic)
         self.precision = resolve_precision(precision, self.devices[0])
         self.compile_final = flag("compile_final", compile_final)
+        if self.compile_final:
+            check_compiler()
         self._worker_seconds = Counter[str]()  # wall seconds
         self.eager: Counter[str] = Counter()
         settings = (self.timeout_seconds, self.deterministic, self.precision)

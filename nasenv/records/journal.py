@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
+from weakref import WeakSet
 
 from nasenv.errors import InputError
 from nasenv.files import open_again, open_file, parse_json, writing
@@ -45,6 +46,7 @@ class JSONLines(ABC):
 
     user: str
     remedy: str
+    _made: ClassVar[WeakSet[JSONLines]] = WeakSet()  # by this process
 
     def __init__(self, path: Path, config: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
         self.path, self.torn = path, False
@@ -61,6 +63,7 @@ class JSONLines(ABC):
         except InputError:
             self.close()
             raise
+        self._made.add(self)
 
     @property
     @abstractmethod
@@ -113,9 +116,17 @@ class JSONLines(ABC):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{self.place} is in use by another {self.user}; wait for it or {self.remedy}") from None
+            raise InputError(f"{self.place} is in use by {self._holder(file)} or {self.remedy}") from None
         except OSError as error:
             raise InputError(f"{self.place} cannot be locked: {error.strerror}") from error
+
+    def _holder(self, file: BinaryIO) -> str:
+        """Return as text who holds the lock on a file, and what to do."""
+        stat = os.fstat(file.fileno())
+        mine = (other._file for other in self._made if other is not self and not other._file.closed)
+        if any(os.path.samestat(os.fstat(other.fileno()), stat) for other in mine):
+            return f"a {self.user} that this program made before; call its close(), then make it again,"
+        return f"another {self.user}; wait for it"
 
     def _mend(self) -> None:
         """Truncate an incomplete last line."""
@@ -196,7 +207,26 @@ class JSONLines(ABC):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if not self._file.closed:
+            self._size = os.fstat(self._file.fileno()).st_size
+            self._file.close()
+
+    def reopen(self) -> None:
+        """Open the file again after `close`.
+
+        Raises:
+            InputError: it is in use, or was changed meanwhile.
+        """
+        open_file(self.path).close()  # it is there
+        with writing(self.place):
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115, closed by close()
+        try:
+            self._lock(self._file)
+            if os.fstat(self._file.fileno()).st_size != self._size:
+                raise InputError(f"{self.path} was changed since this {self.user} was closed; make it again")
+        except InputError:
+            self._file.close()
+            raise
 
 
 class Journal(JSONLines):

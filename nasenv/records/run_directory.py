@@ -42,6 +42,7 @@ class RunDirectory:
         record: TensorBoard writer.
         set_aside: measurements of the journals that were set aside, by trial; they are free.
         notices: messages for the user, a line each.
+        is_closed: whether `close` was called.
 
     Raises:
         InputError: the folder is of another configuration, in use, damaged, or not writable.
@@ -65,7 +66,7 @@ class RunDirectory:
         if afresh:
             _set_aside(path, identity)
         about = {"started": round(time.time(), 3), "made_with": provenance(), "slots": slots}
-        self.path = path
+        self.path, self.is_closed = path, False
         self._text = yaml.safe_dump(without_derived(config), sort_keys=False)
         with ExitStack() as opened:
             self.journal = opened.enter_context(closing(Journal(path / JOURNAL, identity, about)))
@@ -102,9 +103,24 @@ class RunDirectory:
 
     def close(self) -> None:
         """Close the files."""
+        self.is_closed = True
         for part in (self.journal, self.trials, self.record):
             if part is not None:
                 part.close()
+
+    def reopen(self) -> None:
+        """Open the files again after `close`.
+
+        Raises:
+            InputError: they are in use, or were changed meanwhile.
+        """
+        with ExitStack() as opened:
+            opened.callback(self.close)
+            for part in (self.journal, self.trials, self.record):
+                if part is not None:
+                    part.reopen()
+            opened.pop_all()  # nothing went wrong
+        self.is_closed = False
 
 
 def _set_aside(path: Path, identity: Mapping[str, Any]) -> None:

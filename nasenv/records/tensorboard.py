@@ -31,6 +31,7 @@ from torch import fx, nn
 
 from nasenv.files import open_again, writing
 from nasenv.spaces.space import SearchSpace
+from nasenv.training.reproducibility import default_settings
 from nasenv.trial import Architecture, Outcome
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ class TensorBoardWriter:
         if architectures:
             self.figure("search/choice_shares", choice_shares(space, architectures), len(architectures))
 
+    @default_settings()
     def graph(self, model: nn.Module, input_shape: Sequence[int]) -> None:
         """Write the network's graph; where it cannot be traced, a text of tag ``graph`` says why.
 
@@ -250,6 +252,11 @@ class TensorBoardWriter:
         """Write what waits, and close the file."""
         with writing(self._path):
             self._file.close()
+
+    def reopen(self) -> None:
+        """Open the file again after `close`, to write more at its end."""
+        with writing(self._path):
+            self._file = open(self._path, "a+b")  # noqa: SIM115, closed by close()
 
     def _summary(self, values: Sequence[Mapping[str, Any]], step: int) -> None:
         self._write(step=step, summary={"value": values})  # messages made of dicts take half the time

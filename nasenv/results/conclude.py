@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,9 +41,18 @@ def conclude(search: Search, on_measured: OnMeasured = ignore) -> Result:
         on_measured: called whenever a final training has ended, see `measure_trials`.
 
     Raises:
-        InputError: no architecture was measured, or every final training failed.
+        InputError: no architecture was measured, or every final training failed; the run directory of a search that was
+            closed is in use, or was changed meanwhile.
         SearchStopped: the search was stopped, before its end or during the final trainings.
     """
+    with contextlib.ExitStack() as stack:
+        if search.files is not None and search.files.is_closed:
+            search.files.reopen()
+            stack.enter_context(search)
+        return _conclude(search, on_measured)
+
+
+def _conclude(search: Search, on_measured: OnMeasured) -> Result:
     if search.stopped is not None:
         raise SearchStopped(search.stopped)
     finalists, baselines = _finalists(search), _baselines(search)

@@ -33,6 +33,7 @@ class PendingTrials:
         timing: measures the time of cache and log.
         on_wait: called with a text when another search is waited for, once.
         stopped: no further training is begun once it returns True.
+        before: trials of an interrupted run of the same search, whose measurements are kept.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class PendingTrials:
         timing: Timing,
         on_wait: Callable[[str], None],
         stopped: Callable[[], bool],
+        before: PendingTrials | None = None,
     ) -> None:
         self._evaluator, self._rewards, self._cache, self._log = evaluator, rewards, cache, log
         self._timing, self._on_wait, self._stopped = timing, on_wait, stopped
@@ -54,6 +56,9 @@ class PendingTrials:
             if trial.purpose == "search":
                 self._known[trial] = measurement
                 self._payers.pop(trial, None)
+        if before is not None:
+            self._known |= before._known
+            self._payers |= {trial: None for trial, payer in before._payers.items() if payer is None}
         self._problem = ProblemKey(evaluator.space.fingerprint(), evaluator.fingerprint())
         if cache is not None and log is not None:
             with timing.part(_CACHE):
@@ -163,12 +168,14 @@ class PendingTrials:
         self._elsewhere |= dict.fromkeys(trial for trial in missing if trial not in self._mine)
 
     def _train(self, trials: Sequence[Trial]) -> None:
-        """Train trials, as many as there is time for before a stop."""
+        """Train trials, as many as there is time for before a stop, or before others take them over."""
         self._mine = dict.fromkeys(trials)
         try:
-            for trial, measurement in self._evaluator.results(trials, self._stopped):
+            for trial, measurement in self._evaluator.results(
+                trials, lambda: self._stopped() or self._has_lost_claims()
+            ):
                 self._keep(trial, measurement)
-            if self._mine and not self._stopped():
+            if self._mine and not self._stopped() and not self._has_lost_claims():
                 done = len(trials) - len(self._mine)
                 raise self._faulty(f"completed {done} of {counted(len(trials), 'trial')}, expected all")
         finally:
@@ -179,14 +186,28 @@ class PendingTrials:
         """Return the next trial that ends; an empty list if there is none after a stop."""
         ended = next(self._completed, None)
         if ended is None and not self._stopped():  # all that were submitted by then had ended
-            self._completed = self._evaluator.completed(lambda: self._is_ending or self._stopped())
+            if self._has_lost_claims():
+                return self._claim_anew()
+            self._completed = self._evaluator.completed(
+                lambda: self._is_ending or self._stopped() or self._has_lost_claims()
+            )
             ended = next(self._completed, None)
         if ended is not None:
             self._keep(*ended)
             return [ended[0]]
-        if not self._stopped():
+        if not self._stopped() and not self._has_lost_claims():
             raise self._faulty(f"ended before all trials were completed: {counted(len(self._mine), 'trial')} left")
         return []
+
+    def _has_lost_claims(self) -> bool:
+        return self._cache is not None and self._cache.has_lost(self._problem, self._mine)
+
+    def _claim_anew(self) -> list[Trial]:
+        """Claim the trials that were not begun again, and return those that others have measured meanwhile."""
+        trials, self._mine = self._mine, {}
+        self._release(trials)
+        self._submit_claimed(self._missing(trials))
+        return [trial for trial in trials if self.is_known(trial)]
 
     def _keep(self, trial: Trial, measurement: Measurement) -> None:
         """Store the measurement of a trial in log, memory and cache."""

@@ -90,41 +90,43 @@ class Search:
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
             raise InputError("the evaluator was made for another space than the search's; make it with this one")
-        self.space, self.agent, self.seed = space, agent, integer("seed", seed, least=0)
-        self.budget, self.objective = budget or Budget(), objective or Score()
-        self.history, self.timing = History(space.num_choices), Timing()
+        self.space, self.agent, self.seed = space, agent, (seed := integer("seed", seed, least=0))
+        self.budget, self.objective, self.timing = budget or Budget(), objective or Score(), Timing()
         self._bookkeeping, self._evaluation = self.timing.part("bookkeeping"), self.timing.part(EVALUATION)
         self._logging = self.timing.part("logging")
         self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
+        self.files: RunDirectory | None = None
         self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
-        parts = (self.objective, self.budget, self.seed, self.start, self.layers)
-        self._parts = SearchParts(space, evaluator, agent, *parts)
-        self._evaluator, self._order = evaluator, completion_order or CompletionOrder()
-        self._is_concluding = resume == "conclude"
-        endless = agent is None and not self.budget.is_limited
-        self._size = None if endless else space.size  # counted once: a space may take its time over it
-        self._status = SearchStatus(self.budget, self.history, self._size, agent, endless)
+        self._parts = SearchParts(space, evaluator, agent, self.objective, self.budget, seed, self.start, self.layers)
+        self._evaluator, self._cache, self._order = evaluator, cache, completion_order or CompletionOrder()
+        self._is_concluding, self._has_run = resume == "conclude", False
+        self._is_endless = agent is None and not self.budget.is_limited
+        self._size = None if self._is_endless else space.size  # counted once: a space may take its time over it
+        self._begin_anew(resume == "continue")
+
+    def _begin_anew(self, afresh: bool = False) -> None:
+        """Have nothing evaluated; what was measured, or is in the run directory, is known."""
+        self.history = History(self.space.num_choices)
+        self._status = SearchStatus(self.budget, self.history, self._size, self.agent, self._is_endless)
         self._since: float | None = None  # when it began to do more than repeat, on the monotonic clock
         self._replay: Replay | None = None
-        self.files = self._open(self.run_dir, resume) if self.run_dir is not None else None
-        rewards = Rewards(self.objective, space.task.lowest_score)
-        if self.files is not None:
-            self._replay = Replay(self.files.journal, space, rewards.pay)
-        self._recorder = Recorder(self, self.files, evaluator.trains)
+        rewards = Rewards(self.objective, self.space.task.lowest_score)
+        if self.run_dir is not None:
+            from nasenv.records.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
+
+            parts = (self.run_dir, self.config(), self.identity(), self._order.slots or self._evaluator.slots)
+            more = (self._evaluator.trains, afresh, lambda: self.seconds, self.space.task.metric)
+            self.files = RunDirectory(*parts, *more)
+            self._replay = Replay(self.files.journal, self.space, rewards.pay)
+        self._recorder = Recorder(self, self.files, self._evaluator.trains)
         known = {} if self.files is None else self.files.set_aside
-        self._trials = PendingTrials(
-            *(evaluator, rewards, cache, self.trials, known, self.timing),
+        self._trials: PendingTrials = PendingTrials(
+            *(self._evaluator, rewards, self._cache, self.trials, known, self.timing),
             on_wait=lambda text: self.on_wait(text) if self.on_wait is not None else None,
             stopped=self.is_stopped,
+            before=self._trials if self._has_run else None,
         )
-
-    def _open(self, run_dir: Path, resume: Resume) -> RunDirectory:
-        from nasenv.records.run_directory import RunDirectory  # TensorBoard and matplotlib take a second to import
-
-        slots = self._order.slots or self._evaluator.slots
-        parts = (run_dir, self.config(), self.identity(), slots, self._evaluator.trains, resume == "continue")
-        return RunDirectory(*parts, clock=lambda: self.seconds, metric=self.space.task.metric)
 
     def config(self) -> dict[str, Any]:
         """Return the configuration as JSON values; ``nasenv train --config`` reads it after `without_derived`."""
@@ -214,8 +216,7 @@ class Search:
     @cached_property
     def slots(self) -> int:
         """Return how many trials an asynchronous search has in flight at first, by its journal or the evaluator."""
-        told = None if self.files is None else self.files.journal.slots
-        return told or self._order.slots or self._evaluator.slots
+        return (self.files and self.files.journal.slots) or self._order.slots or self._evaluator.slots
 
     @property
     def remaining(self) -> float | None:
@@ -239,14 +240,23 @@ class Search:
     def run(self) -> None:
         """Run the agent until the budget is used up or the search is stopped, as ``stopped`` says then.
 
+        After an interruption (Ctrl-C in a notebook, `stop`, a fault) it goes on, as the same search made again does.
+
         Raises:
             AgentError: the agent raised, or broke its contract; the journal holds every evaluation made.
         """
         if self.agent is None:
             raise InputError("this search has no agent to run; give it one, or call evaluate")
+        if self._has_run and self.ended is None:
+            self.close()
+            self._begin_anew()
+        self._has_run = True
         with self._status.running():
             if self._is_concluding:
-                self._conclude_journal()
+                for architecture, fidelity, by in self._replay.proposals() if self._replay is not None else ():
+                    self.evaluate([architecture], fidelity, by=by)
+                self.ended = self.ended or f"concluded as asked for, after {counted(len(self.history), 'evaluation')}"
+                self._status.check()
             if self.start:
                 self.evaluate(self.start, by="start")
             with self.timing.part("controller"):
@@ -336,8 +346,10 @@ class Search:
             raise AgentError(f"proposed something that is not an architecture: {error}") from error
 
     def _begin(self) -> None:
-        """Start the clocks if they are not running; raise if the search is over."""
+        """Start the clocks if they are not running; raise if the search is over, or its files are closed."""
         self._status.check()
+        if self.files is not None and self.files.is_closed:
+            raise InputError("this search is closed; make it again with the same run_dir, and it goes on")
         if self._since is None and not self.replayed:
             self._since = time.monotonic()
         if self.budget.wall_seconds is not None:
@@ -349,10 +361,10 @@ class Search:
         findings: list[Finding] = []
         if self._replay is not None and new:
             for architecture in new[: self.replayed]:
-                finding = self._replay.answer(architecture, fidelity, by)
-                findings.append(self._trials.learn(architecture, fidelity, finding))
+                answer = self._replay.answer(architecture, fidelity, by)
+                findings.append(self._trials.learn(architecture, fidelity, answer))
         replayed = len(findings)
-        if len(new) > replayed and self._within_seconds(proposals, findings) is None:
+        if len(new) > replayed and self.budget.within_seconds(proposals, findings, self.history) is None:
             with self._evaluation:
                 findings += self._trials.find_out(new[replayed:], fidelity)
         return findings, replayed
@@ -371,7 +383,7 @@ class Search:
         Of the findings, so many were replayed. Proposals behind the one that uses the charged seconds up are left out.
         """
         known = payable if len(findings) == len(payable.new) else payable.before_new(len(findings))
-        taken = self._within_seconds(known, findings) or known
+        taken = self.budget.within_seconds(known, findings, self.history) or known
         if self.callbacks or (self.files is not None and findings):
             with self._logging:
                 answers = self._recorder.take(taken, findings, replayed, by, slots)
@@ -386,15 +398,3 @@ class Search:
         self._status.check()
         self.ended = self.budget.used_up()
         self._status.check()
-
-    def _within_seconds(self, proposals: Proposals, findings: Sequence[Finding]) -> Proposals | None:
-        """Return the proposals up to the one that uses up the charged seconds; None if none does."""
-        limited = self.budget.charged_seconds is not None
-        return self.budget.within_seconds(proposals, findings, self.history) if limited else None
-
-    def _conclude_journal(self) -> None:
-        """Evaluate all proposals of the journal, without the agent, and end the search."""
-        for architecture, fidelity, by in self._replay.proposals() if self._replay is not None else ():
-            self.evaluate([architecture], fidelity, by=by)
-        self.ended = self.ended or f"concluded as asked for, after {counted(len(self.history), 'evaluation')}"
-        raise BudgetExhausted(self.ended)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -42,6 +45,19 @@ def device_environments(devices: tuple[str, ...]) -> list[dict[str, str]]:
         return [{}]
     seen = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]  # our cuda:0 is the first of these
     return [{_VISIBLE: seen[_index(name)] if seen else str(_index(name))} for name in devices]
+
+
+def check_compiler() -> None:
+    """Raise InputError if torch.compile would find no C++ compiler, or no headers of Python for it."""
+    compiler = os.environ.get("CXX", "g++")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    missing = None if shutil.which(compiler) else f"no compiler {compiler}"
+    missing = missing or (None if header.exists() else f"no {header}")
+    if missing:
+        raise InputError(
+            f"compile_final needs a C++ compiler and Python's headers, and there is {missing}; install them (Debian: "
+            "`apt install g++ python3-dev`), or leave compile_final out"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ from nasenv.spaces.space import SearchSpace
 from nasenv.task import Task
 from nasenv.training import Diverged, Recipe, deterministic_algorithms, fit, one_thread, score, seeded
 from nasenv.training.devices import is_out_of_memory
+from nasenv.training.reproducibility import Drawn, OwnGenerator, default_settings, is_only_thread, watched
 from nasenv.trial import DIVERGED, Architecture, Trial
 
 OUT_OF_MEMORY = "out of memory"  # how the error of a training that had too little begins
@@ -119,11 +120,13 @@ class Trainer:
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
         """Return ``params`` and ``flops`` of one forward pass of one input."""
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with default_settings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
             return count_costs(self.space.build(architecture), self.space.task.shape, torch.device("meta"))
 
     def run(self, job: Job) -> TrainingResult:
         """Train and score a network; a failure is returned as the result's error.
+
+        The numbers depend on the job alone, and not on what this thread, the process or other threads have set or draw.
 
         Raises:
             InputError: the weights to begin with cannot be read, or the trained ones not be written.
@@ -131,8 +134,8 @@ class Trainer:
         started = time.perf_counter()
         begin_with = None if job.start is None else read_weights(job.start)
         try:
-            with self._current(), one_thread(self.device), seeded(job.seed, self.device), self._algorithms():
-                model, trained = self._train(job, begin_with)
+            with default_settings(), self._current(), one_thread(self.device), self._algorithms():
+                model, trained = self._train_seeded(job, begin_with)
         except Diverged as error:
             reason = f"{DIVERGED}: {error}"
         except TimeoutError as error:
@@ -146,14 +149,40 @@ class Trainer:
             return trained
         return TrainingResult(None, reason, time.perf_counter() - started, {})
 
-    def _train(self, job: Job, begin_with: Mapping[str, torch.Tensor] | None) -> tuple[nn.Module, TrainingResult]:
+    def _train_seeded(
+        self, job: Job, begin_with: Mapping[str, torch.Tensor] | None
+    ) -> tuple[nn.Module, TrainingResult]:
+        """Train with the job's seed: from PyTorch's global generator where no other thread can draw from it, too.
+
+        Where one can, initial weights come from a generator of the training's own. So does all else, which takes
+        longer, if numbers are drawn while it trains, as by dropout. (On a GPU, other threads are not looked for.)
+        """
+        if self.device.type == "cuda" or is_only_thread():
+            with seeded(job.seed, self.device):
+                return self._train(job, begin_with)
+        try:
+            return self._train(job, begin_with, among_threads=True)
+        except Drawn:
+            with OwnGenerator(job.seed):
+                return self._train(job, begin_with)
+
+    def _train(
+        self, job: Job, begin_with: Mapping[str, torch.Tensor] | None, among_threads: bool = False
+    ) -> tuple[nn.Module, TrainingResult]:
         times = _Times(self.device)
         data = self._data()
         times.end("data")
+        with OwnGenerator(job.seed) if among_threads else contextlib.nullcontext():
+            model = self.space.build(job.trial.architecture)
+        with watched(model) if among_threads else contextlib.nullcontext():
+            if begin_with is not None:
+                model.load_state_dict(begin_with)
+            return self._fit_and_score(job, model, data, times)
+
+    def _fit_and_score(
+        self, job: Job, model: nn.Module, data: Dataset, times: _Times
+    ) -> tuple[nn.Module, TrainingResult]:
         testing = job.trial.purpose == "test"
-        model = self.space.build(job.trial.architecture)
-        if begin_with is not None:
-            model.load_state_dict(begin_with)
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         metrics = count_costs(model, self.space.task.shape, torch.device("cpu"))  # a GPU would plan its kernels
         model = model.to(self.device)
@@ -178,7 +207,7 @@ class Trainer:
         What goes wrong here goes wrong in the first training, too, which says so.
         """
         task, device = self.space.task, self.device
-        with contextlib.suppress(Exception), self._current(), seeded(0, device), self._algorithms():
+        with contextlib.suppress(Exception), default_settings(), self._current(), seeded(0, device), self._algorithms():
             data, model, generator = self._data(), _tiny(task).to(device), torch.Generator(device)
             fit(model, task, data.train, Recipe(_WARM_UP_STEPS), generator, steps=_WARM_UP_STEPS)
             score(model, task, data.encoding, data.validation)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
 import re
+import resource
 import signal
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -18,7 +22,7 @@ from typing import Any
 import torch
 import torch.multiprocessing  # tensors are sent as shared memory
 
-from nasenv.errors import InputError
+from nasenv.errors import InputError, counted
 from nasenv.workers.serving import SIGNALS, Message, Work, describe_error, load_work, serve
 
 _IMPORTED = ["torch._dynamo", "nasenv.evaluators.training"]  # once, by the process that all workers are forked from
@@ -27,6 +31,7 @@ _GONE = (BrokenPipeError, ConnectionResetError)  # what a write to a process tha
 _ENDING_SECONDS = 5.0  # in which the kernel lets go of a process that is killed
 _SHARED = Path("/dev/shm")
 _SEGMENT = re.compile(r"</(torch_\w+)>")  # of shared memory that cannot be had, in torch's words
+_FEW_FILES = 64  # a limit below which a server of processes cannot do its work
 _WITHOUT = "give concurrency=0 (for trainings) or workers=0 (for a comparison)"
 
 
@@ -63,7 +68,7 @@ class Worker:
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, _Parcel((work, warm_up))), name=_NAME, daemon=True)
         try:
-            with closing(theirs), _signals_blocked():
+            with closing(theirs), _signals_blocked(), _without_missing_script():
                 self._process.start()
         except Exception as error:
             raise _reason(error) from error
@@ -122,19 +127,55 @@ def _reason(error: Exception) -> BaseException:
                 f"the space, data, evaluator or agent cannot be sent to worker processes ({error}); define functions "
                 f"and classes at the top of a module, or {_WITHOUT}"
             )
+        case RuntimeError() | OSError() if os.strerror(errno.EMFILE) in str(error):
+            return _few_files()
         case RuntimeError() if segment := _SEGMENT.search(str(error)):
-            (_SHARED / segment[1]).unlink(missing_ok=True)  # torch leaves it
-            return InputError(f"no shared memory for worker processes ({error}); make room in {_SHARED}, or {_WITHOUT}")
+            with suppress(OSError):
+                (_SHARED / segment[1]).unlink(missing_ok=True)  # torch leaves it
+            return InputError(
+                f"no shared memory for worker processes ({error}); see that {_SHARED} is writable and has room, or "
+                f"{_WITHOUT}"
+            )
         case RuntimeError() if multiprocessing.current_process().name == _NAME:
             return SystemExit(1)  # imports a script that lacks its guard; the process that runs it says so
+        case EOFError() if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < _FEW_FILES:
+            return _few_files()
         case EOFError():  # of the server
             return InputError(
                 "worker processes cannot import PyTorch; a file in the current folder may hide a module of the same "
                 f"name (random.py, torch.py): rename it, or {_WITHOUT}"
             )
+        case OSError() if "AF_UNIX" in str(error):
+            return InputError(
+                f"worker processes have their sockets in {tempfile.gettempdir()}, whose name is too long for that; set "
+                f"TMPDIR to a shorter one, such as /tmp, or {_WITHOUT}"
+            )
         case OSError():
             return InputError(f"no worker process can be started ({error}); ask for fewer, or {_WITHOUT}")
     return error
+
+
+def _few_files() -> InputError:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return InputError(
+        f"no worker process can be started: {counted(limit, 'file')} can be open at once here, which are too few; "
+        f"raise the limit (`ulimit -n 1024`), or {_WITHOUT}"
+    )
+
+
+@contextmanager
+def _without_missing_script() -> Iterator[None]:
+    """Start processes that do not import a script that came from standard input, and so is no file."""
+    main = sys.modules["__main__"].__dict__
+    script = main.get("__file__")
+    if script is None or Path(script).exists():
+        yield
+        return
+    del main["__file__"]
+    try:
+        yield
+    finally:
+        main["__file__"] = script
 
 
 @contextmanager

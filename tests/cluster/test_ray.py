@@ -29,7 +29,7 @@ from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
-from tests.fakes import Faulty, hearing
+from tests.fakes import Faulty, RandomNetworks, hearing
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
 
@@ -277,6 +277,15 @@ def test_training_is_the_same(elsewhere):
         assert evaluator.costs(ARCHITECTURES[0]) == alone.costs(ARCHITECTURES[0])
         assert figures(evaluator.measure(trials)) == figures(alone.measure(trials))
         assert set(evaluator.worker_seconds) == {"data", "building", "training", "scoring"}
+    evaluator.let_go()
+
+
+def test_networks_that_draw_random_numbers_are_the_same(elsewhere):
+    space = RandomNetworks()
+    trials = [Trial((kind,)) for kind in range(len(space.decisions[0].choices))]
+    with Kept(space, TrainingEvaluator(space, epochs=1, devices="cpu"), elsewhere) as evaluator:
+        alone = TrainingEvaluator(space, epochs=1, devices="cpu", concurrency=0)
+        assert figures(evaluator.measure(trials)) == figures(alone.measure(trials))
     evaluator.let_go()
 
 

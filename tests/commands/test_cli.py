@@ -1,5 +1,6 @@
 """The command line: what is made of it, and how it refuses."""
 
+import os
 import re
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from nasenv.objectives import Objective, Score
 from nasenv.search.search import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import SearchSpace
+from nasenv.version import __version__
 
 REPOSITORY = Path(__file__).parents[2]
 USERS = '''
@@ -424,3 +426,40 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(delay: float, tmp_path: P
     assert "Traceback" not in said
     if process.returncode == 130:
         assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("start", ["from nasenv.commands.cli import main; main(['train'])", "import nasenv.__main__"])
+def test_ctrl_c_from_the_first_import_on(start: str, tmp_path: Path):
+    """Gymnasium, which `import nasenv` takes, lets the signal come and waits; the program is called as the command."""
+    (tmp_path / "gymnasium.py").write_text("import os, time; os.kill(os.getpid(), 2); time.sleep(5)")
+    hears = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[0] = 'bin/nasenv'"
+    line = [sys.executable, "-c", f"{hears}; sys.path.insert(0, '.'); {start}"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "nasenv: interrupted before it began\n"
+    assert done.returncode == 130
+
+
+def test_a_users_program_has_its_own_ctrl_c(tmp_path: Path):
+    code = "import signal; before = signal.getsignal(2); import nasenv; assert signal.getsignal(2) is before"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+
+
+def test_python_m(tmp_path: Path):
+    line = [sys.executable, "-m", "nasenv"]
+    done = subprocess.run([*line, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, f"nasenv {__version__}\n")
+    done = subprocess.run([*line, "trian"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (2, "nasenv: error: unknown command trian; nearest: train\n")
+
+
+def test_a_backend_of_matplotlib_that_does_not_exist(tmp_path: Path):
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    line = [sys.executable, "-m", "nasenv", "train", "--budget.evaluations", "x"]
+    done = subprocess.run(line, **options, timeout=120, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "budget.evaluations" in done.stderr
+    done = subprocess.run([sys.executable, "-c", "import nasenv.plots"], **options, timeout=120, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("nasenv.errors.InputError: matplotlib cannot be imported: Key backend: 'nonsense'")
+    assert last.endswith("mend or unset MPLBACKEND")

@@ -12,7 +12,7 @@ from nasenv.agents import PPO, Agent, RandomSearch
 from nasenv.cache.cache import Cache
 from nasenv.cache.keys import ProblemKey
 from nasenv.commands.terminal import SearchProgress
-from nasenv.commands.train import coverage, run_name, train
+from nasenv.commands.train import coverage, run_name, starting_architectures, train
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.objectives import Score
@@ -326,3 +326,9 @@ def test_a_result_without_a_journal_is_nobodys(tmp_path):
     (tmp_path / "run" / "journal.jsonl").unlink()
     with pytest.raises(InputError, match=r"holds a result\.json but no journal\.jsonl"):
         run(tmp_path / "run")
+
+
+def test_a_file_of_architectures_with_a_byte_order_mark(tmp_path):
+    space = ChainCNN(max_layers=2)
+    (tmp_path / "start.txt").write_text(f"{space.to_text(space.reference())}\n", encoding="utf-8-sig")
+    assert starting_architectures(space, str(tmp_path / "start.txt")) == [space.reference()]

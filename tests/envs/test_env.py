@@ -168,7 +168,7 @@ def test_space_made_already_and_data_in_memory_replace_the_defaults():
         ({"evaluator": Hashed(NASBench201())}, "made for NASBench201, not for ChainCNN"),
         ({"space": ChainCNN(max_layers=2), "evaluator": Hashed(ChainCNN())}, "made for another space"),
         ({"space": ChainCNN(), "max_layers": 2}, "leave out max_layers"),
-        ({"render_mode": "human"}, "render_mode must be ansi or rgb_array, or None, got 'human'"),
+        ({"render_mode": "film"}, "render_mode must be ansi or rgb_array, or None, got 'film'"),
     ],
 )
 @pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])

@@ -496,3 +496,18 @@ def test_a_deterministic_gpu_gives_the_same_numbers_each_time():
     first, second = (searched(TrainingEvaluator(space, DIGITS, **options), architecture)[0] for _ in range(2))
     assert first.error is None
     assert (first.score, first.curve) == (second.score, second.curve)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "headers", "named"),
+    [("no-such-g++", None, "no compiler no-such-g++"), ("true", "/nowhere", "no /nowhere/Python.h")],
+)
+def test_compiling_without_a_compiler_is_refused_when_the_evaluator_is_made(compiler, headers, named, monkeypatch):
+    monkeypatch.setenv("CXX", compiler)
+    if headers is not None:
+        monkeypatch.setattr("sysconfig.get_path", lambda name: headers)
+    with pytest.raises(
+        InputError, match=f"compile_final needs a C.. compiler and Python's headers, and there is {named}"
+    ):
+        TrainingEvaluator(SPACE, DIGITS, compile_final=True)
+    TrainingEvaluator(SPACE, DIGITS)

@@ -156,7 +156,7 @@ def test_tuples_are_the_lists_they_are_written_as(path):
 
 def test_one_at_a_time(path):
     journal = Journal(path, CONFIG)
-    with pytest.raises(InputError, match="in use by another search"):
+    with pytest.raises(InputError, match="in use by a search that this program made"):
         Journal(path, CONFIG)
     journal.close()
     assert len(reopened(path)) == 5

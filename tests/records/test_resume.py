@@ -261,7 +261,7 @@ def test_another_search_in_the_place_of_a_deleted_one_is_left_alone(tmp_path):
         (tmp_path / "trials.jsonl").unlink()
         with closing(TrialLog(tmp_path / "trials.jsonl", {"seed": 1})) as second:
             second.add(Trial(CANONICAL[1]), Measurement(0.25))
-            with pytest.raises(InputError, match="in use by another search"):
+            with pytest.raises(InputError, match="in use by a search that this program made"):
                 first.add(Trial(CANONICAL[2]), Measurement(0.75))
         with pytest.raises(InputError, match="is now the file of another program"):
             first.add(Trial(CANONICAL[2]), Measurement(0.75))

@@ -494,7 +494,7 @@ def test_another_configuration_is_refused(change, named, tmp_path):
 
 
 def test_a_folder_in_use_is_refused_and_free_again_afterwards(tmp_path):
-    with make(run_dir=tmp_path), pytest.raises(InputError, match="in use by another search"):
+    with make(run_dir=tmp_path), pytest.raises(InputError, match="in use by a search that this program made"):
         make(run_dir=tmp_path)
     make(run_dir=tmp_path).close()
 

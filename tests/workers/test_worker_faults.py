@@ -1,6 +1,7 @@
 """Jobs that go wrong in worker processes in every way, and workers, parents and signals that end early."""
 
 import contextlib
+import errno
 import gc
 import os
 import resource
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from nasenv.errors import InputError
+from nasenv.workers import worker
 from nasenv.workers.pool import WorkerPool
 from scripts.soak.jobs import FAULTS, failed, is_as_expected, work
 from tests.fakes import hearing
@@ -142,7 +144,7 @@ def test_shared_memory_that_cannot_be_had_is_refused_and_none_is_left():
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"make room in /dev/shm, or give concurrency=0"):
+        with pytest.raises(InputError, match=r"see that /dev/shm is writable and has room, or give concurrency=0"):
             WorkerPool(partial(torch.add, torch.zeros(100_000)), 1, None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -194,6 +196,7 @@ def is_running(pid):
 SCRIPT = """
 import sys, time
 from scripts.soak.jobs import failed, work
+from nasenv.workers import worker
 from nasenv.workers.pool import WorkerPool
 from tests.fakes import hearing
 if __name__ == "__main__":
@@ -276,3 +279,54 @@ def test_a_program_that_forgets_its_workers_ends(script):
     assert process.communicate(timeout=10) == ("", "")
     assert process.returncode == 0
     assert gone(process, within_seconds=3)
+
+
+# Surroundings in which processes cannot be started, or hardly
+
+MEASURES = """
+import nasenv
+if __name__ == "__main__":
+    data = nasenv.load_dataset("digits")
+    space = nasenv.ChainCNN(task=data.task, max_layers=1, widths=(8,))
+    with nasenv.TrainingEvaluator(space, data, epochs=1, concurrency=1) as evaluator:
+        print(evaluator.measure([nasenv.Trial(space.reference())])[0].error)
+"""
+
+
+def measures(folder, script="measures.py", **options):
+    """Return the last lines of a program that trains in a worker, and is a file or comes from standard input."""
+    (folder / "measures.py").write_text(MEASURES)
+    given = {"input": MEASURES if script == "-" else None, "env": {**os.environ, **options.pop("env", {})}}
+    line = [sys.executable, script]
+    done = subprocess.run(
+        line, cwd=folder, capture_output=True, text=True, check=False, timeout=120, **given, **options
+    )
+    return (done.stdout.splitlines() or [""])[-1], (done.stderr.splitlines() or [""])[-1]
+
+
+def test_a_script_from_standard_input_has_workers(tmp_path):
+    assert measures(tmp_path, "-") == ("None", "")
+
+
+def test_a_long_tmpdir_is_named(tmp_path):
+    (folder := tmp_path / ("x" * 100)).mkdir()
+    _, said = measures(tmp_path, env={"TMPDIR": str(folder)})
+    assert "InputError: worker processes have their sockets in " in said
+    assert f"{folder}, whose name is too long for that; set TMPDIR to a shorter one, such as /tmp, or give conc" in said
+
+
+@pytest.mark.parametrize("files", [12, 18])
+def test_too_few_files_are_named(tmp_path, files):
+    limits = (files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    _, said = measures(tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+    assert f"InputError: no worker process can be started: {files} files can be open at once here, which are" in said
+    assert "raise the limit (`ulimit -n 1024`)" in said
+
+
+def test_shared_memory_that_is_read_only_is_named(monkeypatch):
+    def read_only(*_, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    said = "unable to open shared memory object </torch_1_2_3> in read-write mode: Read-only file system (30)"
+    assert "see that /dev/shm is writable and has room" in str(worker._reason(RuntimeError(said)))

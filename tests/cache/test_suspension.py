@@ -1,0 +1,98 @@
+"""A search that was suspended for longer than its leases last trains nothing that another has taken over meanwhile."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nasenv.agents import RandomSearch
+from nasenv.cache import leases
+from nasenv.cache.cache import Cache
+from nasenv.search.search import Budget, Search
+from nasenv.spaces.chain_cnn import ChainCNN
+from tests.fakes import Hashed
+
+ROOT = Path(__file__).parents[2]
+SPACE = ChainCNN(max_layers=2)
+BUDGET = Budget(6)
+AGENTS = {"batch": lambda: RandomSearch(batch_size=6), "asynchronous": lambda: RandomSearch(asynchronous=True)}
+PROGRAM = "import sys; from tests.cache.test_suspension import *; search_alone(*sys.argv[1:])"
+
+
+class Slow(Hashed):
+    """Takes a while for each training, one after the other, and notes in a folder what it has begun."""
+
+    def __init__(self, space, folder, seconds=0.0):
+        super().__init__(space)
+        self.folder, self.seconds = Path(folder), seconds
+
+    def fingerprint(self):
+        return "slow"
+
+    def figure(self, architecture):
+        (self.folder / f"{time.monotonic_ns()}").write_text(str(architecture))
+        time.sleep(self.seconds)
+        return super().figure(architecture)
+
+    def measure(self, trials):
+        raise NotImplementedError
+
+    def completed(self, stopped=lambda: False):
+        try:
+            while self._submitted and not stopped():
+                trial = self._submitted.popleft()
+                yield trial, self.figure(trial.architecture)
+        finally:
+            self._submitted.clear()
+
+    @property
+    def slots(self):
+        return 4
+
+
+def hurry():
+    leases._BEAT_SECONDS, leases._DEAD_SECONDS, leases._LONGEST_LOOK = 0.2, 2.0, 0.5
+
+
+def searched(place, folder, agent, seconds=0.0):
+    """Return the rewards of a search."""
+    evaluator = Slow(SPACE, folder, seconds)
+    with Cache(place) as cache, Search(SPACE, evaluator, agent, BUDGET, cache=cache, seed=3) as search:
+        search.run()
+        return sorted(outcome.reward for outcome in search.history)
+
+
+def begun(folder):
+    return [path.read_text() for path in sorted(folder.iterdir())]
+
+
+def search_alone(place, folder, kind):
+    hurry()
+    print(*searched(place, folder, AGENTS[kind](), seconds=0.6))
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+def test_it_looks_again_when_it_wakes(kind, place, tmp_path, monkeypatch):
+    for name in ("_BEAT_SECONDS", "_DEAD_SECONDS", "_LONGEST_LOOK"):
+        monkeypatch.setattr(leases, name, getattr(leases, name))
+    hurry()
+    folders = tmp_path / "suspended", tmp_path / "other"
+    for folder in folders:
+        folder.mkdir()
+    line = [sys.executable, "-c", PROGRAM, place, folders[0], kind]
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True) as suspended:
+        while not list(folders[0].iterdir()):
+            time.sleep(0.02)
+        os.kill(suspended.pid, signal.SIGSTOP)
+        try:
+            expected = searched(place, folders[1], AGENTS[kind]())
+        finally:
+            os.kill(suspended.pid, signal.SIGCONT)
+        rewards = suspended.communicate(timeout=60)[0].split()
+    assert suspended.returncode == 0
+    assert len(begun(folders[0])) == 1, "it trained again what the other had taken over and measured"
+    assert rewards == list(map(str, expected))
