@@ -124,6 +124,9 @@ def compare(
         **({"published": dict(published)} if published else {}),
     }
     folder = user_path(output) if output is not None else Path("runs") / f"compare-{digest(config)[:6]}"
+    for problem in made.values():
+        if problem.evaluator.dataset is not None:
+            console.print(problem.evaluator.dataset.summary(), soft_wrap=True)
     comparison = Comparison(made, contenders, numbers, folder, None if cache == "none" else cache)
     with comparison.held():
         text = yaml.safe_dump({**config, "seeds": seeds, "first_seed": first_seed}, sort_keys=False)

@@ -167,6 +167,8 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
 
 def run_and_conclude(search: Search, console: Terminal) -> Result:
     """Run a search, print its progress, and return its result; raise SearchStopped if it is stopped."""
+    if search.evaluator.dataset is not None:
+        console.say(search.evaluator.dataset.summary())
     console.say(coverage(search.space, search.budget))
     search.on_wait = console.say
     for notice in search.files.notices if search.files is not None else ():
