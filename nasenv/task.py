@@ -76,7 +76,8 @@ class Images(Inputs):
         '80 grey pictures of 6x100'
         """
         channels, height, width = self.shape
-        return f"{counted(n, f'{COLOURS.get(channels, f'{channels}-channel')} picture')} of {height}x{width}"
+        colour = COLOURS.get(channels, f"{channels}-channel")
+        return f"{counted(n, f'{colour} picture')} of {height}x{width}"
 
 
 @dataclass(frozen=True)

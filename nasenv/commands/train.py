@@ -84,6 +84,8 @@ def train(
             nothing. conclude: the search ends where the journal ends; the best architectures are trained and tested.
     """
     console = Terminal()
+    if evaluator.dataset is not None:
+        console.say(evaluator.dataset.summary())
     with contextlib.ExitStack() as stack:
         store = None if cache == "none" else stack.enter_context(Cache(cache))
         start = starting_architectures(space, start_from)
@@ -167,8 +169,6 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
 
 def run_and_conclude(search: Search, console: Terminal) -> Result:
     """Run a search, print its progress, and return its result; raise SearchStopped if it is stopped."""
-    if search.evaluator.dataset is not None:
-        console.say(search.evaluator.dataset.summary())
     console.say(coverage(search.space, search.budget))
     search.on_wait = console.say
     for notice in search.files.notices if search.files is not None else ():

@@ -85,6 +85,7 @@ def raw_arrays(pairs: Mapping[str, tuple[str, Any, Any]], notes: tuple[str, ...]
 
 
 def _samples(name: str, x: Any, y: Any) -> Samples:
+    y = np.array(y, dtype=object) if isinstance(y, list | tuple) else y  # NumPy makes texts of missing ones among texts
     labels = None if y is None else as_labels(name, _array(f"labels of {name}", y))
     return Samples(name, as_nchw(name, _array(name, x)), labels)
 

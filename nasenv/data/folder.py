@@ -126,7 +126,7 @@ def read_folder(place: str, labelled: bool, how: Preprocessing) -> RawData:
     """
     path = user_path(place)
     if path.is_file() and not labelled:
-        return raw_data(place, {"train": PictureSplit(place, [inspect(path.name, lambda: path)], None)}, how)
+        return raw_data(place, {"train": PictureSplit(place, [inspect(place, lambda: path)], None)}, how)
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; expected one with a sub-folder of pictures for each class")
     listing = list_folder(path)

@@ -38,6 +38,7 @@ _LARGEST_FILE = 500_000_000  # bytes of one picture
 _QUICK = 50_000_000  # pixels that are decoded in about a second
 _SILENT_SECONDS = 2.0
 _NAMES = 3  # of files in a message
+_LARGE = 96 * 96  # pixels
 _PROPOSED = 64  # pixels, at most, of a size that a message proposes
 
 
@@ -190,6 +191,8 @@ class _Target:
                     f"its {opened.width}x{opened.height} pixels take {in_megabytes(needed)}, over half of free memory"
                 )
             upright = ImageOps.exif_transpose(opened)
+            if picture.size == self.size != upright.size[::-1]:
+                raise ValueError(f"it is of {_by(upright.size[::-1])}, and its header says {_by(picture.size)}")
             fitted = self._fitted(self._coloured(upright, np.dtype(picture.dtype)))
         array = np.asarray(fitted).astype(self.dtype, copy=False).reshape(*self.size, -1)
         return array.repeat(self.channels, axis=2) if array.shape[2] < self.channels else array
@@ -232,6 +235,8 @@ def _decode(
     if problem or not kept or (faults and not how.skip_unreadable):
         raise _refusal(place, problem, faults, len(pictures), how)
     done = _notes([pictures[n] for n in kept], faults, target)
+    if how.size is None and target.size[0] * target.size[1] > _LARGE:
+        done = (*done, f"pictures of this size train slowly; {how.prefix}size {_PROPOSED} would make them smaller")
     return images[: len(kept)].transpose(0, 3, 1, 2), kept, done
 
 
@@ -271,10 +276,9 @@ def _target(place: str, pictures: Sequence[Picture], how: Preprocessing) -> tupl
 
 def _refusal(place: str, problem: str, faults: Sequence[Picture], n: int, how: Preprocessing) -> InputError:
     parts = [problem] if problem else []
-    if faults and not how.skip_unreadable:
-        parts.append(f"{_unreadable(faults, n)}; to leave them out, add {how.prefix}skip_unreadable true")
-    elif faults and not problem:
-        parts.append(_unreadable(faults, n))
+    if faults and (not how.skip_unreadable or not problem):
+        skip = f"; to leave them out, add {how.prefix}skip_unreadable true" if len(faults) < n else ""
+        parts.append(_unreadable(faults, n) + skip)
     return InputError(f"{place}: {'; '.join(parts)}")
 
 
@@ -290,9 +294,8 @@ def _spare_memory(place: str, n: int, target: _Target, how: Preprocessing) -> in
     needed = needed_memory(n * height * width * target.channels, np.dtype(target.dtype).itemsize)
     if needed > spare:
         raise InputError(
-            f"{place}: {counted(n, 'picture')} of {height}x{width} pixels take {in_megabytes(needed)} of memory, and "
-            f"there are {in_megabytes(spare)} for them, half of what is free; add {how.prefix}size {_PROPOSED}, or "
-            "give fewer pictures"
+            f"{place}: {counted(n, 'picture')} of {height}x{width} pixels need {in_megabytes(needed)} of memory, half "
+            f"of what is free is {in_megabytes(spare)}; add {how.prefix}size {_PROPOSED}, or give fewer"
         )
     return spare - needed
 

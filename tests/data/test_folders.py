@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nasenv.data.dataset import Data, load_images
-from nasenv.data.folder import list_folder, split_of
+from nasenv.data.dataset import Data
 from nasenv.errors import InputError
 
 
