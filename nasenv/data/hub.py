@@ -11,7 +11,7 @@ import numpy as np
 
 from nasenv.data.folder import splits_by_name
 from nasenv.data.pictures import Content, PictureSplit, Preprocessing, inspect, raw_data, reason, timed
-from nasenv.data.source import Labels, RawData, as_labels
+from nasenv.data.source import Labels, RawData, as_labels, check_labels
 from nasenv.errors import InputError, counted
 from nasenv.files import open_file, spare_memory, user_path
 
@@ -123,6 +123,7 @@ def _labels(name: str, rows: Any, column: str, names: list[str] | None) -> Label
     values = np.empty(len(rows), dtype=object)
     values[:] = list(rows[column])
     labels = as_labels(f"{name} in column {column!r}", values)
+    check_labels(name, labels, len(values))
     unnamed = [i for i, value in enumerate(labels.tolist()) if value not in range(len(names))] if names else []
     if unnamed:
         raise InputError(

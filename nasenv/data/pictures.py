@@ -155,7 +155,7 @@ def timed(what: str, items: Sequence[_T]) -> Iterator[_T]:
     """Yield the items; after two seconds, and then ever more rarely, print how many are done and the time left."""
     started, due = time.monotonic(), _SILENT_SECONDS
     for done, item in enumerate(items):
-        if (seconds := time.monotonic() - started) > due:
+        if (seconds := time.monotonic() - started) > due and done:
             left = seconds / done * (len(items) - done)
             print(f"{what}: {done:,} of {len(items):,} done, about {left:.0f} s left", file=sys.stderr, flush=True)
             due = 2 * seconds

@@ -41,7 +41,7 @@ class Samples:
     def __post_init__(self) -> None:
         _check_pixels(self.name, self.images)
         if self.labels is not None:
-            _check_labels(self.name, self.labels, len(self.images))
+            check_labels(self.name, self.labels, len(self.images))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -178,7 +178,8 @@ def _check_pixels(name: str, images: NDArray[Any]) -> None:
             )
 
 
-def _check_labels(name: str, labels: Labels, n: int) -> None:
+def check_labels(name: str, labels: Labels, n: int) -> None:
+    """Raise InputError for labels that are not n integers, booleans or strings."""
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise InputError(
             f"labels of {name} must be one class a sample, got shape {labels.shape}; of one-hot, give y.argmax(axis=1)"

@@ -1,29 +1,15 @@
 """Folders of pictures as users have them: which classes and splits come out, what is left out, what is refused."""
 
 import io
-import os
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError
-
-
-def encoded(kind="PNG", mode="L", size=(8, 8), seed=0, **options) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def tiff(order: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.arange(64, dtype=f"{order}u2").reshape(8, 8) * 900).save(buffer, "TIFF")
-    return buffer.getvalue()
+from tests.data.picture_files import PNG, SPLITS, TORN, TWO, encoded, lay, tiff
 
 
 def zipped() -> bytes:
@@ -33,31 +19,8 @@ def zipped() -> bytes:
     return buffer.getvalue()
 
 
-PNG, ROTATED = encoded(), Image.Exif()
+ROTATED = Image.Exif()
 ROTATED[0x0112] = 6
-TORN = encoded("JPEG", size=(64, 64))[:-400]
-
-
-def lay(folder: Path, content: dict) -> Path:
-    """Write a folder: "cat/": 6 are so many pictures, bytes a file, "-> there" a link, None a FIFO."""
-    for name, value in content.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(value, int):
-            path.mkdir(parents=True, exist_ok=True)
-            for i in range(value):
-                (path / f"{i}.png").write_bytes(PNG)
-        elif isinstance(value, bytes):
-            path.write_bytes(value)
-        elif value is None:
-            os.mkfifo(path)
-        else:
-            path.symlink_to(value.removeprefix("-> "))
-    return folder
-
-
-TWO = {"cat/": 6, "dog/": 6}
-SPLITS = {f"{split}/{name}": n for split, n in (("train", 10), ("test", 4)) for name in ("cat/", "dog/")}
 ALL, KEPT = "cat 4+1+1, dog 4+1+1", "cat 8+2+4, dog 8+2+4"
 
 
