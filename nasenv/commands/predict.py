@@ -54,7 +54,7 @@ def predict(
     how = replace(model.preprocessing, resize=resize or model.resize, skip_unreadable=skip_unreadable)
     raw, labels, files, summary = load_images(images, how)
     predicted = predictions(model, raw)
-    console = Console(stderr=True, markup=False, highlight=False)
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     console.print(f"{summary}\n{_trained_on(model)}", soft_wrap=True)
     named = files or range(len(predicted))
     best, names = predicted.argmax(axis=1), np.array(model.class_names)
