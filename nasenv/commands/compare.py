@@ -124,13 +124,13 @@ def compare(
         **({"published": dict(published)} if published else {}),
     }
     folder = user_path(output) if output is not None else Path("runs") / f"compare-{digest(config)[:6]}"
-    for problem in made.values():
-        if problem.evaluator.dataset is not None:
-            console.print(problem.evaluator.dataset.summary(), soft_wrap=True)
     comparison = Comparison(made, contenders, numbers, folder, None if cache == "none" else cache)
     with comparison.held():
         text = yaml.safe_dump({**config, "seeds": seeds, "first_seed": first_seed}, sort_keys=False)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
+        for problem in made.values():
+            if problem.evaluator.dataset is not None:
+                console.say(problem.evaluator.dataset.summary())
         on_ray = backend == "ray"
         run = partial(comparison.run_on_ray, address=address) if on_ray else partial(comparison.run, workers=processes)
         _run(comparison, partial(run, timeout_seconds=limit), console)

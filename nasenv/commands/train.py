@@ -84,13 +84,13 @@ def train(
             nothing. conclude: the search ends where the journal ends; the best architectures are trained and tested.
     """
     console = Terminal()
-    if evaluator.dataset is not None:
-        console.say(evaluator.dataset.summary())
     with contextlib.ExitStack() as stack:
         store = None if cache == "none" else stack.enter_context(Cache(cache))
         start = starting_architectures(space, start_from)
         plan = Search(space, evaluator, agent, budget, objective, None, seed, start=start)
         folder = user_path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.identity())
+        if evaluator.dataset is not None:
+            console.say(evaluator.dataset.summary())
         if (folder / RESULT).exists():
             if not (folder / JOURNAL).exists():
                 raise InputError(f"{folder} holds a {RESULT} but no {JOURNAL}; give another run_dir")

@@ -118,6 +118,9 @@ class Dataset:
     values: tuple[float, float] = (0.0, 0.0)
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
         """Return in three lines at most what was loaded: source, kind, number, values; classes; what was left out."""
         splits = (self.train, self.validation, self.test)

@@ -93,20 +93,21 @@ def list_folder(folder: Path) -> Listing:
             raise InputError(f"cannot list {folder.joinpath(*parts)}: {error.strerror}") from None
         for entry in entries:
             path = (*parts, entry.name)
+            kind = _kind(entry)
             if entry.name.startswith(".") or entry.name in _SYSTEM:
-                hidden = f"hidden {'folder' if entry.is_dir() else 'file'}"
-                listing.left_out[f"{entry.name}/" if entry.name in _SYSTEM and entry.is_dir() else hidden] += 1
-            elif entry.is_dir():
+                is_known = entry.name in _SYSTEM and kind == "folder"
+                listing.left_out[f"{entry.name}/" if is_known else f"hidden {kind}"] += 1
+            elif kind == "folder":
                 identity = _identity(Path(entry.path))
                 if identity in above:
                     listing.left_out[f"{'/'.join(path)}, a link to a folder above it"] += 1
                 else:
                     listing.folders.append(path)
                     stack.append((path, (*above, identity)))
-            elif entry.is_file() or (entry.is_symlink() and is_picture_name(entry.name)):  # refused where it is broken
+            elif kind == "file" or (kind == "broken link" and is_picture_name(entry.name)):  # it is refused later
                 listing.files.append(path)
             else:
-                listing.left_out["broken link" if entry.is_symlink() else "special file"] += 1
+                listing.left_out[kind] += 1
     listing.files.sort()
     return listing
 
@@ -159,6 +160,14 @@ def read_folder(place: str, labelled: bool, how: Preprocessing) -> RawData:
     if split_of("".join(folders["train"])) not in (None, "train"):
         notes.append(f"{folders['train'][0]}/, the only split, is divided in three")
     return raw_data(place, splits, how, tuple(names), tuple(notes))
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "special file"
+    except OSError:  # a link to itself, or to where one may not look
+        kind = "special file"
+    return "broken link" if kind == "special file" and entry.is_symlink() else kind
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -243,7 +252,7 @@ def _count_empty(listing: Listing, pictures: Iterable[_Parts], splits: Sequence[
 
 
 def _left_out(listing: Listing) -> str:
-    counts = sorted(listing.left_out.items(), key=lambda item: item[0].endswith(")"))
+    counts = sorted(listing.left_out.items(), key=lambda item: (item[0].endswith(")"), item[0]))
     return listed(
         [counted(n, what) if what.endswith(("file", "folder", "link")) else what for what, n in counts], _LEFT_OUT
     )

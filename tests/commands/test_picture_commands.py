@@ -89,7 +89,7 @@ def test_compare_and_build_table_say_what_they_load(here, capsys):
     two = ["--evaluator", "TrainingEvaluator", "--evaluator.epochs", "1", "--evaluator.concurrency", "0"]
     space = ["--space", "ChainCNN", "--space.max_layers", "1"]
     agents = ["--agents.random", "RandomSearch", "--agents.evolution", "RegularizedEvolution"]
-    many = ["--seeds", "1", "--workers", "0", "--budget.evaluations", "1", "--cache", "none", "--output", "compared"]
+    many = ["--seeds", "1", "--workers", "0", "--budget.evaluations", "1", "--cache", "none"]
     assert main(["compare", *space, *two, *agents, *many]) == 0
     loaded = "digits: 1,797 grey pictures of 8x8, values 0 to 16"
     assert capsys.readouterr().out.startswith(loaded)

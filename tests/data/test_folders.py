@@ -82,6 +82,11 @@ READ = {  # name -> (folder, options, words of the summary)
     ),
     "a link in a circle": (TWO | {"cat/again": "-> .."}, {}, [ALL, "left out: cat/again, a link to a folder above it"]),
     "a broken link": (TWO | {"old": "-> nowhere"}, {}, [ALL, "left out: 1 broken link"]),
+    "a link to itself": (
+        TWO | {"loop": "-> loop", ".loop": "-> .loop"},
+        {},
+        [ALL, "1 broken link, 1 hidden broken link"],
+    ),
     "AVIF": ({f"{c}/{i}.avif": encoded("AVIF") for c in ("cat", "dog") for i in range(6)}, {}, [ALL]),
     "no ending": ({f"{c}/{i}": PNG for c in ("cat", "dog") for i in range(6)}, {}, [ALL]),
     "wrong ending": ({f"{c}/{i}.txt": PNG for c in ("cat", "dog") for i in range(6)}, {}, [ALL]),

@@ -2,8 +2,10 @@
 
 import os
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,16 @@ def test_bytes_of_16_bits_have_their_values_in_any_order(place: Path):
     big, little = load_images(f"folder:{place}").images
     assert big.equal(little)
     assert big.flatten().tolist() == [900 * i for i in range(64)]
+
+
+def test_colours_of_16_bits_are_read_as_8_and_that_is_said(place: Path):
+    rows = b"".join(b"\0" + bytes([200, i] * 24) for i in range(8))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = (struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
+    lay(place, {"deep.png": b"\x89PNG\r\n\x1a\n" + b"".join(parts)})
+    images, *_, summary = load_images(f"folder:{place}")
+    assert set(images.flatten().tolist()) == {200.0}
+    assert "read with 8 bits a colour: 1 picture of 16" in summary
 
 
 def test_a_crop_is_the_centre_and_a_pad_has_borders_and_a_stretch_has_all(place: Path):
