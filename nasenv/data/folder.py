@@ -136,6 +136,12 @@ def read_folder(place: str, labelled: bool, how: Preprocessing) -> RawData:
         held = f"it holds {_left_out(listing)}" if listing.left_out else "it is empty"
         raise InputError(f"{path} holds no pictures, {held}; expected a sub-folder of pictures for each class")
     folders = _split_folders(place, [*pictures], labelled)
+    notes = []
+    if labelled and split_of("".join(folders["train"])) not in (None, "train"):
+        notes.append(f"{folders['train'][0]}/, the only split, is divided in three")
+    elif not labelled and "test" in folders:
+        notes.append(f"read: {folders['test'][0]}/ alone")
+        folders = {"train": folders["test"]}
     labels = {split: _labels(place, folder, [*pictures], labelled) for split, folder in folders.items()}
     if labelled and len({*labels["train"].values()}) == 1:
         only = "/".join((place.rstrip("/"), *folders["train"], str(next(iter(labels["train"].values())))))
@@ -156,9 +162,8 @@ def read_folder(place: str, labelled: bool, how: Preprocessing) -> RawData:
         )
         for split, folder in folders.items()
     }
-    notes = [f"left out: {_left_out(listing)}"] if listing.left_out else []
-    if split_of("".join(folders["train"])) not in (None, "train"):
-        notes.append(f"{folders['train'][0]}/, the only split, is divided in three")
+    if listing.left_out:
+        notes.append(f"left out: {_left_out(listing)}")
     return raw_data(place, splits, how, tuple(names), tuple(notes))
 
 

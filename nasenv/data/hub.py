@@ -88,6 +88,8 @@ def _raw_data(place: str, splits: Mapping[str, Any], column: str, labelled: bool
     found = {"train": next(iter(splits))} if len(splits) == 1 else splits_by_name(place, splits)
     if not found:
         raise InputError(f"{place} has no training split; it has {', '.join(splits)}")
+    if not labelled:
+        found = {"train": found.get("test", found["train"])}
     others = [name for name in splits if name not in found.values()]
     notes = [f"left out: the splits {', '.join(others)}"] if others else []
     parts = {}

@@ -280,7 +280,7 @@ REFUSED = {  # name -> (folder, options, words of the refusal)
     "sizes": (
         TWO | {"dog/x.png": encoded(size=(9, 40))},
         {},
-        r"the pictures have 2 sizes, 8x8 to 9x40 \(height x width\), and must have one; add --data.size 8,",
+        r"the pictures have 2 sizes, 8x8 to 9x40 \(height x width\), and must have one; add --data.size 8 ",
     ),
     "sizes, and torn ones": (
         TWO | {"dog/x.png": encoded(size=(200, 300)), "dog/y.jpg": TORN, "dog/z.png": b"x"},
@@ -290,7 +290,7 @@ REFUSED = {  # name -> (folder, options, words of the refusal)
     "large sizes": (
         {f"{c}/{i}.jpg": encoded("JPEG", size=(300 + i, 400)) for c in ("cat", "dog") for i in range(3)},
         {},
-        "add --data.size 64,",
+        "add --data.size 64 ",
     ),
     "tiny": (
         {f"{c}/{i}.png": encoded(size=(3, 9)) for c in ("a", "b") for i in range(4)},

@@ -129,6 +129,7 @@ def test_no_home_is_needed_and_none_is_made(place: Path, home: str):
         ({"cat/": 1, "x.png": PNG}, ["cat/0.png", "x.png"], None),
         ({"cat/": 1}, ["cat/0.png"], ("cat",)),
         ({"train/": 2, "test/": 1}, ["test/0.png"], None),
+        ({"train/cat/a.png": b"x", "train/b.png": encoded(size=(9, 9)), "test/": 1}, ["test/0.png"], None),
         ({"train/cat/": 2, "test/": 1}, ["test/0.png"], None),
         (SPLITS | {"test/dog/": 0}, [f"test/cat/{i}.png" for i in range(4)], ("cat",) * 4),
         ({"test/": 2}, ["test/0.png", "test/1.png"], None),
