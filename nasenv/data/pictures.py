@@ -262,7 +262,7 @@ def _target(place: str, pictures: Sequence[Picture], how: Preprocessing) -> tupl
     elif how.size is None and len(sizes) > 1:
         problem = (
             f"the pictures have {len(sizes)} sizes, {_span(sizes)} (height x width), and must have one; add "
-            f"{how.prefix}size {proposed} ({how.prefix}resize says how: crop keeps the centre, pad and stretch all of it)"
+            f"{how.prefix}size {proposed} ({how.prefix}resize says how: crop keeps the centre, pad and stretch all)"
         )
     elif how.size is None and smallest < SMALLEST:
         problem = (
