@@ -33,7 +33,7 @@ _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVI
 _RAW = frozenset((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"))
 """Endings of cameras' raw files: Pillow reads some of them as TIFF, a thumbnail of the picture."""
 
-_NOT_READ = _RAW | {".eps", ".heic", ".heif", ".hif", ".jxl", ".psd", ".svg"}
+_NOT_READ = _RAW | {".avif", ".eps", ".heic", ".heif", ".hif", ".jxl", ".psd", ".svg"}
 _LARGEST_FILE = 500_000_000  # bytes of one picture
 _QUICK = 50_000_000  # pixels that are decoded in about a second
 _SILENT_SECONDS = 2.0
