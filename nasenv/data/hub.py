@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -32,12 +34,16 @@ def read_hub(place: str, labelled: bool, how: Preprocessing) -> RawData:
     if path.is_file():
         return _raw_data(place, _read_parquet(place, path), column, labelled, how)
     if path.is_dir():
-        return _raw_data(place, _load(place, "parquet", data_dir=str(path)), column, labelled, how)
+        with TemporaryDirectory() as cache:  # its files stay readable while they are open
+            splits = _load(place, "parquet", data_dir=str(path), cache_dir=cache)
+        return _raw_data(place, splits, column, labelled, how)
     return _raw_data(place, _load(place, name), column, labelled, how)
 
 
 def _load(place: str, path: str, **files: Any) -> Mapping[str, Any]:
     """Load a data set; local files without progress bars."""
+    if not files and os.path.expanduser("~").startswith("~") and "HF_HOME" not in os.environ:
+        raise InputError(f"cannot load {place}: there is no home directory to keep it in; set HF_HOME to a folder")
     datasets = _hugging_face()
     hidden = bool(files) and not datasets.are_progress_bars_disabled()
     if hidden:

@@ -1,6 +1,9 @@
 """Pictures of parquet files and of the Hugging Face Hub: what is read, and what a user is told about bad rows."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +174,22 @@ def test_a_parquet_folder_of_test_data_alone_is_divided_in_three(tmp_path, datas
     parquet(datasets, tmp_path / "hub" / "test-00000-of-00001.parquet", rows(label=[0, 1] * 6), label=kind)
     data = load_dataset(f"hub:{tmp_path / 'hub'}")
     assert (len(data.train), len(data.validation), len(data.test)) == (8, 2, 2)
+
+
+@pytest.mark.parametrize("home", ["~", "/proc/nowhere"])  # "~" is what comes where there is none
+def test_a_folder_of_parquet_files_needs_no_home(tmp_path, datasets, home):
+    parquet(datasets, tmp_path / "hub" / "train.parquet", rows(label=[0, 1] * 6), label=datasets.Value("int64"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
+    code = """import sys; from nasenv.data.dataset import Data, InputError
+print(Data("hub:hub").load().summary())
+try: Data("hub:org/name").load()
+except InputError as error: print(error)"""
+    line = [sys.executable, "-c", code]
+    environment |= {"HOME": home, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "2 classes: 0 4+1+1, 1 4+1+1" in done.stdout
+    assert ("no home directory" if home == "~" else "cannot load org/name: ") in done.stdout.splitlines()[-1]
+    assert not (tmp_path / "~").exists()
 
 
 def test_the_code_of_a_data_set_is_never_run(tmp_path, datasets):
