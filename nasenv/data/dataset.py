@@ -150,8 +150,10 @@ class Dataset:
         *,
         validation: tuple[Any, Any] | None = None,
         test: tuple[Any, Any] | None = None,
+        split_seed: int = 0,
+        validation_share: float = 0.2,
+        test_share: float = 0.2,
         name: str = "arrays",
-        **options: Any,
     ) -> Dataset:
         """Return a data set of pictures made of arrays, lists or tensors.
 
@@ -160,8 +162,10 @@ class Dataset:
             y: their classes, (n,) integers or strings.
             validation: other pictures and classes for validation; by default a share of the first.
             test: other pictures and classes for the test; by default a share of the first.
+            split_seed: seed of the split, as of `Data`.
+            validation_share: that share of each class, where none are given.
+            test_share: likewise.
             name: name in messages.
-            options: split_seed, validation_share and test_share, as of `Data`.
 
         Raises:
             InputError: arrays of another shape or kind, or classes that cannot be split.
@@ -170,7 +174,8 @@ class Dataset:
         for split, pair in (("validation", validation), ("test", test)):
             if pair is not None:
                 pairs[split] = (f"x of {split}", *_pair(pair))
-        return replace(_divided(raw_arrays(pairs), Data(name, **options)), source=None)
+        data = Data(name, split_seed, validation_share, test_share)
+        return replace(_divided(raw_arrays(pairs), data), source=None)
 
     @classmethod
     def of_numbers(
