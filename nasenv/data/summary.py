@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nasenv.data.source import listed
 from nasenv.errors import printable
 
-_CLASSES = 6  # that are named
+_CLASSES = 4  # that are named
 
 
 def loaded_text(source: str, described: str, values: tuple[float, float], notes: Sequence[str]) -> str:
@@ -38,7 +38,8 @@ def classes_text(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """
     each = [f"{name} {'+'.join(map(str, of_class))}" for name, *of_class in zip(names, *counts, strict=True)]
     sizes = split_text([sum(of_split) for of_split in counts])
-    return f"{sizes}; {len(names):,} classes: {printable(listed(each, _CLASSES))}"
+    span = f" of {min(counts[0]):,} to {max(counts[0]):,} for training" if len(names) > _CLASSES else ""
+    return f"{sizes}; {len(names):,} classes{span}: {printable(listed(each, _CLASSES))}"
 
 
 def split_text(sizes: Sequence[int]) -> str:
