@@ -366,6 +366,13 @@ def test_grey_arrays_become_colours_where_another_split_has_them(tmp_path):
     assert torch.equal(mixed.test.inputs, Dataset.from_arrays(colour, GOOD["y"], test=(colour, GOOD["y"])).test.inputs)
 
 
+def test_many_classes_are_said_in_one_line():
+    assert load_dataset("digits").summary().splitlines()[1] == (
+        "1,087 for training, 355 for validation, 355 for test; 10 classes of 106 to 111 for training: "
+        "0 108+35+35, 1 110+36+36, 2 107+35+35, 3 111+36+36 and 6 more"
+    )
+
+
 def test_arrays_that_are_not_read_are_said(tmp_path):
     assert "left out: weights" in load_dataset(npz(tmp_path, **GOOD, weights=np.ones(30))).summary()
 
