@@ -78,7 +78,7 @@ def predict(
 
 
 def _open_csv(output: str) -> TextIO:
-    return user_path(output).open("w", newline="", encoding="utf-8")
+    return user_path(output).open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def _trained_on(model: LoadedModel) -> str:

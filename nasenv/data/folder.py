@@ -152,6 +152,8 @@ def read_folder(place: str, labelled: bool, how: Preprocessing) -> RawData:
     _count_empty(listing, [*pictures], [*folders.values()])
     names = sorted({label for found in labels.values() for label in found.values() if label is not None})
     number = {name: i for i, name in enumerate(names)}
+    if broken := [name for name in names if re.search("[\ud800-\udfff]", name)]:
+        raise InputError(f"{place}: the name of the folder {broken[0]} is not UTF-8; rename it")
     splits = {
         split: PictureSplit(
             "/".join((place.rstrip("/"), *folder)),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -156,6 +157,17 @@ def test_unreadable_pictures_are_refused_or_left_out_of_predictions(here, capsys
     said = capsys.readouterr()
     assert [row[0] for row in table(said.out)] == ["image", "0.png", "1.png", "2.png"]
     assert "skipped: 2 of 5" in said.err
+
+
+def test_names_that_are_no_texts_are_written_as_they_are(here, capsys):
+    lay(here / "photos", {"cat/": 6, "dog/": 6})
+    saved(here / "run", Data("folder:photos").load())
+    name = b"caf\xe9.png"
+    lay(here / "new", {os.fsdecode(name): encoded()})
+    assert main(["predict", "run", "folder:new", "--output", "o.csv"]) == 0
+    assert (here / "o.csv").read_bytes().splitlines()[1].startswith(name)
+    assert main(["predict", "run", "folder:new"]) == 0
+    assert r"caf\udce9.png," in capsys.readouterr().out
 
 
 def test_grey_arrays_are_colours_to_a_network_of_colours(here, capsys):

@@ -187,6 +187,12 @@ def test_names_cannot_paint_the_terminal(place: Path):
     assert "\x1b" not in summary
 
 
+def test_a_class_whose_name_is_no_text_is_refused(place: Path):
+    lay(place, {os.fsdecode(b"caf\xe9/"): 6, "café/": 6})
+    with pytest.raises(InputError, match=r"the name of the folder caf\\udce9 is not UTF-8; rename it"):
+        Data(f"folder:{place}").load()
+
+
 def test_a_folder_that_may_not_be_read_is_refused(place: Path, monkeypatch):
     lay(place, TWO)
     monkeypatch.setattr(os, "scandir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
