@@ -19,7 +19,7 @@ from nasenv.trial import Architecture, Outcome
 class TPE(Agent):
     """Runs Optuna's tree-structured Parzen estimator (Bergstra et al. 2011, https://papers.nips.cc/paper/4443).
 
-    Needs the extra ``tpe``: ``pip install 'nasenv[tpe]'``. A decision is a categorical parameter of the choices that
+    Needs Optuna: ``pip install optuna``. A decision is a categorical parameter of the choices that
     are valid: where masks leave it others, it is another parameter, so the tree is that of the masks. The
     estimator soon suggests the same few architectures over and over: one that was asked for before gives way to a
     random neighbour that was not. Architectures that the search was given to start from are trials like others.
@@ -56,7 +56,7 @@ class TPE(Agent):
         try:
             from optuna import logging
         except ImportError as error:
-            raise InputError(f"TPE needs Optuna ({error}): pip install 'nasenv[tpe]'") from error
+            raise InputError(f"TPE needs Optuna ({error}): pip install optuna") from error
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)
         try:

@@ -18,6 +18,9 @@ from nasenv.errors import InputError, counted
 
 Kind: TypeAlias = Literal["classification", "regression"]
 
+COLOURS = {1: "grey", 3: "colour", 4: "RGBA"}
+"""Maps the number of a picture's channels to the word for it."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -48,6 +51,10 @@ class Inputs:
         """Return the names of the axes of the shape."""
         raise NotImplementedError
 
+    def described(self, n: int) -> str:
+        """Return n such inputs in words, as they are shown to people."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Images(Inputs):
@@ -62,6 +69,16 @@ class Images(Inputs):
         """Return the names of the axes of the shape."""
         return ("channels", "height", "width")
 
+    def described(self, n: int) -> str:
+        """Return n such images in words.
+
+        >>> Images((1, 6, 100)).described(80)
+        '80 grey pictures of 6x100'
+        """
+        channels, height, width = self.shape
+        colour = COLOURS.get(channels, f"{channels}-channel")
+        return f"{counted(n, f'{colour} picture')} of {height}x{width}"
+
 
 @dataclass(frozen=True)
 class Table(Inputs):
@@ -71,6 +88,10 @@ class Table(Inputs):
     def axes(cls) -> tuple[str, ...]:
         """Return the names of the axes of the shape."""
         return ("columns",)
+
+    def described(self, n: int) -> str:
+        """Return n such rows in words."""
+        return f"{counted(n, 'row')} of {counted(self.shape[0], 'number')}"
 
 
 _INPUTS = {kind.name(): kind for kind in (Images, Table)}

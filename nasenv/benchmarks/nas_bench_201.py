@@ -66,7 +66,7 @@ class NATSBenchArchive(Benchmark):
         try:
             from nats_bench import create
         except ImportError as error:
-            raise InputError(f"{self.name} needs the package nats-bench: pip install 'nasenv[benchmarks]'") from error
+            raise InputError(f"{self.name} needs the package nats-bench: pip install nats-bench") from error
         stems = [path.name.removesuffix(_ENDING) for path in source.glob(f"*{_ENDING}")]
         indices = sorted(int(stem) for stem in stems if stem.isdecimal())
         try:

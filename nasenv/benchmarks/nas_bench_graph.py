@@ -37,7 +37,7 @@ class NASBenchGraphPackage(Benchmark):
     """
 
     name = "nas-bench-graph"
-    source = "the package nas-bench-graph: pip install 'nasenv[benchmarks]'"
+    source = "the package nas-bench-graph: pip install nas-bench-graph"
     published: ClassVar[Mapping[str, Published]] = {
         dataset: Published(rows, {"val_accuracy": val, "test_accuracy": test})
         for dataset, (rows, val, test) in _MAXIMA.items()

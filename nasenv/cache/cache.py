@@ -202,7 +202,7 @@ def _database(path: str | Path) -> Database:
         from nasenv.cache.postgresql import PostgreSQL  # the driver is an extra
     except ImportError as error:
         raise InputError(
-            f"a cache on a PostgreSQL server needs psycopg ({error}): pip install 'nasenv[postgres]', or give a file"
+            f"a cache on a PostgreSQL server needs psycopg ({error}): pip install 'psycopg[binary]', or give a file"
             " with --cache"
         ) from error
     return PostgreSQL(str(path))

@@ -55,6 +55,8 @@ def build_table(
         note: text to add to the card, on the machine or the data, for example.
     """
     console = Terminal()
+    if evaluator.dataset is not None:
+        console.say(evaluator.dataset.summary())
     architectures = every_architecture(space, 2 * integer("seeds", seeds), integer("limit", limit))
     representatives = {architecture: evaluator.representative(architecture) for architecture in architectures}
     path = user_path(output)

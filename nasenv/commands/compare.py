@@ -132,6 +132,9 @@ def compare(
     with comparison.held():
         text = yaml.safe_dump({**config, "seeds": seeds, "first_seed": first_seed}, sort_keys=False)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
+        for problem in made.values():
+            if problem.evaluator.dataset is not None:
+                console.say(problem.evaluator.dataset.summary())
         on_ray = backend == "ray"
         run = partial(comparison.run_on_ray, address=address) if on_ray else partial(comparison.run, workers=processes)
         _say_what_can_be_shown(comparison, rank_by, console)

@@ -6,15 +6,17 @@ import contextlib
 import csv
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
 from nasenv.data.dataset import load_images
-from nasenv.deployment.export import load_model
+from nasenv.data.pictures import Resize
+from nasenv.data.summary import range_text
+from nasenv.deployment.export import LoadedModel, load_model
 from nasenv.deployment.export import predict as predictions
 from nasenv.errors import InputError, counted, printable
 from nasenv.files import user_path
@@ -24,24 +26,36 @@ from nasenv.task import shown_score
 _MAX_NAMES = 5  # of classes in a message
 
 
-def predict(run_dir: str, images: str, output: str | None = None, space: type[SearchSpace] | None = None) -> None:
+def predict(
+    run_dir: str,
+    images: str,
+    output: str | None = None,
+    space: type[SearchSpace] | None = None,
+    resize: Resize | None = None,
+    skip_unreadable: bool = False,
+) -> None:
     """Predict the class of each image, or its values in a regression, with the network of a finished run.
 
     An image is named by its file, or by its number, from 0, if it has none. If the source has training and test images,
-    the test images are predicted.
+    the test images are predicted. Pictures get the size and the colours of those that the network was trained on.
 
     Args:
         run_dir: folder of a finished run.
-        images: the file of a picture, npz:FILE with x, and optionally y, the labels; or folder:DIR, hub:NAME.
+        images: a picture's file, folder:DIR, npz:FILE with x, and optionally y, the labels; or another source of data.
         output: CSV file for the predictions: class and probability, or values; by default they are printed.
         space: class of the model's space, if it is your own and not one of nasenv's: no file can choose code to run.
+        resize: crop, pad or stretch, for pictures of another size, as of the data; by default as in training.
+        skip_unreadable: whether pictures that cannot be read are left out; by default they are refused.
     """
     folder = user_path(run_dir)
     if not (folder / "model").is_dir():
         raise InputError(f"{folder} holds no model; expected the folder of a finished run")
     model = load_model(folder / "model", space)
-    raw, labels, files = load_images(images)
-    predicted = predictions(model, _as_rgb(raw, model.task.shape[0]))
+    how = replace(model.preprocessing, resize=resize or model.resize, skip_unreadable=skip_unreadable)
+    raw, labels, files, summary = load_images(images, how)
+    predicted = predictions(model, raw)
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    console.print(f"{summary}\n{_trained_on(model)}", soft_wrap=True)
     named = files or range(len(predicted))
     best, names = predicted.argmax(axis=1), np.array(model.class_names)
     if model.task.kind == "regression":
@@ -60,16 +74,18 @@ def predict(run_dir: str, images: str, output: str | None = None, space: type[Se
     except OSError as error:
         raise InputError(f"output {output} cannot be written: {error.strerror}") from error
     if labels is not None and model.task.kind == "classification":
-        Console(stderr=True, markup=False, highlight=False).print(_accuracy(names, best, labels), soft_wrap=True)
+        console.print(_accuracy(names, best, labels), soft_wrap=True)
 
 
 def _open_csv(output: str) -> TextIO:
-    return user_path(output).open("w", newline="", encoding="utf-8")
+    return user_path(output).open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
-def _as_rgb(images: Tensor, channels: int) -> Tensor:
-    """Return grey images, (n, 1, h, w), with three equal channels if the model takes colour, as in training."""
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 and channels == 3 else images
+def _trained_on(model: LoadedModel) -> str:
+    """Return in words what the network was trained on, which new inputs should be like."""
+    inputs = model.task.inputs.described(2).removeprefix("2 ") if model.task.inputs else "inputs"
+    values = f", values {range_text(model.values)}" if model.values else ""
+    return f"the network was trained on {inputs}{values}"
 
 
 def _accuracy(names: NDArray[Any], best: NDArray[np.int64], labels: Sequence[str]) -> str:

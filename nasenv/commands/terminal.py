@@ -44,7 +44,9 @@ class Terminal(Console):
     """
 
     def __init__(self) -> None:
-        super().__init__(markup=False, highlight=False)  # a folder's or choice's name in brackets is no markup
+        super().__init__(
+            markup=False, highlight=False, emoji=False
+        )  # a folder's or choice's name in brackets is no markup
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
 

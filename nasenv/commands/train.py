@@ -94,6 +94,8 @@ def train(
         start = starting_architectures(space, start_from)
         plan = Search(space, evaluator, agent, budget, objective, None, seed, start=start)
         folder = user_path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.identity())
+        if evaluator.dataset is not None:
+            console.say(evaluator.dataset.summary())
         if (folder / RESULT).exists():
             if not (folder / JOURNAL).exists():
                 raise InputError(f"{folder} holds a {RESULT} but no {JOURNAL}; give another run_dir")

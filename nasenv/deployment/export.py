@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,17 +24,18 @@ from torch import Tensor, nn
 
 import nasenv.spaces
 from nasenv.configuration import import_path
-from nasenv.data.dataset import Dataset
+from nasenv.data.dataset import Dataset, load_images
+from nasenv.data.pictures import Preprocessing, Resize
 from nasenv.errors import InputError, counted
 from nasenv.files import in_megabytes, parse_json, read_whole, spare_memory, write_whole
 from nasenv.spaces.space import SearchSpace
-from nasenv.task import Encoding, Task
+from nasenv.task import Encoding, Images, Task
 from nasenv.training.reproducibility import default_settings
 from nasenv.trial import Architecture
 from nasenv.version import __version__
 
 DESCRIPTION, WEIGHTS, PROGRAM = "architecture.json", "weights.safetensors", "program.pt2"
-FORMAT = 2  # 1 knew images alone
+FORMAT = 3  # 1 knew images alone, 2 no resizing
 _BATCH = 256
 _LARGEST_DESCRIPTION = 16_000_000  # bytes
 _LARGEST_ARGUMENT = 1024  # a number, or the length of a list or text, among the arguments that a file gives a space
@@ -52,6 +53,8 @@ class LoadedModel:
         space: the space that built it; its task says what it reads and answers.
         architecture: the architecture of the network.
         encoding: conversion between the user's units and the model's.
+        resize: how the pictures that it was trained on came to their size, see `nasenv.Data`; None if they had it.
+        values: the least and the largest number among them, in the user's units; None if that was not saved.
 
     Raises:
         InputError: an encoding of another task.
@@ -61,6 +64,8 @@ class LoadedModel:
     space: SearchSpace
     architecture: Architecture
     encoding: Encoding
+    resize: Resize | None = None
+    values: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         self.encoding.check_fits(self.task)
@@ -74,6 +79,14 @@ class LoadedModel:
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes in the order of the outputs; an empty tuple for a regression."""
         return self.encoding.class_names
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how picture files become its inputs: as those became that it was trained on."""
+        if not isinstance(self.task.inputs, Images):
+            return Preprocessing()
+        channels, height, width = self.task.shape
+        return Preprocessing((height, width), self.resize, channels, prefix="--")
 
 
 @default_settings()
@@ -98,7 +111,8 @@ def save_model(
         "text": space.to_text(architecture),
         "task": space.task.to_json(),
         "encoding": {**dataset.encoding.to_json(), "note": _ENCODING_NOTE},
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "values": dataset.values},
+        "resize": dataset.source.resize if dataset.source is not None and dataset.source.size is not None else None,
         "probe": _probe(model, space.task.shape).tolist(),
     }
     write_whole(directory / DESCRIPTION, json.dumps(description, indent=1) + "\n")
@@ -132,7 +146,12 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
         if type(made).__module__.startswith(f"{nasenv.spaces.__name__}."):
             _check_size(made, architecture, weights)
         encoding = Encoding.from_json(description["encoding"])
-        exported = LoadedModel(_built(made, architecture), made, architecture, encoding)
+        lowest, highest = map(float, description["dataset"]["values"])
+        resize = description["resize"]
+        if resize not in (None, *get_args(Resize)):
+            raise InputError(f"resize is {resize!r}, expected null, {', '.join(get_args(Resize))}")
+        network = _built(made, architecture)
+        exported = LoadedModel(network, made, architecture, encoding, resize, (lowest, highest))
         expected = torch.tensor(description["probe"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -150,12 +169,13 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
 
 
 @default_settings()
-def predict(exported: LoadedModel, raw: ArrayLike | Tensor) -> NDArray[np.float32]:
+def predict(exported: LoadedModel, raw: ArrayLike | Tensor | str) -> NDArray[np.float32]:
     """Return a loaded model's predictions for inputs in the user's units.
 
     Args:
         exported: the model.
-        raw: (n, *shape), such as images (n, channels, height, width).
+        raw: (n, *shape), such as images (n, channels, height, width), grey or as the model takes them; or a source,
+            such as ``folder:new_photos``, whose pictures get the size and the colours of those in training.
 
     Returns:
         The probability of each class, (n, classes), or of a regression the values, (n, targets), in the user's units.
@@ -163,7 +183,9 @@ def predict(exported: LoadedModel, raw: ArrayLike | Tensor) -> NDArray[np.float3
     Raises:
         InputError: inputs of another shape than those that the model was trained on, or numbers that are not finite.
     """
+    raw = load_images(raw, exported.preprocessing).images if isinstance(raw, str) else raw
     inputs = raw if isinstance(raw, Tensor) else torch.from_numpy(np.array(raw, dtype=np.float32))
+    inputs = _coloured(inputs, exported.task)
     shape, kind = exported.task.shape, exported.task.inputs.name() if exported.task.inputs else "inputs"
     if inputs.ndim != len(shape) + 1 or tuple(inputs.shape[1:]) != shape:
         raise InputError(f"the model takes {kind} of (n, {', '.join(map(str, shape))}), got {tuple(inputs.shape)}")
@@ -172,6 +194,12 @@ def predict(exported: LoadedModel, raw: ArrayLike | Tensor) -> NDArray[np.float3
     with torch.inference_mode():
         batches = [exported.encoding.inputs(batch) for batch in inputs.split(_BATCH)]  # type: ignore[no-untyped-call]
         return exported.encoding.predictions(torch.cat([exported.model(batch) for batch in batches]))
+
+
+def _coloured(inputs: Tensor, task: Task) -> Tensor:
+    """Return grey images, (n, 1, h, w), with three equal channels if the model takes colour, as in training."""
+    is_grey = isinstance(task.inputs, Images) and task.shape[0] == 3 and inputs.ndim == 4 and inputs.shape[1] == 1
+    return inputs.expand(-1, 3, -1, -1) if is_grey else inputs
 
 
 @contextmanager

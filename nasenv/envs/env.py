@@ -14,7 +14,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from nasenv.cache.cache import Cache
-from nasenv.data.dataset import Data, Dataset
+from nasenv.data.dataset import Data, Dataset, as_dataset
 from nasenv.envs.spec import SpecificationOf
 from nasenv.errors import BudgetExhausted, InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
@@ -280,7 +280,7 @@ class ArchitectureEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 def make_search(
     space: type[SearchSpace] | SearchSpace | str,
-    data: str | Data | Dataset | Mapping[str, Any] | None = None,
+    data: str | Data | Dataset | tuple[Any, Any] | Mapping[str, Any] | None = None,
     evaluator: Evaluator | None = None,
     objective: Objective | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
@@ -342,12 +342,9 @@ make_env.__dict__["metadata"] = ArchitectureEnv.metadata  # where Gymnasium look
 
 
 def _training_evaluator(
-    space: type[SearchSpace] | SearchSpace, data: str | Data | Dataset, options: Mapping[str, Any]
+    space: type[SearchSpace] | SearchSpace, data: str | Data | Dataset | tuple[Any, Any], options: Mapping[str, Any]
 ) -> TrainingEvaluator:
-    if not isinstance(data, str | Data | Dataset):
-        raise InputError(f"data must be a source, such as digits or npz:FILE, or a nasenv.Dataset, got {data!r}")
-    source = Data(data) if isinstance(data, str) else data
-    dataset = source.load() if isinstance(source, Data) else source
+    dataset = as_dataset(data)
     if isinstance(space, type):
         _check_options(space, options)
         space = space(task=dataset.task, **options)

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from nasenv.configuration import digest, flag, integer, positive
-from nasenv.data.dataset import Data, Dataset
+from nasenv.data.dataset import Data, Dataset, as_dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator, never
 from nasenv.spaces.space import SearchSpace
@@ -54,7 +54,8 @@ class TrainingEvaluator(Evaluator):
 
     Args:
         space: the space whose networks are trained; its task is that of the data.
-        data: a `Dataset`, or what `nasenv.load_dataset` makes one of, such as digits; on the command line ``--data``.
+        data: a `Dataset`; a source such as digits; or arrays (x, y), see `Dataset.from_arrays`; on the command line
+            ``--data``.
         epochs: length of a search's training; by default what `RECIPES` says of the data set.
         batch_size: examples a step; by default what `RECIPES` says.
         optimizer: adamw (decays 0.85 and 0.99) or sgd (Nesterov momentum 0.9), both with a one-cycle schedule.
@@ -87,7 +88,7 @@ class TrainingEvaluator(Evaluator):
     def __init__(
         self,
         space: SearchSpace,
-        data: Dataset | Data | str = "digits",
+        data: Dataset | Data | str | tuple[Any, Any] = "digits",
         epochs: int | None = None,
         batch_size: int | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
@@ -105,7 +106,7 @@ class TrainingEvaluator(Evaluator):
         compile_final: bool = False,
     ) -> None:
         super().__init__(space)
-        self.dataset = self._data = self._arguments["data"] = dataset = _loaded(data)
+        self.dataset = self._data = self._arguments["data"] = dataset = as_dataset(data)
         _check_fit(space, dataset)
         known = RECIPES.get(dataset.name, OTHER_RECIPE)
         sizes = (known.epochs if epochs is None else epochs, known.batch_size if batch_size is None else batch_size)
@@ -257,11 +258,6 @@ class TrainingEvaluator(Evaluator):
         return Job(trial, recipe, seed, final and self.compile_final, start, keep)
 
 
-def _loaded(data: Dataset | Data | str) -> Dataset:
-    wanted = Data(data) if isinstance(data, str) else data
-    return wanted.load() if isinstance(wanted, Data) else wanted
-
-
 def _concurrency(concurrency: int | Literal["auto"], devices: Sequence[str]) -> Concurrency:
     cores = len(os.sched_getaffinity(0))
     if concurrency != "auto":
@@ -275,8 +271,8 @@ def _check_fit(space: SearchSpace, dataset: Dataset) -> None:
     dataset.task.check_trainable()
     if space.task != dataset.task:
         raise InputError(
-            f"the space is made for {space.task}, data set {dataset.name} has {dataset.task}; make the space with "
-            "task=data.task"
+            f"the space is made for {space.task}, data set {dataset.name} has {dataset.task} "
+            f"({dataset.summary().splitlines()[0]}); make the space with task=data.task"
         )
 
 

@@ -23,8 +23,7 @@ from nasenv.commands.parser import Parser
 from nasenv.commands.train import starting_architectures
 from nasenv.comparison.run import Run
 from nasenv.comparison.tables import PublishedResults
-from nasenv.data import pictures
-from nasenv.data.dataset import load_dataset
+from nasenv.data.dataset import load_dataset, load_images
 from nasenv.deployment.export import load_model, save_model
 from nasenv.errors import printable
 from nasenv.records.journal import Journal
@@ -92,7 +91,7 @@ def _data_readers(folder: Path) -> list[Reader]:
             st.one_of(
                 *(any_bytes(_picture(images[0], kind)) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"))
             ),
-            lambda content: pictures._decoded("x", [{"bytes": content, "path": None}], None),
+            _of_file(folder / "picture", lambda p: load_images(str(p))),
         ),
     ]
 

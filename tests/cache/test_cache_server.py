@@ -111,7 +111,7 @@ def test_a_server_that_does_not_run(server):
 
 def test_without_the_driver(monkeypatch):
     monkeypatch.setitem(sys.modules, "nasenv.cache.postgresql", None)
-    assert "pip install 'nasenv[postgres]'" in refusal("postgresql://nasenv:hunter2@localhost/nasenv")
+    assert "pip install 'psycopg[binary]'" in refusal("postgresql://nasenv:hunter2@localhost/nasenv")
 
 
 @pytest.mark.parametrize(

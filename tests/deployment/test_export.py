@@ -169,7 +169,9 @@ def test_a_space_that_came_to_build_another_network_is_refused(tmp_path, digits,
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format"], 1, "format 2"),
+        (["format"], 2, "format 3"),
+        (["resize"], "shrink", "resize is 'shrink', expected null, crop, pad, stretch"),
+        (["dataset", "values"], [0], "damaged"),
         (["space", "class_path"], "os.system", "os.system, does not come with nasenv.*--space os.system"),
         (["space", "class_path"], "no_such_module.Space", "does not come with nasenv"),
         (["space", "class_path"], "Space", "does not come with nasenv"),

@@ -12,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nasenv.agents import Agent, RandomSearch
 from nasenv.commands.cli import main
-from nasenv.commands.predict import _as_rgb
 from nasenv.data.dataset import load_dataset, load_images
 from nasenv.deployment.export import load_model, predict
 from nasenv.errors import InputError
@@ -341,7 +340,7 @@ def test_what_is_said_of_the_winner_can_be_had_again(run):
 
 def test_nasenv_predict_equals_the_model(run, tmp_path, capsys):
     folder, _ = run
-    images, labels, _ = load_images("digits")
+    images, labels, *_ = load_images("digits")
     np.savez(tmp_path / "some.npz", x=images[:50, 0].numpy(), y=np.array(labels[:50]).astype(int))
     assert main(["predict", str(folder), f"npz:{tmp_path / 'some.npz'}", "--output", str(tmp_path / "said.csv")]) == 0
     said = [line.split(",")[1] for line in (tmp_path / "said.csv").read_text().splitlines()[1:]]
@@ -367,7 +366,6 @@ def test_nasenv_predict_tells_labels_that_are_no_classes_of_the_model(run, tmp_p
 
 
 def test_nasenv_predict_calls_pictures_by_their_files(run, tmp_path, capsys):
-    pytest.importorskip("datasets")
     folder, _ = run
     for digit in ("1", "7"):
         (tmp_path / "new" / digit).mkdir(parents=True)
@@ -406,12 +404,6 @@ def test_what_is_no_picture_is_refused_in_a_line(images, said, run, tmp_path, mo
     assert main(["predict", str(run[0]), images]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
-
-
-def test_grey_pictures_are_colours_to_a_model_of_colours():
-    grey = torch.rand(2, 1, 8, 8)
-    assert torch.equal(_as_rgb(grey, 3), torch.cat([grey] * 3, dim=1))
-    assert _as_rgb(grey, 1) is grey
 
 
 def test_the_page_shows_the_end(run):
