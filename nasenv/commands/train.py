@@ -286,7 +286,8 @@ def _print_hints(space: SearchSpace, data: Data, folder: Path, console: Terminal
     """Print commands that use what a run left; they run as they stand there."""
     if (folder / "model").exists():  # evaluators that do not train save none
         own = [] if type(space).__module__.startswith("nasenv.") else ["--space", import_path(type(space))]
-        command = _command_line("nasenv", "predict", folder, data.source, *own)
+        skip = ["--skip_unreadable", "true"] if data.skip_unreadable else []
+        command = _command_line("nasenv", "predict", folder, data.source, *own, *skip)
         console.say(f"use the network:      {command}")
         console.say(f"for other pictures:   a picture's file, folder:DIR or npz:FILE in place of {data.source}")
     console.say(f"look at the search:   {_command_line('tensorboard', '--logdir', folder.parent)}")

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for number in range(6):
             picture = Image.fromarray(rng.integers(256, size=(8, 8), dtype=np.uint8))
             picture.save(tmp_path / "my photos" / name / f"{number}.png")
+    shutil.copytree(tmp_path / "my photos", tmp_path / "torn")
+    (tmp_path / "torn" / "cat" / "torn.png").write_bytes(b"")
     np.savez(tmp_path / "mine.npz", x=rng.random((40, 8, 8)), y=np.arange(40) % 2)
     (tmp_path / "users_space.py").write_text(OWN_SPACE)
     monkeypatch.chdir(tmp_path)
@@ -75,6 +78,7 @@ def runs(command: str, folder: Path) -> str:
         ([], 1797),
         (["--data", "npz:mine.npz"], 40),
         (["--data", "folder:my photos"], 12),
+        (["--data", "folder:torn", "--data.skip_unreadable", "true"], 12),
         (["--space", "users_space.Small"], 1797),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
