@@ -69,11 +69,16 @@ def _comparisons(result: Result, best: Contender, name: str) -> Iterator[str]:
             f"{_shown(result, best)}, {shown}. Give --budget.final_seeds 3 or more."
         )
     else:
-        yield f"By test {_measure(result)}, {name} is {' and '.join(_clause(result, best, c) for c in others)}."
+        clauses: dict[str, list[str]] = {}
+        for rival in others:
+            relation, by_how_much = _compared(result, best, rival)
+            clauses.setdefault(relation, []).append(by_how_much)
+        found = " and ".join(f"{relation} {' and '.join(rivals)}" for relation, rivals in clauses.items())
+        yield f"By test {_measure(result)}, {name} is {found}."
 
 
-def _clause(result: Result, best: Contender, other: Contender) -> str:
-    """Return that the best of a search is better than another network, worse, or equal, and by how much."""
+def _compared(result: Result, best: Contender, other: Contender) -> tuple[str, str]:
+    """Return that the best of a search is better than another network, worse or equal; and its name and by how much."""
     found, low, high = difference(_tested(best), _tested(other))
     n = min(len(_tested(best)), len(_tested(other)))
     relation = "better than" if low > 0 else "worse than" if high < 0 else f"equal, as far as {n} seeds can tell, to"
@@ -81,7 +86,7 @@ def _clause(result: Result, best: Contender, other: Contender) -> str:
     shown = [f"{factor * value:+.{digits}f}" for value in (found, low, high)]
     interval = f", 95 % interval {shown[1]} to {shown[2]}" if low < high else ", the same with every seed"
     sampled = ", which stands for random sampling" if other.role.startswith(EARLY) else ""
-    return f"{relation} the {other.name}{sampled} ({shown[0]}{unit}{interval})"
+    return relation, f"the {other.name}{sampled} ({shown[0]}{unit}{interval})"
 
 
 def _smaller(result: Result) -> Iterator[str]:

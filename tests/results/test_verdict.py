@@ -55,6 +55,14 @@ def test_each_of_better_equal_and_worse_is_said_with_its_interval():
     assert "the winner is worse than the hand-made reference (-16.67 points, 95 % interval " in sentence
 
 
+def test_those_that_it_is_equal_to_are_named_together():
+    (sentence,) = told(contender("winner", 0, MIDDLE), reference(MIDDLE), early(MIDDLE))
+    assert sentence.startswith(
+        "By test accuracy, the winner is equal, as far as 3 seeds can tell, to the hand-made ref"
+    )
+    assert " to +2.27) and the best of the first 16 evaluations, which" in sentence
+
+
 def test_a_search_that_ends_below_the_hand_made_network_says_so():
     best = contender("best of the search", 0, LOW)
     winner = contender("winner", 1, MIDDLE)
