@@ -16,7 +16,6 @@ from nasenv.errors import InputError
 from nasenv.files import write_whole, writing
 from nasenv.provenance import differences, provenance
 from nasenv.records.journal import Journal
-from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.records.trials import TrialLog
 from nasenv.trial import Measurement, Trial
 
@@ -59,6 +58,8 @@ class RunDirectory:
         clock: Callable[[], float],
         metric: str = "accuracy",
     ) -> None:
+        from nasenv.records.tensorboard import TensorBoardWriter  # with matplotlib, most of a second
+
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
