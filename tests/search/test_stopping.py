@@ -142,7 +142,7 @@ def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
     os.killpg(process.pid, signal.SIGTERM)
     started = time.monotonic()
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     assert process.returncode == -signal.SIGTERM
     assert "Traceback" not in errors
     assert_nobody_left(process)

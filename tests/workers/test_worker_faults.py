@@ -278,7 +278,7 @@ def test_a_program_that_forgets_its_workers_ends(script):
     process = script("busy", then="end")
     assert process.communicate(timeout=10) == ("", "")
     assert process.returncode == 0
-    assert gone(process, within_seconds=3)
+    assert gone(process, within_seconds=10)
 
 
 # Surroundings in which processes cannot be started, or hardly
