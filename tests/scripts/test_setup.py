@@ -54,14 +54,14 @@ def set_up(clone: Path) -> tuple[int, list[str]]:
 def test_no_python_is_said_in_one_line(clone):
     code, (line,) = set_up(clone)
     assert code == 1
-    assert "no Python 3.11 or newer found (tried python3.11, python3.12, python3, python); install one" in line
+    assert "no Python 3.11 or newer found (tried python3.11 to python3.14, python3, python); install one" in line
     assert not (clone / ".venv").exists()
 
 
 def test_a_newer_python_is_taken_and_said_to_be_untested(clone_with_python):
     code, (_, note) = set_up(clone_with_python)
     assert code == 0
-    assert note == "note: nasenv is tested with Python 3.11 and 3.12; this is 3.99"
+    assert note == "note: nasenv is tested with Python 3.11 to 3.14; this is 3.99"
     assert (clone_with_python / ".venv" / ".nasenv-stamp").exists()
     assert set_up(clone_with_python) == (0, []), "once"
 

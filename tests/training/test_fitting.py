@@ -16,6 +16,7 @@ from nasenv.errors import InputError
 from nasenv.spaces.layers import GlobalAveragePool, OneChannelPool
 from nasenv.task import Encoding, Images, Task
 from nasenv.training import Diverged, Recipe, one_cycle, one_thread, seeded
+from nasenv.training.devices import check_compiler
 from nasenv.training.fit import BETAS, Batches, FlatParameterOptimizer, channels_last
 
 CPU = torch.device("cpu")
@@ -312,6 +313,10 @@ def test_bfloat16_trains_about_alike_and_leaves_float32():
 
 
 def test_a_compiled_training_is_about_the_plain_one():
+    try:
+        check_compiler()
+    except InputError as error:
+        pytest.skip(str(error))
     data, plain, compiled = random_split(), linear(), linear()
     recipe = Recipe(3, 16, learning_rate=0.05)
     curve = fit(plain, data, recipe, generator()).curve
