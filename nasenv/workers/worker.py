@@ -107,16 +107,20 @@ class Worker:
     def kill(self, overdue: bool = False) -> None:
         """Kill the process; call `release` next. An overdue one is reported by `receive`."""
         self.overdue = self.overdue or overdue
-        with suppress(ValueError):  # released before
+        try:  # suppress may be gone already where the interpreter ends
             if self._process.is_alive():
                 self._process.kill()
+        except ValueError:  # released before
+            pass
 
     def release(self) -> None:
         """Close the connection to a killed process and free its resources."""
         self.connection.close()
-        with suppress(ValueError):  # released before, or the kernel does not let go of it
+        try:
             self._process.join(_ENDING_SECONDS)
             self._process.close()
+        except ValueError:  # released before, or the kernel does not let go of it
+            pass
 
 
 def _reason(error: Exception) -> BaseException:
