@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from rich.box import SIMPLE_HEAD
@@ -26,9 +26,7 @@ from nasenv.commands.terminal import ComparisonProgress, Terminal, stopping, tab
 from nasenv.comparison.analysis import summarise
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.conclusions import detectable
-from nasenv.comparison.figures import draw, save
 from nasenv.comparison.problem import Problem
-from nasenv.comparison.report import Description, write_report
 from nasenv.comparison.run import Run
 from nasenv.comparison.summary import RankBy, Summary, write_summary
 from nasenv.comparison.table_files import write_tables
@@ -42,6 +40,9 @@ from nasenv.objectives import Objective, Score
 from nasenv.provenance import provenance
 from nasenv.search.budget import Budget
 from nasenv.spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nasenv.comparison.report import Description
 
 _STALLED_SECONDS = 600.0  # a search on a table takes seconds
 _DEFAULT_PROBLEMS = {
@@ -141,6 +142,8 @@ def compare(
         _run(comparison, partial(run, timeout_seconds=limit), console)
         summaries, figures = _conclude(comparison, rank_by, others, console)
         title = f"{counted(len(contenders), 'agent')}, {counted(len(numbers), 'seed')}: {', '.join(made)}"
+        from nasenv.comparison.report import write_report
+
         write_report(folder / "report.html", title, summaries, figures, _description(folder, text), others)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     tables = ", ".join(str(folder / name) for name in ("tables", "summary.csv", "results.csv"))
@@ -150,6 +153,8 @@ def compare(
 
 
 def _description(folder: Path, configuration: str) -> Description:
+    from nasenv.comparison.report import Description
+
     versions = dict(provenance())
     processor, cores, system = (versions.pop(name) for name in ("processor", "cores", "system"))
     hardware = f"{processor}, {counted(int(cores), 'core')}, {system}"
@@ -184,6 +189,8 @@ def _conclude(
     comparison: Comparison, rank_by: RankBy, published: Mapping[str, PublishedResults], console: Terminal
 ) -> tuple[list[Summary], dict[str, dict[str, str]]]:
     """Write tables and figures, print the standings and conclusions, and return summaries and figures."""
+    from nasenv.comparison.figures import draw, save  # matplotlib takes half a second to import
+
     folder = comparison.folder
     runs = comparison.write_results(folder / "results.csv")
     random = next((name for name, agent in comparison.agents.items() if isinstance(agent, RandomSearch)), None)

@@ -12,7 +12,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
-from scipy.stats import rankdata
 
 RESAMPLES = 2_000
 COVERAGE = 0.95
@@ -128,13 +127,20 @@ def signed_rank(differences: _Floats) -> tuple[float, float]:
         return 0.5, 1.0
     digits = np.round(differences / largest, 9)  # 0.3 - 0.2 and 0.2 - 0.1 are ties
     moved = digits[digits != 0.0]
-    ranks = rankdata(np.abs(moved))
+    ranks = _ranks(np.abs(moved))
     positive = float(ranks[moved > 0].sum())
     share = positive / float(ranks.sum())
     if len(moved) <= _EXACT:
         return share, _exact_p(ranks, positive)
     z = (2 * positive - ranks.sum()) / math.sqrt(float(ranks @ ranks))
     return share, float(2 * ndtr(-abs(z)))
+
+
+def _ranks(values: _Floats) -> _Floats:
+    """Return the ranks along the last axis, from 1; ties share their mean rank."""
+    from scipy.stats import rankdata  # which takes half a second to import
+
+    return np.asarray(rankdata(values, axis=-1))
 
 
 def holm(p_values: _Floats) -> _Floats:
@@ -148,7 +154,7 @@ def holm(p_values: _Floats) -> _Floats:
 
 def mean_ranks(values: _Floats) -> _Floats:
     """Return the mean rank of each agent, (agents,), for values (seeds, agents); 1 is the highest, ties share."""
-    return np.asarray(rankdata(-values, axis=1).mean(axis=0))
+    return np.asarray(_ranks(-values).mean(axis=0))
 
 
 def fewest_seeds(alpha: float) -> int:
