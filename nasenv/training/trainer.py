@@ -155,14 +155,17 @@ class Trainer:
         """Train with the job's seed: from PyTorch's global generator where no other thread can draw from it, too.
 
         Where one can, initial weights come from a generator of the training's own. So does all else, which takes
-        longer, if numbers are drawn while it trains, as by dropout. (On a GPU, other threads are not looked for.)
+        longer, if numbers are drawn while it trains, as by dropout; the global one is then set back, as agents draw
+        from it. (On a GPU, other threads are not looked for.)
         """
         if self.device.type == "cuda" or is_only_thread():
             with seeded(job.seed, self.device):
                 return self._train(job, begin_with)
+        before = torch.get_rng_state()
         try:
             return self._train(job, begin_with, among_threads=True)
         except Drawn:
+            torch.set_rng_state(before)
             with OwnGenerator(job.seed):
                 return self._train(job, begin_with)
 

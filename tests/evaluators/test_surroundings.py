@@ -116,6 +116,19 @@ def test_settings_are_as_before_at_the_end(name):
         assert torch.equal(torch.get_rng_state(), drawn)
 
 
+def test_the_global_generator_is_as_before_beside_another_thread(expected):
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        before = torch.get_rng_state()
+        assert measured() == expected
+        assert torch.equal(torch.get_rng_state(), before)
+    finally:
+        over.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("concurrency", [0, 1, 2])
 def test_processes(concurrency, expected):
     assert measured(concurrency) == expected
