@@ -371,7 +371,7 @@ def compare_by_command(folder: Path, seeds: int) -> Path:
         "seeds": str(seeds),
         "budget.evaluations": "40",
         "workers": "0",
-        "output": str(folder),
+        "run_dir": str(folder),
     }
     given = [word for name, value in options.items() for word in (f"--{name}", value)]
     with contextlib.redirect_stdout(io.StringIO()):
