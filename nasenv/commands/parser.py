@@ -133,6 +133,9 @@ _REWRITTEN = {  # message of jsonargparse -> plainer message
     r"Unable to load config '(.+?)' - Unable to load config .*": r"expected options by name, {name: value}, got \1",
     r"Unexpected config: ?(.*)": r"config file: expected lines of `option: value`, got \1",
     r"\bNoneType\b": "null",
+    r"expected one of (int|float), null, got": r"expected \1 or null, got",
+    r"expected int\b": "expected an integer",
+    r"expected float\b": "expected a number",
 }
 
 

@@ -108,9 +108,14 @@ def _separated(summary: Summary) -> Iterator[str]:
 
 
 def _difference(summary: Summary, pair: Pair) -> str:
-    """Return the difference of a pair as text, with the criterion where it is not the one of the problem."""
+    """Return the difference of a pair as text, with the criterion where it is not the one of the problem.
+
+    Where only the worse one has runs that did not meet the best, the mean is a lower bound: these runs ended before.
+    """
     of = " of the area" if pair.by == "area" else ""
-    return f"{summary.display(pair.by).difference(pair.difference)}{of}"
+    met = {s.agent: s.success.rate.value == 1.0 for s in summary.standings if s.success is not None}
+    is_bound = pair.by == "evaluations_to_best" and met[pair.better] and not met[pair.worse]
+    return f"{'at least ' * is_bound}{summary.display(pair.by).difference(pair.difference)}{of}"
 
 
 def _open(summary: Summary) -> Iterator[str]:

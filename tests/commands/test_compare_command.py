@@ -267,7 +267,7 @@ def test_an_agent_that_is_wrong_is_named_and_the_report_is_there(folder, capsys)
             ["--agents.p", "PPO", "--agents.p.learning_rat", "1e-3"],
             "unknown option learning_rat; nearest: learning_rate",
         ),
-        (["--agents.p", "PPO", "--agents.p.learning_rate", "x"], "learning_rate: expected float, got x"),
+        (["--agents.p", "PPO", "--agents.p.learning_rate", "x"], "learning_rate: expected a number, got x"),
         (["--agents.p", "PPO", "--agents.p.learning_rate", "-1"], "learning_rate.*-1"),
         (["--agents.p", "PPO", "--agents.p", "A2C"], "--agents.p is given twice"),
         (["--agents.p=PPO", "--agents.p=PPO"], "--agents.p is given twice"),
@@ -284,7 +284,7 @@ def test_an_agent_that_is_wrong_is_named_and_the_report_is_there(folder, capsys)
         (["--space", "NASBench201", *TABLE[2:]], "bits.csv.*2"),
         ([*TABLE, "--evaluator.val_column", "val_acc"], "val_acc"),
         ([*TABLE, "--seeds", "0"], "seeds must be an integer of 1 or more, got 0"),
-        ([*TABLE, "--seeds", "two"], "seeds: expected int, got two"),
+        ([*TABLE, "--seeds", "two"], "seeds: expected an integer, got two"),
         ([*TABLE, "--first_seed", "-1"], "first_seed must be an integer of 0 or more"),
         ([*TABLE, "--workers", "-1"], "workers must be an integer of 0 or more"),
         (

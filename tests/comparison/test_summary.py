@@ -178,7 +178,7 @@ def test_agents_of_which_no_run_met_the_best_are_told_apart_by_the_area():
     assert (pair.worse, pair.separated, pair.by) == ("b", True, "area")
     assert pair.difference == pytest.approx(0.5)  # of a range from 0.5 to 0.9
     assert said(summary, "c is better than b (by 0.5 of the area).")
-    assert said(summary, "a is better than c (by 91.5 evaluations) and b (by 92 evaluations).")
+    assert said(summary, "a is better than c (by at least 91.5 evaluations) and b (by at least 92 evaluations).")
 
 
 @pytest.mark.parametrize(("optimum", "met"), [(None, [5, 5, 5, 5]), (0.9, [5, None, None, None])])

@@ -230,7 +230,7 @@ def test_bombs_are_refused_within_a_bound_of_memory(tmp_path):
         ("[" * 50_000, "nested too deeply"),
         ("seed: 1\n" + "x" * 10_000_000, "10,000,008 bytes"),
         ("seed: " + "1" * 10_000, "limit"),
-        ("seed: 2001-99-99", "expected int"),
+        ("seed: 2001-99-99", "expected an integer"),
         ("seed: \x1b[2J", "unacceptable character"),
         ("seed: 1\nseed: 2", "given twice"),
         ('agent: {class_path: "\\e[2J.x"}', r"\x1b[2J"),
