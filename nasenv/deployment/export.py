@@ -56,6 +56,8 @@ class LoadedModel:
         encoding: conversion between the user's units and the model's.
         resize: how the pictures that it was trained on came to their size, see `nasenv.Data`; None if they had it.
         values: the least and the largest number among them, in the user's units; None if that was not saved.
+        source: the source of the data that it was trained on, see `nasenv.Data`; None if it was none, or not saved.
+        test_samples: number of the test samples in it.
 
     Raises:
         InputError: an encoding of another task.
@@ -67,6 +69,8 @@ class LoadedModel:
     encoding: Encoding
     resize: Resize | None = None
     values: tuple[float, float] | None = None
+    source: str | None = None
+    test_samples: int = 0
 
     def __post_init__(self) -> None:
         self.encoding.check_fits(self.task)
@@ -112,7 +116,13 @@ def save_model(
         "text": space.to_text(architecture),
         "task": space.task.to_json(),
         "encoding": {**dataset.encoding.to_json(), "note": _ENCODING_NOTE},
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "values": dataset.values},
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "values": dataset.values,
+            "source": dataset.source and dataset.source.source,
+            "test_samples": len(dataset.test),
+        },
         "resize": dataset.source.resize if dataset.source is not None and dataset.source.size is not None else None,
         "probe": _probe(model, space.task.shape).tolist(),
     }
@@ -152,7 +162,8 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
         if resize not in (None, *get_args(Resize)):
             raise InputError(f"resize is {resize!r}, expected null, {', '.join(get_args(Resize))}")
         network = _built(made, architecture)
-        exported = LoadedModel(network, made, architecture, encoding, resize, (lowest, highest))
+        source, tested = description["dataset"].get("source"), int(description["dataset"].get("test_samples", 0))
+        exported = LoadedModel(network, made, architecture, encoding, resize, (lowest, highest), source, tested)
         expected = torch.tensor(description["probe"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
