@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import Tensor
 
 from nasenv.data.dataset import load_images
 from nasenv.data.pictures import Resize
@@ -20,6 +21,7 @@ from nasenv.deployment.export import LoadedModel, load_model
 from nasenv.deployment.export import predict as predictions
 from nasenv.errors import InputError, counted, printable
 from nasenv.files import user_path
+from nasenv.results.result import RESULT
 from nasenv.spaces.space import SearchSpace
 from nasenv.task import shown_score
 
@@ -55,7 +57,10 @@ def predict(
     raw, labels, files, summary = load_images(images, how)
     predicted = predictions(model, raw)
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    console.print(f"{summary}\n{_trained_on(model)}", soft_wrap=True)
+    console.print("\n".join((summary, _trained_on(model), *_changed(model, raw))), soft_wrap=True)
+    if images == model.source and len(raw) > model.test_samples:
+        result = f"; its test {model.task.metric} is in {folder / RESULT}"
+        console.print(f"these include what the network was trained on{result}", soft_wrap=True)
     named = files or range(len(predicted))
     best, names = predicted.argmax(axis=1), np.array(model.class_names)
     if model.task.kind == "regression":
@@ -73,6 +78,8 @@ def predict(
         return
     except OSError as error:
         raise InputError(f"output {output} cannot be written: {error.strerror}") from error
+    if output:
+        console.print(f"{counted(len(predicted), 'prediction')} written to {output}", soft_wrap=True)
     if labels is not None and model.task.kind == "classification":
         console.print(_accuracy(names, best, labels), soft_wrap=True)
 
@@ -86,6 +93,16 @@ def _trained_on(model: LoadedModel) -> str:
     inputs = model.task.inputs.described(2).removeprefix("2 ") if model.task.inputs else "inputs"
     values = f", values {range_text(model.values)}" if model.values else ""
     return f"the network was trained on {inputs}{values}"
+
+
+def _changed(model: LoadedModel, raw: Tensor) -> Iterator[str]:
+    """Yield in words which channels are constant in training, and not what they were there in new images."""
+    for number, (values, mean, std) in enumerate(
+        zip(raw.transpose(0, 1), model.encoding.mean, model.encoding.std, strict=False), start=1
+    ):
+        if std == 1.0 and (values != mean).any():  # as the encoding has it of a constant
+            was = range_text((mean, mean)).partition(" to ")[0]
+            yield f"channel {number} was always {was} in training, and is not here: the predictions may be wrong"
 
 
 def _accuracy(names: NDArray[Any], best: NDArray[np.int64], labels: Sequence[str]) -> str:

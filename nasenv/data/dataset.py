@@ -18,7 +18,7 @@ from nasenv.configuration import flag, integer, number, one_of
 from nasenv.data.arrays import raw_arrays, read_digits, read_mnist5k, read_npz
 from nasenv.data.folder import list_folder, read_folder
 from nasenv.data.hub import read_hub
-from nasenv.data.pictures import Preprocessing, Resize, Size
+from nasenv.data.pictures import Preprocessing, Resize, Size, is_picture_name
 from nasenv.data.source import SMALLEST, Labels, RawData, Samples, listed
 from nasenv.data.split import Split, check_counts, stratified
 from nasenv.data.summary import classes_text, loaded_text, split_text
@@ -304,6 +304,8 @@ def _stamp(source: str) -> Stamp:
 def _read(source: str, labelled: bool, how: Preprocessing) -> RawData:
     kind, colon, place = source.partition(":")
     if source not in _NAMED and not (colon and kind in _PLACES):
+        if not colon and ("/" in source or is_picture_name(source)) and not user_path(source).exists():
+            raise InputError(f"{source}: no such file{'' if is_picture_name(source) else ' or folder'}")
         known = nearest(source, [*_NAMED, *(f"{kind}:" for kind in _PLACES)])
         meant = f"folder:{source}" if user_path(source).is_dir() else known
         meant = f"npz:{source}" if source.endswith(".npz") else meant

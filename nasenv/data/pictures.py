@@ -49,7 +49,8 @@ class Preprocessing:
     Args:
         size: height and width of all of them; None for their own, which must then be one.
         resize: how others come to that size, see `nasenv.Data`; None if they may not.
-        channels: 1 (grey), 3 (colour) or 4 (with alpha); None for as many as the picture that has most.
+        channels: 1 (grey), 3 (colour) or 4 (with alpha); None for as many as the picture that has most; an alpha that
+            is opaque everywhere does not count.
         skip_unreadable: whether pictures that cannot be read are left out; they are refused otherwise.
         prefix: what stands before the names of options in messages.
     """
@@ -69,7 +70,7 @@ class Picture:
         name: its file relative to its folder, or its row in a table.
         content: returns its file, or its bytes.
         size: height and width, as EXIF turns it; (0, 0) where it cannot be read.
-        channels: 1 (grey), 3 (colour) or 4 (colour with alpha).
+        channels: 1 (grey), 3 (colour) or 4 (with alpha, which may prove opaque).
         dtype: uint8, or of grey ones uint16, int32 or float32.
         reduced: whether Pillow reads its colours of 16 bits as 8 bits.
         fault: why it cannot be read; empty if it can, as far as its header says.
@@ -176,8 +177,11 @@ class _Target:
     dtype: DTypeLike
     resize: Resize
 
-    def array(self, picture: Picture, most: int) -> NDArray[Any]:
-        """Return a picture as (h, w, c); raise if it cannot be decoded within ``most`` bytes of memory."""
+    def array(self, picture: Picture, most: int) -> tuple[NDArray[Any], int]:
+        """Return a picture as (h, w, c), and its own channels, without an alpha that is opaque everywhere.
+
+        Raise an exception if it cannot be decoded within ``most`` bytes of memory.
+        """
         from PIL import ImageOps
 
         if picture.fault:
@@ -193,9 +197,12 @@ class _Target:
             upright = ImageOps.exif_transpose(opened)
             if picture.size == self.size != upright.size[::-1]:
                 raise ValueError(f"it is of {_by(upright.size[::-1])}, and its header says {_by(picture.size)}")
+            channels = picture.channels
+            if channels == 4 and upright.convert("RGBA").getextrema()[3] == (255, 255):
+                channels = 1 if upright.mode == "LA" else 3
             fitted = self._fitted(self._coloured(upright, np.dtype(picture.dtype)))
         array = np.asarray(fitted).astype(self.dtype, copy=False).reshape(*self.size, -1)
-        return array.repeat(self.channels, axis=2) if array.shape[2] < self.channels else array
+        return (array.repeat(self.channels, axis=2) if array.shape[2] < self.channels else array), channels
 
     def _coloured(self, picture: Any, dtype: np.dtype[Any]) -> Any:
         if dtype != np.uint8:  # of 16 bits, in any order of bytes
@@ -220,24 +227,27 @@ def _decode(
     good = [picture for picture in pictures if not picture.fault]
     faults = [picture for picture in pictures if picture.fault]
     if not good:
-        raise InputError(f"{place}: {_unreadable(faults, len(pictures))}")
+        raise _refusal(place, "", faults, len(pictures), how)
     target, problem = _target(place, good, how)
     if problem and sum(height * width for height, width in (p.size for p in good)) > _QUICK:
         raise _refusal(place, problem, faults, len(pictures), how)
     spare = _spare_memory(place, len(good), target, how)
     images, kept, faults = np.empty((len(good), *target.size, target.channels), target.dtype), list[int](), []
+    read: list[Picture] = []
     for number, picture in enumerate(timed(f"{place}: pictures read", pictures)):
         try:
-            images[len(kept)] = target.array(picture, spare)
+            images[len(kept)], channels = target.array(picture, spare)
             kept.append(number)
+            read.append(replace(picture, channels=channels))
         except Exception as error:  # decoders raise all sorts
             faults.append(replace(picture, fault=reason(error)))
     if problem or not kept or (faults and not how.skip_unreadable):
         raise _refusal(place, problem, faults, len(pictures), how)
-    done = _notes([pictures[n] for n in kept], faults, target)
+    target = replace(target, channels=how.channels or max(picture.channels for picture in read))
+    done = _notes(read, faults, target)
     if how.size is None and target.size[0] * target.size[1] > _LARGE:
         done = (*done, f"pictures of this size train slowly; {how.prefix}size {_PROPOSED} would make them smaller")
-    return images[: len(kept)].transpose(0, 3, 1, 2), kept, done
+    return images[: len(kept), ..., : target.channels].transpose(0, 3, 1, 2), kept, done
 
 
 def _target(place: str, pictures: Sequence[Picture], how: Preprocessing) -> tuple[_Target, str]:
@@ -274,6 +284,8 @@ def _target(place: str, pictures: Sequence[Picture], how: Preprocessing) -> tupl
 
 
 def _refusal(place: str, problem: str, faults: Sequence[Picture], n: int, how: Preprocessing) -> InputError:
+    if not problem and [picture.name for picture in faults] == [place]:  # one file alone
+        return InputError(f"{place} cannot be read: {faults[0].fault}")
     parts = [problem] if problem else []
     if faults and (not how.skip_unreadable or not problem):
         skip = f"; to leave them out, add {how.prefix}skip_unreadable true" if len(faults) < n else ""
@@ -305,9 +317,11 @@ def _notes(pictures: Sequence[Picture], faults: Sequence[Picture], target: _Targ
     if other := [picture.size for picture in pictures if picture.size != target.size]:
         sizes = sorted(set(other), key=lambda size: (size[0] * size[1], size))
         notes.append(f"resized ({target.resize}): {counted(len(other), 'picture')} of {_span(sizes)}")
-    kinds = Counter(p.channels for p in pictures if p.channels != target.channels)
-    wanted = COLOURS[target.channels]
-    notes += [f"read as {wanted}: {counted(n, f'{COLOURS[c]} picture')}" for c, n in sorted(kinds.items())]
+    kinds = sorted(Counter(p.channels for p in pictures if p.channels != target.channels).items())
+    if kinds:
+        each = " and ".join(counted(n, f"{COLOURS[channels]} picture") for channels, n in kinds)
+        lost = ", whose transparency is dropped" if kinds[-1][0] == 4 else ""
+        notes.append(f"read as {COLOURS[target.channels]}: {each}{lost}")
     if reduced := sum(picture.reduced for picture in pictures):
         notes.append(f"read with 8 bits a colour: {counted(reduced, 'picture')} of 16")
     return tuple(notes)

@@ -16,7 +16,7 @@ Labels: TypeAlias = NDArray[Any]  # (n,) integers, booleans or strings
 
 CHANNELS = (1, 3, 4)
 SMALLEST = 4  # pixels, height and width
-_NOT_YET = "nasenv reads pictures only, not yet these; numbers can be used by Dataset.of_numbers"
+_NOT_YET = "nasenv reads pictures only; for a regression on rows of numbers see Dataset.of_numbers"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import logging
+import math
 import pkgutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -55,6 +56,8 @@ class LoadedModel:
         encoding: conversion between the user's units and the model's.
         resize: how the pictures that it was trained on came to their size, see `nasenv.Data`; None if they had it.
         values: the least and the largest number among them, in the user's units; None if that was not saved.
+        source: the source of the data that it was trained on, see `nasenv.Data`; None if it was none, or not saved.
+        test_samples: number of the test samples in it.
 
     Raises:
         InputError: an encoding of another task.
@@ -66,6 +69,8 @@ class LoadedModel:
     encoding: Encoding
     resize: Resize | None = None
     values: tuple[float, float] | None = None
+    source: str | None = None
+    test_samples: int = 0
 
     def __post_init__(self) -> None:
         self.encoding.check_fits(self.task)
@@ -111,7 +116,13 @@ def save_model(
         "text": space.to_text(architecture),
         "task": space.task.to_json(),
         "encoding": {**dataset.encoding.to_json(), "note": _ENCODING_NOTE},
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "values": dataset.values},
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "values": dataset.values,
+            "source": dataset.source and dataset.source.source,
+            "test_samples": len(dataset.test),
+        },
         "resize": dataset.source.resize if dataset.source is not None and dataset.source.size is not None else None,
         "probe": _probe(model, space.task.shape).tolist(),
     }
@@ -144,14 +155,15 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
         if (saved.inputs, saved.outputs, saved.kind) != (task.inputs, task.outputs, task.kind):
             raise InputError(f"the model was saved for {saved}, the space is for {task}")
         if type(made).__module__.startswith(f"{nasenv.spaces.__name__}."):
-            _check_size(made, architecture, weights)
+            _check_size(made, architecture, weights)  # before memory is taken
         encoding = Encoding.from_json(description["encoding"])
         lowest, highest = map(float, description["dataset"]["values"])
         resize = description["resize"]
         if resize not in (None, *get_args(Resize)):
             raise InputError(f"resize is {resize!r}, expected null, {', '.join(get_args(Resize))}")
         network = _built(made, architecture)
-        exported = LoadedModel(network, made, architecture, encoding, resize, (lowest, highest))
+        source, tested = description["dataset"].get("source"), int(description["dataset"].get("test_samples", 0))
+        exported = LoadedModel(network, made, architecture, encoding, resize, (lowest, highest), source, tested)
         expected = torch.tensor(description["probe"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -159,7 +171,11 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
         raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
     _check_same(weights, exported.model)
     exported.model.load_state_dict(load_file(weights))
-    found = _probe(exported.model, exported.task.shape)
+    try:
+        with _small_layers(exported.model):
+            found = _probe(exported.model, exported.task.shape)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise InputError(
             f"{path}: {type(made).__name__} now builds a network that answers otherwise than the one that was saved; "
@@ -308,15 +324,34 @@ def _check_plain(value: Any, most: int) -> None:
 
 
 def _check_size(space: SearchSpace, architecture: Architecture, weights: Path) -> None:
-    """Raise InputError unless the network fits the weights and the memory, before that is allocated."""
+    """Raise InputError unless the network fits the weights, and its inputs the memory, before that is allocated."""
+    _check_memory(2 * math.prod(space.task.shape))
     with torch.device("meta"):
-        model = _built(space, architecture)
-        _check_same(weights, model)
-        sizes = [0]
-        for module in model.modules():
-            module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
-        model(torch.zeros(2, *space.task.shape))
-    if (needed := 4 * max(sizes)) > spare_memory() // 4:
+        _check_same(weights, _built(space, architecture))
+
+
+@contextmanager
+def _small_layers(model: nn.Module) -> Iterator[None]:
+    """Raise InputError in the context before a layer takes too much memory; strides, which make it less, do not count.
+
+    To run the network on the meta device would say it sooner, and import torch's compiler, which takes seconds.
+    """
+
+    def check(layer: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+        wider = layer.weight.shape[0] / (layer.weight.shape[1] * getattr(layer, "groups", 1))
+        _check_memory(int(sum(x.numel() for x in inputs) * wider))
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_pre_hook(check) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_memory(numbers: int) -> None:
+    if (needed := 4 * numbers) > spare_memory() // 4:
         raise InputError(f"the network takes layers of {in_megabytes(needed)} for two inputs, a quarter of free memory")
 
 

@@ -208,3 +208,58 @@ def test_options_of_a_file_are_those_of_the_command_line(here):
     assert main(["train", "--config", "c.yaml", "--run_dir", "run", *TINY]) == 0
     assert load_model(here / "run/model").task.shape == (3, 8, 6)
     assert load_model(here / "run/model").resize == "pad"
+
+
+def test_a_file_that_is_missing_or_unreadable_is_named_once(here, capsys):
+    lay(here / "photos", {"cat/": 6, "dog/": 6})
+    saved(here / "run", Data("folder:photos").load())
+    lay(here / "new", {"bad.jpg": b"x"})
+    for name, said in {
+        "new/zzz.jpg": "new/zzz.jpg: no such file",
+        "zzz.jpg": "zzz.jpg: no such file",
+        "zzz/new": "zzz/new: no such file or folder",
+        "new/bad.jpg": "new/bad.jpg cannot be read: it is no picture of a known format",
+    }.items():
+        assert refusal(capsys, ["predict", "run", name]) == f"nasenv predict: error: {said}"
+    assert "no such file" in refusal(capsys, ["train", "--data", "new/zzz", "--run_dir", "other"])
+    assert "did you mean" in refusal(capsys, ["predict", "run", "foldr:photos/x"])
+
+
+def test_the_training_data_are_told_from_others_and_the_output_is_named(here, capsys):
+    photos(here / "photos", size=(8, 8))
+    words = "these include what the network was trained on; its test accuracy is in run/result.json"
+    saved(here / "run", Data("folder:photos", size=8).load())
+    photos(here / "new", size=(8, 8))
+    assert main(["predict", "run", "folder:photos", "--output", "o.csv"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert words in said
+    assert "12 predictions written to o.csv" in said
+    assert main(["predict", "run", "folder:new"]) == 0
+    said = capsys.readouterr().err
+    assert words not in said
+    assert "written" not in said
+
+
+def test_test_pictures_of_the_training_data_are_no_training_data(here, capsys):
+    lay(here / "photos", {f"{split}/{name}/": 6 for split in ("train", "test") for name in ("cat", "dog")})
+    saved(here / "run", Data("folder:photos").load())
+    assert main(["predict", "run", "folder:photos"]) == 0
+    assert "trained on;" not in capsys.readouterr().err
+
+
+def test_transparency_and_channels_that_training_did_not_have_are_said(here, capsys):
+    photos(here / "photos", size=(8, 8))
+    saved(here / "run", Data("folder:photos", size=8).load())
+    lay(here, {"opaque.png": encoded(mode="RGBA"), "clear.png": encoded(mode="RGBA", alpha=9)})
+    for name, said in {"opaque.png": False, "clear.png": True}.items():
+        assert main(["predict", "run", name]) == 0
+        words = "read as colour: 1 RGBA picture, whose transparency is dropped"
+        assert (words in capsys.readouterr().err) == said
+    x = np.full((12, 4, 8, 8), 255, dtype=np.uint8)
+    x[:, :3] = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8))
+    np.savez("old.npz", x=x, y=[0, 1] * 6)
+    saved(here / "four", Data("npz:old.npz").load())
+    words = "channel 4 was always 255 in training, and is not here: the predictions may be wrong"
+    for name, said in {"opaque.png": False, "clear.png": True}.items():
+        assert main(["predict", "four", name]) == 0
+        assert (words in capsys.readouterr().err) == said

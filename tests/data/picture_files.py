@@ -8,10 +8,13 @@ import numpy as np
 from PIL import Image
 
 
-def encoded(kind="PNG", mode="L", size=(8, 8), seed=0, **options) -> bytes:
+def encoded(kind="PNG", mode="L", size=(8, 8), seed=0, alpha=255, **options) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)
+    picture = Image.fromarray(pixels).convert(mode)
+    if alpha < 255:
+        picture.putalpha(alpha)
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 

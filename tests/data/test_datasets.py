@@ -156,15 +156,15 @@ BROKEN = np.where(np.arange(30)[:, None, None] == 17, np.nan, GOOD["x"].astype(f
         ({**GOOD, "x": GOOD["x"][:, :3, :3]}, r"at least 4x4, got shape \(30, 3, 3\)$"),
         (
             {**GOOD, "x": GOOD["x"].reshape(30, 64)},
-            r"got shape \(30, 64\): 30 rows of 64 features; nasenv reads pictures only, not yet",
+            r"got shape \(30, 64\): 30 rows of 64 features; nasenv reads pictures only; for a regression",
         ),
         (
             {**GOOD, "x": GOOD["x"].reshape(30, 2, 32)},
-            r"\(30, 2, 32\): 30 series of 2 channels and length 32; .*not yet",
+            r"\(30, 2, 32\): 30 series of 2 channels and length 32; .*Dataset.of_numbers",
         ),
         (
             {**GOOD, "x": GOOD["x"].reshape(30, 64, 1)},
-            r"\(30, 64, 1\): 30 series of 1 channel and length 64; .*not yet",
+            r"\(30, 64, 1\): 30 series of 1 channel and length 64; .*Dataset.of_numbers",
         ),
         ({**GOOD, "x": np.float64(3)}, r"got shape \(\)"),
         ({**GOOD, "x": np.zeros((30, 4, 8, 4))}, "can be read as"),

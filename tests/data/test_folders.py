@@ -158,9 +158,9 @@ READ = {  # name -> (folder, options, words of the summary)
         ["cat 8+2+4", "colour pictures of 8x8", "read as colour: 27 grey pictures"],
     ),
     "one with alpha": (
-        TWO | {"cat/x.png": encoded(mode="RGBA")},
+        TWO | {"cat/x.png": encoded(mode="RGBA", alpha=9), "dog/x.png": encoded(mode="RGB")},
         {},
-        ["13 RGBA pictures of 8x8", "read as RGBA: 12 grey"],
+        ["14 RGBA pictures of 8x8", "read as RGBA: 12 grey pictures and 1 colour picture"],
     ),
     "16 bits, two orders of bytes": (
         {f"{c}/{i}.tif": tiff("<>"[i % 2]) for c in ("cat", "dog") for i in range(6)},

@@ -26,11 +26,31 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-@pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("I;16", 1), ("RGB", 3), ("P", 3), ("LA", 4)])
+@pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("I;16", 1), ("RGB", 3), ("P", 3), ("LA", 1)])
 def test_a_folder_of_pictures_has_its_channels_and_classes(place: Path, mode: str, channels: int):
     data = Data(f"folder:{squares(place, mode=mode)}").load()
     assert data.task == Task(Images((channels, 8, 6)), outputs=2)
     assert data.encoding.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("mode", "plain"), [("RGBA", "RGB"), ("LA", "L")])
+@pytest.mark.parametrize("size", [None, 6])
+def test_an_alpha_that_is_opaque_in_all_pictures_is_dropped(tmp_path: Path, mode: str, plain: str, size: int | None):
+    found, expected = (
+        Data(f"folder:{squares(tmp_path / kind, mode=kind)}", size=size, resize="pad").load() for kind in (mode, plain)
+    )
+    assert found.fingerprint == expected.fingerprint
+    assert "read as" not in found.summary()
+
+
+def test_one_pixel_that_is_not_opaque_makes_all_pictures_rgba(tmp_path: Path):
+    squares(tmp_path, mode="RGBA")
+    picture = Image.open(tmp_path / "cat/0.png")
+    picture.putpixel((1, 1), (0, 0, 0, 254))
+    picture.save(tmp_path / "cat/0.png")
+    data = Data(f"folder:{tmp_path}").load()
+    assert data.task.shape == (4, 8, 6)
+    assert "read as RGBA: 11 colour pictures" in data.summary()
 
 
 def test_the_pixels_of_a_folder_are_those_of_its_files(place: Path):

@@ -1,6 +1,8 @@
 """Saved models: what comes back answers as what was saved, and what does not fit is refused."""
 
 import json
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -242,3 +244,10 @@ def test_weights_of_another_network_are_refused(copied, trained, digits, tmp_pat
 def test_images_of_another_shape_are_refused(saved, shape):
     with pytest.raises(InputError, match=r"images of \(n, 1, 8, 8\), got"):
         predict(load_model(saved), torch.zeros(shape))
+
+
+def test_loading_a_model_and_using_it_does_not_import_the_compiler_of_torch(saved):
+    """Its import takes longer than that of the rest of torch."""
+    code = f"import sys; from nasenv.commands.cli import main; main(['predict', {str(saved.parent)!r}, 'digits'])"
+    code += "; assert 'torch.nn' in sys.modules; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
