@@ -92,8 +92,7 @@ class Search:
             raise InputError("the evaluator was made for another space than the search's; make it with this one")
         self.space, self.agent, self.seed = space, agent, (seed := integer("seed", seed, least=0))
         self.budget, self.objective, self.timing = budget or Budget(), objective or Score(), Timing()
-        names = ("bookkeeping", EVALUATION, "logging")
-        self._bookkeeping, self._evaluation, self._logging = map(self.timing.part, names)
+        self._recording, self._evaluation, self._logging = map(self.timing.part, ("bookkeeping", EVALUATION, "logging"))
         self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.files: RunDirectory | None = None
@@ -152,7 +151,7 @@ class Search:
             SearchStopped: it was stopped, and is not over.
             AgentError: something that is not an architecture of the space was proposed, or another thread is served.
         """
-        with self._status.serving(), self._bookkeeping:
+        with self._status.serving(), self._recording:
             proposals = self._propose(architectures, fidelity)
             self._begin()
             payable = self.budget.payable(proposals, self.history)
