@@ -180,7 +180,8 @@ def test_each_step_of_a_run_is_said_where_there_is_no_terminal(tmp_path, capsys)
     assert sorted(steps, key=said.index) == steps
     assert "(the first of 3 seeds): " in said
     planned = re.search(r"each: (\d+) final trainings", said)
-    assert planned is not None and f"final trainings: {planned[1]} of {planned[1]} done" in said
+    assert planned is not None
+    assert f"final trainings: {planned[1]} of {planned[1]} done" in said
     assert re.search(r"final trainings: (\d+) of \1 done\ntest trainings: ", said)
 
 
