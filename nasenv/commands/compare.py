@@ -140,6 +140,7 @@ def compare(
         run = partial(comparison.run_on_ray, address=address) if on_ray else partial(comparison.run, workers=processes)
         _say_what_can_be_shown(comparison, rank_by, console)
         _run(comparison, partial(run, timeout_seconds=limit), console)
+        console.say("writing tables, figures and the report")
         summaries, figures = _conclude(comparison, rank_by, others, console)
         title = f"{counted(len(contenders), 'agent')}, {counted(len(numbers), 'seed')}: {', '.join(made)}"
         from nasenv.comparison.report import write_report

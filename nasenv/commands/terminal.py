@@ -100,16 +100,20 @@ class Bar(Progress):
         console: console to draw on.
         doing: name of the activity.
         total: length of the bar; None if it is not known.
-        lines: number of lines that are printed if there is no terminal.
+        lines: number of lines that are printed if there is no terminal, besides the first.
+        of: name of what the time is left of.
     """
 
-    def __init__(self, console: Console, doing: str, total: float | None, lines: int = _LINES) -> None:
+    def __init__(
+        self, console: Console, doing: str, total: float | None, lines: int = _LINES, of: str | None = None
+    ) -> None:
         columns = (TextColumn(doing), BarColumn(bar_width=None), TextColumn("{task.fields[count]}"))
         times = (TimeElapsedColumn(), TextColumn("elapsed{task.fields[left]}"))
-        self._total, self._lines, self._printed, self._text = total, lines, 0, ""
+        self._total, self._lines, self._printed, self._text = total, lines, -1, ""
+        self._of = f" of {of}" if of else ""
         super().__init__(*columns, *times, console=console, disable=not console.is_terminal)
         count = "" if total is None else f"0/{total:.0f}"
-        self._left = "" if total is None else ", -:--:-- left"
+        self._left = "" if total is None else f", -:--:-- left{self._of}"
         self._bar = self.add_task(doing, total=total, count=count, left=self._left)
         self._begun: tuple[float, float] | None = None  # when, and the share that was done by then
 
@@ -138,7 +142,7 @@ class Bar(Progress):
             share = done / self._total
         left = None if share is None else self._seconds_left(share, seconds)
         if left is not None:
-            self._left = f", {timedelta(seconds=math.ceil(left - _ROUNDING))} left"
+            self._left = f", {timedelta(seconds=math.ceil(left - _ROUNDING))} left{self._of}"
         count = f"{done:.0f}" if self._total is None else f"{done:.0f}/{self._total:.0f}"
         self.update(self._bar, completed=(self._total or 0) * (share or 0), count=count, left=self._left)
         every = max(1, (self._total or 100 * self._lines) // self._lines)
@@ -200,7 +204,7 @@ class SearchProgress(Bar):
 
     def __init__(self, console: Console, budget: Budget) -> None:
         self._budget, self._failed = budget, 0
-        super().__init__(console, "searching", budget.evaluations or budget.charged_seconds)
+        super().__init__(console, "searching", budget.evaluations or budget.charged_seconds, of="the search")
 
     def __call__(self, search: Search, outcome: Outcome) -> None:
         """Show the progress after an answer; a callback of the search."""
@@ -245,11 +249,15 @@ class FinalProgress(contextlib.ExitStack):
             if o.measurement.error is None
         }
 
-    def __call__(self, trials: Collection[Trial], measured: Mapping[Trial, Measurement]) -> None:
-        """Show the progress after a training; a callback of `conclude`."""
+    def expected(self, trials: Collection[Trial]) -> dict[Trial, float]:
+        """Return the seconds that each would take if it were as long as a training of the search."""
         seconds = [self._seconds.get(trial.architecture, 0.0) for trial in trials]
         usual = sum(seconds) / max(1, sum(map(bool, seconds))) or 1.0
-        expected = {trial: (s or usual) for trial, s in zip(trials, seconds, strict=True)}
+        return {trial: (s or usual) for trial, s in zip(trials, seconds, strict=True)}
+
+    def __call__(self, trials: Collection[Trial], measured: Mapping[Trial, Measurement]) -> None:
+        """Show the progress after a training; a callback of `conclude`."""
+        expected = self.expected(trials)
         share = math.fsum(expected[trial] for trial in measured) / math.fsum(expected.values())
         (purpose,) = {trial.purpose for trial in trials}
         doing = f"{'final' if purpose == 'confirm' else 'test'} trainings"

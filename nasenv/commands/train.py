@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ from nasenv.configuration import digest, import_path
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError, SearchStopped, counted
 from nasenv.evaluators.evaluator import Evaluator
+from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.files import read_whole, user_path, write_whole
 from nasenv.objectives import Objective
 from nasenv.records.journal import Journal
 from nasenv.records.run_directory import JOURNAL, TRIALS
 from nasenv.records.trials import TrialLog
-from nasenv.results.conclude import clear, conclude
+from nasenv.results.conclude import clear, conclude, final_trainings, most_trainings
 from nasenv.results.result import RESULT, Result, table
 from nasenv.results.verdict import verdict
 from nasenv.search.budget import Budget
@@ -189,6 +191,9 @@ def _chance(share: float, n: int, size: int | None) -> float:
 def run_and_conclude(search: Search, console: Terminal) -> Result:
     """Run a search, print its progress, and return its result; raise SearchStopped if it is stopped."""
     console.explain(coverage(search.space, search.budget))
+    if search.trials is not None:  # it trains
+        finals, tests = (f"{n:,}" for n in most_trainings(search.space, search.budget))
+        console.explain(f"After the search there are up to {finals} final trainings and {tests} test trainings.")
     search.on_wait = console.say
     for notice in search.files.notices if search.files is not None else ():
         console.say(f"note: {notice}")
@@ -204,13 +209,17 @@ def run_and_conclude(search: Search, console: Terminal) -> Result:
 
 
 def _run(search: Search, console: Terminal) -> Result:
-    if search.replayed:
+    resumed = bool(search.replayed)
+    if resumed:
         console.say(f"resuming from the journal of {search.run_dir}: {counted(search.replayed, 'evaluation')}")
-        search.callbacks.append(ReplayTime(console, search.replayed))
     with contextlib.ExitStack() as stack:
         if search.trials is not None:  # it trains
             stack.enter_context(waiting(console, "setting up workers"))
         search.prepare()
+    if resumed:
+        search.callbacks.append(ReplayTime(console, search.replayed))
+    if not console.is_terminal:
+        console.say(f"searching with {type(search.agent).__name__}")
     with SearchProgress(console, search.budget) as progress:
         search.callbacks.append(progress)
         search.run()
@@ -218,18 +227,34 @@ def _run(search: Search, console: Terminal) -> Result:
         raise SearchStopped(search.stopped)
     cached = f"; {counted(search.history.cached, 'score')} known from the cache" if search.history.cached else ""
     console.say(f"{search.ended} ({search.seconds:.0f} s{cached})")
-    _show_times(search, console)
+    _show_times(search, console, resumed)
     if not search.evaluator.trains:
         return conclude(search)
-    finalists, seeds = min(search.budget.finalists, len(search.history)), counted(search.budget.final_seeds, "seed")
-    best = "the best architecture" if finalists == 1 else f"the best {finalists:,} architectures"
-    console.explain(f"training {best}, and what they are compared with, for longer, with {seeds} each; then testing")
     with FinalProgress(console, search) as progress:
+        console.explain(_what_follows(search, progress))
         return conclude(search, progress)
 
 
-def _show_times(search: Search, console: Terminal) -> None:
-    """Print the parts of a search's time, the largest first, and why trainings on a GPU used no CUDA graph."""
+def _what_follows(search: Search, progress: FinalProgress) -> str:
+    """Return a text on the trainings after a search, with the time that those in the search let expect."""
+    evaluator, budget = search.evaluator, search.budget
+    trials, tests = final_trainings(search)
+    finalists, seeds = min(budget.finalists, len(search.history)), counted(budget.final_seeds, "seed")
+    best = "the best architecture" if finalists == 1 else f"the best {finalists:,} architectures"
+    time = ""
+    if isinstance(evaluator, TrainingEvaluator):
+        longer = evaluator.final_recipe.epochs / evaluator.recipe.epochs * (1 + tests / len(trials))
+        slower = sum(evaluator.worker_seconds.values()) / (search.history.train_seconds or math.inf)  # than processors
+        seconds = sum(progress.expected(trials).values()) * longer * max(1.0, slower) / evaluator.slots
+        time = f", about {timedelta(seconds=math.ceil(seconds))} in all"
+    return (
+        f"training {best}, and what they are compared with, for longer, with {seeds} each: "
+        f"{counted(len(trials), 'final training')}, then up to {counted(tests, 'test training')}{time}"
+    )
+
+
+def _show_times(search: Search, console: Terminal, resumed: bool) -> None:
+    """Print the parts of this start's time, the largest first, and why trainings on a GPU used no CUDA graph."""
     evaluator, spent = search.evaluator, search.where_time_went()
     whole = sum(spent.values()) or 1.0
     workers = f", up to {counted(evaluator.slots, 'training')} at a time" if evaluator.worker_seconds else ""
@@ -237,7 +262,8 @@ def _show_times(search: Search, console: Terminal) -> None:
     for part, seconds in spent.items():
         if seconds >= _SMALL * whole:
             shown.add_row(part, f"{seconds:.1f}", f"{100 * seconds / whole:.1f} %")
-    console.say(f"time of the search by part{workers}:")
+    since = "time since it was resumed" if resumed else "time of the search"
+    console.say(f"{since} by part{workers}, {whole:.0f} s in all:")
     console.print(shown)
     for reason, trainings in evaluator.eager.items():
         console.say(f"not captured as a CUDA graph: {counted(trainings, 'training')}: {reason}")
@@ -276,7 +302,9 @@ def _print_result(result: Result, folder: Path, console: Terminal) -> None:
     for sentence in verdict(result):
         console.explain(sentence)
     network = "the saved network" if (folder / "model").exists() else "the winner"
-    console.say(f"test {result.metric} of {network}: {shown_score(result.test_score, result.metric)}")
+    tested = len(result.winner.test_scores)
+    which = f" (the first of {tested} seeds)" if tested > 1 else ""
+    console.say(f"test {result.metric} of {network}{which}: {shown_score(result.test_score, result.metric)}")
     known = ("model", "architecture.png", RESULT, JOURNAL)
     left = [f"{name}/" if (folder / name).is_dir() else name for name in known if (folder / name).exists()]
     console.say(f"files in {folder}: {', '.join(left)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,9 @@ from nasenv.files import write_whole
 from nasenv.objectives import Rewards, is_score
 from nasenv.records.trials import OnMeasured, ignore, measure_trials
 from nasenv.results.result import EARLY, REFERENCE, RESULT, SEARCHED, WINNER, Contender, Result, mean, table
+from nasenv.search.budget import Budget
 from nasenv.search.search import Search
+from nasenv.spaces.space import SearchSpace
 from nasenv.training.trainer import read_weights
 from nasenv.trial import Architecture, Measurement, Purpose, Trial
 
@@ -56,7 +59,7 @@ def _conclude(search: Search, on_measured: OnMeasured) -> Result:
     if search.stopped is not None:
         raise SearchStopped(search.stopped)
     finalists, baselines = _finalists(search), _baselines(search)
-    architectures = list(dict.fromkeys([*finalists, *baselines.values()]))
+    architectures = _confirmed(finalists, baselines)
     confirmed = _measured(search, "confirm", architectures, None, on_measured)
     if all(m.error is not None for a in finalists for m in confirmed[a].values()):
         error = next(iter(confirmed[finalists[0]].values())).error
@@ -89,6 +92,24 @@ def _conclude(search: Search, on_measured: OnMeasured) -> Result:
     )
     _write(search, result, _network(search, networks[0][0]), confirmed[ranked[0]].values())
     return result
+
+
+def final_trainings(search: Search) -> tuple[list[Trial], int]:
+    """Return the trainings from which `conclude` chooses the winner of a finished search, and the most that test."""
+    finalists, baselines, seeds = _finalists(search), _baselines(search), range(search.budget.final_seeds)
+    trials = [Trial(a, 1.0, "confirm", seed) for a in _confirmed(finalists, baselines) for seed in seeds]
+    return trials, min(len(trials), (1 + len(baselines)) * len(seeds))
+
+
+def most_trainings(space: SearchSpace, budget: Budget) -> tuple[int, int]:
+    """Return how many trainings there are at most after a search to choose the winner, and to test."""
+    limit = math.inf if budget.evaluations is None else budget.evaluations
+    compared = (space.reference() is not None) + (limit > _EARLY)
+    return int(min(budget.finalists, limit) + compared) * budget.final_seeds, (1 + compared) * budget.final_seeds
+
+
+def _confirmed(finalists: Sequence[Architecture], baselines: Mapping[str, Architecture]) -> list[Architecture]:
+    return list(dict.fromkeys([*finalists, *baselines.values()]))
 
 
 def _contender(

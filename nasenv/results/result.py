@@ -20,10 +20,8 @@ RESULT = "result.json"
 WINNER, SEARCHED, REFERENCE, EARLY = "winner", "best of the search", "hand-made reference", "best of the first "
 """The roles of contenders; after the last stands the number of evaluations."""
 _LONGEST = 1 << 26  # bytes
-_SEQUENCES = (
-    *("architecture", "validation_scores", "test_scores", "seeds", "test_seeds"),
-    *("validation_rewards", "test_rewards"),
-)
+_SEQUENCES = ("architecture", "validation_scores", "test_scores", "seeds", "test_seeds")
+_REWARDS = ("validation_rewards", "test_rewards")  # left out of the file where rewards are the scores
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, whole or not at all: the file marks the run as finished."""
-        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
+        write_whole(path, json.dumps(asdict(self, dict_factory=_without_empty_rewards), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -129,7 +127,12 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def _contender(values: Mapping[str, Any]) -> Contender:
-    return Contender(**{**values, **{name: tuple(values[name]) for name in _SEQUENCES}})
+    sequences = (*_SEQUENCES, *(name for name in _REWARDS if name in values))
+    return Contender(**{**values, **{name: tuple(values[name]) for name in sequences}})
+
+
+def _without_empty_rewards(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if value or name not in _REWARDS}
 
 
 def mean(scores: Sequence[float]) -> float:

@@ -92,8 +92,7 @@ class Search:
             raise InputError("the evaluator was made for another space than the search's; make it with this one")
         self.space, self.agent, self.seed = space, agent, (seed := integer("seed", seed, least=0))
         self.budget, self.objective, self.timing = budget or Budget(), objective or Score(), Timing()
-        self._bookkeeping, self._evaluation = self.timing.part("bookkeeping"), self.timing.part(EVALUATION)
-        self._logging = self.timing.part("logging")
+        self._recording, self._evaluation, self._logging = map(self.timing.part, ("bookkeeping", EVALUATION, "logging"))
         self.on_wait: Callable[[str], None] | None = None
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.files: RunDirectory | None = None
@@ -152,7 +151,7 @@ class Search:
             SearchStopped: it was stopped, and is not over.
             AgentError: something that is not an architecture of the space was proposed, or another thread is served.
         """
-        with self._status.serving(), self._bookkeeping:
+        with self._status.serving(), self._recording:
             proposals = self._propose(architectures, fidelity)
             self._begin()
             payable = self.budget.payable(proposals, self.history)
@@ -251,6 +250,9 @@ class Search:
             self.close()
             self._begin_anew()
         self._has_run = True
+        if self.files is not None:
+            import nasenv.plots  # noqa: F401, matplotlib is imported while workers start, not in the time of logging
+        self._since = self._since or (None if self.replayed else time.monotonic())
         with self._status.running():
             if self._is_concluding:
                 for architecture, fidelity, by in self._replay.proposals() if self._replay is not None else ():
@@ -308,7 +310,7 @@ class Search:
 
     @property
     def seconds(self) -> float:
-        """Return the wall time in seconds since the first proposal, summed over all starts."""
+        """Return the wall time in seconds since `run` or the first proposal, replays apart, over all starts."""
         earlier = 0.0 if self._replay is None else self._replay.seconds
         return earlier if self._since is None else earlier + time.monotonic() - self._since
 
@@ -317,7 +319,7 @@ class Search:
         self._evaluator.start()
 
     def where_time_went(self) -> dict[str, float]:
-        """Return the seconds of this start by part, the largest first; workers' seconds are divided by their number."""
+        """Return this start's seconds by part, replays too, the largest first; workers' are divided by their number."""
         return where_it_went(self.timing.seconds, self._evaluator.worker_seconds, self._evaluator.slots)
 
     def close(self) -> None:
@@ -350,10 +352,8 @@ class Search:
         self._status.check()
         if self.files is not None and self.files.is_closed:
             raise InputError("this search is closed; make it again with the same run_dir, and it goes on")
-        if self._since is None and not self.replayed:
-            self._since = time.monotonic()
-        if self.budget.wall_seconds is not None:
-            self._status.watch_the_clock()
+        self._since = self._since or (None if self.replayed else time.monotonic())
+        self._status.watch_the_clock()
 
     def _find_out(self, proposals: Proposals, by: str) -> tuple[list[Finding], int]:
         """Return findings of the first new proposals, as far as seconds and stops allow, and how many were replayed."""

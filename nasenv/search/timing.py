@@ -67,14 +67,16 @@ def where_it_went(wall: Mapping[str, float], worker_seconds: Mapping[str, float]
 
     Args:
         wall: wall time of the process that searches, by part; ``evaluation`` is what it waited for the workers.
-        worker_seconds: what workers did meanwhile, by part, summed over all; it is divided by their number.
+        worker_seconds: what workers did, by part, summed over all; it is divided by their number. Where that is more
+            than what was waited for them, they worked also beside the process that searches, which is counted there.
         workers: how many there are to work.
     """
     parts = {part: seconds for part, seconds in wall.items() if part != EVALUATION}
-    parts |= {part: seconds / workers for part, seconds in worker_seconds.items()}
-    waited = wall.get(EVALUATION, 0.0)
+    waited, worked = wall.get(EVALUATION, 0.0), sum(worker_seconds.values()) / workers
+    share = min(1.0, waited / worked) if worked else 0.0
+    parts |= {part: share * seconds / workers for part, seconds in worker_seconds.items()}
     if worker_seconds:
-        parts[IDLE] = max(0.0, waited - sum(worker_seconds.values()) / workers)
+        parts[IDLE] = max(0.0, waited - worked)
     elif waited:
         parts[EVALUATION] = waited
     return dict(sorted(parts.items(), key=lambda item: -item[1]))

@@ -147,7 +147,9 @@ def test_the_smallest_difference_is_said_before_the_runs_and_only_then(folder, c
     assert main(line) == 0
     assert capsys.readouterr().out.startswith("6 seeds can show a mean difference of 1.78 standard deviations")
     assert main(line) == 0
-    assert capsys.readouterr().out.startswith("12 runs in out; 12 of them are finished")
+    assert capsys.readouterr().out.startswith(
+        "12 runs in out; 12 of them are finished\nwriting tables, figures and the report\n"
+    )
 
 
 def test_the_best_so_far_is_a_table_of_its_own(folder, capsys):

@@ -122,7 +122,7 @@ def test_failed_evaluations_are_counted():
 def test_the_bar_and_what_is_said_below_it_are_read_whole(width: int):
     lines = lines_of(40, Score(), width, tty=True)
     last = max(i for i, line in enumerate(lines) if line.startswith("searching"))
-    assert re.fullmatch(r"searching .* 40/40 0:00:\d\d elapsed, 0:00:00 left", lines[last])
+    assert re.fullmatch(r"searching .* 40/40 0:00:\d\d elapsed, 0:00:00 left of the search", lines[last])
     assert re.fullmatch(
         r"best validation accuracy \d\d\.\d\d %, mean of the last 32 evaluations \d\d\.\d\d %, \d+ repeated proposals?",
         " ".join(line for line in lines[last + 1 :] if line),

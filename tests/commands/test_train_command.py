@@ -199,6 +199,7 @@ def test_a_run_says_what_it_does_and_leaves_its_result(tmp_path, monkeypatch, ca
     (folder,) = (tmp_path / "runs").iterdir()
     said = capsys.readouterr().out
     result = json.loads((folder / "result.json").read_text())
+    assert "validation_rewards" not in result["winner"]  # they are the scores
     assert f"{SPACE.size:,} architectures" in said
     best, mean = r"best validation accuracy \d\d\.\d\d %", r"mean of the last 20 evaluations \d\d\.\d\d %"
     assert re.search(rf"20 of 20 evaluations in \d+ s: {best}, {mean}", said)
@@ -218,6 +219,7 @@ def test_what_is_said_is_what_was_spent_where_trainings_were_shorter(capsys):
         search.evaluate(architectures[:1])
     said = [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == [
+        "0.5 of 5 full trainings spent on 1 evaluation",
         "1 of 5 full trainings spent on 2 evaluations",
         "2 of 5 full trainings spent on 4 evaluations",
         "3 of 5 full trainings spent on 5 evaluations",

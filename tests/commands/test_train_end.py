@@ -114,7 +114,7 @@ def test_lines_say_the_time_left(capsys):
             bar.show(done, "", f"{done} of 40")
             console.now += 60.0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "4 of 40, 0:36:00 left"
+    assert lines[:2] == ["0 of 40", "4 of 40, 0:36:00 left"]  # the first at once
     assert lines[-2:] == ["36 of 40, 0:04:00 left", "40 of 40"]
 
 
@@ -143,10 +143,12 @@ def test_the_time_left_of_final_trainings_knows_that_the_longest_come_first(caps
             progress(trials, measured)
         progress([Trial(a, purpose="test") for a in (unknown, short)], {})
     assert capsys.readouterr().out.splitlines() == [
+        "final trainings: 0 of 4 done",
         "final trainings: 1 of 4 done, 0:01:50 left",
         "final trainings: 2 of 4 done, 0:00:20 left",
         "final trainings: 3 of 4 done, 0:00:10 left",
         "final trainings: 4 of 4 done",
+        "test trainings: 0 of 2 done",
     ]
 
 
@@ -165,8 +167,21 @@ def test_trainings_that_were_done_before_an_interruption_took_no_time(capsys):
 def test_each_step_of_a_run_is_said_where_there_is_no_terminal(tmp_path, capsys):
     train(SPACE, Hashed(SPACE), RandomSearch(), ScoreWithinCost("params", 105), Budget(20), run_dir=str(tmp_path / "a"))
     said = capsys.readouterr().out
-    steps = ["setting up workers", "10 of 20 evaluations in ", "final trainings: ", "test trainings: ", "saving the "]
+    steps = [
+        "After the search there are up to 36 final trainings and 9 test trainings.",
+        *("setting up workers", "searching with RandomSearch", "1 of 20 evaluations in ", "10 of 20 evaluations in "),
+        *(
+            " final trainings, then up to 9 test trainings",
+            "final trainings: 0 of ",
+            "test trainings: 0 of ",
+            "saving the ",
+        ),
+    ]
     assert sorted(steps, key=said.index) == steps
+    assert "(the first of 3 seeds): " in said
+    planned = re.search(r"each: (\d+) final trainings", said)
+    assert planned is not None
+    assert f"final trainings: {planned[1]} of {planned[1]} done" in said
     assert re.search(r"final trainings: (\d+) of \1 done\ntest trainings: ", said)
 
 
@@ -178,7 +193,7 @@ def test_a_budget_of_seconds_has_a_bar_too(capsys):
         search.run()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
-    assert re.search(r"^5 evaluations in .*, 0:\d\d:\d\d left$", lines[4])
+    assert re.search(r"^5 evaluations in .*, 0:\d\d:\d\d left of the search$", lines[4])
 
 
 def test_one_training_is_singular():

@@ -1,4 +1,5 @@
 import json
+import sys
 import time
 
 import pytest
@@ -38,6 +39,27 @@ def test_parts_add_up_to_the_wall_time_and_idle_workers_are_one():
     parts = where_it_went({"controller": 3.0, "evaluation": 10.0}, {"training": 12.0, "building": 2.0}, 2)
     assert parts == {"training": 6.0, "controller": 3.0, "idle workers": 3.0, "building": 1.0}
     assert sum(parts.values()) == 13.0
+
+
+def test_what_workers_do_beside_the_searching_process_is_counted_once():
+    parts = where_it_went({"controller": 3.0, "evaluation": 7.0}, {"training": 16.0, "building": 4.0}, 2)
+    assert parts == pytest.approx({"training": 5.6, "controller": 3.0, "building": 1.4, "idle workers": 0.0})
+
+
+class Slow(RandomSearch):
+    """Takes its time before it proposes anything."""
+
+    def run(self, search):
+        time.sleep(0.3)
+        super().run(search)
+
+
+def test_parts_add_up_to_the_time_of_the_search(tmp_path):
+    space = ChainCNN(max_layers=2)
+    with Search(space, Hashed(space), Slow(), Budget(20), run_dir=tmp_path) as search:
+        search.run()
+        assert "matplotlib" in sys.modules
+        assert sum(search.where_time_went().values()) == pytest.approx(search.seconds, abs=0.1)
 
 
 def test_a_table_has_no_workers():
