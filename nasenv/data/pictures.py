@@ -198,7 +198,7 @@ class _Target:
             if picture.size == self.size != upright.size[::-1]:
                 raise ValueError(f"it is of {_by(upright.size[::-1])}, and its header says {_by(picture.size)}")
             channels = picture.channels
-            if channels == 4 and upright.convert("RGBA").getextrema()[3] == (255, 255):
+            if channels == 4 and upright.convert("RGBA").getchannel("A").getextrema() == (255, 255):
                 channels = 1 if upright.mode == "LA" else 3
             fitted = self._fitted(self._coloured(upright, np.dtype(picture.dtype)))
         array: NDArray[Any] = np.asarray(fitted).astype(self.dtype, copy=False).reshape(*self.size, -1)
