@@ -201,8 +201,8 @@ class _Target:
             if channels == 4 and upright.convert("RGBA").getchannel("A").getextrema() == (255, 255):
                 channels = 1 if upright.mode == "LA" else 3
             fitted = self._fitted(self._coloured(upright, np.dtype(picture.dtype)))
-        array: NDArray[Any] = np.asarray(fitted).astype(self.dtype, copy=False).reshape(*self.size, -1)
-        return array.repeat(self.channels, axis=2) if array.shape[2] < self.channels else array, channels
+        array = np.asarray(fitted).astype(self.dtype, copy=False).reshape(*self.size, -1)
+        return array.repeat(self.channels // array.shape[-1], axis=2), channels
 
     def _coloured(self, picture: Any, dtype: np.dtype[Any]) -> Any:
         if dtype != np.uint8:  # of 16 bits, in any order of bytes
