@@ -160,7 +160,7 @@ def imported_ray() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise InputError("RayEvaluator needs Ray; pip install ray") from error
+        raise InputError("RayEvaluator needs Ray: pip install ray") from error
     return ray
 
 

@@ -27,7 +27,7 @@ def test_the_short_form_loses_nothing(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(file.read_text())["figures"]
     assert figures["spaces"]["sequences"] == 9_000
-    assert figures["spaces"]["built"] == 36
+    assert figures["spaces"]["built"] == 18
     assert figures["long"]["searches"]["EachOnce"]["replay"]["replayed"] == 1_999
     assert figures["kills"]["agents"]["PPO"]["kills"] >= 2
     assert sum(figures["faults"]["faults"].values()) == 12
