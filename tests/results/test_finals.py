@@ -393,7 +393,7 @@ def test_nasenv_predict_reads_a_single_picture(run, tmp_path, monkeypatch, capsy
         ("notes.txt", "notes.txt"),
         ("new", "did you mean folder:new?"),
         ("some.npz", "did you mean npz:some.npz?"),
-        ("gone.png", "unknown data set 'gone.png'"),
+        ("gone.png", "gone.png: no such file"),
     ],
 )
 def test_what_is_no_picture_is_refused_in_a_line(images, said, run, tmp_path, monkeypatch, capsys):
