@@ -69,6 +69,21 @@ class HiddenArchitecture(Formula):
         return Measurement(agree / len(self.hidden))
 
 
+class OneByOne(Hashed):
+    """Answers each trial when it has ended, as a pool of workers does."""
+
+    def measure(self, trials):
+        raise NotImplementedError
+
+    def completed(self, stopped=lambda: False):
+        try:
+            while self._submitted and not stopped():
+                trial = self._submitted.popleft()
+                yield trial, self.figure(trial.architecture)
+        finally:
+            self._submitted.clear()
+
+
 class Faulty(Hashed):
     """As `Hashed`, but for what files of a folder say; each is obeyed by one evaluation, ``always-`` ones by all."""
 

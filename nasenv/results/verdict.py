@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean, variance
 
-from scipy.special import stdtrit
-
 from nasenv.errors import counted
 from nasenv.results.result import EARLY, REFERENCE, SEARCHED, Contender, Result
 from nasenv.task import is_share, shown_score
@@ -27,6 +25,8 @@ def difference(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, fl
     >>> [round(bound, 3) for bound in difference([0.97, 0.98, 0.99], [0.94, 0.95, 0.96])]
     [0.03, 0.007, 0.053]
     """
+    from scipy.special import stdtrit  # which takes a quarter of a second to import
+
     found = fmean(x) - fmean(y)
     errors = [variance(values) / len(values) for values in (x, y)]
     if not any(errors):

@@ -14,7 +14,7 @@ from nasenv.cache import leases
 from nasenv.cache.cache import Cache
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.fakes import Hashed
+from tests.fakes import OneByOne
 
 ROOT = Path(__file__).parents[2]
 SPACE = ChainCNN(max_layers=2)
@@ -23,7 +23,7 @@ AGENTS = {"batch": lambda: RandomSearch(batch_size=6), "asynchronous": lambda: R
 PROGRAM = "import sys; from tests.cache.test_suspension import *; search_alone(*sys.argv[1:])"
 
 
-class Slow(Hashed):
+class Slow(OneByOne):
     """Takes a while for each training, one after the other, and notes in a folder what it has begun."""
 
     def __init__(self, space, folder, seconds=0.0):
@@ -37,17 +37,6 @@ class Slow(Hashed):
         (self.folder / f"{time.monotonic_ns()}").write_text(str(architecture))
         time.sleep(self.seconds)
         return super().figure(architecture)
-
-    def measure(self, trials):
-        raise NotImplementedError
-
-    def completed(self, stopped=lambda: False):
-        try:
-            while self._submitted and not stopped():
-                trial = self._submitted.popleft()
-                yield trial, self.figure(trial.architecture)
-        finally:
-            self._submitted.clear()
 
     @property
     def slots(self):

@@ -14,7 +14,7 @@ from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.results.conclude import conclude
 from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
-from tests.fakes import Hashed
+from tests.fakes import OneByOne
 
 SPACE = ChainCNN(max_layers=2)
 BUDGET = Budget(24, finalists=2, final_seeds=1)
@@ -26,7 +26,7 @@ AGENTS = {
 }
 
 
-class Interrupted(Hashed):
+class Interrupted(OneByOne):
     """Is interrupted, as by Ctrl-C, at some of its measurements; each has a training time of its own."""
 
     def __init__(self, space, at=()):
@@ -45,17 +45,6 @@ class Interrupted(Hashed):
             raise KeyboardInterrupt
         self.made.append(architecture)
         return super().figure(architecture)
-
-    def measure(self, trials):  # one by one, as a pool of workers would
-        raise NotImplementedError
-
-    def completed(self, stopped=lambda: False):
-        try:
-            while self._submitted and not stopped():
-                trial = self._submitted.popleft()
-                yield trial, self.figure(trial.architecture)
-        finally:
-            self._submitted.clear()
 
 
 def search_on(folder, evaluator, agent="RandomSearch", **options):
