@@ -118,7 +118,7 @@ class Evaluator(Configurable, ABC):
     def results(
         self, trials: Iterable[Trial], stopped: Callable[[], bool] = never
     ) -> Iterator[tuple[Trial, Measurement]]:
-        """Submit trials, and yield them as they are `completed`."""
+        """Submit trials, no two of them equal, and yield them as they are `completed`."""
         for trial in trials:
             self.submit(trial)
         yield from self.completed(stopped)

@@ -259,13 +259,12 @@ def test_a_stop_waits_for_what_is_in_flight(evaluator):
 
 def test_nodes_that_join_are_used(evaluator, nodes):
     workers = set()
-    trials = [Trial(architecture, 1.0, "test", seed) for architecture in ARCHITECTURES for seed in range(100)]
+    trials = [Trial(architecture, 1.0, "test", seed) for architecture in {*ARCHITECTURES} for seed in range(1000)]
     for number, _ in enumerate(evaluator.results(trials, lambda: len(workers) == 3)):
         if number == 10:
             nodes.have(3)
         workers.update(evaluator._pool.pids)
-    assert evaluator.slots == 3
-    assert number < 2000
+    assert evaluator.slots == len(workers) == 3
 
 
 def test_training_is_the_same(elsewhere):
