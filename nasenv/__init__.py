@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from nasenv.ctrl_c import exit_at_ctrl_c, is_command
+from nasenv.commands.ctrl_c import exit_at_ctrl_c, is_command
 
 if is_command():
     exit_at_ctrl_c()
@@ -11,7 +11,7 @@ import gymnasium
 
 from nasenv import agents
 from nasenv.lazy import lazy_names
-from nasenv.version import __version__ as __version__
+from nasenv.provenance import __version__ as __version__
 
 _MODULES = {  # public name: its module, which is imported when the name is first used
     "AgentError": "nasenv.errors",

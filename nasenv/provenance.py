@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from nasenv.version import __version__
-
+__version__ = "0.1.0"  # the package's metadata are made from here
 _PACKAGES = (
     *("torch", "numpy", "scipy", "scikit-learn", "gymnasium", "stable-baselines3", "sb3-contrib", "optuna"),
     *("safetensors", "tensorboard", "jsonargparse"),

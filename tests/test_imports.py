@@ -20,7 +20,7 @@ import nasenv.agents
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    *("version", "ctrl_c", "lazy", "errors", "files", "configuration", "provenance"),
+    *("lazy", "errors", "files", "configuration", "provenance"),
     *("trial", "task", "objectives", "spaces", "plots", "surrogates"),
     *("data", "training", "workers", "tables", "evaluators", "cluster"),
     *("cache", "records", "search", "envs", "deployment", "results", "benchmarks"),
@@ -177,7 +177,7 @@ def test_importing_does_nothing_and_takes_no_time(code: str, tmp_path: Path):
 def test_nasenv_works_where_it_is_not_installed(tmp_path: Path):
     """A tree that is not installed has no metadata; the version stands in the code."""
     (tmp_path / "nasenv").symlink_to(ROOT / "nasenv")
-    code = "import importlib.metadata as m; del m.version; import nasenv; print(nasenv.__version__, nasenv.__file__)"
+    code = "import importlib.metadata as m; m.version = None; import nasenv; print(nasenv.__version__, nasenv.__file__)"
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [nasenv.__version__, str(tmp_path / "nasenv/__init__.py")]

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from nasenv.ctrl_c import INTERRUPTED, exit_at_ctrl_c
+from nasenv.commands.ctrl_c import INTERRUPTED, exit_at_ctrl_c
 from nasenv.errors import InputError, SearchStopped, printable
-from nasenv.version import __version__
+from nasenv.provenance import __version__
 
 COMMANDS = {  # name of the command, its module and its function: what it does
     "train": "search for an architecture, and train and test the best one",

@@ -33,7 +33,7 @@ from nasenv.spaces.space import SearchSpace
 from nasenv.task import Encoding, Images, Task
 from nasenv.training.reproducibility import default_settings
 from nasenv.trial import Architecture
-from nasenv.version import __version__
+from nasenv.provenance import __version__
 
 DESCRIPTION, WEIGHTS, PROGRAM = "architecture.json", "weights.safetensors", "program.pt2"
 FORMAT = 3  # 1 knew images alone, 2 no resizing

@@ -26,7 +26,7 @@ from nasenv.objectives import Objective, Score
 from nasenv.search.search import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import SearchSpace
-from nasenv.version import __version__
+from nasenv.provenance import __version__
 
 REPOSITORY = Path(__file__).parents[2]
 USERS = '''
