@@ -29,11 +29,11 @@ from nasenv.data.dataset import Dataset, load_images
 from nasenv.data.pictures import Preprocessing, Resize
 from nasenv.errors import InputError, counted
 from nasenv.files import in_megabytes, parse_json, read_whole, spare_memory, write_whole
+from nasenv.provenance import __version__
 from nasenv.spaces.space import SearchSpace
 from nasenv.task import Encoding, Images, Task
 from nasenv.training.reproducibility import default_settings
 from nasenv.trial import Architecture
-from nasenv.provenance import __version__
 
 DESCRIPTION, WEIGHTS, PROGRAM = "architecture.json", "weights.safetensors", "program.pt2"
 FORMAT = 3  # 1 knew images alone, 2 no resizing

@@ -353,7 +353,8 @@ class Search:
         if self.files is not None and self.files.is_closed:
             raise InputError("this search is closed; make it again with the same run_dir, and it goes on")
         self._since = self._since or (None if self.replayed else time.monotonic())
-        self._status.watch_the_clock()
+        if self.budget.wall_seconds is not None:
+            self._status.watch_the_clock(self.budget.wall_seconds)
 
     def _find_out(self, proposals: Proposals, by: str) -> tuple[list[Finding], int]:
         """Return findings of the first new proposals, as far as seconds and stops allow, and how many were replayed."""
@@ -383,7 +384,8 @@ class Search:
         Of the findings, so many were replayed. Proposals behind the one that uses the charged seconds up are left out.
         """
         known = payable if len(findings) == len(payable.new) else payable.before_new(len(findings))
-        taken = self.budget.within_seconds(known, findings, self.history) or known
+        is_limited = self.budget.charged_seconds is not None
+        taken = (is_limited and self.budget.within_seconds(known, findings, self.history)) or known
         if self.callbacks or (self.files is not None and findings):
             with self._logging:
                 answers = self._recorder.take(taken, findings, replayed, by, slots)

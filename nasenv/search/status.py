@@ -56,12 +56,11 @@ class SearchStatus:
         """Return whether the search was asked to stop."""
         return self.stopped is not None
 
-    def watch_the_clock(self) -> None:
-        """Stop the search after the budget's wall seconds, counted from the first call."""
-        if self._deadline is None and self._budget.wall_seconds is not None:
-            said = f"the budget of {counted(self._budget.wall_seconds, 'wall second')} is used up"
-            seconds = min(self._budget.wall_seconds, threading.TIMEOUT_MAX)
-            self._deadline = threading.Timer(seconds, self.stop, [said])
+    def watch_the_clock(self, wall_seconds: float) -> None:
+        """Stop the search after so many seconds, counted from the first call."""
+        if self._deadline is None:
+            said = f"the budget of {counted(wall_seconds, 'wall second')} is used up"
+            self._deadline = threading.Timer(min(wall_seconds, threading.TIMEOUT_MAX), self.stop, [said])
             self._deadline.daemon = True
             self._deadline.start()
 

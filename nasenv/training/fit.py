@@ -113,7 +113,7 @@ class _Training:
         self.steps = recipe.epochs * per_epoch if steps is None else steps
         self.epochs = math.ceil(self.steps / per_epoch)  # of which the last may be cut short
         rates = torch.zeros(self.epochs * per_epoch, device=self._device)
-        rates[: self.steps] = torch.tensor(list(one_cycle(self.steps, recipe.learning_rate)), device=self._device)
+        rates[: self.steps] = torch.tensor(one_cycle(self.steps, recipe.learning_rate), device=self._device)
         self._rates = rates.view(self.epochs, per_epoch)
         self._rates_of_epoch = torch.zeros(per_epoch, device=self._device)
         self._rate = torch.zeros((), device=self._device)

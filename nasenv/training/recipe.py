@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,14 +65,13 @@ class Recipe:
         return min(self.batch_size, examples)
 
 
-def one_cycle(steps: int, peak: float) -> Iterator[float]:
-    """Yield the learning rate of each step: a linear rise to the peak, then a cosine decay to zero.
+def one_cycle(steps: int, peak: float) -> list[float]:
+    """Return the learning rate of each step: a linear rise to the peak, then a cosine decay to zero.
 
     After Smith and Topin 2018 (https://arxiv.org/abs/1708.07120).
     """
     rising = max(1, round(_WARM_UP_SHARE * steps))
-    for step in range(steps):
-        if step < rising:
-            yield peak * (step + 1) / rising
-        else:
-            yield peak * 0.5 * (1 + math.cos(math.pi * (step + 1 - rising) / (steps - rising)))
+    rates = [peak * step / rising for step in range(1, min(rising, steps) + 1)]
+    for step in range(rising + 1, steps + 1):
+        rates.append(peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising))))
+    return rates

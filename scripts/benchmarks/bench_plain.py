@@ -146,7 +146,7 @@ def _stepper(model: nn.Module, recipe: Recipe, way: Way, steps: int) -> Callable
 def _flat_stepper(model: nn.Module, recipe: Recipe, steps: int) -> Callable[[Tensor], None]:
     rate = torch.zeros((), device=next(model.parameters()).device)
     optimizer = FlatParameterOptimizer(model, recipe, rate)
-    rates = one_cycle(steps, recipe.learning_rate)
+    rates = iter(one_cycle(steps, recipe.learning_rate))
 
     def step(loss: Tensor) -> None:
         rate.fill_(next(rates))

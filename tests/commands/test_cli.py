@@ -23,10 +23,10 @@ from nasenv.data.dataset import Data
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.objectives import Objective, Score
+from nasenv.provenance import __version__
 from nasenv.search.search import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.space import SearchSpace
-from nasenv.provenance import __version__
 
 REPOSITORY = Path(__file__).parents[2]
 USERS = '''

@@ -50,7 +50,7 @@ def generator(seed=1):
 
 @given(st.integers(1, 300), st.floats(1e-4, 10))
 def test_one_cycle_by_a_second_derivation(steps, peak):
-    rates = np.array(list(one_cycle(steps, peak)))
+    rates = np.array(one_cycle(steps, peak))
     top = max(1, round(steps / 4))
     up = np.linspace(0, peak, top + 1)[1:]
     down = peak * np.cos(np.pi / 2 * np.linspace(0, 1, steps - top + 1)[1:]) ** 2  # (1 + cos 2a) / 2 = cos^2 a
@@ -75,7 +75,7 @@ def test_fit_is_the_plain_loop(optimizer):
         rule = torch.optim.AdamW(plain.parameters(), 1.0, BETAS, weight_decay=0.1, fused=False)
     else:
         rule = torch.optim.SGD(plain.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=0.1, fused=False)
-    orders, rates, losses = generator(), list(one_cycle(18, 0.05)), []
+    orders, rates, losses = generator(), one_cycle(18, 0.05), []
     for epoch in range(3):
         order = torch.randperm(100, generator=orders)
         for step in range(6):  # the last four examples of each order are left out
