@@ -24,7 +24,7 @@ ORDER = [
     *("trial", "task", "objectives", "spaces", "plots", "surrogates"),
     *("data", "training", "workers", "tables", "evaluators", "cluster"),
     *("cache", "records", "search", "envs", "deployment", "results", "benchmarks"),
-    *("agents", "comparison", "commands", "__main__", "scripts"),
+    *("agents", "comparison", "inspection", "commands", "__main__", "scripts"),
 ]
 ONLY_IN = {  # heavy or optional packages, and the rooms or files that import them
     "stable_baselines3": {"agents", "scripts"},
@@ -33,8 +33,8 @@ ONLY_IN = {  # heavy or optional packages, and the rooms or files that import th
     "gymnasium": {"nasenv/__init__.py", "nasenv/envs", "agents", "scripts"},
     "jsonargparse": {"nasenv/commands"},
     "rich": {"nasenv/commands", "scripts"},
-    "matplotlib": {"nasenv/plots.py", "nasenv/comparison", "scripts"},
-    "jinja2": {"nasenv/comparison/report.py"},
+    "matplotlib": {"nasenv/plots.py", "nasenv/comparison", "nasenv/inspection", "scripts"},
+    "jinja2": {"nasenv/comparison/report.py", "nasenv/inspection/page.py"},
     "tensorboard": {"nasenv/records/tensorboard.py", "scripts"},
     "sqlalchemy": {"nasenv/cache"},
     "psycopg": {"nasenv/cache", "scripts"},
