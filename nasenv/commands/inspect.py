@@ -62,14 +62,13 @@ def inspect(
         report = inspect_space(space, evaluator, evaluations, train, seconds, seed, progress.say)
     sentences = advice(report)
     write_report(folder, report, json.loads(json.dumps(config, default=str)))
-    write(
-        folder, f"{report.space}: the space", {report.space: report}, sentences, yaml.safe_dump(config, sort_keys=False)
-    )
+    text = yaml.safe_dump(config, sort_keys=False)
+    write(folder, f"{report.space}: the space", {report.space: report}, sentences, text)
     _show(console, {report.space: report}, sentences)
     console.say(f"page: {folder / 'inspection.html'}; numbers: {folder / 'space.json'}")
 
 
-def compare_spaces(folders: list[str], output: str | None = None) -> None:
+def compare_spaces(folders: tuple[str, ...] = (), output: str | None = None) -> None:
     """Compare what was found out about search spaces, by their distributions of scores and costs.
 
     Args:
@@ -82,9 +81,8 @@ def compare_spaces(folders: list[str], output: str | None = None) -> None:
     paths = [user_path(folder) for folder in folders]
     reports = {str(path): read_report(path) for path in paths}
     if len({report.metric for report in reports.values()}) > 1:
-        raise InputError(
-            f"these spaces are scored by {', '.join(r.metric for r in reports.values())}; give those of one"
-        )
+        metrics = ", ".join(report.metric for report in reports.values())
+        raise InputError(f"spaces scored by one metric can be compared, these are scored by {metrics}")
     sentences = [f"{name}: {sentence}" for name, report in reports.items() for sentence in advice(report)]
     _show(console, reports, sentences)
     if output is not None:

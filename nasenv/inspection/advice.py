@@ -14,7 +14,7 @@ from nasenv.task import is_share, shown_score
 _SMALL_SHARE = 1e-3  # of a space that a search sees, below which it depends on what it draws
 _BEST_SHARE, _SURE = 0.01, 0.95
 _MANY_AT_CHANCE, _MANY_FAILED, _LOW_CORRELATION = 0.25, 0.1, 0.5
-_WIDE = 100.0  # ratio of the costs' 95 and 5 % quantiles
+_SLOW = 5.0  # times the seconds of the median network
 _LONG_SECONDS = 24 * 3600.0
 
 
@@ -29,23 +29,22 @@ def draws_for_best(share: float = _BEST_SHARE, sure: float = _SURE) -> int:
 
 def advice(report: SpaceReport) -> list[str]:
     """Return warnings, each with what to do; none where nothing speaks against a search of the space."""
-    return [
-        *_on_size(report),
-        *_on_costs(report),
-        *(_on_scores(report.trained, report.metric) if report.trained else ()),
-    ]
+    sentences = [*_on_size(report), *_on_costs(report)]
+    return sentences if report.trained is None else [*sentences, *_on_scores(report.trained, report.metric)]
 
 
 def _on_size(report: SpaceReport) -> Iterator[str]:
+    evaluations = counted(report.evaluations, "evaluation")
     if report.budget_share < _SMALL_SHARE:
         yield (
-            f"{counted(report.evaluations, 'evaluation')} are {_share(report)}: take a smaller space, or an agent with a model (--agent GaussianProcess); drawing at random finds "
-            f"one of the best 1 % in {draws_for_best()} evaluations with a probability of 95 %"
+            f"{evaluations} are {_share(report)}: take a smaller space, or an agent with a model (--agent "
+            f"GaussianProcess); drawing at random finds one of the best 1 % in {draws_for_best()} evaluations with a "
+            "probability of 95 %"
         )
     if report.networks.is_exact and report.networks.value <= report.evaluations:
         yield (
-            f"{counted(report.evaluations, 'evaluation')} are enough for all {report.networks.value:,.0f} networks: "
-            "no agent is needed; nasenv build_table trains them all"
+            f"{evaluations} are enough for all {report.networks.value:,.0f} networks: no agent is needed; nasenv "
+            "build_table trains them all"
         )
 
 
@@ -54,12 +53,13 @@ def _on_costs(report: SpaceReport) -> Iterator[str]:
     if report.broken:
         why, times = max(report.broken.items(), key=lambda item: item[1])
         yield f"{times} of {tried} networks cannot be built: {why}; exclude them by a constraint or a mask"
-    for name, values in report.costs.items():
-        low, high = _quantile(values, 0.05), _quantile(values, 0.95)
-        if low > 0 and high / low > _WIDE:
+    if report.seconds_per_flop is not None and report.costs.get("flops"):
+        fixed, each = report.seconds_per_flop
+        middle, high = (fixed + each * _quantile(report.costs["flops"], q) for q in (0.5, 0.95))
+        if high > _SLOW * middle:
             yield (
-                f"{name} differ by a factor of {high / low:,.0f} between the 5 and 95 % quantiles: a few networks take "
-                "most of the time; limit it by a smaller space or by --objective ScoreWithinCost"
+                f"one network in twenty trains for {high / middle:.0f} times as long as the median one: those take most "
+                "of the time; limit flops by a smaller space or by --objective ScoreWithinCost"
             )
     if report.search_seconds is not None and report.search_seconds > _LONG_SECONDS:
         yield (
@@ -72,16 +72,16 @@ def _on_scores(sample: TrainedSample, metric: str) -> Iterator[str]:
     at_chance = sample.share_at_chance
     if at_chance is not None and at_chance > _MANY_AT_CHANCE:
         yield (
-            f"{at_chance:.0%} of the trained networks are at chance: train for longer (--evaluator.epochs), or leave out "
-            "the choices that they have in common"
+            f"{at_chance:.0%} of the trained networks are at chance: train for longer (--evaluator.epochs), or leave "
+            "out the choices that they have in common"
         )
     if sample.share_failed > _MANY_FAILED:
         why, times = max(sample.errors.items(), key=lambda item: item[1])
         yield f"{sample.share_failed:.0%} of the trainings fail, {times} with: {why}; exclude what they have in common"
     if sample.rank_correlation is not None and sample.rank_correlation < _LOW_CORRELATION:
         yield (
-            f"two seeds hardly rank networks alike (Spearman {sample.rank_correlation:.2f}): a search would learn noise; "
-            "train for longer, or take a space whose networks differ more"
+            f"two seeds hardly rank networks alike (Spearman {sample.rank_correlation:.2f}): a search would learn "
+            "noise; train for longer, or take a space whose networks differ more"
         )
     noise, spread = sample.seed_noise, sample.spread_of_best
     if noise is not None and spread is not None and noise >= spread:

@@ -33,10 +33,8 @@ def draw(reports: Mapping[str, SpaceReport]) -> dict[str, Figure]:
 
 
 def _scores(reports: Mapping[str, SpaceReport]) -> Figure:
-    """Return the empirical distribution functions of scores (Radosavovic et al. 2019, https://arxiv.org/abs/1905.13214)."""
-    note = (
-        "Share of networks drawn at random whose score is at most x; a line further right and lower is the better space"
-    )
+    """Return the distribution functions of scores, after Radosavovic et al. 2019 (https://arxiv.org/abs/1905.13214)."""
+    note = "Share of networks drawn at random whose score is at most x; the better space has the lower line"
     figure = new_figure((_WIDTH + 1.2, _HEIGHT + 0.7), "Distribution of scores", note)
     axes = figure.add_subplot()
     metric = next(iter(reports.values())).metric

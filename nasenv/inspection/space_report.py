@@ -39,7 +39,7 @@ class TrainedSample:
         scores: the first score of each; None where the training failed.
         again: the score with another seed.
         errors: why trainings failed, with how many did.
-        at_chance: up to which score a network is taken to have learned nothing; None where the metric has no such level.
+        at_chance: up to which score a network is taken to have learned nothing; None without such a level.
     """
 
     scores: Sequence[float | None]
@@ -136,13 +136,13 @@ class SpaceReport:
 
     @property
     def budget_share(self) -> float:
-        """Return the share that a search sees, 1 at most: of the different networks if counted, else of architectures."""
+        """Return the share that a search sees: of the different networks if they are counted, else of architectures."""
         of = self.networks if self.networks.is_exact else self.architectures
         return min(1.0, self.evaluations / of.value)
 
     @property
     def training_seconds(self) -> float | None:
-        """Return the mean seconds of a training: from the FLOPs of the sample where a fit is known; None without any."""
+        """Return the mean seconds of a training, by the fit and the FLOPs of the sample if they are known."""
         if not self.timed:
             return None
         if self.seconds_per_flop is not None and self.costs.get("flops"):
