@@ -58,8 +58,8 @@ def _on_costs(report: SpaceReport) -> Iterator[str]:
         middle, high = (fixed + each * _quantile(report.costs["flops"], q) for q in (0.5, 0.95))
         if high > _SLOW * middle:
             yield (
-                f"one network in twenty trains for {high / middle:.0f} times as long as the median one: those take most "
-                "of the time; limit flops by a smaller space or by --objective ScoreWithinCost"
+                f"one network in twenty trains for {high / middle:.0f} times as long as the median one: those take "
+                "most of the time; limit flops by a smaller space or by --objective ScoreWithinCost"
             )
     if report.search_seconds is not None and report.search_seconds > _LONG_SECONDS:
         yield (
