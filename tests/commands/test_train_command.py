@@ -23,6 +23,7 @@ from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Trial
 from tests.fakes import TASK, Hashed
 
+pytestmark = pytest.mark.usefixtures("without_pictures_in_tensorboard")
 SPACE = ChainCNN(max_layers=2)
 
 
@@ -98,7 +99,7 @@ def timeless(folder):
 def test_what_a_finished_run_has_trained_enters_a_cache_that_lacks_it(copied, tmp_path):
     evaluator = run(copied, cache=str(tmp_path / "cache.db"))
     assert evaluator.calls == []
-    trained = {tuple(entry["architecture"]) for entry in timeless(copied)[1:]}
+    trained = {SPACE.canonical(tuple(entry["architecture"])) for entry in timeless(copied)[1:]}
     repeatable = {Trial(architecture) for architecture in trained if evaluator.figure(architecture).repeatable}
     assert repeatable
     with Cache(tmp_path / "cache.db") as cache:

@@ -208,13 +208,12 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     folder = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, script, folder], env=environment, cwd=tmp_path)
+    process = subprocess.Popen([sys.executable, script, folder], env=environment, cwd=tmp_path, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while len(times(folder)) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(0.3)  # its workers go with it
+    process.communicate(timeout=60)  # until its workers, who have its output too, are gone
     there = times(folder)
     assert 3 <= len(there) < 12
     monkeypatch.setattr(fakes.Slow, "tell", RandomSearch.tell)  # it need not be slow any more

@@ -113,14 +113,14 @@ def test_a_stop_keeps_every_training(workers, until, undisturbed, tmp_path):
 def test_kill_9_too(undisturbed, tmp_path):
     code = "from pathlib import Path; from tests.comparison.test_comparison_stop import run; "
     code += f"run(Path({str(tmp_path)!r}), 2)"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while len(trials(tmp_path)) < 20:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=60)  # until its workers, who have its output too, are gone
     run_at_once(tmp_path)
     assert outcomes(tmp_path) == undisturbed[0]
     assert sorted(trials(tmp_path)) == undisturbed[1]
