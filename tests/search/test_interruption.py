@@ -16,6 +16,7 @@ from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.fakes import OneByOne
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 BUDGET = Budget(24, finalists=2, final_seeds=1)
 AGENTS = {
