@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from nasenv.records.tensorboard import TensorBoardWriter
 from scripts.benchmarks.postgresql_server import programs, server
 
 LONGEST = ("test_ray.py", "test_stopping.py", "test_comparison_ray.py", "test_readme.py", "test_soak.py")
@@ -15,6 +16,16 @@ def pytest_collection_modifyitems(items):
 def _one_thread():
     """Networks as small as those of the tests are slowed down by a second thread, most of all on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Draw no pictures for TensorBoard in the course of a search; it takes most of the time of one as short as these.
+
+    Use it where no picture is looked at: ``pytestmark = pytest.mark.usefixtures("without_pictures")``.
+    """
+    monkeypatch.setattr(TensorBoardWriter, "choice_shares", lambda *_: None)
+    monkeypatch.setattr(TensorBoardWriter, "best_architecture", lambda *_: False)
 
 
 @pytest.fixture(scope="session")
