@@ -18,14 +18,16 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def without_pictures(monkeypatch):
+@pytest.fixture(scope="module")
+def without_pictures():
     """Draw no pictures for TensorBoard in the course of a search; it takes most of the time of one as short as these.
 
     Use it where no picture is looked at: ``pytestmark = pytest.mark.usefixtures("without_pictures")``.
     """
-    monkeypatch.setattr(TensorBoardWriter, "choice_shares", lambda *_: None)
-    monkeypatch.setattr(TensorBoardWriter, "best_architecture", lambda *_: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TensorBoardWriter, "choice_shares", lambda *_: None)
+        patch.setattr(TensorBoardWriter, "best_architecture", lambda *_: False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def compared(tmp_path_factory):
 
 
 @pytest.fixture
-def without_pictures(monkeypatch):
+def without_figures(monkeypatch):
     """Drawing takes nine tenths of the time of a comparison of so few runs."""
     monkeypatch.setattr("nasenv.comparison.figures.draw", lambda *_: {})
 
@@ -196,7 +196,7 @@ def test_what_is_to_be_typed_is_quoted(compared):
     assert "nasenv compare --config 'my runs/config.yaml'" in html.unescape(report)
 
 
-@pytest.mark.usefixtures("folder", "without_pictures")
+@pytest.mark.usefixtures("folder", "without_figures")
 def test_the_smallest_difference_is_said_before_the_runs_and_only_then(capsys):
     line = ["compare", *TABLE, *AGENTS, *QUICK[:2], "--seeds", "6", "--budget.evaluations", "4", "--run_dir", "out"]
     assert main(line) == 0
@@ -206,7 +206,7 @@ def test_the_smallest_difference_is_said_before_the_runs_and_only_then(capsys):
     assert capsys.readouterr().out.startswith(said)
 
 
-@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.usefixtures("without_figures")
 def test_config_yaml_goes_back_in(folder):
     problems = {"first": bits(), "second": bits(budget={"charged_seconds": 9.0}, objective="Score")}
     published = {"first": {"source": "we, 2020", "test_score": {"random": [0.8, 0.01]}}}
@@ -229,7 +229,7 @@ def identities(folder):
     return {path.relative_to(folder): path.read_text().splitlines()[0] for path in folder.rglob("run.json")}
 
 
-@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.usefixtures("without_figures")
 def test_a_problem_has_its_own_part_of_the_budget(folder):
     problems = {
         "common": bits(),
@@ -245,7 +245,7 @@ def test_a_problem_has_its_own_part_of_the_budget(folder):
     assert max(float(row["seconds"]) for row in rows(folder / "out") if row["problem"] == "seconds") == 10.0
 
 
-@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.usefixtures("without_figures")
 def test_the_command_line_adds_to_a_file(folder):
     given = config(agents={"mine": {"class_path": "own.Mine", "init_args": {"eagerness": 2}}})
     added = ["--agents.mine.eagerness=3", "--agents.lr0-1", "RandomSearch"]
@@ -255,7 +255,7 @@ def test_the_command_line_adds_to_a_file(folder):
     assert list(agents) == ["mine", "lr0-1"]
 
 
-@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.usefixtures("without_figures")
 def test_the_folders_name_follows_from_what_is_compared(folder):
     def named(*argv):
         before = set(folder.glob("runs/*"))

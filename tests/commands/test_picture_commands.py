@@ -21,7 +21,7 @@ from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.data.picture_files import TORN, encoded, lay
 
-pytestmark = pytest.mark.usefixtures("without_pictures_in_tensorboard")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 TINY = ["--budget.evaluations", "2", "--budget.finalists", "1", "--budget.final_seeds", "1", "--cache", "none"]
 TINY += ["--evaluator.epochs", "1", "--evaluator.final_epochs", "1", "--evaluator.concurrency", "0"]
 TINY += ["--agent", "RandomSearch"]

@@ -23,7 +23,7 @@ from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Trial
 from tests.fakes import TASK, Hashed
 
-pytestmark = pytest.mark.usefixtures("without_pictures_in_tensorboard")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 
 

@@ -25,7 +25,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
 from tests.fakes import Formula, Hashed
 
-pytestmark = pytest.mark.usefixtures("without_pictures_in_tensorboard")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 TINY = [
     *("--agent", "RandomSearch", "--budget.evaluations", "2", "--budget.finalists", "1", "--budget.final_seeds", "1"),
