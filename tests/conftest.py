@@ -17,6 +17,12 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Have searches draw no pictures for TensorBoard, which take most of their time where an evaluation takes none."""
+    monkeypatch.setattr("nasenv.records.tensorboard.TensorBoardWriter.figure", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def postgresql():
     """Return a PostgreSQL server; tests that need one are skipped where there is no program."""

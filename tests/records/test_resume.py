@@ -21,6 +21,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
 from tests.fakes import Hashed
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 CANONICAL = [tuple(d) for d in SPACE.all_architectures().tolist() if SPACE.canonical(tuple(d)) == tuple(d)]
 BUDGET = Budget(evaluations=24, finalists=3, final_seeds=2)
