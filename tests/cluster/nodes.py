@@ -20,11 +20,16 @@ class Nodes:
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self.cluster.address
 
+    def lose_one(self):
+        """End a node, which tells nobody."""
+        self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
+
     def have(self, count):
         """Return when there are so many nodes beside the head."""
         nodes = self.cluster.worker_nodes
-        dead = [node for node in nodes if any(kind == "raylet" for kind, _ in node.dead_processes())]
-        for node in [*dead, *[node for node in nodes if node not in dead][count:]]:
+        for node in [node for node in nodes if any(kind == "raylet" for kind, _ in node.dead_processes())]:
             self.cluster.remove_node(node, allow_graceful=False)
+        for node in [*nodes][count:]:
+            self.cluster.remove_node(node)  # which tells the head that it goes
         while len(nodes) < count:
             self.cluster.add_node(num_cpus=1, object_store_memory=STORE, wait=False)

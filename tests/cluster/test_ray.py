@@ -76,7 +76,6 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kept(nodes, folder):
-    nodes.have(2)
     made = Kept(SPACE, Faulty(SPACE, folder), address=nodes.address)
     yield made
     made.end()
@@ -387,7 +386,18 @@ def test_what_fits_on_a_node(share, node, fits):
 
 TRAIN = [
     *("train", "--agent", "RandomSearch", "--agent.batch_size", "4"),
-    *("--space.max_layers", "2", "--budget.evaluations", "12", "--budget.finalists", "1", "--budget.final_seeds", "1"),
+    *(
+        "--space.max_layers",
+        "2",
+        "--space.widths",
+        "[8]",
+        "--budget.evaluations",
+        "12",
+        "--budget.finalists",
+        "1",
+        "--budget.final_seeds",
+        "1",
+    ),
     *("--cache", "none"),
 ]
 INNER = {"epochs": 3, "final_epochs": 1, "devices": "cpu"}
