@@ -64,7 +64,7 @@ STARTED = {
     "MaskablePPO": MaskablePPO,
     "RecurrentPPO": RecurrentPPO,
     "A2C": A2C,
-    "DQN": lambda: DQN(exploration_fraction=0.01, gradient_steps=50),
+    "DQN": lambda: DQN(exploration_fraction=0.01, gradient_steps=30),
 }  # with settings that have it learn at once
 
 
