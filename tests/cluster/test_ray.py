@@ -454,7 +454,9 @@ def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray
 
 def test_a_lost_head_is_told(elsewhere, nodes, kept, monkeypatch):  # the last one
     monkeypatch.setattr("nasenv.cluster.connection._LOST_SECONDS", 1.0)
-    stream = kept.results([Trial(architecture, 1.0, "test", s) for architecture in ARCHITECTURES for s in range(100)])
+    stream = kept.results(
+        [Trial(architecture, 1.0, "test", s) for architecture in {*ARCHITECTURES} for s in range(100)]
+    )
     next(stream)
     nodes.cluster.head_node.kill_gcs_server()
     said = r"the head of the Ray cluster, .*, has not answered for 1 s; what is done .* goes on"
