@@ -32,7 +32,7 @@ from nasenv.trial import Measurement, Trial
 from tests.cluster.nodes import STORE, Nodes
 from tests.fakes import RANDOM_LAYERS, Faulty, RandomNetworks, hearing
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,7 @@ class Kept(RayEvaluator):
 def nodes():
     made = Nodes()
     yield made
+    ray.shutdown()  # whoever it was that connected
     made.cluster.shutdown()
 
 
