@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import numpy as np
-import torch
 
 Architecture: TypeAlias = tuple[int, ...]
 """The index of the choice taken at each decision of a space, in order; its length is T."""
@@ -189,7 +189,7 @@ def _plain(name: str, value: Any) -> float:
     Raises:
         ValueError: an int that is too large for a float.
     """
-    number = value.item() if isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0 else value
+    number = value.item() if _is_array(value) and value.ndim == 0 else value
     if isinstance(number, bool) or not isinstance(number, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
@@ -206,6 +206,12 @@ def _plain_metrics(metrics: Any) -> dict[str, float]:
 
 
 def _plain_curve(curve: Any) -> tuple[float, ...]:
-    if not isinstance(curve, Sequence | np.ndarray | torch.Tensor):
+    if not isinstance(curve, Sequence) and not _is_array(curve):
         raise TypeError(f"curve must be numbers, got {curve!r}")
     return tuple(_plain("curve", value) for value in curve)
+
+
+def _is_array(value: Any) -> bool:
+    """Return whether a value is an array or a tensor; torch, which takes seconds, is not imported for that."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", np.ndarray)
+    return isinstance(value, np.ndarray | tensor)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from nasenv.records.tensorboard import TensorBoardWriter
 from scripts.benchmarks.postgresql_server import programs, server
 
 LONGEST = ("test_ray.py", "test_stopping.py", "test_comparison_ray.py", "test_readme.py", "test_soak.py")
@@ -15,6 +16,18 @@ def pytest_collection_modifyitems(items):
 def _one_thread():
     """Networks as small as those of the tests are slowed down by a second thread, most of all on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def without_pictures():
+    """Draw no pictures for TensorBoard in the course of a search; it takes most of the time of one as short as these.
+
+    Use it where no picture is looked at: ``pytestmark = pytest.mark.usefixtures("without_pictures")``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TensorBoardWriter, "choice_shares", lambda *_: None)
+        patch.setattr(TensorBoardWriter, "best_architecture", lambda *_: False)
+        yield
 
 
 @pytest.fixture(scope="session")

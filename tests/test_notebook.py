@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.evaluators.test_surroundings import measured
 from tests.test_readme import MODULES
 
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install nbclient ipykernel")
@@ -15,43 +15,6 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Return a function that runs cells in a new kernel in an empty folder, and returns what they printed."""
-    kernel = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
-    place = tmp_path / "jupyter/kernels/of-the-tests/kernel.json"
-    place.parent.mkdir(parents=True)
-    place.write_text(json.dumps({**kernel, "display_name": "of the tests"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
-    (folder := tmp_path / "notebook").mkdir()
-
-    def run(*cells):
-        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        options = {"kernel_name": "of-the-tests", "timeout": 240, "resources": {"metadata": {"path": str(folder)}}}
-        nbclient.NotebookClient(book, **options).execute()
-        return ["".join(o["text"] for o in cell.outputs if o.get("name") == "stdout") for cell in book.cells]
-
-    run.folder = folder
-    return run
-
-
-def test_quick_start(run):
-    (printed,) = run(MODULES["quick_start.py"])
-    assert 0.8 < float(printed.split()[1]) <= 1.0
-    assert (run.folder / "runs/quick/result.json").exists()
-
-
-@pytest.mark.parametrize("concurrency", [0, 2])
-def test_measurements(run, concurrency):
-    imports = "import json; from tests.evaluators.test_surroundings import measured"
-    code = f"{imports}; print(json.dumps(measured({concurrency})))"
-    alone = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
-    )
-    assert json.loads(run(code)[0]) == json.loads(alone.stdout)
 
 
 INTERRUPTED = """
@@ -69,29 +32,80 @@ def interrupt(search, outcome):
 search = make()
 search.callbacks.append(interrupt)
 """
-
-
-def test_interrupt_and_go_on(run):
-    *_, again, went_on, concluded = run(
-        INTERRUPTED,
-        "try:\n    search.run()\nexcept KeyboardInterrupt:\n    print('interrupted')",
-        "try:\n    make()\nexcept nasenv.InputError as error:\n    print(error)",
-        "search.run(); print(len(search.history)); search.close()",
-        "print(nasenv.conclude(search).test_score)",
-    )
-    assert "is in use by a search that this program made before; call its close(), then make it again" in again
-    assert went_on == "8\n"
-    assert 0 < float(concluded) <= 1
-    assert len((run.folder / "run/journal.jsonl").read_text().splitlines()) == 1 + 8
-
-
-def test_environment(run):
-    """Nothing has imported nasenv in the notebook."""
-    (printed,) = run(
+MEASURED = "import json; from tests.evaluators.test_surroundings import measured; print(json.dumps(measured({})))"
+CELLS = {
+    "environment": (  # the first, as nothing has imported nasenv yet
         "import gymnasium\n"
         "env = gymnasium.make('nasenv:nasenv/ChainCNN-v0', max_layers=1, widths=(8,), render_mode='rgb_array_list')\n"
         "env.reset(); done = False\n"
         "while not done:\n    _, reward, done, *_ = env.step(0)\n"
         "print(reward > 0, len(env.render()) > 1)"
-    )
-    assert printed == "True True\n"
+    ),
+    "quick start": MODULES["quick_start.py"].replace("evaluations=16", "evaluations=4"),
+    "measured in the kernel": MEASURED.format(0),
+    "measured by workers": MEASURED.format(2),
+    "made": INTERRUPTED,
+    "interrupted": "try:\n    search.run()\nexcept KeyboardInterrupt:\n    print('interrupted')",
+    "made again": "try:\n    make()\nexcept nasenv.InputError as error:\n    print(error)",
+    "went on": "search.run(); print(len(search.history)); search.close()",
+    "concluded": "print(nasenv.conclude(search).test_score)",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("notebook")
+
+
+@pytest.fixture(scope="module")
+def outputs(folder, tmp_path_factory):
+    """Run the cells in a new kernel in an empty folder, and return what each of them gave out."""
+    kernel = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
+    place = tmp_path_factory.mktemp("jupyter") / "kernels/of-the-tests/kernel.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps({**kernel, "display_name": "of the tests"}))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS.values()])
+    options = {"kernel_name": "of-the-tests", "timeout": 240, "resources": {"metadata": {"path": str(folder)}}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(place.parents[2]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        nbclient.NotebookClient(book, **options, allow_errors=True).execute()
+    return {name: cell.outputs for name, cell in zip(CELLS, book.cells, strict=True)}
+
+
+@pytest.fixture
+def printed(outputs):
+    """Return a function that returns what a cell printed, and fails if it raised."""
+
+    def printed(name):
+        assert [o.traceback for o in outputs[name] if o.output_type == "error"] == []
+        return "".join(o["text"] for o in outputs[name] if o.get("name") == "stdout")
+
+    return printed
+
+
+def test_environment(printed):
+    """Nothing has imported nasenv in the notebook."""
+    assert printed("environment") == "True True\n"
+
+
+def test_quick_start(printed, folder):
+    assert "evaluations=4" in CELLS["quick start"], "shorter than on its page"
+    assert 0.8 < float(printed("quick start").split()[1]) <= 1.0
+    assert (folder / "runs/quick/result.json").exists()
+
+
+def test_measurements(printed):
+    """They are those of any other program, which come out the same wherever they are made (test_surroundings.py)."""
+    elsewhere = json.loads(json.dumps(measured()))
+    for where in ("in the kernel", "by workers"):
+        assert json.loads(printed(f"measured {where}")) == elsewhere
+
+
+def test_interrupt_and_go_on(printed, folder):
+    assert printed("interrupted") == "interrupted\n"
+    said = "is in use by a search that this program made before; call its close(), then make it again"
+    assert said in printed("made again")
+    assert printed("went on") == "8\n"
+    assert 0 < float(printed("concluded")) <= 1
+    assert len((folder / "run/journal.jsonl").read_text().splitlines()) == 1 + 8

@@ -61,6 +61,7 @@ class Wide(HiddenArchitecture):
         return self.at_once
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize(("slots", "architectures"), [(1, 16), (2, 16), (12, 24), (40, 40)])
 def test_architectures_at_a_time_follow_the_slots_with_which_the_search_began(tmp_path, slots, architectures):
     agent = PPO(num_envs="auto")

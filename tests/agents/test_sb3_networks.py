@@ -132,6 +132,7 @@ def test_they_learn(agent, network):
     assert last.mean() > first.mean() + 3 * np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / 50)
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("network", READERS)
 def test_a_search_goes_on_where_it_was_cut_off(tmp_path, network):
     def run(folder):

@@ -1,9 +1,11 @@
 """A search that was suspended for longer than its leases last trains nothing that another has taken over meanwhile."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 SPACE = ChainCNN(max_layers=2)
 BUDGET = Budget(6)
 AGENTS = {"batch": lambda: RandomSearch(batch_size=6), "asynchronous": lambda: RandomSearch(asynchronous=True)}
-PROGRAM = "import sys; from tests.cache.test_suspension import *; search_alone(*sys.argv[1:])"
 
 
 class Slow(OneByOne):
@@ -59,29 +60,61 @@ def begun(folder):
     return [path.read_text() for path in sorted(folder.iterdir())]
 
 
-def search_alone(place, folder, kind):
-    hurry()
-    print(*searched(place, folder, AGENTS[kind](), seconds=0.6))
+PROGRAM = """
+import json, os, sys
+from tests.cache.test_suspension import AGENTS, hurry, searched
+hurry()
+for line in sys.stdin:
+    place, folder, kind = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        print(os.getpid(), flush=True)
+        print(*searched(place, folder, AGENTS[kind](), seconds=0.6), flush=True)
+        os._exit(0)  # an error ends it with 1 and its traceback
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def program():
+    """A program that forks a process for each search that it is told of, as importing PyTorch takes seconds."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, text=True, bufsize=1, **pipes) as made:
+        yield made
+        made.stdin.close()
+
+
+@pytest.fixture
+def suspended(program):
+    """A function that starts a search in a process of its own and returns its process id."""
+    limit = threading.Timer(120, program.kill)
+    limit.start()
+
+    def start(*search):
+        print(json.dumps([*map(str, search)]), file=program.stdin)
+        return int(program.stdout.readline())
+
+    yield start
+    limit.cancel()
 
 
 @pytest.mark.parametrize("kind", AGENTS)
-def test_it_looks_again_when_it_wakes(kind, place, tmp_path, monkeypatch):
+def test_it_looks_again_when_it_wakes(kind, place, program, suspended, tmp_path, monkeypatch):
     for name in ("_BEAT_SECONDS", "_DEAD_SECONDS", "_LONGEST_LOOK"):
         monkeypatch.setattr(leases, name, getattr(leases, name))
     hurry()
     folders = tmp_path / "suspended", tmp_path / "other"
     for folder in folders:
         folder.mkdir()
-    line = [sys.executable, "-c", PROGRAM, place, folders[0], kind]
-    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True) as suspended:
-        while not list(folders[0].iterdir()):
-            time.sleep(0.02)
-        os.kill(suspended.pid, signal.SIGSTOP)
-        try:
-            expected = searched(place, folders[1], AGENTS[kind]())
-        finally:
-            os.kill(suspended.pid, signal.SIGCONT)
-        rewards = suspended.communicate(timeout=60)[0].split()
-    assert suspended.returncode == 0
+    pid = suspended(place, folders[0], kind)
+    while not list(folders[0].iterdir()):
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        expected = searched(place, folders[1], AGENTS[kind]())
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    rewards = program.stdout.readline().split()
+    assert program.stdout.readline() == "0\n"
     assert len(begun(folders[0])) == 1, "it trained again what the other had taken over and measured"
     assert rewards == list(map(str, expected))

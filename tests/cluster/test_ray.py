@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
 from nasenv.agents.sb3 import PPO
 from nasenv.agents.tpe import TPE
@@ -21,6 +20,7 @@ from nasenv.cluster import actors
 from nasenv.cluster.connection import JobResources
 from nasenv.cluster.evaluator_worker import in_process, machine_settings
 from nasenv.cluster.ray_evaluator import RayEvaluator
+from nasenv.commands.cli import main
 from nasenv.errors import InputError
 from nasenv.evaluators.estimate import EstimateEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
@@ -29,25 +29,20 @@ from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
-from tests.fakes import Faulty, RandomNetworks, hearing
+from tests.cluster.nodes import STORE, Nodes
+from tests.fakes import RANDOM_LAYERS, Faulty, RandomNetworks, hearing
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 ROOT = Path(__file__).parents[2]
 SPACE = ChainCNN(max_layers=3, widths=(8, 16))
 ARCHITECTURES = SPACE.sample(24, np.random.default_rng(0))
 TRIALS = [Trial(architecture) for architecture in ARCHITECTURES]
-SYNCHRONOUS = {
-    "PPO": lambda: PPO(num_envs=8),
-    "RegularizedEvolution": lambda: RegularizedEvolution(8, 3, batch_size=8),
-    "RandomSearch": lambda: RandomSearch(batch_size=8),
-}
 ASYNCHRONOUS = {
-    "TPE": lambda: TPE(startup_trials=8, asynchronous=True),
-    "RegularizedEvolution": lambda: RegularizedEvolution(8, 3, asynchronous=True),
-}
-QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
-STORE = 80 * 2**20
+    "worker": lambda: TPE(startup_trials=8, asynchronous=True),
+    "node": lambda: RegularizedEvolution(8, 3, asynchronous=True),
+}  # by what is lost
 
 
 class Kept(RayEvaluator):
@@ -66,30 +61,11 @@ class Kept(RayEvaluator):
         super().close()
 
 
-class Nodes:
-    """A cluster: a head without processors, on which this process is, and nodes of one each."""
-
-    def __init__(self):
-        from ray.cluster_utils import Cluster
-
-        head = {"num_cpus": 0, "object_store_memory": STORE, "_system_config": QUICK}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.address = self.cluster.address
-
-    def have(self, count):
-        """Return when there are so many nodes beside the head."""
-        nodes = self.cluster.worker_nodes
-        dead = [node for node in nodes if any(kind == "raylet" for kind, _ in node.dead_processes())]
-        for node in [*dead, *[node for node in nodes if node not in dead][count:]]:
-            self.cluster.remove_node(node, allow_graceful=False)
-        while len(nodes) < count:
-            self.cluster.add_node(num_cpus=1, object_store_memory=STORE, wait=False)
-
-
 @pytest.fixture(scope="module")
 def nodes():
     made = Nodes()
     yield made
+    ray.shutdown()  # whoever it was that connected
     made.cluster.shutdown()
 
 
@@ -101,7 +77,6 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kept(nodes, folder):
-    nodes.have(2)
     made = Kept(SPACE, Faulty(SPACE, folder), address=nodes.address)
     yield made
     made.end()
@@ -119,8 +94,8 @@ def evaluator(nodes, kept, folder):
 
 @pytest.fixture
 def elsewhere(nodes, kept):
-    """Return the address of the two nodes, on which nobody works."""
-    nodes.have(2)
+    """Return the address of a node, on which nobody works."""
+    nodes.have(1)
     kept.let_go()
     return nodes.address
 
@@ -175,13 +150,12 @@ def test_ray_is_not_installed(tmp_path, monkeypatch):
         RayEvaluator(SPACE, local(tmp_path)).start()
 
 
-@pytest.mark.parametrize("agent", SYNCHRONOUS)
-def test_a_node_is_lost_and_the_journal_is_that_of_one_machine(agent, evaluator, folder, tmp_path):
+def test_a_node_is_lost_and_the_journal_is_that_of_one_machine(evaluator, folder, tmp_path):
     (folder / "node").touch()
-    entries = run(tmp_path / "ray", SYNCHRONOUS[agent](), evaluator)
+    entries = run(tmp_path / "ray", PPO(num_envs=8), evaluator)
     assert not (folder / "node").exists()
     assert len(entries) == 40
-    assert entries == run(tmp_path / "local", SYNCHRONOUS[agent](), local(tmp_path))
+    assert entries == run(tmp_path / "local", PPO(num_envs=8), local(tmp_path))
 
 
 @pytest.mark.parametrize("first", ["local", "ray"])
@@ -194,29 +168,22 @@ def test_a_run_goes_on_elsewhere(first, evaluator, tmp_path):
     assert after == run(tmp_path / "whole", RegularizedEvolution(8, 3, batch_size=8), local(tmp_path))
 
 
-@pytest.mark.parametrize("agent", ASYNCHRONOUS)
-def test_an_asynchronous_search_loses_a_node_and_repeats_itself(agent, evaluator, folder, tmp_path):
-    (folder / "node").touch()
-    entries = run(tmp_path / "once", ASYNCHRONOUS[agent](), evaluator)
-    assert not (folder / "node").exists()
+@pytest.mark.parametrize("lost", ASYNCHRONOUS)
+def test_an_asynchronous_search_loses_a_worker_or_node_and_repeats_itself(lost, evaluator, folder, tmp_path):
+    (folder / lost).touch()
+    entries = run(tmp_path / "once", ASYNCHRONOUS[lost](), evaluator)
+    assert not (folder / lost).exists()
     assert len(entries) == 40
     shutil.copytree(tmp_path / "once", tmp_path / "again")
     for name in ("journal.jsonl", "trials.jsonl"):
         path = tmp_path / "again" / name
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:20]))
     completion_order = CompletionOrder.read(tmp_path / "once" / "journal.jsonl")
-    assert run(tmp_path / "again", ASYNCHRONOUS[agent](), evaluator, completion_order=completion_order) == entries
-
-
-def test_a_killed_worker_is_replaced(evaluator, folder):
-    before = evaluator._pool.pids
-    (folder / "worker").touch()
-    assert evaluator.measure(TRIALS) == evaluator.inner.measure(TRIALS)
-    evaluator.start(2)
-    assert len({*before, *evaluator._pool.pids}) == 3
+    assert run(tmp_path / "again", ASYNCHRONOUS[lost](), evaluator, completion_order=completion_order) == entries
 
 
 def test_what_kills_every_worker_is_a_failed_measurement_with_its_reason(evaluator, folder, monkeypatch):
+    before = evaluator._pool.pids
     monkeypatch.setattr(evaluator._pool, "retries", 1)
     (folder / "always-worker").touch()
     trial = Trial(ARCHITECTURES[0], 1.0, "test", 3)
@@ -226,6 +193,9 @@ def test_what_kills_every_worker_is_a_failed_measurement_with_its_reason(evaluat
     assert result.error.endswith("), tried 2 times")
     assert " on node " in result.error
     assert "\n" not in result.error
+    (folder / "always-worker").unlink()
+    assert evaluator.measure(TRIALS) == evaluator.inner.measure(TRIALS)  # by those that replace them
+    assert not {*before} & {*evaluator._pool.pids}
 
 
 def test_what_hangs_is_ended(evaluator, folder, monkeypatch):
@@ -267,45 +237,52 @@ def test_nodes_that_join_are_used(evaluator, nodes):
     assert evaluator.slots == len(workers) == 3
 
 
-def test_training_is_the_same(elsewhere):
-    trials = [*TRIALS[:3], Trial(ARCHITECTURES[0], 0.5), Trial(ARCHITECTURES[0], 1.0, "test")]
-    with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu"), elsewhere) as evaluator:
-        alone = TrainingEvaluator(SPACE, epochs=1, final_epochs=1, devices="cpu", concurrency=0)
-        assert evaluator.fingerprint() == alone.fingerprint()
-        assert evaluator.fidelity(0.3) == alone.fidelity(0.3)
-        assert evaluator.costs(ARCHITECTURES[0]) == alone.costs(ARCHITECTURES[0])
-        assert figures(evaluator.measure(trials)) == figures(alone.measure(trials))
-        assert set(evaluator.worker_seconds) == {"data", "building", "training", "scoring"}
-    evaluator.let_go()
+@pytest.fixture(scope="class")
+def alone():
+    return TrainingEvaluator(RandomNetworks(), epochs=1, final_epochs=1, devices="cpu", concurrency=0)
 
 
-def test_networks_that_draw_random_numbers_are_the_same(elsewhere):
+@pytest.fixture(scope="class")
+def training(nodes, kept):
+    """Return an evaluator on a node, whose worker is kept for the tests of a class."""
+    nodes.have(1)
+    kept.let_go()
     space = RandomNetworks()
-    trials = [Trial((kind,)) for kind in range(len(space.decisions[0].choices))]
-    with Kept(space, TrainingEvaluator(space, epochs=1, devices="cpu"), elsewhere) as evaluator:
-        alone = TrainingEvaluator(space, epochs=1, devices="cpu", concurrency=0)
-        assert figures(evaluator.measure(trials)) == figures(alone.measure(trials))
-    evaluator.let_go()
+    inner = TrainingEvaluator(space, epochs=1, final_epochs=1, devices="cpu")
+    yield (made := Kept(space, inner, nodes.address))
+    made.let_go()
 
 
-def test_weights_are_files_of_the_driver(elsewhere, tmp_path):
-    with Kept(SPACE, TrainingEvaluator(SPACE, epochs=1, devices="cpu"), elsewhere) as evaluator:
-        places = {"ray": evaluator, "here": TrainingEvaluator(SPACE, epochs=1, devices="cpu", concurrency=0)}
+class TestTrainings:
+    """They are the same on the cluster as in this process."""
+
+    def test_of_networks_that_draw_random_numbers(self, training, alone):
+        trials = [Trial((kind,)) for kind in range(len(RANDOM_LAYERS))]
+        trials += [Trial((1,), 0.5), Trial((6,), 1.0, "test")]
+        assert figures(training.measure(trials)) == figures(alone.measure(trials))
+        assert set(training.worker_seconds) == {"data", "building", "training", "scoring"}
+
+    def test_what_is_known_without_them(self, training, alone):
+        assert training.fingerprint() == alone.fingerprint()
+        assert training.fidelity(0.3) == alone.fidelity(0.3)
+        assert training.costs((6,)) == alone.costs((6,))
+
+    def test_weights_are_files_of_the_driver(self, training, alone, tmp_path):
+        places = {"ray": training, "here": alone}
         measured = {name: trained_twice(place, tmp_path / name) for name, place in places.items()}
         assert measured["ray"] == measured["here"]
         for name in ("first", "second"):
             assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
         with pytest.raises(InputError, match=f"weights {tmp_path}/none cannot be read"):
-            evaluator.submit(TRIALS[0], start=tmp_path / "none")
-    evaluator.let_go()
+            training.submit(Trial((6,)), start=tmp_path / "none")
 
 
 def trained_twice(evaluator, folder):
     """Return what comes of a training, and of one that goes on from its weights."""
     folder.mkdir()
-    evaluator.submit(TRIALS[0], keep=folder / "first")
+    evaluator.submit(Trial((6,)), keep=folder / "first")
     ((_, first),) = evaluator.completed()
-    evaluator.submit(TRIALS[0], start=folder / "first", keep=folder / "second")
+    evaluator.submit(Trial((6,)), start=folder / "first", keep=folder / "second")
     ((_, second),) = evaluator.completed()
     return figures([first, second])
 
@@ -343,7 +320,7 @@ def test_gpus_are_shared_and_a_pytorch_that_sees_none_is_told(elsewhere, nodes, 
     asked.start(2)
     assert asked.slots == len(asked._pool.pids) == 2
     asked.let_go()
-    training = Kept(SPACE, TrainingEvaluator(SPACE), elsewhere, **share)
+    training = Kept(SPACE, TrainingEvaluator(SPACE), elsewhere, gpus_per_evaluation=1)
     with pytest.raises(InputError, match=r"cannot work on node .*: InputError: PyTorch sees no GPU, where trainings"):
         training.fingerprint()
     training.let_go()
@@ -408,26 +385,31 @@ def test_what_fits_on_a_node(share, node, fits):
 
 
 TRAIN = [
-    *(sys.executable, "scripts/train_controller.py", "--agent", "RandomSearch", "--agent.batch_size", "4"),
-    *("--space.max_layers", "2", "--budget.evaluations", "12", "--budget.finalists", "1", "--budget.final_seeds", "1"),
+    *("train", "--agent", "RandomSearch", "--agent.batch_size", "4"),
+    *(
+        "--space.max_layers",
+        "2",
+        "--space.widths",
+        "[8]",
+        "--budget.evaluations",
+        "12",
+        "--budget.finalists",
+        "1",
+        "--budget.final_seeds",
+        "1",
+    ),
     *("--cache", "none"),
 ]
 INNER = {"epochs": 3, "final_epochs": 1, "devices": "cpu"}
 ON_RAY = [
     *("--evaluator", "RayEvaluator", "--evaluator.inner", "TrainingEvaluator"),
+    *("--evaluator.cpus_per_evaluation", str(len(os.sched_getaffinity(0)))),  # one worker
     *(word for name, value in INNER.items() for word in (f"--evaluator.inner.{name}", str(value))),
 ]
 HERE = [
     *("--evaluator", "TrainingEvaluator", "--evaluator.concurrency", "0"),
     *(word for name, value in INNER.items() for word in (f"--evaluator.{name}", str(value))),
 ]
-
-
-def command(run_dir, options):
-    return subprocess.Popen(
-        [*TRAIN, "--run_dir", str(run_dir), *options], cwd=ROOT, text=True, start_new_session=True, preexec_fn=hearing,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
 
 
 def family(session):
@@ -445,7 +427,11 @@ def family(session):
 
 def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray(tmp_path):
     folder = tmp_path / "run"
-    process = command(folder, ON_RAY)
+    train = [*TRAIN, "--run_dir", str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nasenv", *train, *ON_RAY], text=True, start_new_session=True, preexec_fn=hearing,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     trials = folder / "trials.jsonl"
     while not (trials.exists() and trials.read_text().count("\n") > 2):
         assert process.poll() is None, process.communicate()
@@ -461,17 +447,15 @@ def test_the_command_stops_at_a_signal_leaves_no_process_and_goes_on_without_ray
         assert time.monotonic() < deadline, family(process.pid)
         time.sleep(0.1)
     done = trials.read_text().splitlines()
-    process = command(folder, HERE)
-    said, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert main([*train, *HERE]) == 0
     assert trials.read_text().splitlines()[: len(done)] == done
     assert len(journal(folder)) == 12
 
 
-def test_a_lost_head_is_told(evaluator, nodes, monkeypatch):  # the last one
+def test_a_lost_head_is_told(elsewhere, nodes, kept, monkeypatch):  # the last one
     monkeypatch.setattr("nasenv.cluster.connection._LOST_SECONDS", 1.0)
-    stream = evaluator.results(
-        [Trial(architecture, 1.0, "test", s) for architecture in ARCHITECTURES for s in range(100)]
+    stream = kept.results(
+        [Trial(architecture, 1.0, "test", s) for architecture in {*ARCHITECTURES} for s in range(100)]
     )
     next(stream)
     nodes.cluster.head_node.kill_gcs_server()

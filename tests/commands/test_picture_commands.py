@@ -21,6 +21,7 @@ from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.data.picture_files import TORN, encoded, lay
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 TINY = ["--budget.evaluations", "2", "--budget.finalists", "1", "--budget.final_seeds", "1", "--cache", "none"]
 TINY += ["--evaluator.epochs", "1", "--evaluator.final_epochs", "1", "--evaluator.concurrency", "0"]
 TINY += ["--agent", "RandomSearch"]
@@ -86,7 +87,8 @@ def test_train_is_told_what_to_add_until_it_runs_and_says_what_it_loaded(here, c
     assert load_model(here / "run/model").resize == "crop"
 
 
-def test_compare_and_build_table_say_what_they_load(here, capsys):
+def test_compare_and_build_table_say_what_they_load(here, capsys, monkeypatch):
+    monkeypatch.setattr("nasenv.comparison.figures.draw", lambda *_: {})
     two = ["--evaluator", "TrainingEvaluator", "--evaluator.epochs", "1", "--evaluator.concurrency", "0"]
     space = ["--space", "ChainCNN", "--space.max_layers", "1"]
     agents = ["--agents.random", "RandomSearch", "--agents.evolution", "RegularizedEvolution"]

@@ -7,6 +7,7 @@ import pytest
 
 from nasenv.commands.cli import main
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 TABLE = [
     *("--evaluator", "TableEvaluator", "--evaluator.table", "chain_cnn_digits", "--space.widths", "[16]"),
     *("--space.max_layers", "3", "--budget.evaluations", "30", "--cache", "none"),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.trial import Trial
 from tests.fakes import TASK, Hashed
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 
 
@@ -75,16 +77,31 @@ def run(folder=None, evaluator=None, agent=None, budget=None, cache="none", seed
     return evaluator
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder of a finished run, which tests copy."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """Return a copy of the folder of a finished run."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
 def timeless(folder):
     lines = (folder / "journal.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "started")} for line in lines]
 
 
-def test_what_a_finished_run_has_trained_enters_a_cache_that_lacks_it(tmp_path):
-    evaluator = run(tmp_path / "run")
-    run(tmp_path / "run", cache=str(tmp_path / "cache.db"))
-    trained = {architecture for call in evaluator.calls for architecture in call}
+def test_what_a_finished_run_has_trained_enters_a_cache_that_lacks_it(copied, tmp_path):
+    evaluator = run(copied, cache=str(tmp_path / "cache.db"))
+    assert evaluator.calls == []
+    trained = {SPACE.canonical(tuple(entry["architecture"])) for entry in timeless(copied)[1:]}
     repeatable = {Trial(architecture) for architecture in trained if evaluator.figure(architecture).repeatable}
+    assert repeatable
     with Cache(tmp_path / "cache.db") as cache:
         found = cache.find(ProblemKey(SPACE.fingerprint(), evaluator.fingerprint()), map(Trial, trained))
         assert found.keys() == repeatable
@@ -226,7 +243,8 @@ def test_what_is_said_is_what_was_spent_where_trainings_were_shorter(capsys):
     ]
 
 
-def test_brackets_in_names_are_printed(tmp_path, capsys):
+def test_brackets_in_names_are_printed(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "a[b]" / "c")
     run(tmp_path / "a[b]" / "c")
     assert f"files in {tmp_path}/a[b]/c:" in capsys.readouterr().out
 
@@ -243,18 +261,17 @@ def test_a_finished_run_is_shown_and_left_as_it_is(tmp_path, capsys):
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
-def test_what_a_kill_right_after_the_result_has_left_is_cleared(tmp_path):
-    run(tmp_path / "run")
-    before = set((tmp_path / "run").iterdir())
-    (tmp_path / "run" / "partial_result.json").write_text("{}")
-    (tmp_path / "run" / "networks").mkdir()
-    (tmp_path / "run" / "networks" / "seed-0.safetensors").write_bytes(b"")
-    run(tmp_path / "run")
-    assert set((tmp_path / "run").iterdir()) == before
+def test_what_a_kill_right_after_the_result_has_left_is_cleared(copied):
+    before = set(copied.iterdir())
+    (copied / "partial_result.json").write_text("{}")
+    (copied / "networks").mkdir()
+    (copied / "networks" / "seed-0.safetensors").write_bytes(b"")
+    run(copied)
+    assert set(copied.iterdir()) == before
 
 
-def test_what_is_to_be_typed_is_quoted(tmp_path, capsys):
-    run(tmp_path / "my runs" / "a")
+def test_what_is_to_be_typed_is_quoted(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "my runs" / "a")
     (tmp_path / "my runs" / "a" / "model").mkdir()
     run(tmp_path / "my runs" / "a")
     said = capsys.readouterr().out
@@ -262,26 +279,24 @@ def test_what_is_to_be_typed_is_quoted(tmp_path, capsys):
     assert f"--logdir '{tmp_path}/my runs'" in said
 
 
-def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
-    run(tmp_path / "whole")
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(finished, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", Interrupted(SPACE))
     capsys.readouterr()
     evaluator = run(tmp_path / "run")
     assert re.search(r"resuming from the journal of .*: \d evaluations", capsys.readouterr().out)
     assert 0 < sum(map(len, evaluator.calls)) < 20
-    assert timeless(tmp_path / "run") == timeless(tmp_path / "whole")
-    whole, gone_on = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "run"))
+    assert timeless(tmp_path / "run") == timeless(finished)
+    whole, gone_on = (json.loads((folder / "result.json").read_text()) for folder in (finished, tmp_path / "run"))
     assert gone_on == whole
 
 
-def test_a_run_that_was_killed_at_its_end_concludes_without_searching_again(tmp_path):
-    run(tmp_path / "run")
-    result = (tmp_path / "run" / "result.json").read_text()
-    (tmp_path / "run" / "result.json").unlink()
-    evaluator = run(tmp_path / "run")
+def test_a_run_that_was_killed_at_its_end_concludes_without_searching_again(copied):
+    result = (copied / "result.json").read_text()
+    (copied / "result.json").unlink()
+    evaluator = run(copied)
     assert evaluator.calls == []
-    assert (tmp_path / "run" / "result.json").read_text() == result
+    assert (copied / "result.json").read_text() == result
 
 
 def test_a_second_run_takes_everything_from_the_cache(tmp_path, capsys):
@@ -292,15 +307,14 @@ def test_a_second_run_takes_everything_from_the_cache(tmp_path, capsys):
     assert "20 scores known from the cache" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_the_folder_of_another_configuration_is_refused_and_left_alone(tmp_path, finished):
-    run(tmp_path / "run")
-    if not finished:
-        (tmp_path / "run" / "result.json").unlink()
-    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_the_folder_of_another_configuration_is_refused_and_left_alone(copied, is_finished):
+    if not is_finished:
+        (copied / "result.json").unlink()
+    before = {path: path.read_bytes() for path in copied.iterdir()}
     with pytest.raises(InputError, match="seed is 0 there, 1 here"):
-        run(tmp_path / "run", seed=1)
-    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+        run(copied, seed=1)
+    assert {path: path.read_bytes() for path in copied.iterdir()} == before
 
 
 def test_an_agent_that_breaks_its_contract_is_named_and_the_folder_is_free_again(tmp_path):
@@ -323,11 +337,10 @@ def test_a_folder_that_may_not_be_written(tmp_path):
         run(tmp_path / "run")
 
 
-def test_a_result_without_a_journal_is_nobodys(tmp_path):
-    run(tmp_path / "run")
-    (tmp_path / "run" / "journal.jsonl").unlink()
+def test_a_result_without_a_journal_is_nobodys(copied):
+    (copied / "journal.jsonl").unlink()
     with pytest.raises(InputError, match=r"holds a result\.json but no journal\.jsonl"):
-        run(tmp_path / "run")
+        run(copied)
 
 
 def test_a_file_of_architectures_with_a_byte_order_mark(tmp_path):

@@ -199,7 +199,7 @@ def test_nothing_to_compare(nothing, tmp_path):
 # What goes wrong
 
 
-def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
+def test_a_killed_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
     code = (
         "from pathlib import Path; from tests.comparison.test_comparison import slow; import sys\n"
         "if __name__ == '__main__': slow(Path(sys.argv[1]))"
@@ -208,15 +208,15 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     folder = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, script, folder], env=environment, cwd=tmp_path)
+    process = subprocess.Popen([sys.executable, script, folder], env=environment, cwd=tmp_path, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while len(times(folder)) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(0.3)  # its workers go with it
+    process.communicate(timeout=60)  # until its workers, who have its output too, are gone
     there = times(folder)
     assert 3 <= len(there) < 12
+    monkeypatch.setattr(fakes.Slow, "tell", RandomSearch.tell)  # it need not be slow any more
     _, done = slow(folder, workers=0)
     assert len(done) == 12 - len(there)
     assert there.items() <= times(folder).items()
@@ -424,11 +424,11 @@ def test_tensorboard_has_at_most_50_points_a_curve_and_the_settings(evaluations,
 
 
 def test_memory_does_not_grow_with_the_number_of_runs(tmp_path):
-    comparison = Comparison({"p": problem(10)}, {"random": RANDOM}, range(120), tmp_path)
+    comparison = Comparison({"p": problem(10)}, {"random": RANDOM}, range(50), tmp_path)
     held = []
 
     def done(run):
-        if run.seed in (39, 119):
+        if run.seed in (9, 49):
             gc.collect()
             ours = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/nasenv/*")])
             held.append(sum(trace.size for trace in ours.traces))  # Python's own tables grow in steps of megabytes
@@ -438,4 +438,4 @@ def test_memory_does_not_grow_with_the_number_of_runs(tmp_path):
         comparison.run(done, 0, None)
     finally:
         tracemalloc.stop()
-    assert held[1] - held[0] < 80_000  # bytes, for 80 runs
+    assert held[1] - held[0] < 40_000  # bytes, for 40 runs

@@ -8,16 +8,20 @@ import pytest
 from nasenv.agents.agent import Agent
 from nasenv.agents.random_search import RandomSearch
 from nasenv.agents.regularized_evolution import RegularizedEvolution
+from nasenv.cluster.actors import ActorPool
+from nasenv.comparison import ray as comparison_on_ray
 from nasenv.comparison.comparison import Comparison
 from nasenv.comparison.problem import Problem
 from nasenv.errors import InputError, SearchStopped
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.search.budget import Budget
 from nasenv.spaces.chain_cnn import ChainCNN
+from tests.cluster.nodes import Nodes
 from tests.comparison.test_comparison_stop import comparison, outcomes, trials
 from tests.fakes import Hashed
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install nasenv[ray]")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 TABLE = ChainCNN(max_layers=3, widths=(16,))
 SMALL = ChainCNN(max_layers=2)
@@ -39,17 +43,13 @@ class Refused(Hashed):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A head without processors, two nodes of one each, and this process among them."""
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
-    for _ in range(2):
-        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+def nodes():
+    """Return a cluster that this process has joined."""
+    made = Nodes()
     ray.init(made.address, log_to_driver=False, logging_level="CRITICAL")
     yield made
     ray.shutdown()
-    made.shutdown()
+    made.cluster.shutdown()
 
 
 def on_a_table(folder):
@@ -58,18 +58,19 @@ def on_a_table(folder):
     return Comparison({"p": problem}, agents, range(3), folder)
 
 
-def test_a_comparison_on_a_table_is_the_same_though_a_node_is_lost(cluster, tmp_path):
+def test_a_comparison_on_a_table_is_the_same_though_a_node_is_lost(nodes, tmp_path):
     here, there = on_a_table(tmp_path / "here"), on_a_table(tmp_path / "there")
     here.run(lambda run: None, 0, None)
+    nodes.have(2)
     done = []
 
     def hear(run):
         done.append(run)
         if len(done) == 1:
-            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-            cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+            nodes.lose_one()
+            nodes.have(2)
 
-    there.run_on_ray(hear, cluster.address, 100.0)
+    there.run_on_ray(hear, nodes.address, 100.0)
     assert len(done) == 6
     here.write_results(tmp_path / "here.csv")
     there.write_results(tmp_path / "there.csv")
@@ -78,7 +79,7 @@ def test_a_comparison_on_a_table_is_the_same_though_a_node_is_lost(cluster, tmp_
     assert on_a_table(tmp_path / "there").pending == []
 
 
-def test_what_is_stopped_comes_back_and_goes_on(cluster, tmp_path):
+def test_what_is_stopped_comes_back_and_goes_on(nodes, tmp_path):
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     comparison(undisturbed).run(lambda run: None, 0, None)
     compared = comparison(stopped)
@@ -90,31 +91,48 @@ def test_what_is_stopped_comes_back_and_goes_on(cluster, tmp_path):
             time.sleep(0.02)
         compared.stop("stopped by the test")
 
+    nodes.have(2)
     threading.Thread(target=stop, daemon=True).start()
     with pytest.raises(SearchStopped, match=r"stopped by the test; \d of 4 runs done"):
         compared.run_on_ray(lambda run: None, None, None)
     kept = trials(stopped)
     assert 0 < len(kept) < len(trials(undisturbed))
+    nodes.have(1)
     comparison(stopped).run_on_ray(lambda run: None, None, None)
     assert outcomes(stopped) == outcomes(undisturbed)
     assert sorted(trials(stopped)) == sorted(trials(undisturbed))
     assert set(kept) <= set(trials(stopped))
 
 
-def test_a_run_that_hangs_is_given_up(cluster, tmp_path):
+def test_a_run_that_hangs_is_given_up(nodes, tmp_path, monkeypatch):
     problem = Problem(SMALL, Hashed(SMALL), budget=Budget(evaluations=5))
     compared = Comparison({"p": problem}, {"stalls": Stalls(), "random": RandomSearch()}, range(1), tmp_path)
-    runs = []
-    compared.run_on_ray(runs.append, None, 25.0)  # a worker starts in seconds, on a busy machine in many
+    pools, runs = [], []
+
+    class Pool(ActorPool):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            pools.append(self)
+
+    def hear(run):
+        runs.append(run)
+        if run.agent == "random":
+            assert pools[0].limit == 25.0
+            pools[0].limit = 1.0
+
+    nodes.have(2)
+    monkeypatch.setattr(comparison_on_ray, "ActorPool", Pool)
+    compared.run_on_ray(hear, None, 25.0)
     errors = {run.agent: run.error for run in runs}
     assert errors.pop("stalls").startswith("timeout: the worker hung on node ")
     assert errors == {"random": None}
 
 
-def test_faults_and_settings_of_no_use_are_one_line(cluster, tmp_path):
+def test_faults_and_settings_of_no_use_are_one_line(nodes, tmp_path):
     compared = Comparison(
         {"p": Problem(SMALL, Refused(SMALL), budget=Budget(evaluations=5))}, {"r": RandomSearch()}, range(1), tmp_path
     )
+    nodes.have(1)
     with pytest.raises(InputError, match="the disk is gone"):
         compared.run_on_ray(lambda run: None, None, None)
     problem = Problem(SMALL, Hashed(SMALL), budget=Budget(evaluations=5))

@@ -29,6 +29,7 @@ class Slow(Hashed):
     """Trains one after the other, for a moment each; leaves a file when it has begun, where it is to."""
 
     began = None
+    pause = 0.05
 
     def config(self):
         return {"class_path": "Slow", "init_args": {}}
@@ -37,7 +38,7 @@ class Slow(Hashed):
         try:
             while self._submitted and not stopped():
                 trial = self._submitted.popleft()
-                time.sleep(0.05)
+                time.sleep(self.pause)
                 if self.began is not None:
                     self.began.touch()
                 yield trial, self.measure([trial])[0]
@@ -84,10 +85,17 @@ def outcomes(folder):
     }
 
 
+def run_at_once(folder):
+    """Run a comparison to its end in this process, without pauses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Slow, "pause", 0.0)
+        run(folder, 0)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    run(folder, 2)
+    run_at_once(folder)
     return outcomes(folder), sorted(trials(folder))
 
 
@@ -97,7 +105,7 @@ def test_a_stop_keeps_every_training(workers, until, undisturbed, tmp_path):
         run(tmp_path, workers, until, seen := [])
     kept = trials(tmp_path)
     assert until <= len(kept) <= seen[0] + 10, "what was in flight, and what two workers did until they heard of it"
-    run(tmp_path, 2)
+    run(tmp_path, 2) if workers == 0 else run_at_once(tmp_path)
     assert outcomes(tmp_path) == undisturbed[0]
     assert sorted(trials(tmp_path)) == undisturbed[1]
 
@@ -105,15 +113,15 @@ def test_a_stop_keeps_every_training(workers, until, undisturbed, tmp_path):
 def test_kill_9_too(undisturbed, tmp_path):
     code = "from pathlib import Path; from tests.comparison.test_comparison_stop import run; "
     code += f"run(Path({str(tmp_path)!r}), 2)"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while len(trials(tmp_path)) < 20:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    run(tmp_path, 2)
+    process.communicate(timeout=60)  # until its workers, who have its output too, are gone
+    run_at_once(tmp_path)
     assert outcomes(tmp_path) == undisturbed[0]
     assert sorted(trials(tmp_path)) == undisturbed[1]
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
+from nasenv.data.arrays import read_digits
 from nasenv.data.dataset import Data, Dataset, as_dataset, load_dataset, load_images
 from nasenv.data.source import as_nchw
 from nasenv.errors import InputError
@@ -41,6 +43,16 @@ def test_named_data_are_split_by_class_and_normalised_by_training_statistics(sou
     for split in (data.train, data.validation, data.test, data.training_and_validation):
         assert split.inputs.shape == (len(split), *data.task.shape)
         assert split.inputs.is_contiguous()
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_digits_are_those_of_scikit_learn(has_file, monkeypatch):
+    if not has_file:
+        monkeypatch.setattr(Path, "is_file", lambda path: False)
+    read, known = read_digits().train, load_digits()
+    assert (read.images.dtype, read.labels.dtype) == (np.float32, known.target.dtype)
+    assert np.array_equal(read.images, known.images[:, None])
+    assert np.array_equal(read.labels, known.target)
 
 
 @given(

@@ -17,10 +17,13 @@ import nasenv
 IDS = ["nasenv/ChainCNN-v0", "nasenv/NASBench201-v0", "nasenv/NASBenchMacro-v0"]
 
 
-@pytest.mark.parametrize("imports", ["import nasenv", "gymnasium.make('nasenv:nasenv/ChainCNN-v0')"])
+SMALL = "data=(numpy.arange(20 * 64).reshape(20, 8, 8) % 7, numpy.arange(20) % 2)"  # the digits take a second to import
+
+
+@pytest.mark.parametrize("imports", ["import nasenv", f"gymnasium.make('nasenv:nasenv/ChainCNN-v0', {SMALL})"])
 def test_environments_are_in_the_registry(imports: str):
     says = "print(*(i for i in gymnasium.registry if i.startswith('nasenv/')), sep='\\n')"
-    line = [sys.executable, "-W", "error", "-c", f"import gymnasium; {imports}; {says}"]
+    line = [sys.executable, "-W", "error", "-c", f"import gymnasium, numpy; {imports}; {says}"]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert (done.stdout.splitlines(), done.stderr) == (IDS, "")
 
@@ -47,7 +50,9 @@ import gymnasium
 import numpy as np
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-OPTIONS = dict(max_layers=1, widths=(8,), budget={"evaluations": 2})
+y = np.arange(60) % 2
+x = y[:, None, None] + np.random.default_rng(0).random((60, 8, 8))  # fewer than the digits
+OPTIONS = dict(max_layers=1, widths=(8,), budget={"evaluations": 2}, data=(x, y))
 
 def make():
     assert not any(name.startswith("nasenv") for name in sys.modules)
@@ -78,7 +83,9 @@ def test_spawned_children_make_them_and_pass_errors_on(tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_gymnasiums_own_processes_pass_errors_on():
-    make = partial(gymnasium.make, "nasenv:nasenv/ChainCNN-v0", max_layers=1, widths=(8,), budget={"evaluations": 1})
+    options = {"max_layers": 1, "widths": (8,), "budget": {"evaluations": 1}}
+    data = np.random.default_rng(0).random((60, 8, 8)), np.arange(60) % 2  # fewer than the digits
+    make = partial(gymnasium.make, "nasenv:nasenv/ChainCNN-v0", data=data, **options)
     env = gymnasium.vector.AsyncVectorEnv([make], shared_memory=False, context="spawn")
     env.reset()
 

@@ -183,6 +183,7 @@ def concluded_as_usual(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "a thread that draws"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.usefixtures("without_pictures")
 def test_a_whole_run(name, concluded_as_usual, tmp_path):
     with SETTINGS[name]():
         assert concluded(tmp_path) == concluded_as_usual

@@ -4,6 +4,7 @@ import pytest
 
 from tests.golden import golden
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 KNOWN = golden.known()
 SHORT = [name for name, case in golden.cases().items() if case.short]
 

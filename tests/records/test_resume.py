@@ -21,6 +21,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
 from tests.fakes import Hashed
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 CANONICAL = [tuple(d) for d in SPACE.all_architectures().tolist() if SPACE.canonical(tuple(d)) == tuple(d)]
 BUDGET = Budget(evaluations=24, finalists=3, final_seeds=2)
@@ -91,7 +92,7 @@ def undisturbed(tmp_path_factory):
         return folder, evaluator.made, conclude(search)
 
 
-@pytest.mark.parametrize("trials", [0, 1, 5, 8, 13, 23, 24, 25, 27, 30, 31, 33])
+@pytest.mark.parametrize("trials", [0, 1, 8, 13, 24, 25, 30, 33])
 def test_a_power_cut_repeats_no_trial_that_was_done(trials, undisturbed, tmp_path):
     folder, made, result = undisturbed
     assert len(made) > 33, "the cuts are to fall into the search, the confirmation and the test"

@@ -1,6 +1,7 @@
 """The benchmarks in their smallest form."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,13 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
 TRAINING = ["--problems", "digits", "--architectures", "1", "--epochs", "1", "--device", "cpu"]
+
+
+def run(script, options, monkeypatch):
+    """Run a script as a program, but in this process."""
+    path = str(SCRIPTS / f"{script}.py")
+    monkeypatch.setattr(sys, "argv", [path, *options])
+    runpy.run_path(path, run_name="__main__")
 
 
 @pytest.mark.parametrize(
@@ -25,15 +33,13 @@ TRAINING = ["--problems", "digits", "--architectures", "1", "--epochs", "1", "--
         ("bench_env", ["--architectures", "4", "--episodes", "2", "--rounds", "1"], 2),
     ],
 )
-def test_its_smallest_form_writes_setting_tables_and_goals(tmp_path, script, options, goals):
+def test_its_smallest_form_writes_setting_tables_and_goals(tmp_path, script, options, goals, monkeypatch, capsys):
     file = tmp_path / "figures.json"
-    command = [sys.executable, SCRIPTS / f"{script}.py", *options, "--json", file]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(script, [*options, "--json", str(file)], monkeypatch)
     record = json.loads(file.read_text())
     assert (record["benchmark"], record["setting"]["kind"]) == (script, "cpu")
     assert len(record["figures"].get("goals", [])) == goals
-    assert "\n| " in done.stdout
+    assert "\n| " in capsys.readouterr().out
     assert record["figures"]["tables"][0]["rows"]
 
 
@@ -48,8 +54,8 @@ def test_a_server_under_load_and_killed_loses_nothing(tmp_path, postgresql):
     assert goals["measurements lost"]["met"]
 
 
-def test_a_problem_that_there_is_not_is_refused():
-    command = [sys.executable, SCRIPTS / "bench_training.py", "--problems", "imagenet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "expected some of digits,mnist5k,cells, got 'imagenet'" in done.stderr
+def test_a_problem_that_there_is_not_is_refused(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as refused:
+        run("bench_training", ["--problems", "imagenet"], monkeypatch)
+    assert refused.value.code == 2
+    assert "expected some of digits,mnist5k,cells, got 'imagenet'" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.task import Images, Task
-from scripts.soak import kills
+from scripts.soak import kills, soak
 from scripts.soak.cases import cases
 from scripts.soak.spaces import soak_case
 
@@ -35,11 +35,12 @@ def test_the_short_form_loses_nothing(tmp_path):
     assert "| kills  | " in done.stdout
 
 
-def test_a_part_that_there_is_not_is_refused():
-    options = ["--parts", "spaces,naps"]
-    done = subprocess.run([sys.executable, SOAK, *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "got naps" in done.stderr
+def test_a_part_that_there_is_not_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["soak.py", "--parts", "spaces,naps"])
+    with pytest.raises(SystemExit) as refused:
+        soak.main()
+    assert refused.value.code == 2
+    assert "got naps" in capsys.readouterr().err
 
 
 class TooNarrow(ChainCNN):
@@ -90,6 +91,14 @@ class Merging(ChainCNN):
         return super().canonical((*architecture[:3], 0, *architecture[4:]))
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """Return the case of a space that is not broken, which loses nothing."""
+    case = next(c for c in cases() if c.name == "ChainCNN, 2 layers, 4x4")
+    assert soak_case(case, 2_000, 12)["failed"] == 0
+    return case
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -103,11 +112,9 @@ class Merging(ChainCNN):
         (Merging, "RuntimeError"),
     ],
 )
-def test_a_broken_space_is_seen(broken, said):
-    case = next(c for c in cases() if c.name == "ChainCNN, 2 layers, 4x4")
-    assert soak_case(case, 2_000, 12)["failed"] == 0
+def test_a_broken_space_is_seen(broken, said, whole):
     space = broken(2, (4, 8), Task(Images((1, 4, 4)), 3))
-    figures = soak_case(replace(case, space=space), 2_000, 12)
+    figures = soak_case(replace(whole, space=space), 2_000, 12)
     assert any(said in reason for reason in figures["failures"]), figures["failures"]
     assert all(reason.startswith("ChainCNN, 2 layers, 4x4, seed 0: ") for reason in figures["failures"])
 

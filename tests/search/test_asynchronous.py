@@ -20,12 +20,12 @@ from nasenv.commands.cli import main
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.records.replay import CompletionOrder
-from nasenv.records.tensorboard import TensorBoardWriter
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=3, widths=(8, 16))
 SMALL = ChainCNN(max_layers=1, widths=(8, 16, 32))  # 20 architectures
 AGENTS = {
@@ -35,13 +35,6 @@ AGENTS = {
     "TPE": partial(TPE, startup_trials=4),
     "GaussianProcess": partial(GaussianProcess, startup_trials=4),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    """Drawing them takes most of the time of searches as short as these."""
-    monkeypatch.setattr(TensorBoardWriter, "choice_shares", lambda *_: None)
-    monkeypatch.setattr(TensorBoardWriter, "best_architecture", lambda *_: False)
 
 
 class PowerCut(BaseException):

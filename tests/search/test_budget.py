@@ -21,6 +21,8 @@ from nasenv.tables.table import write_table
 from nasenv.trial import Trial
 from tests.fakes import TASK, Hashed
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 class Bags(SearchSpace):
     """Three digits of 0 to 2; architectures of the same digits in another order are equivalent."""

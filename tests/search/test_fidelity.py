@@ -18,6 +18,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
 from tests.fakes import Formula
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 SMALL = ChainCNN(max_layers=1, widths=(8, 16, 32))  # 20 architectures
 NINTH = 1 / 9

@@ -1,9 +1,7 @@
 """A search that was interrupted in a program that lives on, as a notebook does: it goes on, and says who holds what."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+import multiprocessing
 
 import pytest
 
@@ -16,6 +14,7 @@ from nasenv.search.search import Budget, Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.fakes import OneByOne
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 BUDGET = Budget(24, finalists=2, final_seeds=1)
 AGENTS = {
@@ -144,18 +143,26 @@ def test_the_same_search_again_says_that_this_program_holds_the_folder(tmp_path)
         assert again.replayed == 8
 
 
+def hold(folder, pipe):
+    with search_on(folder, Interrupted(SPACE)):
+        pipe.send("made")
+        pipe.recv()
+
+
 def test_a_search_of_another_program_is_another_search(tmp_path):
-    program = (
-        "import sys; from pathlib import Path; from tests.search.test_interruption import *\n"
-        "search = search_on(Path(sys.argv[1]), Interrupted(SPACE)); print('made', flush=True); input()\n"
-    )
-    line = [sys.executable, "-c", program, str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(line, cwd=Path(__file__).parents[2], text=True, **pipes) as other:
-        assert other.stdout.readline() == "made\n"
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    other = fork.Process(target=hold, args=(tmp_path, theirs))
+    other.start()
+    try:
+        assert ours.poll(60)
         with pytest.raises(InputError, match="is in use by another search; wait for it or give another run_dir"):
             search_on(tmp_path, Interrupted(SPACE))
-        other.communicate("\n")
+    finally:
+        ours.send("end")
+        other.join()
+    assert other.exitcode == 0
+    search_on(tmp_path, Interrupted(SPACE)).close()
 
 
 @pytest.mark.parametrize("has_folder", [True, False])

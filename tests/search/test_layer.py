@@ -17,6 +17,7 @@ from nasenv.search.search import Search
 from nasenv.spaces.chain_cnn import ChainCNN
 from tests.fakes import Hashed
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 SAMPLED = list(dict.fromkeys(SPACE.sample(200, np.random.default_rng(0))))
 ARCHITECTURES, OTHERS = SAMPLED[:50], SAMPLED[50:100]

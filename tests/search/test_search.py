@@ -18,6 +18,7 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.trial import Measurement, Trial
 from tests.fakes import Hashed
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SPACE = ChainCNN(max_layers=2)
 RNG_ARCHITECTURES = list(dict.fromkeys(SPACE.sample(200, np.random.default_rng(0))))
 ARCHITECTURES = [a for a in RNG_ARCHITECTURES if SPACE.canonical(a) == a][:30]  # each a network of its own

@@ -8,6 +8,8 @@ from nasenv.errors import InputError
 from nasenv.records.replay import CompletionOrder
 from tests.search.test_asynchronous import AGENTS, SPACE, PowerCut, Slots, journal, run, search
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 class Elastic(Slots):
     """Has other numbers of slots from some trainings on."""

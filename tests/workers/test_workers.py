@@ -42,7 +42,9 @@ def test_workers_that_die_while_they_start_are_no_reason_to_wait_for_ever():
 
 
 SCRIPT = """
+from nasenv.workers import worker
 from nasenv.workers.pool import WorkerPool
+worker._IMPORTED = ["torch"]  # nothing is trained
 class Doubled:
     def __call__(self, job):
         return 2 * job
