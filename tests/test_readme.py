@@ -41,6 +41,7 @@ MODULES, YAMLS = files(TEXT, "python"), files(TEXT, "yaml")
 COMMAND_LINES = sorted({line for code in blocks(TEXT, "bash") for line in code.splitlines()})
 TRAINING = [line for line in COMMAND_LINES if re.match(r"nasenv train|scripts/train", line)]
 COMPARING = [line for line in COMMAND_LINES if line.startswith("nasenv compare")]
+INSPECTING = [line for line in COMMAND_LINES if line.startswith("nasenv inspect --")]
 OWN = [line for line in TRAINING if any(name.removesuffix(".py") + "." in line for name in MODULES)]
 TINY = [
     "--budget.evaluations",
@@ -142,7 +143,7 @@ def test_the_readers_agent_keeps_the_contract(folder: Path):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("line", TRAINING + [line for line in COMPARING if "TrainingEvaluator" in line])
+@pytest.mark.parametrize("line", TRAINING + INSPECTING + [line for line in COMPARING if "TrainingEvaluator" in line])
 @pytest.mark.usefixtures("in_folder")
 def test_options_are_known(line: str, capsys: pytest.CaptureFixture[str]):
     words = arguments(line)
