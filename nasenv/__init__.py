@@ -24,6 +24,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "ChainCNN": "nasenv.spaces.chain_cnn",
     "ChoiceSpace": "nasenv.spaces.choice_space",
     "Contender": "nasenv.results.result",
+    "DARTSCell": "nasenv.spaces.darts_cell",
     "Data": "nasenv.data.dataset",
     "Dataset": "nasenv.data.dataset",
     "Decision": "nasenv.spaces.space",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from nasenv.search.search import Search as Search
     from nasenv.spaces.chain_cnn import ChainCNN as ChainCNN
     from nasenv.spaces.choice_space import ChoiceSpace as ChoiceSpace
+    from nasenv.spaces.darts_cell import DARTSCell as DARTSCell
     from nasenv.spaces.nas_bench_201 import NASBench201 as NASBench201
     from nasenv.spaces.nas_bench_graph import NASBenchGraph as NASBenchGraph
     from nasenv.spaces.nas_bench_macro import NASBenchMacro as NASBenchMacro

@@ -15,6 +15,7 @@ from torch import nn
 from nasenv import (
     ChainCNN,
     ChoiceSpace,
+    DARTSCell,
     Images,
     NASBench201,
     NASBenchGraph,
@@ -69,6 +70,8 @@ def cases() -> list[Case]:
             _choices({"a": ("x,y", "x=z", "-"), "b": (None, True, 1.5, (1, "q")), "c": (7,)}),
             free,
         ),
+        Case("DARTSCell, 2 channels", DARTSCell(2, task=square), free),
+        Case("DARTSCell, 5x9", DARTSCell(1, 4, task=odd), free),
         Case("NASBench201, 2 channels", NASBench201(2, 1, square), free, merges=False),
         Case("NASBench201, 5x9", NASBench201(3, 1, odd), free, merges=False),
         Case("NASBenchMacro, 2 channels", NASBenchMacro(2, 4, square), free),
