@@ -41,6 +41,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Objective": "nasenv.objectives",
     "Outcome": "nasenv.trial",
     "RayEvaluator": "nasenv.cluster.ray_evaluator",
+    "ResNet": "nasenv.spaces.res_net",
     "Result": "nasenv.results.result",
     "Score": "nasenv.objectives",
     "ScoreWithinCost": "nasenv.objectives",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from nasenv.spaces.nas_bench_201 import NASBench201 as NASBench201
     from nasenv.spaces.nas_bench_graph import NASBenchGraph as NASBenchGraph
     from nasenv.spaces.nas_bench_macro import NASBenchMacro as NASBenchMacro
+    from nasenv.spaces.res_net import ResNet as ResNet
     from nasenv.spaces.space import Decision as Decision
     from nasenv.spaces.space import SearchSpace as SearchSpace
     from nasenv.spaces.synthetic import SyntheticSpace as SyntheticSpace

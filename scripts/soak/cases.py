@@ -20,6 +20,7 @@ from nasenv import (
     NASBench201,
     NASBenchGraph,
     NASBenchMacro,
+    ResNet,
     SearchSpace,
     SyntheticSpace,
     Task,
@@ -79,6 +80,9 @@ def cases() -> list[Case]:
         Case("NASBenchGraph", NASBenchGraph(), graph_rule, builds=False),
         Case("NASBenchGraph, 5 operations", NASBenchGraph(**few), graph_rule, builds=False),
         Case("NASBenchGraph, no skip", NASBenchGraph(("gat", "gin")), graph_rule, builds=False),
+        Case("ResNet", ResNet(task=square), stages_rule),
+        Case("ResNet, one pixel", ResNet(task=dot), stages_rule),
+        Case("ResNet, regnetx", ResNet("regnetx"), stages_rule),
         Case("SyntheticSpace, 30 decisions", SyntheticSpace(), free, builds=False),
         Case("SyntheticSpace, 2 layers", SyntheticSpace(2, ("a", "b", "c"), (1, 5)), free, builds=False),
     ]
@@ -107,6 +111,20 @@ def chain_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
         side = np.where(pool & inside, (side + 1) // 2, side)
         idle = identity & (layer[:, 3] == 0)
     return valid
+
+
+def stages_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows have two to four stages, or four, by the docstring of ResNet."""
+    choices = [np.array(d.choices, dtype=float) for d in space.decisions]
+    start, slope, quotient, _, depth = (c[row] for c, row in zip(choices, rows.T, strict=True))
+    stages, last = np.zeros(len(rows)), np.zeros(len(rows))
+    for j in range(int(depth.max())):
+        step = np.rint(np.log1p(slope * j / start) / np.log(quotient))
+        width = 8 * np.rint(start * quotient**step / 8)
+        stages += (width != last) & (j < depth)
+        last = width
+    fewest = {2.0: 2, 12.0: 4}[choices[4][0]]
+    return np.asarray((stages >= fewest) & (stages <= 4))
 
 
 def graph_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
