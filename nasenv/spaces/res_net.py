@@ -124,7 +124,7 @@ class ResNet(SearchSpace):
     @property
     def size(self) -> int:
         """Return the number of valid architectures."""
-        return int(self._valid.sum())
+        return int(_tables(self.preset)[0].sum())
 
     def stages(self, architectures: Sequence[Architecture]) -> Stages:
         """Return the stages of the networks of n architectures."""
@@ -134,14 +134,12 @@ class ResNet(SearchSpace):
     def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which choices are valid next, (n, C), for n prefixes of t decisions, (n, t)."""
         n, t = prefixes.shape
-        goes_on = np.asarray(self._valid.any(axis=tuple(range(t + 1, self.num_decisions))))  # by prefix and choice
-        masks = np.zeros((n, self.max_choices), dtype=bool)
-        masks[:, : self.num_choices[t]] = goes_on[tuple(prefixes.T)]
-        return masks
+        table = _mask_tables(self.preset)[t]
+        return table[tuple(prefixes.T)] if t else np.repeat(table[None], n, axis=0)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the first architecture, in the order of the choices, whose network has the same stages."""
-        return cast(Architecture, tuple(self._representatives[architecture].tolist()))
+        return cast(Architecture, tuple(_tables(self.preset)[1][architecture].tolist()))
 
     def feature_parts(self, architectures: Sequence[Architecture]) -> dict[str, NDArray[np.float64]]:
         """Return also what the choices come to: width and depth of each stage, and the costs.
@@ -190,14 +188,6 @@ class ResNet(SearchSpace):
         """Return width, depth and group width of each stage."""
         columns = (column[0].tolist() for column in self.stages([architecture])[:3])
         return [stage for stage in zip(*columns, strict=True) if stage[0]]
-
-    @property
-    def _valid(self) -> NDArray[np.bool_]:
-        return _tables(self.preset)[0]
-
-    @property
-    def _representatives(self) -> NDArray[np.int64]:
-        return _tables(self.preset)[1]
 
 
 class Stages(NamedTuple):
@@ -254,6 +244,15 @@ def _tables(preset: str) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     networks = np.where(valid[:, None], np.concatenate(found[:3], axis=1), -1)
     _, first, members = np.unique(networks, axis=0, return_index=True, return_inverse=True)
     return valid.reshape(shape), rows.T[first[members]].reshape(*shape, len(shape))
+
+
+@cache
+def _mask_tables(preset: str) -> list[NDArray[np.bool_]]:
+    """Return which choices are valid next by the choices taken, an axis a decision, and C on the last axis."""
+    valid = _tables(preset)[0]
+    goes_on = [np.asarray(valid.any(axis=tuple(range(t + 1, valid.ndim)))) for t in range(valid.ndim)]
+    most = max(valid.shape)
+    return [np.pad(g, [(0, 0)] * (g.ndim - 1) + [(0, most - g.shape[-1])]) for g in goes_on]
 
 
 class _Block(nn.Module):
