@@ -78,25 +78,28 @@ class ResNet(SearchSpace):
     ``wm``            1.5, 2, 2.5, 3                         2, 2.24, 2.28, 2.49, 2.54, 2.75, 3
     ``group_width``   4, 8, 16, 32                           8, 16, 24, 32, 40, 48
     ``depth``         2 .. 8                                 12, 13, 14, 16, 18, 20, 22, 24, 26, 28
+    ----------------  -------------------------------------  ---------------------------------------------------
     stages            2 to 4                                 4
-    first map         that of the stem                       half of it
+    stem              16 channels; stride 1 for maps of up   32 channels, stride 2
+                      to 16 pixels, else 2
+    stride, stage 1   1                                      2
     architectures     2,492, which are 1,782 networks        16,740, which are 13,384 networks
     ================  =====================================  ===================================================
 
     Block j = 0, 1, ... of ``depth`` is w0 + wa j wide, rounded to the nearest w0 wm^k, k an integer, in the logarithm,
-    and then to a multiple of 8. Blocks of one width are a stage. A stage's width is rounded to a
-    multiple of its group width, which is ``group_width`` or, if that is less, the width itself. Choices that lead to
-    another number of stages than the table says are not valid.
+    and then to a multiple of 8. Blocks of one width are a stage. A stage's width is rounded to a multiple of its group
+    width, which is ``group_width`` or, if that is less, the width itself. Choices that lead to another number of stages
+    than the table says are not valid.
 
     A block is a 1x1, a grouped 3x3 and a 1x1 convolution of the same width, each with batch norm, added to its input,
     which a 1x1 convolution with batch norm takes to its shape where that differs; ReLU after the first two and after
-    the sum. The first block of a stage halves the map, rounded up. Before the blocks stands a 3x3 convolution with
-    batch norm and ReLU, after them global average and a linear layer.
+    the sum. The first block of the second and later stages halves the map, rounded up. Before the blocks stands the
+    stem, a 3x3 convolution with batch norm and ReLU, after them global average and a linear layer.
 
     Choices that come to the same stages are the same network. The representative is the first in the order of choices.
 
     RegNetX-200MF, 400MF, 600MF and 800MF are members of ``regnetx``. The reference doubles the width from stage to
-    stage: in ``regnetx`` it is near to ResNeXt-50 (https://arxiv.org/abs/1611.05431).
+    stage, as the networks of He et al. 2016 (https://arxiv.org/abs/1512.03385) do.
 
     Args:
         preset: small, for pictures of 8x8 to 32x32 pixels, or regnetx, for those of 224x224.

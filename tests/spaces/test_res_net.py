@@ -12,14 +12,21 @@ from nasenv.task import Images, Task
 from nasenv.training.trainer import count_costs
 from tests.fakes import TASK
 
-# w0, wa, wm, group width, depth and the stages: the paper's figure 15 (https://arxiv.org/abs/2003.13678) and
-# github.com/facebookresearch/pycls, MODEL_ZOO.md, which has the multiply-adds (billions) and rounded parameters; exact
-# parameters: github.com/osmr/imgclsmob, pytorchcv/models/regnet.py
+# w0, wa, wm, group width, depth: github.com/facebookresearch/pycls, configs/dds_baselines/regnetx; multiply-adds
+# (billions), parameters (millions): its MODEL_ZOO.md; all parameters: github.com/osmr/imgclsmob, regnet.py
 PUBLISHED = {
     "200MF": ((24, 36.44, 2.49, 8, 13), [24, 56, 152, 368], [1, 1, 4, 7], 2_684_792, 2.7, 0.2),
     "400MF": ((24, 24.48, 2.54, 16, 22), [32, 64, 160, 384], [1, 2, 7, 12], 5_157_512, 5.2, 0.4),
     "600MF": ((48, 36.97, 2.24, 24, 16), [48, 96, 240, 528], [1, 3, 5, 7], 6_196_040, 6.2, 0.6),
     "800MF": ((56, 35.73, 2.28, 16, 16), [64, 128, 288, 672], [1, 3, 7, 5], 7_259_656, 7.3, 0.8),
+}
+LARGER = {  # w0 and so on: github.com/huggingface/pytorch-image-models, timm/models/regnet.py
+    "1.6GF": ((80, 34.01, 2.25, 24, 18), 9_190_136),
+    "3.2GF": ((88, 26.31, 2.25, 48, 25), 15_296_552),
+    "4.0GF": ((96, 38.65, 2.43, 40, 23), 22_118_248),
+    "6.4GF": ((184, 60.83, 2.07, 56, 17), 26_209_256),
+    "8.0GF": ((80, 49.56, 2.88, 120, 23), 39_572_648),
+    "12GF": ((168, 73.36, 2.37, 112, 19), 46_106_056),
 }
 SPACE = ResNet(task=TASK)
 
@@ -51,6 +58,17 @@ def test_published_networks_follow_from_their_five_numbers(name):
         costs = count_costs(space.build(space.from_text(text(values))), shape, torch.device("meta"))
     assert costs["params"] == params
     assert (round(params / 1e6, 1), round(costs["flops"] / 2e9, 1)) == (millions, billions)
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_stages_of_larger_networks_come_to_the_published_parameters(name):
+    values, params = LARGER[name]
+    inputs, total = 32, 32 * (27 + 2)
+    for width, depth, group_width in zip(*(column[0].tolist() for column in stages(*values)[:3]), strict=True):
+        total += (inputs - width) * width + (inputs + 2) * width  # what the first block has beyond the others
+        total += depth * width * (2 * width + 9 * group_width + 6)
+        inputs = width
+    assert total + (inputs + 1) * 1_000 == params
 
 
 @pytest.mark.parametrize(("preset", "size", "networks"), [("small", 2_492, 1_782), ("regnetx", 16_740, 13_384)])
