@@ -24,6 +24,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "ChainCNN": "nasenv.spaces.chain_cnn",
     "ChoiceSpace": "nasenv.spaces.choice_space",
     "Contender": "nasenv.results.result",
+    "DARTSCell": "nasenv.spaces.darts_cell",
     "Data": "nasenv.data.dataset",
     "Dataset": "nasenv.data.dataset",
     "Decision": "nasenv.spaces.space",
@@ -40,6 +41,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Objective": "nasenv.objectives",
     "Outcome": "nasenv.trial",
     "RayEvaluator": "nasenv.cluster.ray_evaluator",
+    "ResNet": "nasenv.spaces.res_net",
     "Result": "nasenv.results.result",
     "Score": "nasenv.objectives",
     "ScoreWithinCost": "nasenv.objectives",
@@ -91,9 +93,11 @@ if TYPE_CHECKING:
     from nasenv.search.search import Search as Search
     from nasenv.spaces.chain_cnn import ChainCNN as ChainCNN
     from nasenv.spaces.choice_space import ChoiceSpace as ChoiceSpace
+    from nasenv.spaces.darts_cell import DARTSCell as DARTSCell
     from nasenv.spaces.nas_bench_201 import NASBench201 as NASBench201
     from nasenv.spaces.nas_bench_graph import NASBenchGraph as NASBenchGraph
     from nasenv.spaces.nas_bench_macro import NASBenchMacro as NASBenchMacro
+    from nasenv.spaces.res_net import ResNet as ResNet
     from nasenv.spaces.space import Decision as Decision
     from nasenv.spaces.space import SearchSpace as SearchSpace
     from nasenv.spaces.synthetic import SyntheticSpace as SyntheticSpace

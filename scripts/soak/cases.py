@@ -15,10 +15,12 @@ from torch import nn
 from nasenv import (
     ChainCNN,
     ChoiceSpace,
+    DARTSCell,
     Images,
     NASBench201,
     NASBenchGraph,
     NASBenchMacro,
+    ResNet,
     SearchSpace,
     SyntheticSpace,
     Task,
@@ -37,7 +39,7 @@ class Case:
         space: the space.
         rule: says which rows of choices, (n, T), each within its decision's range, are valid architectures: (n,).
         builds: whether it builds networks.
-        merges: whether equivalent architectures are the very same network, with as many parameters.
+        merges: whether equivalent architectures are the very same network, with the same parameters in the same order.
     """
 
     name: str
@@ -69,6 +71,8 @@ def cases() -> list[Case]:
             _choices({"a": ("x,y", "x=z", "-"), "b": (None, True, 1.5, (1, "q")), "c": (7,)}),
             free,
         ),
+        Case("DARTSCell, 2 channels", DARTSCell(2, task=square), free, merges=False),
+        Case("DARTSCell, 5x9", DARTSCell(1, 4, task=odd), free, merges=False),
         Case("NASBench201, 2 channels", NASBench201(2, 1, square), free, merges=False),
         Case("NASBench201, 5x9", NASBench201(3, 1, odd), free, merges=False),
         Case("NASBenchMacro, 2 channels", NASBenchMacro(2, 4, square), free),
@@ -76,6 +80,9 @@ def cases() -> list[Case]:
         Case("NASBenchGraph", NASBenchGraph(), graph_rule, builds=False),
         Case("NASBenchGraph, 5 operations", NASBenchGraph(**few), graph_rule, builds=False),
         Case("NASBenchGraph, no skip", NASBenchGraph(("gat", "gin")), graph_rule, builds=False),
+        Case("ResNet", ResNet(task=square), stages_rule),
+        Case("ResNet, one pixel", ResNet(task=dot), stages_rule),
+        Case("ResNet, regnetx", ResNet("regnetx"), stages_rule, builds=False),
         Case("SyntheticSpace, 30 decisions", SyntheticSpace(), free, builds=False),
         Case("SyntheticSpace, 2 layers", SyntheticSpace(2, ("a", "b", "c"), (1, 5)), free, builds=False),
     ]
@@ -104,6 +111,20 @@ def chain_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
         side = np.where(pool & inside, (side + 1) // 2, side)
         idle = identity & (layer[:, 3] == 0)
     return valid
+
+
+def stages_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows have two to four stages, or four, by the docstring of ResNet."""
+    choices = [np.array(d.choices, dtype=float) for d in space.decisions]
+    start, slope, quotient, _, depth = (c[row] for c, row in zip(choices, rows.T, strict=True))
+    stages, last = np.zeros(len(rows)), np.zeros(len(rows))
+    for j in range(int(depth.max())):
+        step = np.rint(np.log1p(slope * j / start) / np.log(quotient))
+        width = 8 * np.rint(start * quotient**step / 8)
+        stages += (width != last) & (j < depth)
+        last = width
+    fewest = {2.0: 2, 12.0: 4}[choices[4][0]]
+    return np.asarray((stages >= fewest) & (stages <= 4))
 
 
 def graph_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:

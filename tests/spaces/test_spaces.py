@@ -14,9 +14,11 @@ from torch import nn
 from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
+from nasenv.spaces.darts_cell import DARTSCell
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
+from nasenv.spaces.res_net import ResNet
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.spaces.synthetic import SyntheticSpace
 from nasenv.task import Images, Task
@@ -56,9 +58,11 @@ def choice_space(task: Task) -> ChoiceSpace:
 SPACES: dict[str, Callable[[Task], SearchSpace]] = {
     "Plain": Plain,
     "ChainCNN": lambda task: ChainCNN(max_layers=4, widths=(4, 8), task=task),
+    "DARTSCell": lambda task: DARTSCell(channels=2, task=task),
     "NASBench201": lambda task: NASBench201(channels=2, cells=1, task=task),
     "NASBenchMacro": lambda task: NASBenchMacro(channels=2, features=4, task=task),
     "NASBenchGraph": lambda task: NASBenchGraph(task=task),
+    "ResNet": lambda task: ResNet(task=task),
     "SyntheticSpace": lambda task: SyntheticSpace(layers=2, widths=(4, 8), task=task),
     "ChoiceSpace": choice_space,
 }
