@@ -80,8 +80,8 @@ def every_architecture(space: SearchSpace, trainings: int, limit: int) -> list[A
     """Return all valid architectures of the space; raise InputError with an estimate of the time above the limit."""
     size = space.size
     if size is None or size > limit:
-        count = "more than 10,000,000" if size is None else f"{size:,}"
-        hours = trainings * (size or 10**7) / 3600
+        count = f"more than {space.most_listed:,}" if size is None else f"{size:,}"
+        hours = trainings * (size or space.most_listed) / 3600
         raise InputError(
             f"{type(space).__name__} has {count} architectures, above the limit of {limit:,}: "
             f"{counted(trainings, 'training')} of one second for each would take {hours:,.0f} hours on one core; "

@@ -22,7 +22,6 @@ from nasenv.task import Task
 from nasenv.trial import Architecture
 
 _BITS = 8  # of a byte
-_MOST_LISTED = 10_000_000  # architectures, in memory
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class SearchSpace(Configurable, ABC):
         InputError: something else than a task, two decisions of one name.
     """
 
+    most_listed = 10_000_000  # architectures, in memory
     version = 1  # counted up when `build` comes to mean another network: old measurements are then not taken for new
 
     def __init__(self, decisions: Sequence[Decision], task: Task) -> None:
@@ -91,7 +91,7 @@ class SearchSpace(Configurable, ABC):
 
     @property
     def size(self) -> int | None:
-        """Return the number of valid architectures; None above ten million if the space has no formula for it."""
+        """Return the number of valid architectures; None above ``most_listed`` if the space has no formula for it."""
         if self.is_product:
             return math.prod(map(len, self._ranges))
         rows = self._enumerated()
@@ -210,11 +210,13 @@ class SearchSpace(Configurable, ABC):
         """Return all valid architectures, (size, T), in the order of their choices.
 
         Raises:
-            InputError: there are more than ten million.
+            InputError: there are more than ``most_listed``.
         """
         rows = self._enumerated()
         if rows is None:
-            raise InputError(f"{type(self).__name__} has too many architectures to list, more than {_MOST_LISTED:,}")
+            raise InputError(
+                f"{type(self).__name__} has too many architectures to list, more than {self.most_listed:,}"
+            )
         return rows
 
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
@@ -313,11 +315,11 @@ class SearchSpace(Configurable, ABC):
         return [(d.name, d.choices[c]) for d, c, valid in pairs if valid.sum() > 1]
 
     def _enumerated(self) -> NDArray[np.int64] | None:
-        """Return all valid architectures, (size, T); None if there are more than ten million."""
+        """Return all valid architectures, (size, T); None if there are more than ``most_listed``."""
         rows = np.zeros((1, 0), dtype=np.int64)
         for _ in range(self.num_decisions):
             parents, choices = np.nonzero(self.mask(rows))
-            if len(parents) > _MOST_LISTED:
+            if len(parents) > self.most_listed:
                 return None
             rows = np.column_stack([rows[parents], choices])
         return rows
