@@ -29,6 +29,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Decision": "nasenv.spaces.space",
     "EstimateEvaluator": "nasenv.evaluators.estimate",
     "Evaluator": "nasenv.evaluators.evaluator",
+    "FunctionSpace": "nasenv.spaces.define_by_run",
     "LoadedModel": "nasenv.deployment.export",
     "History": "nasenv.search.history",
     "Images": "nasenv.task",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from nasenv.search.search import Search as Search
     from nasenv.spaces.chain_cnn import ChainCNN as ChainCNN
     from nasenv.spaces.choice_space import ChoiceSpace as ChoiceSpace
+    from nasenv.spaces.define_by_run import FunctionSpace as FunctionSpace
     from nasenv.spaces.nas_bench_201 import NASBench201 as NASBench201
     from nasenv.spaces.nas_bench_graph import NASBenchGraph as NASBenchGraph
     from nasenv.spaces.nas_bench_macro import NASBenchMacro as NASBenchMacro

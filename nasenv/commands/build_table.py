@@ -79,6 +79,9 @@ def build_table(
 def every_architecture(space: SearchSpace, trainings: int, limit: int) -> list[Architecture]:
     """Return all valid architectures of the space; raise InputError with an estimate of the time above the limit."""
     size = space.size
+    if size is None and space.most_listed < limit:
+        name, most = type(space).__name__, f"{space.most_listed:,}"
+        raise InputError(f"{name} lists no more than {most} architectures and has more; see its argument most_listed")
     if size is None or size > limit:
         count = f"more than {space.most_listed:,}" if size is None else f"{size:,}"
         hours = trainings * (size or space.most_listed) / 3600

@@ -30,7 +30,7 @@ from nasenv.commands.terminal import (
     table_of,
     waiting,
 )
-from nasenv.configuration import digest, import_path
+from nasenv.configuration import digest
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError, SearchStopped, counted
 from nasenv.evaluators.evaluator import Evaluator
@@ -312,7 +312,7 @@ def _print_result(result: Result, folder: Path, console: Terminal) -> None:
 def _print_hints(space: SearchSpace, data: Data, folder: Path, console: Terminal) -> None:
     """Print commands that use what a run left; they run as they stand there."""
     if (folder / "model").exists():  # evaluators that do not train save none
-        own = [] if type(space).__module__.startswith("nasenv.") else ["--space", import_path(type(space))]
+        own = [] if space.own_code is None else ["--space", space.own_code]
         skip = ["--skip_unreadable", "true"] if data.skip_unreadable else []
         command = _command_line("nasenv", "predict", folder, data.source, *own, *skip)
         console.say(f"use the network:      {command}")

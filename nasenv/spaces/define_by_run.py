@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from nasenv.configuration import digest, source
+from nasenv.configuration import digest, import_path, integer, source
 from nasenv.errors import InputError
 from nasenv.spaces.choice_space import check_importable
 from nasenv.spaces.questions import (
@@ -66,13 +66,14 @@ class FunctionSpace(SearchSpace):
     argument holds what was asked for, and of what is returned, names that are not asked for do not matter.
     ``network.reference`` holds the answers by name of an architecture made by hand.
 
-    Worker processes import the function by its name. The names of the network's modules are the function's own. The
-    size is known up to 10,000 architectures, and no more than that can be listed: each one takes a run.
+    Worker processes import the function by its name. The names of the network's modules are the function's own.
 
     Args:
         network: called as ``network(choose, task)``, returns the untrained network: (n, *task.shape) float32 ->
             (n, task.outputs).
         task: the task of the networks; by default images of 1x8x8 in 10 classes, as scikit-learn's digits are.
+        most_listed: the size is known, and all architectures can be listed, up to so many: each one takes a run, which
+            is about a millisecond.
 
     Raises:
         InputError: a function that cannot be imported or called so, that asks for nothing, fails under all answers,
@@ -95,9 +96,9 @@ class FunctionSpace(SearchSpace):
         'depth=1,width0=32'
     """
 
-    most_listed = 10_000
+    excluded_from_identity = ("most_listed",)
 
-    def __init__(self, network: Callable[..., Any], task: Task | None = None) -> None:
+    def __init__(self, network: Callable[..., Any], task: Task | None = None, most_listed: int = 2000) -> None:
         check_importable("network", network)
         try:
             inspect.signature(network).bind("choose", "task")
@@ -107,13 +108,18 @@ class FunctionSpace(SearchSpace):
         self._questioning = Questioning(network, task or Task(Images((1, 8, 8)), outputs=10))
         decisions = Discovery(self._questioning, self._label).decisions()
         super().__init__(decisions, self._questioning.task)
-        self._network = network
+        self._network, self.most_listed = network, integer("most_listed", most_listed)
         self._positions = {d.name: t for t, d in enumerate(self.decisions)}
         self._tree = QuestionTree(self.num_decisions, self.max_choices)
         functions = [network, getattr(network, "canonical", None)]
         self._source_digest = digest([source(f) for f in functions if f is not None])
         self._reference = self._referenced()
         self._check_canonical()
+
+    @property
+    def own_code(self) -> str:
+        """Return the import path of the function."""
+        return import_path(self._network)
 
     def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which choices are valid next, (n, C): those that the function allows, or 0 where it does not ask."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from nasenv.configuration import Configurable, digest
+from nasenv.configuration import Configurable, digest, import_path
 from nasenv.errors import InputError, counted
 from nasenv.spaces.features import counts, one_hot, thermometer
 from nasenv.task import Task
@@ -63,7 +63,7 @@ class SearchSpace(Configurable, ABC):
         InputError: something else than a task, two decisions of one name.
     """
 
-    most_listed = 10_000_000  # architectures, in memory
+    most_listed: int = 10_000_000  # architectures, in memory
     version = 1  # counted up when `build` comes to mean another network: old measurements are then not taken for new
 
     def __init__(self, decisions: Sequence[Decision], task: Task) -> None:
@@ -78,6 +78,11 @@ class SearchSpace(Configurable, ABC):
             self._arguments["task"] = task
         self.num_choices: NDArray[np.int64] = np.array([len(d.choices) for d in decisions])  # (T,)
         self.is_product = type(self).mask is SearchSpace.mask  # every choice is always valid
+
+    @property
+    def own_code(self) -> str | None:
+        """Return what ``--space`` names: the import path of a user's code; None for a space that comes with nasenv."""
+        return None if type(self).__module__.startswith("nasenv.") else import_path(type(self))
 
     @property
     def num_decisions(self) -> int:
@@ -157,7 +162,7 @@ class SearchSpace(Configurable, ABC):
     def fingerprint(self) -> str:
         """Return a short hash of everything that defines the space; equal spaces have equal ones."""
         decisions = [[d.name, [str(c) for c in d.choices]] for d in self.decisions]
-        return digest([self.config(), self.version, decisions, self.source_digest()])
+        return digest([self.identity(), self.version, decisions, self.source_digest()])
 
     def redirect(self, prefixes: NDArray[np.int64], actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the choices (n,) that n actions stand for after n prefixes (n, t).

@@ -1,21 +1,14 @@
 """Spaces defined by run; ChainCNN and NASBench201, written as functions, are the classes."""
 
-import pickle
-from functools import partial
-from math import prod
-
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
-from nasenv.errors import InputError
 from nasenv.spaces import chain_cnn, nas_bench_201
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.define_by_run import FunctionSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.task import Images, Task
-
 
 # The same spaces as functions
 
@@ -40,11 +33,17 @@ def chain(choose, task, max_layers=6, widths=(8, 16, 32)):
 
 def without_identities(answers):
     layers = [
-        {part: answers[f"layer{i}.{part}"] for part in ("operation", "kernel", "width", "skip") if f"layer{i}.{part}" in answers}
+        {
+            part: answers[f"layer{i}.{part}"]
+            for part in ("operation", "kernel", "width", "skip")
+            if f"layer{i}.{part}" in answers
+        }
         for i in range(1, answers["depth"] + 1)
     ]
     kept = [layer for layer in layers if layer["operation"] != "identity" or layer["skip"] == "yes"] or layers[:1]
-    return {"depth": len(kept)} | {f"layer{i}.{part}": a for i, layer in enumerate(kept, 1) for part, a in layer.items()}
+    return {"depth": len(kept)} | {
+        f"layer{i}.{part}": a for i, layer in enumerate(kept, 1) for part, a in layer.items()
+    }
 
 
 def short_chain(choose, task):
