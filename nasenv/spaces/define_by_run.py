@@ -26,7 +26,7 @@ from nasenv.spaces.questions import (
     Slot,
     Unanswered,
 )
-from nasenv.spaces.space import SearchSpace, redirected, to_architectures
+from nasenv.spaces.space import SearchSpace, check_task, redirected, to_architectures
 from nasenv.task import Images, Task
 from nasenv.trial import Architecture
 
@@ -104,10 +104,11 @@ class FunctionSpace(SearchSpace):
             inspect.signature(network).bind("choose", "task")
         except (TypeError, ValueError) as error:
             raise InputError(f"network is called with choose and task, but {network.__qualname__}: {error}") from error
-        self._label = network.__qualname__
-        self._questioning = Questioning(network, task or Task(Images((1, 8, 8)), outputs=10))
+        task = Task(Images((1, 8, 8)), outputs=10) if task is None else task
+        check_task(type(self).__name__, task)
+        self._label, self._questioning = network.__qualname__, Questioning(network, task)
         decisions = Discovery(self._questioning, self._label).decisions()
-        super().__init__(decisions, self._questioning.task)
+        super().__init__(decisions, task)
         self._network, self.most_listed = network, integer("most_listed", most_listed)
         self._positions = {d.name: t for t, d in enumerate(self.decisions)}
         self._tree = QuestionTree(self.num_decisions, self.max_choices)
@@ -248,10 +249,10 @@ class FunctionSpace(SearchSpace):
 
     def _asked(self, prefix: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Yield (t, node) of each question that the choices answer; a choice is read after its question."""
-        slot = (END, 0)
-        while (t := int(self._tree.decisions[node := self._child(slot, prefix)])) < len(prefix):
+        node = self._child((END, 0), prefix)
+        while (t := int(self._tree.decisions[node])) < len(prefix):
             yield t, node
-            slot = (node, prefix[t])
+            node = self._child((node, prefix[t]), prefix)
 
     def _child(self, slot: Slot, row: Sequence[int]) -> int:
         """Return the node in a slot that the choices of a row lead to, after a run if there has been none."""

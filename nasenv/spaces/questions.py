@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+import traceback
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -103,6 +105,13 @@ class Questioning:
             self.device = "cpu"
         return raised
 
+    def failure(self, raised: BaseException) -> str:
+        """Return in words what the function raised, and in which of its lines."""
+        name, file = self.network.__qualname__, inspect.getsourcefile(self.network)
+        lines = [f.lineno for f in traceback.extract_tb(raised.__traceback__) if f.filename == file]
+        where = f" in line {lines[-1]} of {file}" if lines else ""
+        return f"{name} fails{where}: {type(raised).__name__}: {raised}"
+
     def _attempt(self, device: str, answer: Answer) -> BaseException | None:
         try:
             with torch.random.fork_rng(devices=[]), torch.device(device):
@@ -145,7 +154,7 @@ class Discovery:
             if not self._decisions:
                 break
         if len(failures) == runs:
-            raise InputError(f"{self._label} fails: {type(failures[0]).__name__}: {failures[0]}") from failures[0]
+            raise InputError(self._questioning.failure(failures[0])) from failures[0]
         if not self._decisions:
             raise InputError(f"{self._label} asks for nothing; call choose(name, choices) in it")
         return [self._decisions[name] for name in self._ordered()]

@@ -67,8 +67,7 @@ class SearchSpace(Configurable, ABC):
     version = 1  # counted up when `build` comes to mean another network: old measurements are then not taken for new
 
     def __init__(self, decisions: Sequence[Decision], task: Task) -> None:
-        if not isinstance(task, Task):
-            raise InputError(f"{type(self).__name__}: task must be a nasenv.Task, such as data.task, got {task!r}")
+        check_task(type(self).__name__, task)
         names = [d.name for d in decisions]
         if not names or len(set(names)) != len(names):
             raise InputError(f"a space needs one or more decisions of distinct names, got {names}")
@@ -358,6 +357,12 @@ class SearchSpace(Configurable, ABC):
         """Yield the mask (C,) at each of the decisions taken so far, computed on demand."""
         for t in range(len(prefix)):
             yield self.mask(np.array(prefix[:t], dtype=np.int64).reshape(1, t))[0]
+
+
+def check_task(space: str, task: object) -> None:
+    """Raise InputError unless the task of a space, named by its class, is one."""
+    if not isinstance(task, Task):
+        raise InputError(f"{space}: task must be a nasenv.Task, such as data.task, got {task!r}")
 
 
 def redirected(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from nasenv.errors import InputError
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.search.budget import Budget
 from nasenv.search.search import Search
-from nasenv.spaces import chain_cnn, nas_bench_201
+from nasenv.spaces import chain_cnn, nas_bench_201, questions
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.define_by_run import FunctionSpace
 from nasenv.spaces.nas_bench_201 import NASBench201
@@ -115,6 +115,16 @@ def test_a_large_space_as_a_function_is_the_class(function, kind):
     assert list(map(ours.canonical, architectures)) == list(map(space.canonical, architectures))
     actions = np.random.default_rng(1).integers(-9, 99, rows.shape)
     assert ours.complete(actions) == space.complete(actions)
+
+
+def test_room_is_made_for_whatever_is_met(monkeypatch):
+    monkeypatch.setattr(questions, "_FIRST_ROOM", 1)
+    kind = ChainCNN()
+    architecture, *others = kind.sample(6, np.random.default_rng(0))
+    ours = FunctionSpace(chain)
+    for t in range(kind.num_decisions + 1):  # one question more each
+        assert ours._meaningful(architecture[:t]) == kind._meaningful(architecture[:t])
+    assert list(map(ours.canonical, others)) == list(map(kind.canonical, others))
 
 
 # Runs
@@ -325,7 +335,7 @@ def refuses_the_task(choose, task):
     ("function", "reason"),
     [
         (nothing, "nothing asks for nothing"),
-        (never_works, "never_works fails: ZeroDivisionError: by zero"),
+        (never_works, r"never_works fails in line \d+ of .*test_define_by_run.py: ZeroDivisionError: by zero"),
         (both_orders, "both_orders asks for '[ab]' before '[ab]' in some runs, and after it in others"),
         (other_choices, r"asks for 'width' with the choices \(.*\), and elsewhere with \(.*\); .* allowed"),
         (asks_for_a_text, "the choices of 'a' must be a list or tuple"),
@@ -344,6 +354,11 @@ def test_a_function_that_cannot_be_a_space_is_refused(function, reason):
     with pytest.raises(InputError, match=reason) as raised:
         FunctionSpace(function)
     assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_task_is_refused():
+    with pytest.raises(InputError, match="FunctionSpace: task must be a"):
+        FunctionSpace(pair, (1, 8, 8))
 
 
 def returns_nothing(choose, task):
