@@ -117,14 +117,17 @@ def test_a_large_space_as_a_function_is_the_class(function, kind):
     assert ours.complete(actions) == space.complete(actions)
 
 
+def plain_chain(choose, task):
+    return chain(choose, task)  # nothing is met when the space is made, since there is no canonical form to check
+
+
 def test_room_is_made_for_whatever_is_met(monkeypatch):
     monkeypatch.setattr(questions, "_FIRST_ROOM", 1)
     kind = ChainCNN()
-    architecture, *others = kind.sample(6, np.random.default_rng(0))
-    ours = FunctionSpace(chain)
+    ours = FunctionSpace(plain_chain)
+    architecture = kind.sample(1, np.random.default_rng(0))[0]
     for t in range(kind.num_decisions + 1):  # one question more each
         assert ours._meaningful(architecture[:t]) == kind._meaningful(architecture[:t])
-    assert list(map(ours.canonical, others)) == list(map(kind.canonical, others))
 
 
 # Runs
