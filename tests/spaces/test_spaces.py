@@ -15,6 +15,7 @@ from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.define_by_run import FunctionSpace
+from nasenv.spaces.grammar import Grammar
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
@@ -84,6 +85,7 @@ SPACES: dict[str, Callable[[Task], SearchSpace]] = {
     "NASBenchGraph": lambda task: NASBenchGraph(task=task),
     "SyntheticSpace": lambda task: SyntheticSpace(layers=2, widths=(4, 8), task=task),
     "ChoiceSpace": choice_space,
+    "Grammar": lambda task: Grammar(channels=2, task=task),
     "FunctionSpace": lambda task: FunctionSpace(build_by_run, task),
 }
 TABLE_ONLY = {"NASBenchGraph", "SyntheticSpace"}  # their `build` refuses
