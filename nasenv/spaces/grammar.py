@@ -22,6 +22,7 @@ from nasenv.trial import Architecture
 
 _MOST_DECISIONS = 2000
 _MOST_MET = 100_000  # expressions in all derivations
+_MOST_BLOCKS = 2000  # in a network
 
 DEFAULT: dict[str, Any] = {
     "start": "network",
@@ -79,7 +80,8 @@ class Grammar(SearchSpace):
         task: images; by default of 1x8x8 in 10 classes, as scikit-learn's digits are.
 
     Raises:
-        InputError: a file that cannot be read, is no such grammar, or needs a depth; more than 2,000 decisions.
+        InputError: a file that cannot be read, is no such grammar, or needs a depth; more than 2,000 decisions, or
+            blocks in a network.
 
     Example:
         >>> cells = {"network": [{"cell": {"nodes": 3, "edge": "operation"}}], "operation": ["zero", "conv3x3"]}
@@ -98,8 +100,10 @@ class Grammar(SearchSpace):
         super().__init__(
             self._found(), (task or Task(Images((1, 8, 8)), outputs=10)).check_inputs(Images, type(self).__name__)
         )
+        if (blocks := self._most_blocks()) > _MOST_BLOCKS:
+            raise InputError(f"a network of the grammar has up to {blocks:,} blocks, and {_MOST_BLOCKS:,} are the most")
         self._arguments["grammar"] = content  # not the file, which can change
-        self._reference = self.from_text(str(content["reference"])) if "reference" in content else None
+        self._reference = self._read_reference(content.get("reference"))
 
     @property
     def size(self) -> int:
@@ -133,6 +137,29 @@ class Grammar(SearchSpace):
     def reference(self) -> Architecture | None:
         """Return the architecture that the grammar names as its reference; None if it names none."""
         return self._reference
+
+    def _most_blocks(self) -> int:
+        """Return the number of blocks of the largest network."""
+
+        @cache
+        def count(expression: Expression, depth: int) -> int:
+            match expression.kind:
+                case "block":
+                    return 1
+                case "rule":
+                    return max(count(p, depth + 1) for p in self._rules.ending(expression.text, depth))
+                case "repeat":
+                    block, *between = (count(part, depth) for part in expression.parts)
+                    return expression.number * block + (expression.number - 1) * sum(between)
+            return sum(count(part, depth) for part in expression.parts)
+
+        return count(self._rules.start, 0)
+
+    def _read_reference(self, text: object) -> Architecture | None:
+        try:
+            return None if text is None else self.from_text(str(text))
+        except InputError as error:
+            raise InputError(f"the grammar's reference is no architecture: {error}") from error
 
     def _found(self) -> list[Decision]:
         """Return the decisions in the order of a derivation, and note where each stands and what leads to it."""

@@ -132,6 +132,10 @@ def test_a_file_that_is_no_grammar_is_refused(tmp_path, text, reason):
     assert "\n" not in str(raised.value)
 
 
+LESS = {"repeat": {"times": 100, "block": {"repeat": {"times": 100, "block": "zero"}}}}
+MANY = {"repeat": {"times": 100, "block": {"repeat": {"times": 100, "block": "u"}}}}
+
+
 def rules(**given):
     return {"start": "s", "rules": given}
 
@@ -158,7 +162,11 @@ def rules(**given):
         (rules(zero=["s"], s=["zero"]), "not that of a block: 'zero'"),
         ({**RECURSIVE, "depth": 1}, "depth, the number of rules in each other, must be an integer of 2 to 100, got 1"),
         ({**RECURSIVE, "depth": 40}, "more than 2,000 decisions"),
-        ({**rules(s=["zero", "identity"]), "reference": "s=conv3x3"}, "expected s of zero, identity"),
+        (rules(s=["zero", "t"], t=[MANY], u=[LESS]), "a network of the grammar has up to 100,000,000 blocks"),
+        (
+            {**rules(s=["zero", "identity"]), "reference": "s=conv3x3"},
+            "reference is no architecture: .* expected s",
+        ),
     ],
 )
 def test_what_is_no_grammar_is_refused(grammar, reason):
