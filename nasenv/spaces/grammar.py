@@ -36,6 +36,11 @@ DEFAULT: dict[str, Any] = {
         ],
         "operation": ["conv3x3", "conv1x1", "sep_conv3x3", "max_pool3x3"],
     },
+    "reference": ",".join(  # the basic block of He et al. 2016, https://arxiv.org/abs/1512.03385, in both stages
+        f"network/{i}=block,network/{i}:1=residual(sequence(operation operation)),"
+        f"network/{i}:1:2/1=conv3x3,network/{i}:1:2/2=conv3x3"
+        for i in (1, 3)
+    ),
 }
 """The grammar of ``Grammar()``: two stages of one or two blocks, of one or two operations each."""
 
@@ -68,14 +73,17 @@ class Grammar(SearchSpace):
     A rule that leads to itself is allowed: ``depth`` is then the largest number of rules in each other, and a
     production that cannot end within it is no choice. Names of decisions are places: ``block:2/1`` is the first part
     of the second production at ``block``. A decision in a production that is not taken has one valid choice, the first.
-    Derivations count, not networks: two of them can be the same network.
+
+    The order in a branch does not matter: where its parts are the same expression, the canonical architecture has what
+    they derive in ascending order of the choices. That an identity changes nothing, and that a zero makes what leads
+    to it meaningless, is not seen.
 
     After Schrodi et al. 2023, Construction of Hierarchical Neural Architecture Search Spaces based on Context-free
     Grammars, https://arxiv.org/abs/2211.01842.
 
     Args:
         grammar: a YAML file, or its content, with ``start``, ``rules``, and where wanted ``depth`` and ``reference``
-            (the text of an architecture made by hand); by default a small one of 1,774,224 networks, see `DEFAULT`.
+            (the text of an architecture made by hand); by default a small one of 1,774,224 derivations, see `DEFAULT`.
         channels: outputs of the first convolution.
         task: images; by default of 1x8x8 in 10 classes, as scikit-learn's digits are.
 
@@ -112,7 +120,7 @@ class Grammar(SearchSpace):
         @cache
         def count(expression: Expression, depth: int) -> int:
             if expression.kind == "rule":
-                return sum(count(production, depth + 1) for production in self._rules.ending(expression.text, depth))
+                return sum(count(production, depth + 1) for production in self._rules.allowed(expression.text, depth))
             return prod(count(part, depth) for part in expression.parts)
 
         return count(self._rules.start, 0)
@@ -127,6 +135,16 @@ class Grammar(SearchSpace):
             parent, choice = self._parents[parent]
         masks: NDArray[np.bool_] = np.arange(self.max_choices) < np.where(is_met, self.num_choices[t], 1)[:, None]
         return masks
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Return the architecture with equal parts of each branch in ascending order of their choices."""
+        row = list(architecture)
+        for parts in self._branches:
+            ordered = sorted([row[t] for t in part] for part in parts)
+            for part, choices in zip(parts, ordered, strict=True):
+                for t, choice in zip(part, choices, strict=True):
+                    row[t] = choice
+        return tuple(row)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the untrained network: (n, channels, height, width) float32 -> (n, task.outputs)."""
@@ -147,7 +165,7 @@ class Grammar(SearchSpace):
                 case "block":
                     return 1
                 case "rule":
-                    return max(count(p, depth + 1) for p in self._rules.ending(expression.text, depth))
+                    return max(count(p, depth + 1) for p in self._rules.allowed(expression.text, depth))
                 case "repeat":
                     block, *between = (count(part, depth) for part in expression.parts)
                     return expression.number * block + (expression.number - 1) * sum(between)
@@ -164,27 +182,43 @@ class Grammar(SearchSpace):
     def _found(self) -> list[Decision]:
         """Return the decisions in the order of a derivation, and note where each stands and what leads to it."""
         decisions: list[Decision] = []
+        branches: list[tuple[str, Expression]] = []
         found = self._derived(self._rules.start, self._rules.start.text, 0, (-1, 0))
-        for met, (place, productions, parent) in enumerate(found):
+        for met, (place, expression, productions, parent) in enumerate(found):
             if met > _MOST_MET or len(decisions) > _MOST_DECISIONS:
                 raise InputError(
                     f"the grammar has more than {_MOST_DECISIONS:,} decisions, or {_MOST_MET:,} rules and blocks in "
                     "all derivations together; give a smaller depth"
                 )
+            if expression.kind == "branch":
+                branches.append((place, expression))
             if len(productions) > 1:
                 self._places[place] = len(decisions)
                 self._parents.append(parent)
                 decisions.append(Decision(place, tuple(production.text for production in productions)))
         if not decisions:
             raise InputError("the grammar has nothing to choose: no rule has two productions that end within the depth")
+        self._branches = [parts for branch in reversed(branches) for parts in self._alike(*branch)]
         return decisions
+
+    def _alike(self, place: str, branch: Expression) -> Iterator[list[list[int]]]:
+        """Yield the decisions of parts of a branch that are the same expression: a list a part."""
+        for part in dict.fromkeys(branch.parts):
+            ends = [end for other, end in zip(branch.parts, branch.places, strict=True) if other == part]
+            parts = [self._within(place + end) for end in ends]
+            if len(parts) > 1 and parts[0]:
+                yield parts
+
+    def _within(self, place: str) -> list[int]:
+        """Return the decisions at a place and in whatever is derived there."""
+        return [t for name, t in self._places.items() if name == place or name.startswith((f"{place}:", f"{place}/"))]
 
     def _derived(
         self, expression: Expression, place: str, depth: int, parent: tuple[int, int]
-    ) -> Iterator[tuple[str, list[Expression], tuple[int, int]]]:
-        """Yield (place, productions, parent) of all that derivations can meet; there are productions at rules alone."""
-        productions = self._rules.ending(expression.text, depth) if expression.kind == "rule" else []
-        yield place, productions, parent
+    ) -> Iterator[tuple[str, Expression, list[Expression], tuple[int, int]]]:
+        """Yield (place, expression, productions, parent) of all that derivations can meet; only rules have productions."""
+        productions = self._rules.allowed(expression.text, depth) if expression.kind == "rule" else []
+        yield place, expression, productions, parent
         for k, production in enumerate(productions):  # at more than one, the decision has been noted by now
             leads = parent if len(productions) == 1 else (self._places[place], k)
             yield from self._derived(production, self._inside(place, productions, k), depth + 1, leads)
@@ -199,7 +233,7 @@ class Grammar(SearchSpace):
             case "block":
                 return BLOCKS[expression.text](width), 2 * width if expression.text == "reduce" else width
             case "rule":
-                productions = self._rules.ending(expression.text, depth)
+                productions = self._rules.allowed(expression.text, depth)
                 k = row[self._places[place]] if len(productions) > 1 else 0
                 module, out = self._module(productions[k], self._inside(place, productions, k), depth + 1, width, row)
                 return (nn.Sequential(OrderedDict({place: module})) if len(productions) > 1 else module), out

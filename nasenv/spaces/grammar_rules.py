@@ -81,7 +81,7 @@ class Rules:
             raise InputError(f"grammar {path} holds no start and rules")
         return content
 
-    def ending(self, rule: str, depth: int) -> list[Expression]:
+    def allowed(self, rule: str, depth: int) -> list[Expression]:
         """Return the productions of a rule, in ``depth`` others, that end within the depth allowed."""
         return [p for p in self.productions[rule] if depth + 1 + self._need(p) <= self.depth]
 

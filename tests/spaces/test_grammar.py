@@ -65,6 +65,36 @@ def test_enumeration_equals_counting_and_a_plain_enumeration(grammar):
     assert len({space.to_text(tuple(row)) for row in rows[:500].tolist()}) == len(rows[:500])
 
 
+BRANCHES = {
+    "start": "s",
+    "depth": 3,
+    "rules": {
+        "s": ["t", {"branch": ["s", "zero", "s", "t"]}],
+        "t": ["conv1x1", {"branch": ["u", "u"]}],
+        "u": ["zero", "conv3x3"],
+    },
+}
+
+
+def ordered(derivation):
+    """Return a derivation with equal parts of branches in ascending order."""
+    if isinstance(derivation, str):
+        return derivation
+    head, *rest = derivation
+    parts = [ordered(part) if isinstance(part, tuple) else part for part in rest]
+    return (head, *(sorted(parts, key=repr) if head == "branch" else parts))
+
+
+def test_canonical_forms_are_the_derivations_without_the_order_in_branches():
+    space = Grammar(BRANCHES, channels=2, task=TASK)
+    architectures = list(map(tuple, space.all_architectures().tolist()))
+    representatives = set(map(space.canonical, architectures))
+    assert representatives <= set(architectures)
+    assert all(space.canonical(a) == a for a in representatives)
+    expected = {ordered(d) for d in derivations(BRANCHES["rules"], "s", 3)}
+    assert 1 < len(representatives) == len(expected) < len(architectures)
+
+
 def test_nas_bench_201_as_a_grammar():
     space = Grammar(CELLS, channels=4, task=TASK)
     assert [d.name for d in space.decisions] == [f"network/{i}>{j}" for i, j in EDGES]
