@@ -110,7 +110,8 @@ class Grammar(SearchSpace):
         )
         if (blocks := self._most_blocks()) > _MOST_BLOCKS:
             raise InputError(f"a network of the grammar has up to {blocks:,} blocks, and {_MOST_BLOCKS:,} are the most")
-        self._arguments["grammar"] = content  # not the file, which can change
+        if isinstance(grammar, str):
+            self._arguments["grammar"] = content  # the file can change
         self._reference = self._read_reference(content.get("reference"))
 
     @property
@@ -216,7 +217,7 @@ class Grammar(SearchSpace):
     def _derived(
         self, expression: Expression, place: str, depth: int, parent: tuple[int, int]
     ) -> Iterator[tuple[str, Expression, list[Expression], tuple[int, int]]]:
-        """Yield (place, expression, productions, parent) of all that derivations can meet; only rules have productions."""
+        """Yield (place, expression, productions of a rule, parent) of all that derivations can meet."""
         productions = self._rules.allowed(expression.text, depth) if expression.kind == "rule" else []
         yield place, expression, productions, parent
         for k, production in enumerate(productions):  # at more than one, the decision has been noted by now
