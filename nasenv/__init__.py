@@ -30,6 +30,8 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Decision": "nasenv.spaces.space",
     "EstimateEvaluator": "nasenv.evaluators.estimate",
     "Evaluator": "nasenv.evaluators.evaluator",
+    "FunctionSpace": "nasenv.spaces.define_by_run",
+    "Grammar": "nasenv.spaces.grammar",
     "LoadedModel": "nasenv.deployment.export",
     "History": "nasenv.search.history",
     "Images": "nasenv.task",
@@ -94,6 +96,8 @@ if TYPE_CHECKING:
     from nasenv.spaces.chain_cnn import ChainCNN as ChainCNN
     from nasenv.spaces.choice_space import ChoiceSpace as ChoiceSpace
     from nasenv.spaces.darts_cell import DARTSCell as DARTSCell
+    from nasenv.spaces.define_by_run import FunctionSpace as FunctionSpace
+    from nasenv.spaces.grammar import Grammar as Grammar
     from nasenv.spaces.nas_bench_201 import NASBench201 as NASBench201
     from nasenv.spaces.nas_bench_graph import NASBenchGraph as NASBenchGraph
     from nasenv.spaces.nas_bench_macro import NASBenchMacro as NASBenchMacro

@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -22,10 +24,11 @@ import nasenv.evaluators
 import nasenv.objectives
 import nasenv.spaces
 from nasenv.commands.parser import Parser
-from nasenv.configuration import DERIVED, Configurable
+from nasenv.configuration import DERIVED, Configurable, import_path
 from nasenv.data.dataset import Data, Dataset
 from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
+from nasenv.spaces.define_by_run import FunctionSpace
 from nasenv.spaces.space import SearchSpace
 
 _Made = TypeVar("_Made")
@@ -104,7 +107,37 @@ def _parser(function: Callable[..., Any], prog: str) -> Parser:
             action.required = False
         elif (kind := _without_null(action)) is not None:
             action._typehint = kind
+        if getattr(action, "_typehint", None) is SearchSpace:
+            parser.function_options[action.dest] = _space_of_function
+        if type[SearchSpace] in get_args(getattr(action, "_typehint", None)):
+            parser.function_options[action.dest] = partial(_take_function, action)
+            action._typehint = type[SearchSpace]  # its errors say more than those of a union
     return parser
+
+
+def _space_of_function(path: str) -> dict[str, Any] | None:
+    """Return the space of a user's function, by import path; None for another path, where the parser says why."""
+    if _function(path) is None:
+        return None
+    return {"class_path": import_path(FunctionSpace), "init_args": {"network": path}}
+
+
+def _take_function(action: Any, path: str) -> None:
+    """Have an option that names a class take a user's function, where that is what the path names."""
+    if _function(path) is not None:
+        action._typehint = Callable[..., Any]
+
+
+def _function(path: str) -> Callable[..., Any] | None:
+    """Return the user's function of an import path; None if there is none."""
+    module, _, name = path.rpartition(".")
+    if not re.fullmatch(r"\w+(\.\w+)*", module):
+        return None
+    try:
+        found = getattr(import_module(module), name, None)
+    except Exception:  # the parser imports it again, and says what is wrong
+        return None
+    return found if inspect.isfunction(found) else None
 
 
 def _without_null(action: Any) -> Any:

@@ -79,9 +79,12 @@ def build_table(
 def every_architecture(space: SearchSpace, trainings: int, limit: int) -> list[Architecture]:
     """Return all valid architectures of the space; raise InputError with an estimate of the time above the limit."""
     size = space.size
+    if size is None and space.most_listed < limit:
+        name, most = type(space).__name__, f"{space.most_listed:,}"
+        raise InputError(f"{name} lists no more than {most} architectures and has more; see its argument most_listed")
     if size is None or size > limit:
-        count = "more than 10,000,000" if size is None else f"{size:,}"
-        hours = trainings * (size or 10**7) / 3600
+        count = f"more than {space.most_listed:,}" if size is None else f"{size:,}"
+        hours = trainings * (size or space.most_listed) / 3600
         raise InputError(
             f"{type(space).__name__} has {count} architectures, above the limit of {limit:,}: "
             f"{counted(trainings, 'training')} of one second for each would take {hours:,.0f} hours on one core; "

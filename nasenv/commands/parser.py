@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, get_origin
 
 import jsonargparse
@@ -24,10 +25,12 @@ class Parser(jsonargparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": "unique_yaml"})
+        self.function_options: dict[str, Callable[[str], Mapping[str, Any] | None]] = {}
+        """For an option: import path of a function -> the class and arguments that are meant; None for another path."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:  # type: ignore[override]
         """Parse a command line; an exception at the import of a user's module becomes one line too."""
-        line = self._with_source(args[0] if args else sys.argv[1:])
+        line = self._with_functions(self._with_source(args[0] if args else sys.argv[1:]))
         if self.exit_on_error:
             self._refuse_name_given_twice(line)
         try:
@@ -53,8 +56,23 @@ class Parser(jsonargparse.ArgumentParser):
             return list(line)
         return [re.sub(r"^--data(?=$|=)", f"--{_SOURCE}", word) for word in line]
 
+    def _with_functions(self, line: Sequence[str]) -> list[str]:
+        """Return the command line with ``--space FUNCTION`` written as ``--space '{class_path: ..., ...}'``."""
+        words = list(line)
+        for i, word in enumerate(words):
+            option, equals, path = word.partition("=")
+            path = path if equals else words[i + 1] if i + 1 < len(words) else ""
+            meant = self.function_options.get(option.removeprefix("--"), _no_function)(path)
+            if meant is not None and option.startswith("--"):
+                words[i : i + 1 if equals else i + 2] = [f"{option}={json.dumps(meant)}"]
+        return words
+
     def _apply_actions(self, cfg: Any, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:
-        """Apply a configuration, in which ``data: TEXT`` means ``data: {source: TEXT}``."""
+        """Apply a configuration, in which ``data: TEXT`` means ``data: {source: TEXT}``; a function can be a space."""
+        for option, meaning in self.function_options.items() if isinstance(cfg, dict) else ():
+            given = cfg.get(option)
+            if isinstance(given, str) and (meant := meaning(given)) is not None:
+                cfg = {**cfg, option: meant}
         if isinstance(cfg, dict) and isinstance(cfg.get("data"), str) and self._has_source():
             cfg = {**cfg, "data": {"source": cfg["data"]}}
         applied: jsonargparse.Namespace = super()._apply_actions(cfg, *args, **kwargs)
@@ -137,6 +155,10 @@ _REWRITTEN = {  # message of jsonargparse -> plainer message
     r"expected int\b": "expected an integer",
     r"expected float\b": "expected a number",
 }
+
+
+def _no_function(path: str) -> None:
+    """Return None, for an option that no function can be."""
 
 
 def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -32,7 +32,7 @@ def predict(
     run_dir: str,
     images: str,
     output: str | None = None,
-    space: type[SearchSpace] | None = None,
+    space: type[SearchSpace] | Callable[..., Any] | None = None,
     resize: Resize | None = None,
     skip_unreadable: bool = False,
 ) -> None:
@@ -45,7 +45,8 @@ def predict(
         run_dir: folder of a finished run.
         images: a picture's file, folder:DIR, npz:FILE with x, and optionally y, the labels; or another source of data.
         output: CSV file for the predictions: class and probability, or values; by default they are printed.
-        space: class of the model's space, if it is your own and not one of nasenv's: no file can choose code to run.
+        space: class or function of the model's space, if it is your own and not one of nasenv's: no file can choose
+            code to run.
         resize: crop, pad or stretch, for pictures of another size, as of the data; by default as in training.
         skip_unreadable: whether pictures that cannot be read are left out; by default they are refused.
     """

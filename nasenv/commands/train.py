@@ -30,7 +30,7 @@ from nasenv.commands.terminal import (
     table_of,
     waiting,
 )
-from nasenv.configuration import digest, import_path
+from nasenv.configuration import digest
 from nasenv.data.dataset import Data
 from nasenv.errors import InputError, SearchStopped, counted
 from nasenv.evaluators.evaluator import Evaluator
@@ -54,7 +54,6 @@ _PARTIAL_RESULT = "partial_result.json"  # of a search that was stopped
 _LONGEST_START = 1 << 26  # bytes
 _LONGEST_DATA = 40  # characters of the data set's name in the name of a run
 _SMALL_SHARE = 0.01  # per cent of a space that a budget covers, below which it is not said how small
-_UNCOUNTED = 10_000_000  # architectures that a space has at least if its size is not known
 _SMALL = 0.001  # share of a search's time, below which a part is not printed
 
 
@@ -162,14 +161,14 @@ def starting_architectures(space: SearchSpace, start_from: Sequence[str] | str |
 def coverage(space: SearchSpace, budget: Budget) -> str:
     """Return a text on the share of the space that the budget covers, and on what random search would find."""
     size, n = space.size, budget.evaluations
-    known = counted(size, "architecture") if size is not None else f"more than {_UNCOUNTED:,} architectures"
+    known = counted(size, "architecture") if size is not None else f"more than {space.most_listed:,} architectures"
     text = f"{type(space).__name__}: {known} of {counted(space.num_decisions, 'decision')}"
     if n is None:
         limit = f"is {counted(budget.charged_seconds, 'charged second')}" if budget.charged_seconds else "has no limit"
         return f"{text}; the budget {limit}"
     if size is not None and n >= size:
         return f"{text}; the budget of {n:,} covers them all, so every agent without repeats finds the best"
-    share = 100 * n / (size or _UNCOUNTED)
+    share = 100 * n / (size or space.most_listed)
     covered = f"{share:.2g} %" if size is not None and share >= _SMALL_SHARE else f"less than {max(share, 0.01):.2g} %"
     parts = {f"one of the best {100 * s:g} %": s for s in (0.01, 0.001) if size is None or s * size >= 1}
     chances = [
@@ -313,7 +312,7 @@ def _print_result(result: Result, folder: Path, console: Terminal) -> None:
 def _print_hints(space: SearchSpace, data: Data, folder: Path, console: Terminal) -> None:
     """Print commands that use what a run left; they run as they stand there."""
     if (folder / "model").exists():  # evaluators that do not train save none
-        own = [] if type(space).__module__.startswith("nasenv.") else ["--space", import_path(type(space))]
+        own = [] if space.own_code is None else ["--space", space.own_code]
         skip = ["--skip_unreadable", "true"] if data.skip_unreadable else []
         command = _command_line("nasenv", "predict", folder, data.source, *own, *skip)
         console.say(f"use the network:      {command}")

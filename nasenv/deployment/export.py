@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import json
 import logging
 import math
 import pkgutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -30,6 +31,7 @@ from nasenv.data.pictures import Preprocessing, Resize
 from nasenv.errors import InputError, counted
 from nasenv.files import in_megabytes, parse_json, read_whole, spare_memory, write_whole
 from nasenv.provenance import __version__
+from nasenv.spaces.define_by_run import FunctionSpace
 from nasenv.spaces.space import SearchSpace
 from nasenv.task import Encoding, Images, Task
 from nasenv.training.reproducibility import default_settings
@@ -131,7 +133,9 @@ def save_model(
 
 
 @default_settings()
-def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = None) -> LoadedModel:
+def load_model(
+    directory: Path, space: SearchSpace | type[SearchSpace] | Callable[..., Any] | None = None
+) -> LoadedModel:
     """Return the model that ``save_model`` wrote: it is rebuilt and given its weights; the program is not read.
 
     The files need not be trusted: they choose no code that runs. A space that comes with nasenv is made again from its
@@ -139,7 +143,8 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
 
     Args:
         directory: directory of the saved model.
-        space: the space it is from, or its class, which is then given the arguments that were saved.
+        space: the space it is from, or its class, which is then given the arguments that were saved, or the function
+            of a `FunctionSpace`.
 
     Raises:
         InputError: files that are missing or damaged, a space that cannot be made again or that builds another network.
@@ -154,7 +159,7 @@ def load_model(directory: Path, space: SearchSpace | type[SearchSpace] | None = 
         saved, task = Task.from_json(description["task"]), made.task
         if (saved.inputs, saved.outputs, saved.kind) != (task.inputs, task.outputs, task.kind):
             raise InputError(f"the model was saved for {saved}, the space is for {task}")
-        if type(made).__module__.startswith(f"{nasenv.spaces.__name__}."):
+        if made.own_code is None:
             _check_size(made, architecture, weights)  # before memory is taken
         encoding = Encoding.from_json(description["encoding"])
         lowest, highest = map(float, description["dataset"]["values"])
@@ -282,20 +287,28 @@ def _built(space: SearchSpace, architecture: Architecture) -> nn.Module:
         raise InputError(f"{type(space).__name__} cannot build the network: {_reason(error)}; {_GIVE_SPACE}") from error
 
 
-def _rebuilt(config: Any, given: type[SearchSpace] | None) -> SearchSpace:
-    """Return the space rebuilt from its ``config()``, of nasenv's own class or of the given one."""
+def _rebuilt(config: Any, given: type[SearchSpace] | Callable[..., Any] | None) -> SearchSpace:
+    """Return the space rebuilt from its ``config()``, of nasenv's own class, of the given one, or a function's."""
     if not isinstance(config, dict) or not {"class_path", "init_args"} <= config.keys():
         raise InputError(f"cannot make the space {config} again: expected its class_path and init_args; {_GIVE_SPACE}")
     name, arguments = config["class_path"], config["init_args"]
-    if given is not None and import_path(given) != name:
-        raise InputError(f"the model is of the space {name}, not of {import_path(given)}")
-    space_class = given or _own(name)
+    is_of_function = name == import_path(FunctionSpace) and isinstance(arguments, dict)
+    code = arguments.get("network") if is_of_function else name
+    if given is not None and not (inspect.isclass(given) or inspect.isroutine(given)):
+        raise InputError(f"the model is of the space {code}, not of {given!r}")
+    if given is not None and import_path(given) != code:
+        raise InputError(f"the model is of the space {code}, not of {import_path(given)}")
+    if given is None and is_of_function:
+        raise InputError(f"the model's space, {code}, does not come with nasenv; {_say_so(code)}")
+    make: Callable[..., Any] = FunctionSpace if is_of_function else given or _own(name)
     try:
         if given is None:
             for key, value in arguments.items():
                 _check_plain(value, _LARGEST_OF.get(key, _LARGEST_ARGUMENT))
-        task = {"task": Task.from_json(arguments["task"])} if "task" in arguments else {}
-        return space_class(**{**arguments, **task})
+        changed: dict[str, Any] = {"task": Task.from_json(arguments["task"])} if "task" in arguments else {}
+        changed |= {"network": given} if is_of_function else {}
+        space: SearchSpace = make(**{**arguments, **changed})
+        return space
     except Exception as error:  # a user's class can raise anything
         raise InputError(f"cannot make the space {name} again: {_reason(error)}; {_GIVE_SPACE}") from error
 
@@ -306,11 +319,15 @@ def _own(name: object) -> type[SearchSpace]:
     module, _, attribute = str(name).rpartition(".")
     found = getattr(import_module(module), attribute, None) if module in modules else None
     if not (isinstance(found, type) and issubclass(found, SearchSpace)):
-        raise InputError(
-            f"the model's space, {name}, does not come with nasenv; where it is yours, say so, since its code is run: "
-            f"nasenv predict --space {name}, or load_model(directory, space=...) with the class, or a space of it"
-        )
+        raise InputError(f"the model's space, {name}, does not come with nasenv; {_say_so(name)}")
     return found
+
+
+def _say_so(name: object) -> str:
+    return (
+        f"where it is yours, say so, since its code is run: nasenv predict --space {name}, or load_model(directory, "
+        "space=...) with the class or function, or a space of it"
+    )
 
 
 def _check_plain(value: Any, most: int) -> None:

@@ -265,22 +265,24 @@ def _group(members: tuple[int, ...], decisions: Sequence[Decision], constraints:
 def _decisions(choices: Mapping[str, Sequence[Any]]) -> list[Decision]:
     if not isinstance(choices, Mapping):
         raise InputError(f"choices must be a dict of names and their choices, got {choices!r}")
-    decisions = []
-    for name, listed in choices.items():
-        if not isinstance(name, str) or not name or name == "task" or {",", "="} & set(name):
-            raise InputError(f"a decision's name must be other than task, with no , or =: {name!r}")
-        if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
-            raise InputError(f"the choices of {name!r} must be a list or tuple, got {listed!r}")
-        for choice in listed:
-            if not _is_plain(choice):
-                raise InputError(
-                    f"a choice of {name!r} must be a text, a number, True, False, None or a tuple of these, "
-                    f"got {choice!r}; name it by a text and look that up in build"
-                )
-        if len(set(map(str, listed))) != len(listed):
-            raise InputError(f"the choices of {name!r} must differ as text, got {listed!r}")
-        decisions.append(Decision(name, tuple(listed)))
-    return decisions
+    return [named_decision(name, listed) for name, listed in choices.items()]
+
+
+def named_decision(name: Any, choices: Any) -> Decision:
+    """Return a decision of a user's; raise InputError for a name or for choices that its text could not hold."""
+    if not isinstance(name, str) or not name or name == "task" or {",", "="} & set(name):
+        raise InputError(f"a decision's name must be other than task, with no , or =: {name!r}")
+    if not isinstance(choices, Sequence) or isinstance(choices, str | bytes):
+        raise InputError(f"the choices of {name!r} must be a list or tuple, got {choices!r}")
+    for choice in choices:
+        if not _is_plain(choice):
+            raise InputError(
+                f"a choice of {name!r} must be a text, a number, True, False, None or a tuple of these, "
+                f"got {choice!r}; name it by a text and look that up in build"
+            )
+    if len(set(map(str, choices))) != len(choices):
+        raise InputError(f"the choices of {name!r} must differ as text, got {choices!r}")
+    return Decision(name, tuple(choices))
 
 
 def _is_plain(choice: Any) -> bool:
@@ -290,13 +292,18 @@ def _is_plain(choice: Any) -> bool:
 
 
 def _check_build(build: Callable[..., nn.Module], names: Iterable[str]) -> None:
-    if not (inspect.isroutine(build) or inspect.isclass(build)) or "<" in build.__qualname__:
-        raise InputError(
-            f"build must be a function, class or method that worker processes can import by its name, not "
-            f"{build!r}; define it with def at the top of a module"
-        )
+    check_importable("build", build)
     try:
         inspect.signature(build).bind(**dict.fromkeys(["task", *names]))
     except (TypeError, ValueError) as error:
         expected = ", ".join(["task", *names])
         raise InputError(f"build is called with {expected}, but {build.__qualname__}: {error}") from error
+
+
+def check_importable(argument: str, function: object) -> None:
+    """Raise InputError unless worker processes can import a function, class or method by its name."""
+    if not (inspect.isroutine(function) or inspect.isclass(function)) or "<" in function.__qualname__:
+        raise InputError(
+            f"{argument} must be a function, class or method that worker processes can import by its name, not "
+            f"{function!r}; define it with def at the top of a module"
+        )

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from nasenv.configuration import Configurable, digest
+from nasenv.configuration import Configurable, digest, import_path
 from nasenv.errors import InputError, counted
 from nasenv.spaces.features import counts, one_hot, thermometer
 from nasenv.task import Task
 from nasenv.trial import Architecture
 
 _BITS = 8  # of a byte
-_MOST_LISTED = 10_000_000  # architectures, in memory
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,11 @@ class SearchSpace(Configurable, ABC):
         InputError: something else than a task, two decisions of one name.
     """
 
+    most_listed: int = 10_000_000  # architectures, in memory
     version = 1  # counted up when `build` comes to mean another network: old measurements are then not taken for new
 
     def __init__(self, decisions: Sequence[Decision], task: Task) -> None:
-        if not isinstance(task, Task):
-            raise InputError(f"{type(self).__name__}: task must be a nasenv.Task, such as data.task, got {task!r}")
+        check_task(type(self).__name__, task)
         names = [d.name for d in decisions]
         if not names or len(set(names)) != len(names):
             raise InputError(f"a space needs one or more decisions of distinct names, got {names}")
@@ -78,6 +77,11 @@ class SearchSpace(Configurable, ABC):
             self._arguments["task"] = task
         self.num_choices: NDArray[np.int64] = np.array([len(d.choices) for d in decisions])  # (T,)
         self.is_product = type(self).mask is SearchSpace.mask  # every choice is always valid
+
+    @property
+    def own_code(self) -> str | None:
+        """Return what ``--space`` names: the import path of a user's code; None for a space that comes with nasenv."""
+        return None if type(self).__module__.startswith("nasenv.") else import_path(type(self))
 
     @property
     def num_decisions(self) -> int:
@@ -91,7 +95,7 @@ class SearchSpace(Configurable, ABC):
 
     @property
     def size(self) -> int | None:
-        """Return the number of valid architectures; None above ten million if the space has no formula for it."""
+        """Return the number of valid architectures; None above ``most_listed`` if the space has no formula for it."""
         if self.is_product:
             return math.prod(map(len, self._ranges))
         rows = self._enumerated()
@@ -157,7 +161,7 @@ class SearchSpace(Configurable, ABC):
     def fingerprint(self) -> str:
         """Return a short hash of everything that defines the space; equal spaces have equal ones."""
         decisions = [[d.name, [str(c) for c in d.choices]] for d in self.decisions]
-        return digest([self.config(), self.version, decisions, self.source_digest()])
+        return digest([self.identity(), self.version, decisions, self.source_digest()])
 
     def redirect(self, prefixes: NDArray[np.int64], actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the choices (n,) that n actions stand for after n prefixes (n, t).
@@ -210,11 +214,13 @@ class SearchSpace(Configurable, ABC):
         """Return all valid architectures, (size, T), in the order of their choices.
 
         Raises:
-            InputError: there are more than ten million.
+            InputError: there are more than ``most_listed``.
         """
         rows = self._enumerated()
         if rows is None:
-            raise InputError(f"{type(self).__name__} has too many architectures to list, more than {_MOST_LISTED:,}")
+            raise InputError(
+                f"{type(self).__name__} has too many architectures to list, more than {self.most_listed:,}"
+            )
         return rows
 
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
@@ -313,11 +319,11 @@ class SearchSpace(Configurable, ABC):
         return [(d.name, d.choices[c]) for d, c, valid in pairs if valid.sum() > 1]
 
     def _enumerated(self) -> NDArray[np.int64] | None:
-        """Return all valid architectures, (size, T); None if there are more than ten million."""
+        """Return all valid architectures, (size, T); None if there are more than ``most_listed``."""
         rows = np.zeros((1, 0), dtype=np.int64)
         for _ in range(self.num_decisions):
             parents, choices = np.nonzero(self.mask(rows))
-            if len(parents) > _MOST_LISTED:
+            if len(parents) > self.most_listed:
                 return None
             rows = np.column_stack([rows[parents], choices])
         return rows
@@ -351,6 +357,12 @@ class SearchSpace(Configurable, ABC):
         """Yield the mask (C,) at each of the decisions taken so far, computed on demand."""
         for t in range(len(prefix)):
             yield self.mask(np.array(prefix[:t], dtype=np.int64).reshape(1, t))[0]
+
+
+def check_task(space: str, task: object) -> None:
+    """Raise InputError unless the task of a space, named by its class, is one."""
+    if not isinstance(task, Task):
+        raise InputError(f"{space}: task must be a nasenv.Task, such as data.task, got {task!r}")
 
 
 def redirected(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from torch import nn
 
 from nasenv.commands.build_table import build_table
 from nasenv.configuration import digest
@@ -17,6 +18,7 @@ from nasenv.errors import InputError
 from nasenv.evaluators.table import TableEvaluator
 from nasenv.evaluators.training import TrainingEvaluator
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.spaces.define_by_run import FunctionSpace
 from nasenv.tables.card import figures
 from nasenv.tables.table import read_table
 from nasenv.trial import Measurement, Trial
@@ -147,6 +149,10 @@ def test_what_another_command_began_is_refused_and_left_alone(tmp_path):
         build_table(SMALL, Seeded(SMALL), str(tmp_path / "mine.csv"))
 
 
+def four_digits(choose, task):
+    return nn.Linear(sum(choose(f"digit{i}", range(10)) for i in range(4)), task.outputs)
+
+
 @pytest.mark.parametrize(
     ("space", "options", "said"),
     [
@@ -156,6 +162,12 @@ def test_what_another_command_began_is_refused_and_left_alone(tmp_path):
             r"ChainCNN has 1,598,758,912 architectures, above the limit of 50,000: 6 trainings of one second",
         ),
         (SMALL, {"limit": 9}, r"ChainCNN has 10 architectures, above the limit of 9"),
+        (FunctionSpace(four_digits), {}, "FunctionSpace lists no more than 2,000 architectures and has more"),
+        (
+            FunctionSpace(four_digits),
+            {"limit": 1999},
+            "FunctionSpace has more than 2,000 architectures, above the limit",
+        ),
         (SMALL, {"seeds": 0}, "seeds must be an integer of 1 or more, got 0"),
         (SMALL, {"limit": 0}, "limit must be an integer of 1 or more, got 0"),
         (SMALL, {"output": "nowhere/t.csv"}, r"cannot be written: No such file"),

@@ -79,7 +79,14 @@ class Noisy(TrainingEvaluator):
     def __init__(self, space, inner: Evaluator, noise: float = 0.1) -> None:
         self.space, self.inner = space, inner
 
+from torch import nn
 from nasenv.agents import PPO
+
+def network(choose, task):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(choose("width", (2, 4))), nn.LazyLinear(task.outputs))
+
+def no_network(choose, task):
+    choose("width", "wide")
 
 class MyPPO(PPO):
     """PPO with an option of its own.
@@ -168,7 +175,7 @@ def test_options_reach_the_parts():
     assert (given["seed"], given["run_dir"], given["cache"]) == (3, "runs/x", "none")
 
 
-@pytest.mark.parametrize("space", ["ChainCNN", "users_own.Shaped", "users_own.Deep"])
+@pytest.mark.parametrize("space", ["ChainCNN", "users_own.Shaped", "users_own.Deep", "users_own.network"])
 def test_data_decide_the_shape(folder: Path, space: str):
     rng = np.random.default_rng(0)
     np.savez(folder / "mine.npz", x=rng.random((60, 3, 6, 7), dtype=np.float32), y=np.arange(60) % 4)
@@ -184,6 +191,40 @@ def test_own_classes():
     assert type(given["agent"]).__name__ == "MyAgent"
     assert given["agent"].lr == 0.25
     assert given["space"].config()["init_args"]["depth"] == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--space users_own.network --space.most_listed 30",
+        "--space=users_own.network --space.most_listed=30",
+        "--space FunctionSpace --space.network users_own.network --space.most_listed 30",
+        "--config short.yaml --space.most_listed 30",
+        "--config long.yaml",
+    ],
+)
+def test_a_function_is_a_space(folder: Path, line: str):
+    (folder / "short.yaml").write_text("space: users_own.network\n")
+    (folder / "long.yaml").write_text(
+        "space: {class_path: FunctionSpace, init_args: {network: users_own.network, most_listed: 30}}\n"
+    )
+    space = made(*line.split())["space"]
+    assert space.own_code == "users_own.network"
+    assert (space.size, space.most_listed) == (2, 30)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("users_own.netwrk", "users_own has no netwrk; nearest: network"),
+        ("users_owm.network", "no module users_owm in the current folder"),
+        ("unfinished.network", "SyntaxError"),
+        ("users_own.no_network", "the choices of 'width' must be a list or tuple, got 'wide'"),
+    ],
+)
+def test_a_function_that_is_no_space_is_refused(refusal, path: str, reason: str):
+    assert reason in refusal("train", "--space", path)
 
 
 @pytest.mark.usefixtures("folder")

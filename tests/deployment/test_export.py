@@ -14,6 +14,7 @@ from nasenv.data.dataset import Dataset, load_dataset, load_images
 from nasenv.deployment.export import load_model, predict, save_model
 from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
+from nasenv.spaces.define_by_run import FunctionSpace
 from nasenv.spaces.space import Decision, SearchSpace
 from nasenv.task import Table, Task
 from tests.fakes import TASK
@@ -158,6 +159,24 @@ def test_a_space_made_of_functions_is_asked_for(tmp_path, digits):
         with pytest.raises(InputError, match=r"load_model\(directory, space=\.\.\.\)"):
             load_model(tmp_path, given)
     assert load_model(tmp_path, space).architecture == (0,)
+
+
+def activation(choose, task):
+    kinds = {"relu": nn.ReLU, "tanh": nn.Tanh}
+    return nn.Sequential(nn.Flatten(), kinds[choose("kind", tuple(kinds))](), nn.Linear(64, task.outputs))
+
+
+def test_the_function_of_a_space_is_asked_for(tmp_path, digits):
+    space = FunctionSpace(activation, TASK)
+    save_model(tmp_path, space, (1,), space.build((1,)), digits)
+    path = f"{__name__}.activation"
+    with pytest.raises(InputError, match=f"the model's space, {path}, does not come with nasenv; .* --space {path}"):
+        load_model(tmp_path)
+    for other in (Activations, nn.ReLU(), len):
+        with pytest.raises(InputError, match=f"the model is of the space {path}, not of"):
+            load_model(tmp_path, other)
+    assert load_model(tmp_path, activation).space.fingerprint() == space.fingerprint()
+    assert load_model(tmp_path, space).architecture == (1,)
 
 
 def test_a_space_that_came_to_build_another_network_is_refused(tmp_path, digits, monkeypatch):

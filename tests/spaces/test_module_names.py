@@ -6,6 +6,7 @@ import pytest
 from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.darts_cell import DARTSCell
+from nasenv.spaces.grammar import Grammar
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.spaces.res_net import ResNet
@@ -18,6 +19,7 @@ SPACES = [
     NASBench201(channels=4, cells=2, task=TASK),
     NASBenchMacro(channels=4, features=16, task=TASK),
     ResNet(task=TASK),
+    Grammar(channels=4, task=TASK),
 ]
 
 
@@ -31,7 +33,7 @@ def test_what_differs_between_networks_is_named_by_a_decision(space):
     assert [name for name in made if not decisions & set(name.split("."))] == []
 
 
-@pytest.mark.parametrize("kind", [ChainCNN, DARTSCell, NASBench201, NASBenchMacro, ResNet])
+@pytest.mark.parametrize("kind", [ChainCNN, DARTSCell, Grammar, NASBench201, NASBenchMacro, ResNet])
 def test_a_space_of_images_refuses_other_inputs(kind):
     with pytest.raises(InputError, match=f"{kind.__name__} reads images, and the task's inputs are table"):
         kind(task=Task(Table((4,)), outputs=3))

@@ -15,6 +15,8 @@ from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.darts_cell import DARTSCell
+from nasenv.spaces.define_by_run import FunctionSpace
+from nasenv.spaces.grammar import Grammar
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
@@ -54,6 +56,28 @@ def choice_space(task: Task) -> ChoiceSpace:
     )
 
 
+def build_by_run(choose, task):
+    channels, side, layers = task.shape[0], min(task.shape[1:]), []
+    for i in range(choose("depth", (0, 1, 2, 3))):
+        width = choose(f"width{i}", (2, 4), allowed=(2, 4) if i == 0 or channels == 4 else (2,))
+        if choose(f"operation{i}", ("conv", "identity")) == "conv":
+            kernel = choose(f"kernel{i}", (1, 3, 5), allowed=[k for k in (1, 3, 5) if k <= side])
+            layers += [nn.Conv2d(channels, width, kernel, padding="same"), nn.BatchNorm2d(width)]
+            channels = width
+        if choose(f"pool{i}", (False, True), allowed=(False, True) if side > 3 else (False,)):
+            layers, side = [*layers, nn.MaxPool2d(2)], side // 2
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, task.outputs))
+
+
+def without_idle_widths(answers):
+    idle = [f"width{i}" for i in range(answers["depth"]) if answers[f"operation{i}"] == "identity"]
+    return answers | dict.fromkeys(idle, 2)
+
+
+build_by_run.canonical = without_idle_widths
+build_by_run.reference = {"depth": 1, "width0": 4, "operation0": "conv", "kernel0": 3, "pool0": False}
+
+
 # To put a space under the contract, add a line: a name, and how to make it for a task: 5 classes of small images.
 SPACES: dict[str, Callable[[Task], SearchSpace]] = {
     "Plain": Plain,
@@ -65,6 +89,8 @@ SPACES: dict[str, Callable[[Task], SearchSpace]] = {
     "ResNet": lambda task: ResNet(task=task),
     "SyntheticSpace": lambda task: SyntheticSpace(layers=2, widths=(4, 8), task=task),
     "ChoiceSpace": choice_space,
+    "Grammar": lambda task: Grammar(channels=2, task=task),
+    "FunctionSpace": lambda task: FunctionSpace(build_by_run, task),
 }
 TABLE_ONLY = {"NASBenchGraph", "SyntheticSpace"}  # their `build` refuses
 SHAPES: list[Shape] = [(1, 4, 4), (3, 5, 9), (1, 8, 8), (3, 32, 32)]
