@@ -27,6 +27,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Data": "nasenv.data.dataset",
     "Dataset": "nasenv.data.dataset",
     "Decision": "nasenv.spaces.space",
+    "Encoder": "nasenv.spaces.encoder",
     "EstimateEvaluator": "nasenv.evaluators.estimate",
     "Evaluator": "nasenv.evaluators.evaluator",
     "LoadedModel": "nasenv.deployment.export",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from nasenv.search.search import Search as Search
     from nasenv.spaces.chain_cnn import ChainCNN as ChainCNN
     from nasenv.spaces.choice_space import ChoiceSpace as ChoiceSpace
+    from nasenv.spaces.encoder import Encoder as Encoder
     from nasenv.spaces.nas_bench_201 import NASBench201 as NASBench201
     from nasenv.spaces.nas_bench_graph import NASBenchGraph as NASBenchGraph
     from nasenv.spaces.nas_bench_macro import NASBenchMacro as NASBenchMacro
