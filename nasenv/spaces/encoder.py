@@ -5,56 +5,55 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from nasenv.configuration import integer, one_of
 from nasenv.errors import counted
 from nasenv.spaces.space import Decision, Diagram, SearchSpace
+from nasenv.spaces.transformer import (
+    ACTIVATIONS,
+    EncoderLayer,
+    PatchEmbedding,
+    TokenMean,
+    glorot_linear,
+    relative_positions,
+)
 from nasenv.task import Images, Task
 from nasenv.trial import Architecture
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "swish": nn.SiLU}
 _HEAD_DIM = 64  # of AutoFormer, whatever the hidden_dim
-_MAX_DISTANCE = 14  # of AutoFormer, in patches: those further apart share a relative position
 _PATCHES = ((16, 2), (65, 4))  # sides below, and the patches that they are cut into
 _LARGEST_PATCH = 16  # of ViT and AutoFormer at 224x224
 
 
 @dataclass(frozen=True)
 class _Preset:
-    """Holds what is chosen once for the network, what for each layer, and what is given."""
+    """Holds what is chosen once for the network, what for each layer, what is given, and the reference."""
 
     network: Mapping[str, tuple[Any, ...]]
-    layer: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    reference: Mapping[str, Any] = field(default_factory=dict)
+    layer: Mapping[str, tuple[Any, ...]]
+    fixed: Mapping[str, Any]
+    reference: Mapping[str, Any]
     is_autoformer: bool = False  # heads of 64, relative positions, a class token; made for ImageNet
 
 
-def _autoformer(depths: range, widths: range, heads: range, ratios: tuple[float, ...], base: int) -> _Preset:
-    """Return the space of Table 1 of the paper; the reference has DeiT's proportions, ``base`` heads in each layer."""
+def _autoformer(depths: range, widths: range, heads: range, ratios: tuple[float, ...], usual_heads: int) -> _Preset:
+    """Return the choices of Table 1 of the paper; the reference has DeiT's proportions."""
     return _Preset(
         network={"num_layers": tuple(depths), "hidden_dim": tuple(widths)},
         layer={"num_heads": tuple(heads), "mlp_ratio": ratios},
         fixed={"activation": "gelu", "dropout": 0.0},
-        reference={
-            "num_layers": depths[0],
-            "hidden_dim": base * _HEAD_DIM,
-            "num_heads": base,
-            "mlp_ratio": 4.0,
-        },
+        reference=dict(num_layers=depths[0], hidden_dim=_HEAD_DIM * usual_heads, num_heads=usual_heads, mlp_ratio=4.0),
         is_autoformer=True,
     )
 
 
-PRESETS: dict[str, _Preset] = {
+PRESETS = {
     "classic": _Preset(
         network={
             "num_layers": (6, 8, 12),
@@ -63,8 +62,9 @@ PRESETS: dict[str, _Preset] = {
             "activation": tuple(ACTIVATIONS),
             "dropout": (0.1, 0.2, 0.3),
         },
+        layer={},
         fixed={"mlp_ratio": 4},
-        reference={"num_layers": 12, "hidden_dim": 768, "num_heads": 12, "activation": "gelu", "dropout": 0.1},
+        reference=dict(num_layers=12, hidden_dim=768, num_heads=12, activation="gelu", dropout=0.1),
     ),
     "small": _Preset(
         network={
@@ -75,14 +75,9 @@ PRESETS: dict[str, _Preset] = {
             "activation": tuple(ACTIVATIONS),
             "dropout": (0.0, 0.1, 0.2),
         },
-        reference={
-            "num_layers": 2,
-            "hidden_dim": 48,
-            "num_heads": 3,
-            "mlp_ratio": 4,
-            "activation": "gelu",
-            "dropout": 0.0,
-        },
+        layer={},
+        fixed={},
+        reference=dict(num_layers=2, hidden_dim=48, num_heads=3, mlp_ratio=4, activation="gelu", dropout=0.0),
     ),
     "autoformer_tiny": _autoformer(range(12, 15), range(192, 241, 24), range(3, 5), (3.5, 4.0), 3),
     "autoformer_small": _autoformer(range(12, 15), range(320, 449, 64), range(5, 8), (3.0, 3.5, 4.0), 6),
@@ -105,7 +100,7 @@ class Encoder(SearchSpace):
     | `dropout` | 0.1, 0.2, 0.3 | 0, 0.1, 0.2 | (0) | (0) | (0) |
     | `layer{i}.num_heads` | | | 3, 4 | 5, 6, 7 | 8, 9, 10 |
     | `layer{i}.mlp_ratio` | | | 3.5, 4 | 3, 3.5, 4 | 3, 3.5, 4 |
-    | architectures | 126 | 1,728 | 1.1 x 10^9 | 7.7 x 10^13 | 6.3 x 10^15 |
+    | architectures | 126 | 1,728 | 1.1 x 10^9 | 7.7 x 10^13 | 6.2 x 10^15 |
 
     Of ``num_heads``, those are valid that divide ``hidden_dim``. Layers beyond ``num_layers`` have one valid choice,
     the first. What stands in brackets is not chosen. No two architectures are the same network.
@@ -138,6 +133,7 @@ class Encoder(SearchSpace):
         InputError: an unknown preset; a patch that is not a positive integer.
 
     Example:
+        >>> import torch
         >>> space = Encoder()
         >>> space.size, Encoder("classic").size
         (1728, 126)
@@ -180,13 +176,12 @@ class Encoder(SearchSpace):
     @property
     def size(self) -> int:
         """Return the number of valid architectures."""
-        once = math.prod(
-            len(d.choices) for d in self.decisions[1 : len(self._choices.network)] if d.name != "num_heads"
-        )
-        if "num_heads" in self._choices.network:
-            once = once // len(self._divides) * int(self._divides.sum())
-        of_a_layer = math.prod(map(len, self._choices.layer.values()))
-        return once * sum(of_a_layer**depth for depth in self._depths.tolist())
+        network, layer = self._choices.network, self._choices.layer
+        widths_and_heads = int(self._divides.sum()) if "num_heads" in network else len(network["hidden_dim"])
+        others = [len(network[name]) for name in ("mlp_ratio", "activation", "dropout") if name in network]
+        of_a_layer: int = math.prod(map(len, layer.values()))  # 1 where all layers are alike
+        of_layers: int = sum(of_a_layer**depth for depth in network["num_layers"])
+        return widths_and_heads * math.prod(others) * of_layers
 
     def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which choices are valid next, (n, C), for n prefixes of t decisions, (n, t)."""
@@ -206,9 +201,8 @@ class Encoder(SearchSpace):
         layers = np.arange(self._depths.max()) < depth if self._choices.layer else depth  # how often each column counts
         inner = _HEAD_DIM * self._taken(rows, "num_heads") if self._choices.is_autoformer else width
         hidden = width * self._taken(rows, "mlp_ratio")
-        weights = np.stack(
-            [(layers * 4 * width * inner).sum(axis=1), (layers * 2 * width * hidden).sum(axis=1)], axis=1
-        )
+        attention, mlps = (layers * 4 * width * inner).sum(axis=1), (layers * 2 * width * hidden).sum(axis=1)
+        weights = np.stack([attention, mlps], axis=1)
         return super().feature_parts(architectures) | {"weights": np.log(weights)}
 
     def _taken(self, rows: NDArray[np.int64], name: str) -> NDArray[Any]:
@@ -221,23 +215,20 @@ class Encoder(SearchSpace):
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the untrained network: (n, channels, height, width) float32 -> (n, task.outputs)."""
         width, choices = self._layers(architecture)
-        has_class = self._choices.is_autoformer
-        relative = _relative_positions(*self.grid) if has_class else None
-        layers = OrderedDict(
-            (f"layer{i}", EncoderLayer(width, self._head_dim(width, layer), **layer, relative=relative))
+        channels, has_class = self.task.shape[0], self._choices.is_autoformer
+        relative = relative_positions(*self.grid) if has_class else None
+        layers: dict[str, nn.Module] = {
+            f"layer{i}": EncoderLayer(width, self._head_dim(width, layer), **layer, relative=relative)
             for i, layer in enumerate(choices, 1)
-        )
-        return nn.Sequential(
-            OrderedDict(
-                patches=PatchEmbedding(
-                    self.task.shape[0], width, self.patch, self.grid, has_class, choices[0]["dropout"]
-                ),
-                num_layers=nn.Sequential(layers),
-                norm=nn.LayerNorm(width),
-                pool=TokenMean(skipped=int(has_class)),
-                classifier=nn.Linear(width, self.task.outputs),
-            )
-        )
+        }
+        modules: dict[str, nn.Module] = {
+            "patches": PatchEmbedding(channels, width, self.patch, self.grid, has_class, choices[0]["dropout"]),
+            "num_layers": nn.Sequential(OrderedDict(layers)),
+            "norm": nn.LayerNorm(width),
+            "pool": TokenMean(skipped=int(has_class)),
+            "classifier": glorot_linear(width, self.task.outputs),
+        }
+        return nn.Sequential(OrderedDict(modules))
 
     def reference(self) -> Architecture:
         """Return the encoder of the proportions of ViT or DeiT, or a small one."""
@@ -280,149 +271,9 @@ class Encoder(SearchSpace):
         return _HEAD_DIM if self._choices.is_autoformer else width // int(layer["num_heads"])
 
 
-class PatchEmbedding(nn.Module):
-    """Computes tokens from patches, (n, channels, height, width) -> (n, tokens, width), and adds learned positions.
-
-    Args:
-        channels: of the pictures.
-        width: numbers in a token.
-        patch: side of a patch in pixels.
-        grid: rows and columns of patches.
-        has_class: whether a learned class token comes first.
-        dropout: share of the numbers that are dropped in training.
-    """
-
-    def __init__(
-        self, channels: int, width: int, patch: int, grid: tuple[int, ...], has_class: bool, dropout: float
-    ) -> None:
-        super().__init__()
-        self.patch, self.grid = patch, grid
-        self.linear = nn.Conv2d(channels, width, patch, stride=patch)
-        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, width)) if has_class else None
-        self.positions = nn.Parameter(0.02 * torch.randn(1, int(has_class) + math.prod(grid), width))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, images_nchw: Tensor) -> Tensor:
-        """Return the tokens."""
-        bottom, right = (self.patch * n - side for n, side in zip(self.grid, images_nchw.shape[2:], strict=True))
-        if bottom or right:
-            images_nchw = functional.pad(images_nchw, (0, right, 0, bottom))
-        tokens = self.linear(images_nchw).flatten(2).transpose(1, 2)
-        if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        out: Tensor = self.dropout(tokens + self.positions)
-        return out
-
-
-class EncoderLayer(nn.Module):
-    """Computes a layer of a transformer encoder, (n, tokens, width) -> (n, tokens, width), norms first.
-
-    Args:
-        width: numbers in a token.
-        head_dim: numbers of a query, key and value in each head.
-        num_heads: heads of the attention.
-        mlp_ratio: size of the MLP's hidden layer, in units of ``width``.
-        activation: name of the MLP's activation.
-        dropout: share of the numbers that are dropped in training.
-        relative: indices of relative positions, see `Attention`.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        head_dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        activation: str,
-        dropout: float,
-        relative: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        hidden = int(mlp_ratio * width)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, num_heads, head_dim, relative)
-        self.dropout = nn.Dropout(dropout)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden),
-            ACTIVATIONS[activation](),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, width),
-            nn.Dropout(dropout),
-        )
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the tokens after attention and MLP."""
-        tokens = tokens + self.dropout(self.attention(self.norm1(tokens)))
-        out: Tensor = tokens + self.mlp(self.norm2(tokens))
-        return out
-
-
-class Attention(nn.Module):
-    """Computes self-attention of several heads, (n, tokens, width) -> (n, tokens, width).
-
-    Args:
-        width: numbers in a token.
-        num_heads: heads.
-        head_dim: numbers of a query, key and value in each head.
-        relative: (2, tokens, tokens), the index of the vertical and of the horizontal distance of every two tokens;
-            learned vectors by these indices are then added to keys and values (Shaw et al. 2018,
-            https://arxiv.org/abs/1803.02155, in two dimensions).
-    """
-
-    def __init__(self, width: int, num_heads: int, head_dim: int, relative: Tensor | None = None) -> None:
-        super().__init__()
-        self.num_heads, self.scale = num_heads, head_dim**-0.5
-        self.qkv = nn.Linear(width, 3 * num_heads * head_dim)
-        self.project = nn.Linear(num_heads * head_dim, width)
-        self.register_buffer("relative", relative, persistent=False)
-        if relative is not None:
-            of_distance = (2, 2 * _MAX_DISTANCE + 2, head_dim)  # vertical and horizontal; 0 is that to the class token
-            self.keys, self.values = (nn.Parameter(0.02 * torch.randn(of_distance)) for _ in range(2))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the weighted means of values, mapped to tokens."""
-        n, length, _ = tokens.shape
-        q, k, v = (
-            self.qkv(tokens).view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        )  # (n, heads, length, d)
-        if self.relative is None:
-            mixed = functional.scaled_dot_product_attention(q, k, v)
-        else:
-            keys, values = (
-                table[0][self.relative[0]] + table[1][self.relative[1]] for table in (self.keys, self.values)
-            )
-            similar = q @ k.transpose(2, 3) + torch.einsum("nhid,ijd->nhij", q, keys)
-            weights = functional.softmax(self.scale * similar, dim=3)
-            mixed = weights @ v + torch.einsum("nhij,ijd->nhid", weights, values)
-        out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-class TokenMean(nn.Module):
-    """Averages tokens, (n, tokens, width) -> (n, width), without the first ``skipped`` ones."""
-
-    def __init__(self, skipped: int = 0) -> None:
-        super().__init__()
-        self.skipped = skipped
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the means."""
-        return tokens[:, self.skipped :].mean(dim=1)
-
-
 def _patch(side: int) -> int:
     """Return the side of a patch for pictures whose smaller side is this."""
     return next((patch for below, patch in _PATCHES if side < below), _LARGEST_PATCH)
-
-
-def _relative_positions(rows: int, columns: int) -> Tensor:
-    """Return the index of the vertical and of the horizontal distance of every two tokens, (2, tokens, tokens).
-
-    Distances of more than 14 patches count as 14. The class token is the first; its distance to any has the index 0.
-    """
-    place = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")).flatten(1)
-    distance = (place[:, None, :] - place[:, :, None]).clamp(-_MAX_DISTANCE, _MAX_DISTANCE)
-    return functional.pad(distance + _MAX_DISTANCE + 1, (1, 0, 1, 0))
 
 
 def _hidden(width: int, layer: Mapping[str, Any]) -> int:

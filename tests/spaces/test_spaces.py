@@ -14,6 +14,7 @@ from torch import nn
 from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
+from nasenv.spaces.encoder import Encoder
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
@@ -56,6 +57,7 @@ def choice_space(task: Task) -> ChoiceSpace:
 SPACES: dict[str, Callable[[Task], SearchSpace]] = {
     "Plain": Plain,
     "ChainCNN": lambda task: ChainCNN(max_layers=4, widths=(4, 8), task=task),
+    "Encoder": lambda task: Encoder(task=task),
     "NASBench201": lambda task: NASBench201(channels=2, cells=1, task=task),
     "NASBenchMacro": lambda task: NASBenchMacro(channels=2, features=4, task=task),
     "NASBenchGraph": lambda task: NASBenchGraph(task=task),
