@@ -35,6 +35,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Images": "nasenv.task",
     "InputError": "nasenv.errors",
     "Measurement": "nasenv.trial",
+    "MobileNet": "nasenv.spaces.mobile_net",
     "NASBench201": "nasenv.spaces.nas_bench_201",
     "NASBenchGraph": "nasenv.spaces.nas_bench_graph",
     "NASBenchMacro": "nasenv.spaces.nas_bench_macro",
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from nasenv.spaces.chain_cnn import ChainCNN as ChainCNN
     from nasenv.spaces.choice_space import ChoiceSpace as ChoiceSpace
     from nasenv.spaces.encoder import Encoder as Encoder
+    from nasenv.spaces.mobile_net import MobileNet as MobileNet
     from nasenv.spaces.nas_bench_201 import NASBench201 as NASBench201
     from nasenv.spaces.nas_bench_graph import NASBenchGraph as NASBenchGraph
     from nasenv.spaces.nas_bench_macro import NASBenchMacro as NASBenchMacro
