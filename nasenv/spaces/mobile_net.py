@@ -20,7 +20,7 @@ from nasenv.task import Images, Task
 from nasenv.trial import Architecture
 
 DEPTHS, KERNELS, EXPANSIONS = (2, 3, 4), (3, 5, 7), (3, 4, 6)
-WIDTHS, RESOLUTIONS = (0.25, 0.35, 0.5), (1.0, 0.75, 0.5)  # of `small`
+WIDTHS, RESOLUTIONS = (0.1, 0.15, 0.2), (1.0, 0.75, 0.5)  # of `small`
 _MOST = max(DEPTHS)
 _SMALLEST = 4  # side that `small` does not halve
 _PARTS = 1 + 2 * _MOST  # decisions of a stage: its depth, then kernel and expansion of each layer
@@ -53,7 +53,7 @@ class MobileNet(SearchSpace):
 
     | decision | choices | valid |
     |---|---|---|
-    | `width` | 0.25, 0.35, 0.5 times the channels | all; only in `small`, 1 in `ofa` |
+    | `width` | 0.1, 0.15, 0.2 times the channels | all; only in `small`, 1 in `ofa` |
     | `resolution` | 1, 0.75, 0.5 times the picture's sides | those that give another size; as the width |
     | `stage{s}.depth` | 2, 3, 4 | all |
     | `stage{s}.layer{i}.kernel` | 3, 5, 7 | those that fit; 3 always does |
@@ -64,7 +64,7 @@ class MobileNet(SearchSpace):
     same network.
 
     ``ofa`` has (9^2 + 9^3 + 9^4)^5 = 21,758,655,492,572,485,851 architectures on pictures of 224x224, as published;
-    ``small`` has 4.8 x 10^19 on 8x8.
+    ``small`` has 6.5 x 10^19 on 8x8.
 
     ## Network
 
@@ -79,11 +79,11 @@ class MobileNet(SearchSpace):
 
     Input: (n, channels, height, width) float32. Output: (n, task.outputs).
 
-    The reference is MobileNetV3-Large, its expansions of 2.3 and 2.5 taken as 3; in ``small`` at a width of 0.5.
+    The reference is MobileNetV3-Large, its expansions of 2.3 and 2.5 taken as 3; in ``small`` at a width of 0.2.
 
     ## Text
 
-    ``k3e4-k3e3|k5e3-k5e3-k5e3|..``: kernel and expansion of each layer, by stages; in ``small`` after ``w0.5r1.0|``.
+    ``k3e4-k3e3|k5e3-k5e3-k5e3|..``: kernel and expansion of each layer, by stages; in ``small`` after ``w0.2r1.0|``.
 
     Args:
         preset: ``small`` for pictures of 8x8 to 32x32; ``ofa``, the published networks, for those of 224x224.
@@ -97,7 +97,7 @@ class MobileNet(SearchSpace):
         >>> MobileNet("ofa").size
         21758655492572485851
         >>> space = MobileNet()
-        >>> architecture = space.from_text("w0.25r1.0|k3e4-k3e3|k5e3-k5e3|k3e6-k3e3-k3e3|k3e6-k3e6|k5e6-k5e6")
+        >>> architecture = space.from_text("w0.1r1.0|k3e4-k3e3|k5e3-k5e3|k3e6-k3e3-k3e3|k3e6-k3e6|k5e6-k5e6")
         >>> space.build(architecture)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
 
@@ -155,7 +155,7 @@ class MobileNet(SearchSpace):
         elif self.decisions[prefixes.shape[1]].name == "resolution":
             valid = np.broadcast_to(self._resolution_mask, (len(prefixes), self.max_choices)).copy()
         else:
-            valid = np.ones((len(prefixes), self.max_choices), dtype=np.bool_)
+            valid = super().mask(prefixes)
         if stage >= 0 and layer >= DEPTHS[0]:
             depths = prefixes[:, self._first + stage * _PARTS]
             valid[depths < layer - DEPTHS[0] + 1, 1:] = False
@@ -199,7 +199,7 @@ class MobileNet(SearchSpace):
     def reference(self) -> Architecture:
         """Return MobileNetV3-Large, as far as its expansions and, on small pictures, kernels are in the space."""
         stages = [_read_stage(text) for text in _REFERENCE]
-        row = self._architecture([WIDTHS.index(0.5), 0] if self._first else [], stages)
+        row = self._architecture([WIDTHS.index(0.2), 0] if self._first else [], stages)
         masks = self.masks(np.array([row]))[0]
         return tuple(c if valid[c] else int(np.flatnonzero(valid)[-1]) for c, valid in zip(row, masks, strict=True))
 
@@ -227,7 +227,7 @@ class MobileNet(SearchSpace):
         return Diagram(tuple(nodes), tuple((i, i + 1, "") for i in range(len(nodes) - 1)))
 
     def to_text(self, architecture: Architecture) -> str:
-        """Return kernel and expansion of each layer by stages, ``k3e4-k3e3|...``; first, in small, ``w0.5r1.0``."""
+        """Return kernel and expansion of each layer by stages, ``k3e4-k3e3|...``; first, in small, ``w0.2r1.0``."""
         width, resolution, stages = self._parts(architecture)
         first = [f"w{width}r{RESOLUTIONS[resolution]}"] if self._first else []
         return "|".join([*first, *("-".join(f"k{k}e{e}" for k, e in layers) for layers in stages)])

@@ -6,6 +6,7 @@ import pytest
 from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.encoder import Encoder
+from nasenv.spaces.mobile_net import MobileNet
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.task import Images, Table, Task
@@ -15,6 +16,7 @@ SPACES = [
     ChainCNN(task=TASK),
     Encoder(task=TASK),
     Encoder("autoformer_tiny", task=TASK),
+    MobileNet(task=TASK),
     NASBench201(channels=4, cells=2, task=TASK),
     NASBenchMacro(channels=4, features=16, task=TASK),
 ]
@@ -30,7 +32,7 @@ def test_what_differs_between_networks_is_named_by_a_decision(space):
     assert [name for name in made if not decisions & set(name.split("."))] == []
 
 
-@pytest.mark.parametrize("kind", [ChainCNN, Encoder, NASBench201, NASBenchMacro])
+@pytest.mark.parametrize("kind", [ChainCNN, Encoder, MobileNet, NASBench201, NASBenchMacro])
 def test_a_space_of_images_refuses_other_inputs(kind):
     with pytest.raises(InputError, match=f"{kind.__name__} reads images, and the task's inputs are table"):
         kind(task=Task(Table((4,)), outputs=3))
