@@ -41,7 +41,7 @@ class PatchEmbedding(nn.Module):
             images_nchw = functional.pad(images_nchw, (0, right, 0, bottom))
         tokens = self.linear(images_nchw).flatten(2).transpose(1, 2)
         if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         out: Tensor = self.dropout(tokens + self.positions)
         return out
 

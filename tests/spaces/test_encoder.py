@@ -11,7 +11,7 @@ from torch.nn import functional
 from nasenv.errors import InputError
 from nasenv.spaces.encoder import PRESETS, Encoder
 from nasenv.spaces.space import SearchSpace
-from nasenv.spaces.transformer import Attention, PatchEmbedding, relative_positions
+from nasenv.spaces.transformer import Attention, EncoderLayer, PatchEmbedding, relative_positions
 from nasenv.task import Images, Task
 from tests.fakes import TASK
 
@@ -240,3 +240,12 @@ def test_pictures_show_what_is_decided():
 def test_what_cannot_be_is_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         Encoder(**wrong)
+
+
+def test_parts_of_autoformer_are_exported_for_any_number_of_pictures():
+    patches = PatchEmbedding(1, 8, 2, (2, 2), has_class=True, dropout=0.0)
+    network = torch.nn.Sequential(patches, EncoderLayer(8, 4, 2, 3.5, "gelu", 0.0, relative_positions(2, 2))).eval()
+    pictures = torch.randn(2, 1, 4, 4)
+    program = torch.export.export(network, (pictures,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    more = torch.randn(5, 1, 4, 4)
+    torch.testing.assert_close(program.module()(more), network(more))
