@@ -15,6 +15,10 @@ _MAX_DISTANCE = 14  # in patches, as in AutoFormer: those further apart share a 
 class PatchEmbedding(nn.Module):
     """Computes tokens from patches, (n, channels, height, width) -> (n, tokens, width), and adds learned positions.
 
+    Positions begin as large as what they are added to, standard normal: where they begin near 0, a network that averages
+    its tokens takes long to tell places apart (digits, 5 epochs: 77 % of the validation pictures against 95 %, with the
+    initial weights of `glorot_linear`).
+
     Args:
         channels: of the pictures.
         width: numbers in a token.
