@@ -15,9 +15,9 @@ _MAX_DISTANCE = 14  # in patches, as in AutoFormer: those further apart share a 
 class PatchEmbedding(nn.Module):
     """Computes tokens from patches, (n, channels, height, width) -> (n, tokens, width), and adds learned positions.
 
-    Positions begin as large as what they are added to, standard normal: where they begin near 0, a network that averages
-    its tokens takes long to tell places apart (digits, 5 epochs: 77 % of the validation pictures against 95 %, with the
-    initial weights of `glorot_linear`).
+    Positions begin as large as what they are added to, standard normal. Where they begin near 0, a network that
+    averages its tokens takes long to tell places apart: on digits, one network after 5 epochs had 77 % of the
+    validation pictures right, and 95 % with large positions and the initial weights of `glorot_linear`.
 
     Args:
         channels: of the pictures.
