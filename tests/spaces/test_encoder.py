@@ -16,7 +16,7 @@ from nasenv.task import Images, Task
 from tests.fakes import TASK
 
 IMAGENET = Task(Images((3, 224, 224)), outputs=1000)
-SUBNETS = {  # the published subnets, experiments/subnet/AutoFormer-{S,B}.yaml: width, MLP ratios, heads, parameters
+SUBNETS = {  # AutoFormer-{S,B}.yaml, as copies of the published code have them: width, MLP ratios, heads, parameters
     "autoformer_small": (384, (3, 3.5, 3, 3.5, *[4] * 7, 3.5, 4), (6, 6, 5, 7, 5, 5, 5, 6, 6, 7, 7, 6, 7), "22.9"),
     "autoformer_base": (
         576,
