@@ -28,6 +28,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Data": "nasenv.data.dataset",
     "Dataset": "nasenv.data.dataset",
     "Decision": "nasenv.spaces.space",
+    "Encoder": "nasenv.spaces.encoder",
     "EstimateEvaluator": "nasenv.evaluators.estimate",
     "Evaluator": "nasenv.evaluators.evaluator",
     "FunctionSpace": "nasenv.spaces.define_by_run",
@@ -37,6 +38,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Images": "nasenv.task",
     "InputError": "nasenv.errors",
     "Measurement": "nasenv.trial",
+    "MobileNet": "nasenv.spaces.mobile_net",
     "NASBench201": "nasenv.spaces.nas_bench_201",
     "NASBenchGraph": "nasenv.spaces.nas_bench_graph",
     "NASBenchMacro": "nasenv.spaces.nas_bench_macro",
@@ -97,7 +99,9 @@ if TYPE_CHECKING:
     from nasenv.spaces.choice_space import ChoiceSpace as ChoiceSpace
     from nasenv.spaces.darts_cell import DARTSCell as DARTSCell
     from nasenv.spaces.define_by_run import FunctionSpace as FunctionSpace
+    from nasenv.spaces.encoder import Encoder as Encoder
     from nasenv.spaces.grammar import Grammar as Grammar
+    from nasenv.spaces.mobile_net import MobileNet as MobileNet
     from nasenv.spaces.nas_bench_201 import NASBench201 as NASBench201
     from nasenv.spaces.nas_bench_graph import NASBenchGraph as NASBenchGraph
     from nasenv.spaces.nas_bench_macro import NASBenchMacro as NASBenchMacro

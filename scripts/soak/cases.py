@@ -16,7 +16,9 @@ from nasenv import (
     ChainCNN,
     ChoiceSpace,
     DARTSCell,
+    Encoder,
     Images,
+    MobileNet,
     NASBench201,
     NASBenchGraph,
     NASBenchMacro,
@@ -73,6 +75,13 @@ def cases() -> list[Case]:
         ),
         Case("DARTSCell, 2 channels", DARTSCell(2, task=square), free, merges=False),
         Case("DARTSCell, 5x9", DARTSCell(1, 4, task=odd), free, merges=False),
+        Case("Encoder, as shipped", Encoder(), encoder_rule),
+        Case("Encoder, classic", Encoder("classic"), encoder_rule),
+        Case("Encoder, AutoFormer-tiny, 5x9", Encoder("autoformer_tiny", task=odd), encoder_rule),
+        Case("MobileNet, as shipped", MobileNet(), mobile_net_rule),
+        Case("MobileNet, 28x28", MobileNet(task=Task(Images((1, 28, 28)), 10)), mobile_net_rule),
+        Case("MobileNet, one pixel", MobileNet(task=dot), mobile_net_rule),
+        Case("MobileNet, published, 5x9", MobileNet("ofa", odd), mobile_net_rule),
         Case("NASBench201, 2 channels", NASBench201(2, 1, square), free, merges=False),
         Case("NASBench201, 5x9", NASBench201(3, 1, odd), free, merges=False),
         Case("NASBenchMacro, 2 channels", NASBenchMacro(2, 4, square), free),
@@ -125,6 +134,41 @@ def stages_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
         last = width
     fewest = {2.0: 2, 12.0: 4}[choices[4][0]]
     return np.asarray((stages >= fewest) & (stages <= 4))
+
+
+def encoder_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows have heads that divide the width, and the first choice in layers beyond the depth."""
+    names = [d.name for d in space.decisions]
+    depth, width = (np.array(space.decisions[t].choices)[rows[:, t]] for t in range(2))
+    valid = np.ones(len(rows), dtype=np.bool_)
+    for t, name in enumerate(names):
+        if name == "num_heads":
+            valid &= width % np.array(space.decisions[t].choices)[rows[:, t]] == 0
+        elif name.startswith("layer"):
+            valid &= (int(name.partition(".")[0].removeprefix("layer")) <= depth) | (rows[:, t] == 0)
+    return valid
+
+
+def mobile_net_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows are valid by the docstring of MobileNet, stage by stage."""
+    sides = np.array(space.task.shape[1:])
+    whole, valid = np.full(len(rows), sides.min()), np.ones(len(rows), dtype=np.bool_)
+    side, first = whole, 0
+    if space.decisions[0].name == "width":
+        sizes = [tuple(np.ceil(share * sides)) for share in (1.0, 0.75, 0.5)]
+        valid &= np.array([size not in sizes[:c] for c, size in enumerate(sizes)])[rows[:, 1]]
+        side, first = np.array([min(size) for size in sizes], dtype=np.int64)[rows[:, 1]], 2
+    for stage, stride in enumerate((2, 2, 2, 2, 1, 2)):  # the first is the stem
+        halves = (stride == 2) & ((whole > 4) | (first == 0))
+        before, whole = side, np.where(halves, -(-whole // 2), whole)
+        side = np.where(halves, -(-side // 2), side)
+        for layer in range(4 * (stage > 0)):
+            t = first + 9 * (stage - 1)
+            kernel, expansion = rows[:, t + 1 + 2 * layer], rows[:, t + 2 + 2 * layer]
+            reads = before if layer == 0 else side
+            fits = (kernel == 0) | (3 + 2 * kernel <= 2 * reads - 1)
+            valid &= np.where(layer < 2 + rows[:, t], fits, (kernel == 0) & (expansion == 0))
+    return valid
 
 
 def graph_rule(space: SearchSpace, rows: Rows) -> NDArray[np.bool_]:

@@ -6,7 +6,9 @@ import pytest
 from nasenv.errors import InputError
 from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.darts_cell import DARTSCell
+from nasenv.spaces.encoder import Encoder
 from nasenv.spaces.grammar import Grammar
+from nasenv.spaces.mobile_net import MobileNet
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
 from nasenv.spaces.res_net import ResNet
@@ -16,6 +18,9 @@ TASK = Task(Images((1, 8, 8)), outputs=10)
 SPACES = [
     ChainCNN(task=TASK),
     DARTSCell(channels=4, task=TASK),
+    Encoder(task=TASK),
+    Encoder("autoformer_tiny", task=TASK),
+    MobileNet(task=TASK),
     NASBench201(channels=4, cells=2, task=TASK),
     NASBenchMacro(channels=4, features=16, task=TASK),
     ResNet(task=TASK),
@@ -33,7 +38,7 @@ def test_what_differs_between_networks_is_named_by_a_decision(space):
     assert [name for name in made if not decisions & set(name.split("."))] == []
 
 
-@pytest.mark.parametrize("kind", [ChainCNN, DARTSCell, Grammar, NASBench201, NASBenchMacro, ResNet])
+@pytest.mark.parametrize("kind", [ChainCNN, DARTSCell, Encoder, Grammar, MobileNet, NASBench201, NASBenchMacro, ResNet])
 def test_a_space_of_images_refuses_other_inputs(kind):
     with pytest.raises(InputError, match=f"{kind.__name__} reads images, and the task's inputs are table"):
         kind(task=Task(Table((4,)), outputs=3))

@@ -16,7 +16,9 @@ from nasenv.spaces.chain_cnn import ChainCNN
 from nasenv.spaces.choice_space import ChoiceSpace
 from nasenv.spaces.darts_cell import DARTSCell
 from nasenv.spaces.define_by_run import FunctionSpace
+from nasenv.spaces.encoder import Encoder
 from nasenv.spaces.grammar import Grammar
+from nasenv.spaces.mobile_net import MobileNet
 from nasenv.spaces.nas_bench_201 import NASBench201
 from nasenv.spaces.nas_bench_graph import NASBenchGraph
 from nasenv.spaces.nas_bench_macro import NASBenchMacro
@@ -83,6 +85,8 @@ SPACES: dict[str, Callable[[Task], SearchSpace]] = {
     "Plain": Plain,
     "ChainCNN": lambda task: ChainCNN(max_layers=4, widths=(4, 8), task=task),
     "DARTSCell": lambda task: DARTSCell(channels=2, task=task),
+    "Encoder": lambda task: Encoder(task=task),
+    "MobileNet": lambda task: MobileNet(task=task),
     "NASBench201": lambda task: NASBench201(channels=2, cells=1, task=task),
     "NASBenchMacro": lambda task: NASBenchMacro(channels=2, features=4, task=task),
     "NASBenchGraph": lambda task: NASBenchGraph(task=task),
