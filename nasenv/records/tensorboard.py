@@ -43,6 +43,7 @@ _CHARTS: dict[str, dict[str, tuple[str, ...]]] = {  # of CUSTOM SCALARS: categor
     "search": {
         "best and mean score": ("evaluation/best_val_", "evaluation/mean_val_"),
         "share of proposals that are repeats": ("search/repeat_share",),
+        "share of architectures that break constraints": ("search/infeasible_share",),
     },
     "cost": {
         "training seconds so far": ("search/train_seconds",),
@@ -137,7 +138,7 @@ class TensorBoardWriter:
             "search/reward": outcome.reward,
             **scalars,
             "measurement/train_seconds": measurement.train_seconds,
-            "measurement/failed": measurement.error is not None,
+            "measurement/failed": outcome.status == "failed",
         }
         if score is not None:
             self._best = max(self._best or (0.0, score), (outcome.fidelity, score))
