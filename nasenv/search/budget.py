@@ -70,9 +70,13 @@ class Budget:
             object.__setattr__(self, "target_reward", target)
         flag("budget.charge_repeats", self.charge_repeats)
 
-    def identity(self) -> dict[str, Any]:
-        """Return the arguments that change the results of a search."""
-        return {name: value for name, value in asdict(self).items() if name != "wall_seconds"}
+    def config(self, constrained: bool = False) -> dict[str, Any]:
+        """Return the arguments; that on looks only for a search under constraints."""
+        return {name: value for name, value in asdict(self).items() if constrained or name != "looks_per_evaluation"}
+
+    def identity(self, constrained: bool = False) -> dict[str, Any]:
+        """Return the arguments that change the results of a search, under constraints or not."""
+        return {name: value for name, value in self.config(constrained).items() if name != "wall_seconds"}
 
     @property
     def is_limited(self) -> bool:

@@ -178,6 +178,10 @@ class Constraints:
         look = self.look(architecture)
         return None if look is None else look.violation
 
+    def keeps(self, costs: Mapping[str, float]) -> bool:
+        """Return whether some costs are known to keep all constraints."""
+        return all(limit.metric in costs and limit.excess(costs[limit.metric]) == 0.0 for limit in self._limits)
+
     def learn(self, architecture: Architecture, costs: Mapping[str, float]) -> None:
         """Take the costs of an architecture from a journal, where counting them again would take its time."""
         if all(limit.metric in costs for limit in self._limits):

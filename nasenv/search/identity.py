@@ -33,7 +33,8 @@ class SearchParts:
         """Return the configuration as JSON values; ``nasenv train --config`` reads it after `without_derived`."""
         config: dict[str, Any] = {"space": self.space.config(), "evaluator": self.evaluator.config()}
         config |= {"agent": self.agent.config()} if self.agent is not None else {}
-        config |= {"objective": self.objective.config(), "budget": self._budget(asdict(self.budget)), "seed": self.seed}
+        budget = self.budget.config(bool(self.constraints))
+        config |= {"objective": self.objective.config(), "budget": budget, "seed": self.seed}
         config |= {"constraints": list(self.constraints)} if self.constraints else {}
         data = self.evaluator.dataset
         config |= {"data": asdict(data.source)} if data is not None and data.source is not None else {}
@@ -45,12 +46,8 @@ class SearchParts:
         space, evaluator = self.space, self.evaluator
         data = {"data": evaluator.dataset.fingerprint} if evaluator.dataset is not None else {}
         prints = {"space": space.fingerprint(), "evaluator": evaluator.fingerprint(), **data}
-        budget = self._budget(self.budget.identity())
+        budget = self.budget.identity(bool(self.constraints))
         parts = {"space": space.identity(), "evaluator": evaluator.identity(), "budget": budget}
         constraints = {"constraints": sorted(self.constraints)} if self.constraints else {}
         agent = {"agent": self.agent.identity()} if self.agent is not None else {}
         return {**self.config(), **parts, **constraints, **agent, "fingerprint": prints}
-
-    def _budget(self, limits: dict[str, Any]) -> dict[str, Any]:
-        """Return a budget's limits without that on looks where there are none, as in searches before constraints."""
-        return {name: limit for name, limit in limits.items() if self.constraints or name != "looks_per_evaluation"}

@@ -1,11 +1,13 @@
 """Constraints on what a network may cost: what breaks one is looked at, not trained, and ranks below the others."""
 
+import csv
 import json
 import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 from nasenv.agents import GaussianProcess, LocalSearch, MaskablePPO, RandomSearch, RegularizedEvolution, Reinforce
 from nasenv.agents.sb3_env import RankReward
@@ -13,6 +15,7 @@ from nasenv.agents.testing import AnyOrder
 from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
 from nasenv.commands.parser import Parser
+from nasenv.comparison.problem import Problem
 from nasenv.envs.vector_env import ArchitectureVectorEnv
 from nasenv.errors import BudgetExhausted, InputError
 from nasenv.evaluators.table import TableEvaluator
@@ -693,6 +696,38 @@ def test_bad_constraints_are_one_line(tmp_path, capsys, option, said):
 )
 def test_a_repeated_option_is_one_option(line, merged):
     assert Parser()._with_constraints(line) == merged
+
+
+# Comparisons
+
+
+def test_a_comparison_counts_evaluations_alone_and_knows_the_best_within_the_limits(tmp_path):
+    folder = tmp_path / "compared"
+    options = ["--seeds", "2", "--budget.evaluations", "20", "--workers", "0", "--run_dir", str(folder)]
+    agents = ["--agents.random", "RandomSearch", "--agents.evolution", "RegularizedEvolution"]
+    limits = ["--constraints", "params<=1500", "--constraints", "flops<=6e4"]
+    assert main(["compare", *agents, *options, *limits]) == 0
+    with open(folder / "results.csv", encoding="utf-8") as file:
+        results = list(csv.DictReader(file))
+    assert len(results) == 2 * 2 * 20
+    evaluator = TableEvaluator(TABLE_SPACE, "chain_cnn_digits")
+    costs = [evaluator.costs(TABLE_SPACE.from_text(row["architecture"])) for row in results]
+    assert all(c["params"] <= 1500 and c["flops"] <= 6e4 for c in costs)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["problems"]["chain_cnn_digits"]["constraints"] == ["params<=1500", "flops<=60000"]
+    assert main(["compare", "--config", str(folder / "config.yaml"), "--run_dir", str(folder), "--workers", "0"]) == 0
+
+
+def test_the_optimum_of_a_problem_is_that_of_the_feasible_and_its_identity_names_the_constraints():
+    evaluator = TableEvaluator(TABLE_SPACE, "chain_cnn_digits")
+    free = Problem(TABLE_SPACE, evaluator)
+    limited = Problem(TABLE_SPACE, evaluator, constraints="params<=1500")
+    within = [m.score for m in evaluator.all_measurements() if m.metrics["params"] <= 1500]
+    assert limited.optimum == max(within) < free.optimum
+    assert limited.identity() != free.identity()
+    assert "looks_per_evaluation" not in free.identity()["budget"]
+    with pytest.raises(InputError, match="knows no cost weights"):
+        Problem(TABLE_SPACE, evaluator, constraints="weights<=3")
 
 
 # With networks
