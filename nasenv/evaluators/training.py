@@ -149,7 +149,10 @@ class TrainingEvaluator(Evaluator):
         return max(1, round(wanted * steps)) / steps
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Return ``params`` and ``flops`` of a forward pass of one input, computed without allocating the network."""
+        """Return params, flops and memory_mb of a forward pass of one input, without allocating the network.
+
+        The memory is that of weights and of the tensors that are alive at once, see `nasenv.training.memory`.
+        """
         return self._trainer.costs(architecture)
 
     def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:

@@ -43,7 +43,6 @@ _CHARTS: dict[str, dict[str, tuple[str, ...]]] = {  # of CUSTOM SCALARS: categor
     "search": {
         "best and mean score": ("evaluation/best_val_", "evaluation/mean_val_"),
         "share of proposals that are repeats": ("search/repeat_share",),
-        "share of architectures that break constraints": ("search/infeasible_share",),
     },
     "cost": {
         "training seconds so far": ("search/train_seconds",),

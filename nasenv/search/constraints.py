@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -182,10 +182,13 @@ class Constraints:
         """Return whether some costs are known to keep all constraints."""
         return all(limit.metric in costs and limit.excess(costs[limit.metric]) == 0.0 for limit in self._limits)
 
-    def learn(self, architecture: Architecture, costs: Mapping[str, float]) -> None:
-        """Take the costs of an architecture from a journal, where counting them again would take its time."""
-        if all(limit.metric in costs for limit in self._limits):
-            self._looks[self._evaluator.representative(architecture)] = self._look_of(costs)
+    def learn(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Take the costs of looks from a journal's entries, as counting them again would take its time."""
+        for entry in entries if self._limits else ():
+            costs = entry["metrics"]
+            if "violation" in entry and all(limit.metric in costs for limit in self._limits):
+                architecture = self._evaluator.representative(tuple(entry["architecture"]))
+                self._looks[architecture] = self._look_of(costs)
 
     def check(self, space: SearchSpace, start: Sequence[Architecture]) -> None:
         """Check, before a search, that the evaluator knows the costs, and that some architecture keeps the constraints.

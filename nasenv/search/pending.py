@@ -17,7 +17,7 @@ from nasenv.search.timing import Timing
 from nasenv.trial import Architecture, Finding, Measurement, Trial
 
 _POLL_SECONDS = 0.2  # between two looks at what other searches on the same cache are training
-_CACHE, _LOGGING = "cache", "logging"
+_CACHE, _LOGGING, _COSTS = "cache", "logging", "costs"
 
 
 class PendingTrials:
@@ -139,7 +139,8 @@ class PendingTrials:
         """Return those of some architectures that are looked at and not evaluated, as they break constraints."""
         if not self._constraints:
             return {}
-        found = {architecture: self._constraints.look(architecture) for architecture in architectures}
+        with self._timing.part(_COSTS):
+            found = {architecture: self._constraints.look(architecture) for architecture in architectures}
         return {architecture: look for architecture, look in found.items() if look is not None}
 
     def is_known(self, trial: Trial) -> bool:

@@ -125,9 +125,7 @@ class Search:
             parts = (self.run_dir, self.config(), self.identity(), self._order.slots or self._evaluator.slots)
             more = (self._evaluator.trains, afresh, lambda: self.seconds, self.space.task.metric)
             self.files = RunDirectory(*parts, *more)
-            for entry in self.files.journal.entries() if self.constraints else ():
-                if "violation" in entry:
-                    self.constraints.learn(tuple(entry["architecture"]), entry["metrics"])
+            self.constraints.learn(self.files.journal.entries())
             self._replay = Replay(self.files.journal, self.space, rewards.pay, self.constraints.violation)
         self._recorder = Recorder(self, self.files, self._evaluator.trains)
         known = {} if self.files is None else self.files.set_aside

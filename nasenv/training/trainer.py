@@ -27,6 +27,7 @@ from nasenv.spaces.space import SearchSpace
 from nasenv.task import Task
 from nasenv.training import Diverged, Recipe, deterministic_algorithms, fit, one_thread, score, seeded
 from nasenv.training.devices import is_out_of_memory
+from nasenv.training.memory import memory_mb
 from nasenv.training.reproducibility import Drawn, OwnGenerator, default_settings, is_only_thread, watched
 from nasenv.trial import DIVERGED, Architecture, Trial
 
@@ -119,9 +120,13 @@ class Trainer:
         return recipe.epochs * recipe.steps_per_epoch(len(self.dataset.train))
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
-        """Return ``params`` and ``flops`` of one forward pass of one input."""
-        with default_settings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return count_costs(self.space.build(architecture), self.space.task.shape, torch.device("meta"))
+        """Return ``params``, ``flops`` and ``memory_mb`` of one forward pass of one input, see `memory_mb`."""
+        shape, meta = self.space.task.shape, torch.device("meta")
+        with default_settings(), torch.random.fork_rng(devices=[]), meta:
+            model = self.space.build(architecture)
+            costs = count_costs(model, shape, meta)
+            memory = memory_mb(model, shape, meta)
+        return costs if memory is None else {**costs, "memory_mb": memory}
 
     def run(self, job: Job) -> TrainingResult:
         """Train and score a network; a failure is returned as the result's error.

@@ -738,10 +738,14 @@ def test_networks_over_the_limit_are_not_trained(tmp_path):
     evaluator = TrainingEvaluator(space, "digits", epochs=1, final_epochs=1, concurrency=0, devices="cpu")
     texts = ["conv3x4", "conv5x8|conv5x8", "conv1x4|max_pool3"]
     small, large, pooled = map(space.from_text, texts)
-    with Search(space, evaluator, None, Budget(2), run_dir=tmp_path, constraints=["params<=500"]) as search:
+    limits = ["params<=500", "memory_mb<=0.1"]
+    with Search(space, evaluator, None, Budget(2), run_dir=tmp_path, constraints=limits) as search:
         outcomes = search.evaluate([large, small, pooled])
         costs = [evaluator.costs(space.canonical(a)) for a in (large, small, pooled)]
         trained = [t.architecture for t in search.trials.measurements]
     assert [o.status for o in outcomes] == ["infeasible", "feasible", "feasible"]
-    assert [dict(o.measurement.metrics) for o in outcomes] == [dict(c) for c in costs]
+    assert dict(outcomes[0].measurement.metrics) == dict(costs[0])
+    assert costs[0]["memory_mb"] > costs[1]["memory_mb"] > 0
+    for outcome, cost in zip(outcomes[1:], costs[1:], strict=True):  # what was trained reports what was counted before
+        assert outcome.measurement.metrics.items() <= cost.items()
     assert sorted(trained) == sorted(map(space.canonical, (small, pooled)))
