@@ -64,7 +64,7 @@ class Problem:
     def optimum(self) -> float | None:
         """Return the highest reward of an architecture within the constraints; None if the evaluator knows none."""
         known, limits = self.evaluator.all_measurements(), self._limits()
-        if known is None and self.reward_is_score and not limits:
+        if known is None and self.reward_is_score and not limits.texts:
             return self.evaluator.best_score()
         rewards = [self.objective.reward(m) for m in known or () if m.error is None and limits.keeps(m.metrics)]
         return max(rewards, default=None)

@@ -148,17 +148,13 @@ class Constraints:
         evaluator: knows the costs.
 
     Attributes:
-        texts: the constraints as texts.
+        texts: the constraints as texts; none if every architecture is evaluated.
     """
 
     def __init__(self, limits: Sequence[Constraint], evaluator: Evaluator) -> None:
         self._limits, self._evaluator = tuple(limits), evaluator
         self.texts = [str(limit) for limit in limits]
         self._looks: dict[Architecture, Look | None] = {}
-
-    def __bool__(self) -> bool:
-        """Return whether there are any."""
-        return bool(self._limits)
 
     def look(self, architecture: Architecture) -> Look | None:
         """Return what an architecture is answered with that is not to be trained; None for one to be evaluated.

@@ -105,8 +105,10 @@ class PendingTrials:
 
         The first architecture whose trial was measured for this search is not ``cached``: it is the one that paid.
         """
-        looks = self.looks(architectures)
-        evaluated = [architecture for architecture in architectures if architecture not in looks]
+        looks, evaluated = {}, architectures
+        if self._constraints.texts:
+            looks = self.looks(architectures)
+            evaluated = [architecture for architecture in architectures if architecture not in looks]
         trials = [self.trial(architecture, fidelity) for architecture in evaluated]
         if self._evaluator.trains:
             trials = list(takewhile(self._known.__contains__, trials))
@@ -137,8 +139,6 @@ class PendingTrials:
 
     def looks(self, architectures: Iterable[Architecture]) -> dict[Architecture, Look]:
         """Return those of some architectures that are looked at and not evaluated, as they break constraints."""
-        if not self._constraints:
-            return {}
         with self._timing.part(_COSTS):
             found = {architecture: self._constraints.look(architecture) for architecture in architectures}
         return {architecture: look for architecture, look in found.items() if look is not None}
@@ -182,7 +182,7 @@ class PendingTrials:
     def _missing(self, trials: Iterable[Trial]) -> list[Trial]:
         """Look up trials in the cache, and return those that are still unknown, without looks."""
         missing = [trial for trial in dict.fromkeys(trials) if trial not in self._known]
-        if self._constraints:
+        if self._constraints.texts:
             missing = [trial for trial in missing if not self._is_look(trial)]
         if missing and self._cache is not None:
             with self._timing.part(_CACHE):

@@ -75,7 +75,7 @@ class Recorder:
     def _draw(self, files: RunDirectory, outcome: Outcome) -> None:
         search = self._search
         history = search.history
-        share = {"search/infeasible_share": history.looks / len(history)} if search.constraints else {}
+        share = {"search/infeasible_share": history.looks / len(history)} if search.constraints.texts else {}
         files.record.evaluation(outcome, {**history.scalars(), **share})
         every = search.budget.evaluations and max(1, search.budget.evaluations // _PICTURES)
         if every and outcome.evaluation % every == 0:

@@ -164,7 +164,8 @@ class Search:
         with self._status.serving(), self._recording:
             proposals = self._propose(architectures, fidelity)
             self._begin()
-            payable = self.budget.payable(proposals, self.history, self._trials.looks(proposals.new))
+            looks = self._trials.looks(proposals.new) if self.constraints.texts else ()
+            payable = self.budget.payable(proposals, self.history, looks)
             findings, replayed = self._find_out(payable, by)
             return self._record(proposals, payable, findings, replayed, by)
 

@@ -352,6 +352,17 @@ def test_the_number_of_looks_is_an_option():
         Budget(2, looks_per_evaluation=0)
 
 
+def test_a_look_is_one_at_each_fidelity_and_free_at_any():
+    evaluator = TableEvaluator(TABLE_SPACE, "chain_cnn_digits", fidelities={0.25: "val_accuracy"})
+    search = Search(TABLE_SPACE, evaluator, None, Budget(1), constraints=["params<=1000"])
+    small, large = map(TABLE_SPACE.from_text, ("avg_pool3", "conv5x16|conv5x16|conv5x16"))
+    (look,) = search.evaluate([large], 0.25)
+    assert (look.fidelity, look.cost, look.status) == (0.25, 0.0, "infeasible")
+    assert [o.status for o in search.evaluate([large, small], 0.25)] == ["infeasible", "feasible"]
+    assert search.evaluate([large])[0].repeat is False
+    assert (search.history.looks, search.history.spent, search.history.best.fidelity) == (2, 0.25, 0.25)
+
+
 def test_a_space_whose_members_are_all_answered_is_over():
     space = ChainCNN(max_layers=1, widths=(8, 16))
     search = Search(space, Priced(space), None, Budget(1000), constraints=["params<=104"])
@@ -489,6 +500,19 @@ def test_an_interrupted_search_goes_on_from_its_journal(tmp_path, left):
     assert [{k: v for k, v in e.items() if k != "seconds"} for e in journal(tmp_path)] == [
         {k: v for k, v in e.items() if k != "seconds"} for e in entries
     ]
+
+
+def test_a_search_concluded_early_has_its_looks(tmp_path):
+    with table_search(RegularizedEvolution(6, 3), run_dir=tmp_path) as search:
+        search.run()
+        whole = rows(search.history)
+    cut(tmp_path, 20)
+    with table_search(RegularizedEvolution(6, 3), run_dir=tmp_path, resume="conclude") as again:
+        again.run()
+        result = conclude(again)
+    assert rows(again.history) == whole[:20]
+    assert (result.looks, result.evaluations) == (again.history.looks, 20 - again.history.looks)
+    assert result.looks > 0
 
 
 def test_looks_in_the_journal_are_not_counted_again(tmp_path):
