@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
@@ -20,6 +21,7 @@ _SYNTAX = re.compile(r"([^\s<>=]+)\s*(<=|>=)\s*([^\s<>=]+)")
 _SAMPLED = 32  # random members that are looked at before the members around them
 _MOST_COSTS = 600  # architectures whose costs are counted before a search, at about 10 ms each
 _DIGITS = 6
+_FARTHEST = 1e300  # an excess, so that sums are finite
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Constraint:
         bound: the limit, a positive number.
 
     Raises:
-        InputError: a bound that is not a positive, finite number.
+        InputError: another relation, or a bound that is not a positive, finite number.
 
     >>> limit = Constraint.parse("params<=1e5")
     >>> str(limit), limit.excess(90_000), limit.excess(120_000)
@@ -44,6 +46,8 @@ class Constraint:
     bound: float
 
     def __post_init__(self) -> None:
+        if self.relation not in ("<=", ">="):
+            raise InputError(f"constraints: expected <= or >= after {self.metric}, got {self.relation!r:.80}")
         if not (self.bound > 0 and math.isfinite(self.bound)):
             raise InputError(f"constraints: the limit of {self.metric} must be a positive number, got {self.bound}")
 
@@ -63,7 +67,7 @@ class Constraint:
     def excess(self, value: float) -> float:
         """Return how far a value is beyond the limit, as a share of it; 0 where it keeps it."""
         beyond = value - self.bound if self.relation == "<=" else self.bound - value
-        return max(0.0, beyond / self.bound)
+        return min(max(0.0, beyond / self.bound), _FARTHEST)
 
     def broken(self, value: float) -> str:
         """Return as text that a value breaks the limit.
@@ -183,8 +187,9 @@ class Constraints:
         for entry in entries if self._limits else ():
             costs = entry["metrics"]
             if "violation" in entry and all(limit.metric in costs for limit in self._limits):
-                architecture = self._evaluator.representative(tuple(entry["architecture"]))
-                self._looks[architecture] = self._look_of(costs)
+                with suppress(InputError):  # an architecture of another space, which the replay refuses
+                    architecture = self._evaluator.space.check(entry["architecture"])
+                    self._looks[self._evaluator.representative(architecture)] = self._look_of(costs)
 
     def check(self, space: SearchSpace, start: Sequence[Architecture]) -> None:
         """Check, before a search, that the evaluator knows the costs, and that some architecture keeps the constraints.
@@ -222,12 +227,11 @@ class Constraints:
         for _ in range(_MOST_COSTS):
             other = next(left, None)
             if other is None:
-                reason = nearest_look.measurement.error
                 raise InputError(
                     f"constraints: no architecture of {type(space).__name__} was found that keeps "
-                    f"{', '.join(self.texts)}, among {counted(counted_costs, 'architecture')} and the neighbours of "
-                    f"the nearest: {reason} ({space.to_text(here)}); relax the limit, or give an architecture within "
-                    "it to start from"
+                    f"{', '.join(self.texts)}, among {counted(counted_costs, 'architecture')}; the nearest has "
+                    f"{nearest_look.measurement.error} ({space.to_text(here)}); relax the limit, or give an "
+                    "architecture within it to start from"
                 )
             look = self._look_if_known(other)
             if look is None:
@@ -249,12 +253,12 @@ class Constraints:
         name = type(self._evaluator).__name__
         try:
             costs = self._evaluator.costs(architecture)
+            values = {metric: float(value) for metric, value in costs.items()}
         except InputError:
             raise
-        except Exception as error:  # a user's network may raise anything when it is built
+        except (Exception, SystemExit) as error:  # a user's network may raise anything when it is built
             said = " ".join(str(error).split())[:300]
             return Look(Measurement(None, f"its costs cannot be counted: {type(error).__name__}: {said}"), 0.0)
-        values = {metric: float(value) for metric, value in costs.items()}
         lacking = [limit.metric for limit in self._limits if not math.isfinite(values.get(limit.metric, math.nan))]
         if lacking:
             metrics = {metric: value for metric, value in costs.items() if math.isfinite(values[metric])}
@@ -263,11 +267,12 @@ class Constraints:
         return self._look_of(costs)
 
     def _look_of(self, costs: Mapping[str, float]) -> Look | None:
-        broken = [limit for limit in self._limits if limit.excess(costs[limit.metric]) > 0.0]
+        values = {limit: float(costs[limit.metric]) for limit in self._limits}
+        broken = {limit: value for limit, value in values.items() if limit.excess(value) > 0.0}
         if not broken:
             return None
-        reason = ", ".join(limit.broken(costs[limit.metric]) for limit in broken)
-        violation = math.fsum(limit.excess(costs[limit.metric]) for limit in broken)
+        reason = ", ".join(limit.broken(value) for limit, value in broken.items())
+        violation = math.fsum(limit.excess(value) for limit, value in broken.items())
         return Look(Measurement(None, reason, metrics=costs), violation)
 
 

@@ -144,6 +144,12 @@ def test_what_cannot_be_read_is_refused_in_a_line(given, said):
     assert said in str(raised.value)
 
 
+def test_a_constraint_made_in_python_is_checked():
+    with pytest.raises(InputError, match="expected <= or >= after params, got '<'"):
+        Constraint("params", "<", 3.0)
+    assert math.isfinite(Constraint("params", "<=", 1e-300).excess(1e300))
+
+
 def test_excess_is_a_share_of_the_limit_on_either_side():
     most, least = Constraint.parse("params<=200"), Constraint.parse("params>=200")
     assert [most.excess(v) for v in (100, 200, 300)] == [0.0, 0.0, 0.5]
@@ -225,6 +231,31 @@ def test_costs_that_cannot_be_counted_are_a_failure_that_is_free():
     assert [(o.status, o.reward, o.cost) for o in outcomes[:1]] == [("failed", -1.0, 0.0)]
     assert evaluator.calls == [[KEEPING[0]]]
     assert search.history.looks == 1
+
+
+@pytest.mark.parametrize("kind", [int, float, np.int64, np.float32])
+def test_costs_may_be_numbers_of_any_kind(tmp_path, kind):
+    class Kinds(Priced):
+        def costs(self, architecture):
+            return {"params": kind(super().costs(architecture)["params"])}
+
+    for _ in range(2):  # the second is answered from the journal
+        with make(evaluator=Kinds(), run_dir=tmp_path) as search:
+            (outcome,) = search.evaluate(BREAKING[:1])
+        assert outcome.violation == violation(BREAKING[0])
+        assert outcome.measurement.error == f"params {100 + sum(BREAKING[0])} > 106"
+
+
+def test_costs_that_are_no_numbers_or_end_the_program_are_failures():
+    class Odd(Priced):
+        def costs(self, architecture):
+            if architecture == BREAKING[0]:
+                raise SystemExit(0)
+            return {"params": "many"} if architecture == BREAKING[1] else super().costs(architecture)
+
+    outcomes = make(evaluator=Odd()).evaluate(BREAKING[:2])
+    assert [o.status for o in outcomes] == ["failed", "failed"]
+    assert [o.measurement.error.split(": ")[1] for o in outcomes] == ["SystemExit", "ValueError"]
 
 
 def test_a_cost_that_one_architecture_lacks_is_a_failure_of_that_one():
@@ -464,7 +495,7 @@ def test_a_limit_that_nothing_keeps_is_refused_before_the_search():
     with pytest.raises(InputError) as raised:
         table_search(constraints="params<=19")
     assert "no architecture of ChainCNN was found that keeps params<=19" in str(raised.value)
-    assert "params 20 > 19" in str(raised.value)
+    assert "the nearest has params 20 > 19" in str(raised.value)
 
 
 def test_a_limit_that_only_few_keep_is_found_to_be_kept():
