@@ -149,11 +149,12 @@ class TrainingEvaluator(Evaluator):
         return max(1, round(wanted * steps)) / steps
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Return params, flops and memory_mb of a forward pass of one input, without allocating the network.
-
-        The memory is that of weights and of the tensors that are alive at once, see `nasenv.training.memory`.
-        """
+        """Return ``params`` and ``flops`` of a forward pass of one input, computed without allocating the network."""
         return self._trainer.costs(architecture)
+
+    def further_costs(self) -> Mapping[str, Callable[[Architecture], float]]:
+        """Return ``memory_mb``: of weights and of the tensors that are alive at once, see `nasenv.training.memory`."""
+        return {"memory_mb": self._trainer.memory_mb}
 
     def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:
         """Submit a trial; see `Evaluator.submit`."""

@@ -29,7 +29,7 @@ class Constraint:
     """Limits a cost of a network, such as its number of parameters.
 
     Args:
-        metric: a cost that the evaluator knows without training: params, flops.
+        metric: a cost that the evaluator knows without training: params, flops, memory_mb.
         relation: <= or >=.
         bound: the limit, a positive number.
 
@@ -243,16 +243,23 @@ class Constraints:
     def _unknown(self, looks: Sequence[tuple[Architecture, Look]]) -> InputError:
         """Return the error for costs of which none was known for any of these architectures."""
         name = type(self._evaluator).__name__
-        known = list(dict.fromkeys(metric for _, look in looks for metric in look.measurement.metrics))
+        metrics = (metric for _, look in looks for metric in look.measurement.metrics)
+        known = list(dict.fromkeys([*metrics, *self._evaluator.further_costs()]))
         lacking = [limit.metric for limit in self._limits if limit.metric not in known]
         if known and lacking:
             return InputError(f"constraints: {name} knows no cost {lacking[0]}; nearest: {nearest(lacking[0], known)}")
         return InputError(f"constraints: {looks[0][1].measurement.error}; they need an evaluator that knows costs")
 
+    def _costs(self, architecture: Architecture) -> dict[str, float]:
+        """Return the costs of an architecture, of those that take longer only what is limited."""
+        costs, further = dict(self._evaluator.costs(architecture)), self._evaluator.further_costs()
+        wanted = [limit.metric for limit in self._limits if limit.metric in further and limit.metric not in costs]
+        return costs | {metric: further[metric](architecture) for metric in wanted}
+
     def _judged(self, architecture: Architecture) -> Look | None:
         name = type(self._evaluator).__name__
         try:
-            costs = self._evaluator.costs(architecture)
+            costs = self._costs(architecture)
             values = {metric: float(value) for metric, value in costs.items()}
         except InputError:
             raise

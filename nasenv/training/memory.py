@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 _BYTES = 1_000_000  # of a megabyte
 
 
-def memory_mb(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> float | None:
-    """Return the megabytes (10^6 bytes) that a forward pass of one input needs; None where it cannot be followed.
+def memory_mb(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> float:
+    """Return the megabytes (10^6 bytes) that a forward pass of one input needs; nan where it cannot be followed.
 
     It is the size of weights and buffers, and of all other tensors at the moment when the most are alive, as PyTorch
     frees them in an eager forward pass without gradients. What kernels allocate for themselves is not in it.
@@ -30,7 +31,7 @@ def memory_mb(model: nn.Module, shape: tuple[int, ...], device: torch.device) ->
         with torch.no_grad(), _PeakMemory(weights) as memory:
             model(torch.zeros(1, *shape, device=device))
     except NotImplementedError:  # control flow, as of torch.cond
-        return None
+        return math.nan
     return float(sum(weights.values()) + memory.peak) / _BYTES
 
 

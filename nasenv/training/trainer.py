@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,13 +120,21 @@ class Trainer:
         return recipe.epochs * recipe.steps_per_epoch(len(self.dataset.train))
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
-        """Return ``params``, ``flops`` and ``memory_mb`` of one forward pass of one input, see `memory_mb`."""
-        shape, meta = self.space.task.shape, torch.device("meta")
+        """Return ``params`` and ``flops`` of one forward pass of one input."""
+        with self._on_meta() as meta:
+            return count_costs(self.space.build(architecture), self.space.task.shape, meta)
+
+    def memory_mb(self, architecture: Architecture) -> float:
+        """Return the memory of one forward pass of one input; nan where it cannot be followed."""
+        with self._on_meta() as meta:
+            return memory_mb(self.space.build(architecture).eval(), self.space.task.shape, meta)
+
+    @contextlib.contextmanager
+    def _on_meta(self) -> Iterator[torch.device]:
+        """Build networks within this context without allocating them, and leave the global generator alone."""
+        meta = torch.device("meta")
         with default_settings(), torch.random.fork_rng(devices=[]), meta:
-            model = self.space.build(architecture)
-            costs = count_costs(model, shape, meta)
-            memory = memory_mb(model, shape, meta)
-        return costs if memory is None else {**costs, "memory_mb": memory}
+            yield meta
 
     def run(self, job: Job) -> TrainingResult:
         """Train and score a network; a failure is returned as the result's error.

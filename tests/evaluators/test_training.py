@@ -188,10 +188,9 @@ def test_a_share_of_the_training_is_so_many_of_its_steps(monkeypatch):
 def test_costs_are_known_without_a_training(in_process):
     measured = searched(in_process, ARCHITECTURES)
     before = torch.get_rng_state()
-    costs = [dict(in_process.costs(architecture)) for architecture in ARCHITECTURES]
-    memory = [cost.pop("memory_mb") for cost in costs]
-    assert costs == [m.metrics for m in measured]
-    assert all(mb > 4e-6 * cost["params"] for mb, cost in zip(memory, costs, strict=True))
+    assert [in_process.costs(architecture) for architecture in ARCHITECTURES] == [m.metrics for m in measured]
+    memory = map(in_process.further_costs()["memory_mb"], ARCHITECTURES)
+    assert all(mb > 4e-6 * m.metrics["params"] for mb, m in zip(memory, measured, strict=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 

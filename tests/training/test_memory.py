@@ -1,5 +1,7 @@
 """The memory of a forward pass, against sums by hand."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -60,7 +62,7 @@ def test_what_cannot_be_followed_has_none():
         def forward(self, x):
             raise NotImplementedError
 
-    assert memory_mb(Branches(), (1, 8, 8), CPU) is None
+    assert math.isnan(memory_mb(Branches(), (1, 8, 8), CPU))
 
 
 def test_nothing_is_recorded_for_gradients():
