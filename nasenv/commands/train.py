@@ -162,10 +162,10 @@ def starting_architectures(space: SearchSpace, start_from: Sequence[str] | str |
     return architectures
 
 
-def coverage(space: SearchSpace, budget: Budget, constraints: Sequence[str] = ()) -> str:
+def coverage(space: SearchSpace, budget: Budget, constrained: bool = False) -> str:
     """Return a text on the share of the space that the budget covers, and on what random search would find.
 
-    Of what share of the space the constraints leave, nothing is known before a search.
+    What it would find under constraints is not known before a search, nor how much of the space they leave.
     """
     size, n = space.size, budget.evaluations
     known = counted(size, "architecture") if size is not None else f"more than {_UNCOUNTED:,} architectures"
@@ -177,20 +177,25 @@ def coverage(space: SearchSpace, budget: Budget, constraints: Sequence[str] = ()
         return f"{text}; the budget of {n:,} covers them all, so every agent without repeats finds the best"
     share = 100 * n / (size or _UNCOUNTED)
     covered = f"{share:.2g} %" if size is not None and share >= _SMALL_SHARE else f"less than {max(share, 0.01):.2g} %"
-    if constraints:
-        most = budget.looks_per_evaluation
-        looks = "any number of looks" if most is None else f"up to {counted(most * n, 'look')}"
-        return (
-            f"{text}; the budget of {n:,} covers {covered} of them.\nWhat breaks {', '.join(constraints)} is not "
-            f"trained: {looks} beside the evaluations."
-        )
+    text = f"{text}; the budget of {n:,} covers {covered} of them."
+    if constrained:
+        return text
     parts = {f"one of the best {100 * s:g} %": s for s in (0.01, 0.001) if size is None or s * size >= 1}
     chances = [
         f"{what} with a probability of {100 * _chance(part, n, size):.0f} %"
         for what, part in (parts or {"the best one": 0.0}).items()
     ]
     random = f"Random search would find {', '.join(chances)}: the agent has to beat that."
-    return f"{text}; the budget of {n:,} covers {covered} of them.\n{random}"
+    return f"{text}\n{random}"
+
+
+def _limits_text(search: Search) -> str:
+    """Return a text on what the constraints of a search mean for its budget."""
+    most, evaluations = search.budget.looks_per_evaluation, search.budget.evaluations
+    looks = "any number of looks" if most is None else f"up to {counted(most, 'look')} for each evaluation"
+    if most is not None and evaluations is not None:
+        looks = f"up to {counted(most * evaluations, 'look')} beside the evaluations"
+    return f"What breaks {', '.join(search.constraints.texts)} is not trained: {looks}."
 
 
 def _chance(share: float, n: int, size: int | None) -> float:
@@ -203,7 +208,9 @@ def _chance(share: float, n: int, size: int | None) -> float:
 
 def run_and_conclude(search: Search, console: Terminal) -> Result:
     """Run a search, print its progress, and return its result; raise SearchStopped if it is stopped."""
-    console.explain(coverage(search.space, search.budget, search.constraints.texts))
+    console.explain(coverage(search.space, search.budget, bool(search.constraints.texts)))
+    if search.constraints.texts:
+        console.explain(_limits_text(search))
     if search.trials is not None:  # it trains
         finals, tests = (f"{n:,}" for n in most_trainings(search.space, search.budget))
         console.explain(f"After the search there are up to {finals} final trainings and {tests} test trainings.")
