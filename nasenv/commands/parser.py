@@ -70,7 +70,7 @@ class Parser(jsonargparse.ArgumentParser):
                 continue
             first = first if given else len(words)
             given.append(value if is_assigned else next(rest, ""))
-        if len(given) < 2:
+        if len(given) < 2 or line[-1] == _CONSTRAINTS:  # jsonargparse says that its value is missing
             return list(line)
         inner = (text.strip().removeprefix("[").removesuffix("]").strip() for text in given)
         words.insert(first, f"{_CONSTRAINTS}=[{', '.join(filter(None, inner))}]")

@@ -758,6 +758,7 @@ def test_bad_constraints_are_one_line(tmp_path, capsys, option, said):
     ("line", "merged"),
     [
         (["--constraints", "a<=1"], ["--constraints", "a<=1"]),
+        (["--constraints=a<=1", "--constraints"], ["--constraints=a<=1", "--constraints"]),
         (
             ["--constraints", "a<=1", "--seed", "1", "--constraints", "[b<=1]"],
             ["--constraints=[a<=1, b<=1]", "--seed", "1"],
