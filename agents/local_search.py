@@ -42,7 +42,7 @@ class LocalSearch(Agent):
     def begin(self, space: SearchSpace, rng: np.random.Generator) -> None:
         """Reset the state, without a current architecture."""
         self._space, self._rng = space, rng
-        self._rewards: dict[Architecture, float] = {}
+        self._orders: dict[Architecture, tuple[int, float]] = {}  # what outcomes are compared by
         self._here: Architecture | None = None
         self._neighbours: list[Architecture] = []  # of where it stands
         self._awaited: set[Architecture] = set()  # neighbours of where it stands, or stood, that are not answered yet
@@ -51,31 +51,31 @@ class LocalSearch(Agent):
         """Return up to n new neighbours of the current architecture, or n random architectures if there is none."""
         if self._here is None:
             return self._space.sample(n, self._rng)
-        asked = [a for a in self._neighbours if a not in self._rewards and a not in self._awaited][:n]
+        asked = [a for a in self._neighbours if a not in self._orders and a not in self._awaited][:n]
         self._awaited.update(asked)
         return asked
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Store the rewards, and move to better neighbours as far as they are known."""
-        self._rewards.update((o.architecture, o.reward) for o in outcomes)
+        self._orders.update((o.architecture, o.order) for o in outcomes)
         starts = [o for o in outcomes if o.architecture not in self._awaited]
         self._awaited.difference_update(o.architecture for o in outcomes)
         if self._here is None and starts:
-            self._stand_on(max(starts, key=lambda o: o.reward).architecture)
+            self._stand_on(max(starts, key=lambda o: o.order).architecture)
         self._climb()
 
     def _climb(self) -> None:
         """Move to better neighbours until one's reward is unknown; a local optimum is left for a restart."""
         while self._here is not None:
-            reward = self._rewards[self._here]
-            known = list(takewhile(self._rewards.__contains__, self._neighbours))
-            higher = [a for a in known if self._rewards[a] > reward]
+            here = self._orders[self._here]
+            known = list(takewhile(self._orders.__contains__, self._neighbours))
+            higher = [a for a in known if self._orders[a] > here]
             if higher and self.improvement == "first":
                 self._stand_on(higher[0])
             elif len(known) < len(self._neighbours):
                 return
             elif higher:
-                self._stand_on(max(higher, key=self._rewards.__getitem__))
+                self._stand_on(max(higher, key=self._orders.__getitem__))
             else:
                 self._here = None
 

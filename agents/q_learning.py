@@ -100,7 +100,7 @@ class QLearning(Agent):
         planned = self.evaluations or budget.evaluations
         if planned is None and budget.charged_seconds is not None:
             return history.charged_seconds / budget.charged_seconds
-        return len(history) / (planned or _ARCHITECTURES)
+        return history.evaluations / (planned or _ARCHITECTURES)
 
     def _architecture(self, exploration: float) -> Architecture:
         row: Architecture = ()

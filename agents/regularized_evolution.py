@@ -55,8 +55,8 @@ class RegularizedEvolution(Agent):
 
     def _parent(self) -> Architecture:
         members = self._rng.integers(self.population_size, size=self.sample_size).tolist()
-        return max((self._population[i] for i in members), key=_reward).architecture
+        return max((self._population[i] for i in members), key=_order).architecture
 
 
-def _reward(outcome: Outcome) -> float:
-    return outcome.reward
+def _order(outcome: Outcome) -> tuple[int, float]:
+    return outcome.order

@@ -74,7 +74,7 @@ class StableBaselines(Agent):
 
     def run(self, search: SearchLike) -> None:
         """Run the algorithm until the budget is used up."""
-        shape = RankReward() if self.reward == "rank" else lambda rewards, repeats: rewards
+        shape = RankReward() if self.reward == "rank" else lambda answers: answers.rewards
         guidance = self.guidance_for(search)
         revise = guidance.revise if guidance is not None else None
         env = SearchVecEnv(search, self.architectures_at_once(search), shape, self.repeat_penalty, revise)

@@ -18,8 +18,8 @@ from nasenv.search.layer import SearchLike
 
 _Rewards: TypeAlias = NDArray[np.float64]
 
-Shaping: TypeAlias = Callable[[_Rewards, NDArray[np.bool_]], _Rewards]
-"""Maps n rewards (n,), with flags of repeats (n,), to the rewards of the algorithm, (n,)."""
+Shaping: TypeAlias = Callable[[Answers], _Rewards]
+"""Maps n answers to the rewards of the algorithm, (n,)."""
 
 Revise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Maps n architectures that an algorithm made, (n, T), to those that are evaluated, (n, T)."""
@@ -29,17 +29,25 @@ class RankReward:
     """Maps each reward to its rank among distinct architectures so far, from -1 (worst) to 1 (best); ties share one.
 
     Ranks keep the pressure up when all architectures have become good and their accuracies differ by hardly anything.
+    Failed architectures rank below infeasible ones, and these below those that have a score.
     """
 
     def __init__(self) -> None:
-        self._seen = np.zeros(0)  # sorted
+        self._seen = [np.zeros(0) for _ in range(3)]  # by status, each sorted
 
-    def __call__(self, rewards: _Rewards, repeats: NDArray[np.bool_]) -> _Rewards:
+    def __call__(self, answers: Answers) -> _Rewards:
         """Return the ranks of a batch's rewards, (n,), all of which are added before any is ranked."""
-        new = np.sort(rewards[~repeats])
-        self._seen = np.insert(self._seen, self._seen.searchsorted(new), new)
-        below, not_above = (self._seen.searchsorted(rewards, side) for side in ("left", "right"))
-        return (below + not_above) / len(self._seen) - 1.0
+        rewards, new, statuses = answers.rewards, ~answers.repeats, answers.statuses
+        for status, seen in enumerate(self._seen):
+            added = np.sort(rewards[new & (statuses == status)])
+            self._seen[status] = np.insert(seen, seen.searchsorted(added), added)
+        ranks, lower = np.zeros(len(rewards)), 0
+        for status, seen in enumerate(self._seen):
+            those = statuses == status
+            below, not_above = (seen.searchsorted(rewards[those], side) for side in ("left", "right"))
+            ranks[those] = 2 * lower + below + not_above
+            lower += len(seen)
+        return ranks / lower - 1.0
 
 
 class SearchVecEnv(VecEnv):
@@ -68,8 +76,7 @@ class SearchVecEnv(VecEnv):
 
     def pay(self, answers: Answers) -> _Rewards:
         """Return the rewards that the algorithm is paid for n architectures, (n,)."""
-        repeats = answers.repeats
-        return self._shape(answers.rewards, repeats) - self._penalty * repeats
+        return self._shape(answers) - self._penalty * answers.repeats
 
     def reset(self) -> NDArray[Any]:
         """Start num_envs architectures and return their first observations, (num_envs, D)."""

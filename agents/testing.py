@@ -55,6 +55,10 @@ class Formula(Evaluator):
         """Return the hashed score of each trial's architecture."""
         return [self._measure(trial.architecture) for trial in trials]
 
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """Return a hashed number of params between 100 and 200."""
+        return {"params": 100.0 + 100.0 * int(digest(["params", architecture]), 16) / 16**16}
+
     def _measure(self, architecture: Architecture) -> Measurement:
         value, chance = (int(digest([word, architecture]), 16) / 16**16 for word in ("accuracy", "failure"))
         if chance < self.failing:
@@ -173,6 +177,18 @@ class AgentContract:
         for failing in (0.5, 1.0):
             space = _masked_space()
             self._completed(space, Formula(space, failing))
+
+    def test_survives_constraints(self) -> None:
+        """Check that an agent goes on until its budget or its looks are used up where half of all networks are over."""
+        space, evaluations = ChainCNN(max_layers=2), 9
+        evaluator = Formula(space)
+        search = Search(space, evaluator, self.make(), Budget(evaluations), constraints=["params<=150"])
+        search.run()
+        history = search.history
+        is_used_up = history.evaluations == evaluations or history.looks == 5 * evaluations
+        assert is_used_up, f"with constraints the search ended early: {_ends(search)}; {_ADVICE}"
+        over = [evaluator.costs(space.canonical(a))["params"] > 150 for a in history.architectures]
+        assert over == [outcome.violation is not None for outcome in history]
 
     def test_survives_equal_rewards(self) -> None:
         """Check that it goes on when all architectures have the same reward."""

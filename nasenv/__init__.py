@@ -23,6 +23,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "Cache": "nasenv.cache.cache",
     "ChainCNN": "nasenv.spaces.chain_cnn",
     "ChoiceSpace": "nasenv.spaces.choice_space",
+    "Constraint": "nasenv.search.constraints",
     "Contender": "nasenv.results.result",
     "DARTSCell": "nasenv.spaces.darts_cell",
     "Data": "nasenv.data.dataset",
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from nasenv.results.result import Contender as Contender
     from nasenv.results.result import Result as Result
     from nasenv.search.budget import Budget as Budget
+    from nasenv.search.constraints import Constraint as Constraint
     from nasenv.search.history import History as History
     from nasenv.search.search import Search as Search
     from nasenv.spaces.chain_cnn import ChainCNN as ChainCNN

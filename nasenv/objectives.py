@@ -121,7 +121,9 @@ class Rewards:
 
     A failed trial gets ``failure_reward`` if that is given. Otherwise it gets the lowest possible reward minus 1; if
     there is no lowest, the worst reward so far minus the spread of those so far, or minus 1 while all are equal, and
-    -1 before any. A reward never changes later.
+    -1 before any. An infeasible architecture, of violation v, gets v / (1 + v) of that way down: less than any success
+    before it, more than a failure, in the order of how far it is off (Deb 2000,
+    https://doi.org/10.1016/S0045-7825(99)00389-8). A reward never changes later.
 
     Args:
         objective: maps successful measurements to rewards.
@@ -133,25 +135,25 @@ class Rewards:
     """
 
     def __init__(self, objective: Objective, lowest_score: float | None) -> None:
-        self._objective = objective
-        lowest = objective.lowest(lowest_score)
-        self._failure = objective.failure_reward
-        if self._failure is None and lowest is not None:
-            self._failure = lowest - 1.0
+        self._objective, self._lowest = objective, objective.lowest(lowest_score)
         self._worst, self._best = math.inf, -math.inf
 
-    def pay(self, measurement: Measurement) -> float:
-        """Return the reward of the next measurement."""
-        if measurement.error is not None:
-            return self._failure_reward()
-        reward = self._objective.reward(measurement)
-        if self._failure is None:
-            self._worst, self._best = min(self._worst, reward), max(self._best, reward)
-        return reward
+    def pay(self, measurement: Measurement, violation: float | None = None) -> float:
+        """Return the reward of the next measurement, or of an architecture of this violation that has none."""
+        if measurement.error is None:
+            reward = self._objective.reward(measurement)
+            if self._lowest is None:
+                self._worst, self._best = min(self._worst, reward), max(self._best, reward)
+            return reward
+        lowest, spread = self._lowest_and_spread()
+        if violation:
+            return lowest - spread * (violation / (1.0 + violation))
+        failure = self._objective.failure_reward
+        return lowest - spread if failure is None else failure
 
-    def _failure_reward(self) -> float:
-        if self._failure is not None:
-            return self._failure
+    def _lowest_and_spread(self) -> tuple[float, float]:
+        if self._lowest is not None:
+            return self._lowest, 1.0
         if self._worst > self._best:  # nothing has succeeded
-            return -1.0
-        return self._worst - (self._best - self._worst or 1.0)
+            return 0.0, 1.0
+        return self._worst, self._best - self._worst or 1.0

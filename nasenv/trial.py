@@ -143,12 +143,23 @@ class Measurement:
         return cls(**{**arguments, "curve": tuple(arguments["curve"])})
 
 
+Status: TypeAlias = Literal["failed", "infeasible", "feasible"]
+"""What came of a proposal, the worst first: it failed, breaks a constraint and was not trained, or has a score."""
+
+_STATUSES = get_args(Status)
+
+
 class Finding(NamedTuple):
-    """Holds the result of a proposal that is new to the search: measurement, reward, whether it cost no training."""
+    """Holds the result of a proposal that is new to the search: measurement, reward, whether it cost no training.
+
+    For a look, an architecture that is not evaluated as it breaks constraints, ``violation`` says how far; see
+    `Outcome`.
+    """
 
     measurement: Measurement
     reward: float
     cached: bool = False
+    violation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,13 +170,16 @@ class Outcome:
         architecture: the proposal.
         measurement: the result of its trial.
         reward: the objective's reward for that.
-        evaluation: number, from 1, of the distinct evaluation that measured this architecture in this search.
+        evaluation: number, from 1, of the distinct evaluation that measured this architecture in this search; looks
+            are counted along.
         proposal: number, from 1, of the proposal; repeats count.
         repeat: whether this search had been told of this very trial before.
         cached: whether the measurement was there already (in the cache, or of an equivalent architecture) and cost no
             training.
         fidelity: share in (0, 1] of the search's full training.
         cost: charge for the first proposal of this trial, in full trainings.
+        violation: by how much it breaks constraints, the sum of relative excesses; then it was looked at and not
+            evaluated, and cost nothing. 0 where its costs could not be found; None where it was evaluated.
     """
 
     architecture: Architecture
@@ -177,6 +191,19 @@ class Outcome:
     cached: bool = False
     fidelity: float = 1.0
     cost: float = 1.0
+    violation: float | None = None
+
+    @property
+    def status(self) -> Status:
+        """Return whether it failed, is infeasible, or feasible."""
+        if self.measurement.error is None:
+            return "feasible"
+        return "infeasible" if self.violation else "failed"
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """Return what outcomes are compared by: the status first, then the reward."""
+        return _STATUSES.index(self.status), self.reward
 
 
 def _are_plain(metrics: Mapping[str, float]) -> bool:

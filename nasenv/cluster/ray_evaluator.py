@@ -108,6 +108,10 @@ class RayEvaluator(Evaluator):
         """Return the costs that the inner evaluator knows without training."""
         return self.inner.costs(architecture)
 
+    def further_costs(self) -> Mapping[str, Callable[[Architecture], float]]:
+        """Return the inner evaluator's functions for costs that take longer."""
+        return self.inner.further_costs()
+
     def representative(self, architecture: Architecture) -> Architecture:
         """Return the architecture that the inner evaluator measures for this one."""
         return self.inner.representative(architecture)

@@ -68,6 +68,7 @@ def compare(
     objective: Objective | None = None,
     budget: Budget = Budget(evaluations=300),  # noqa: B008, it cannot be changed
     data: Data = Data(),  # noqa: B008, nor can this
+    constraints: list[str] | str | None = None,
     problems: dict[str, dict[str, Any]] | None = None,
     seeds: int = 30,
     first_seed: int = 0,
@@ -93,8 +94,10 @@ def compare(
         objective: measurement -> reward; the validation score by default.
         budget: limits of each search.
         data: data of the evaluator, for a single problem: digits, npz:FILE, folder:DIR, hub:NAME.
-        problems: name -> space, evaluator and, where they differ, objective, budget and data; for several problems, in
-            a --config file; by default a table of small networks on digits that comes with nasenv.
+        constraints: limits on what a network costs, as '[params<=1e5, flops<=2e7]'; one that breaks any is not
+            evaluated.
+        problems: name -> space, evaluator and, where they differ, objective, budget, constraints and data; for several
+            problems, in a --config file; by default a table of small networks on digits that comes with nasenv.
         seeds: number of searches of each agent on each problem.
         first_seed: seed of the first search; the others follow.
         rank_by: what ranks the agents: speed, which is the evaluations to the best reward of the space where at least
@@ -116,7 +119,7 @@ def compare(
     console = Terminal()
     numbers = range(first_seed, integer("first_seed", first_seed, least=0) + integer("seeds", seeds, least=1))
     contenders = {name: kind() for name, kind in _DEFAULT_AGENTS.items()} if agents is None else agents
-    made = problems_of(space, evaluator, objective or Score(), budget, problems)
+    made = problems_of(space, evaluator, objective or Score(), budget, problems, constraints)
     others = {problem: PublishedResults.of(values) for problem, values in (published or {}).items()}
     if strangers := [problem for problem in others if problem not in made]:
         raise InputError(f"published: there is no problem {strangers[0]!r}; there are {', '.join(made)}")
@@ -227,6 +230,7 @@ def problems_of(
     objective: Objective,
     budget: Budget,
     problems: Mapping[str, Any] | None,
+    constraints: list[str] | str | None = None,
 ) -> dict[str, Problem]:
     """Return the problems by name: the one of the options, those of the file, or the default one.
 
@@ -238,13 +242,13 @@ def problems_of(
     if (space is None) != (evaluator is None):
         raise InputError("give both --space and --evaluator, or neither: an evaluator is made for a space")
     if space is None or evaluator is None:
-        common = {"objective": objective.config(), "budget": asdict(budget)}
+        common = {"objective": objective.config(), "budget": asdict(budget), "constraints": constraints}
         named = _DEFAULT_PROBLEMS if problems is None else problems
         return {name: _problem(name, values, common) for name, values in named.items()}
     if problems:
         raise InputError("give either --space and --evaluator or problems, not both")
     data = evaluator.dataset.name if evaluator.dataset else type(evaluator).__name__
-    return {f"{type(space).__name__}-{data}": Problem(space, evaluator, objective, budget)}
+    return {f"{type(space).__name__}-{data}": Problem(space, evaluator, objective, budget, constraints=constraints)}
 
 
 def _problem(name: str, values: Any, common: Mapping[str, Any]) -> Problem:

@@ -17,7 +17,7 @@ from nasenv.errors import printable
 from nasenv.files import user_path
 
 _LARGEST = 800_000  # bytes of a file of options; PyYAML reads a few hundred thousand characters a second
-_SOURCE = "data.source"
+_SOURCE, _CONSTRAINTS = "data.source", "--constraints"
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -30,7 +30,7 @@ class Parser(jsonargparse.ArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:  # type: ignore[override]
         """Parse a command line; an exception at the import of a user's module becomes one line too."""
-        line = self._with_functions(self._with_source(args[0] if args else sys.argv[1:]))
+        line = self._with_functions(self._with_constraints(self._with_source(args[0] if args else sys.argv[1:])))
         if self.exit_on_error:
             self._refuse_name_given_twice(line)
         try:
@@ -55,6 +55,29 @@ class Parser(jsonargparse.ArgumentParser):
         if not self._has_source():
             return list(line)
         return [re.sub(r"^--data(?=$|=)", f"--{_SOURCE}", word) for word in line]
+
+    def _with_constraints(self, line: Sequence[str]) -> list[str]:
+        """Return the command line with one ``--constraints`` in place of several, of which jsonargparse takes the last.
+
+        >>> Parser()._with_constraints(["--constraints", "[a<=1, b<=2]", "--seed", "0", "--constraints=c<=3"])
+        ['--constraints=[a<=1, b<=2, c<=3]', '--seed', '0']
+        """
+        words: list[str] = []
+        given: list[str] = []
+        first = 0
+        rest = iter(line)
+        for word in rest:
+            option, is_assigned, value = word.partition("=")
+            if option != _CONSTRAINTS:
+                words.append(word)
+                continue
+            first = first if given else len(words)
+            given.append(value if is_assigned else next(rest, ""))
+        if len(given) < 2 or line[-1] == _CONSTRAINTS:  # jsonargparse says that its value is missing
+            return list(line)
+        inner = (text.strip().removeprefix("[").removesuffix("]").strip() for text in given)
+        words.insert(first, f"{_CONSTRAINTS}=[{', '.join(filter(None, inner))}]")
+        return words
 
     def _with_functions(self, line: Sequence[str]) -> list[str]:
         """Return the command line with ``--space FUNCTION`` written as ``--space '{class_path: ..., ...}'``."""

@@ -79,11 +79,13 @@ def _search(
     data: Data = Data(),  # noqa: B008, it is frozen
     seed: int = 0,
     start_from: list[str] | None = None,
+    constraints: list[str] | None = None,
 ) -> Callable[..., Search]:
     """Return a function that makes the search in a run directory."""
     start = starting_architectures(space, start_from)
     whole = replace(budget, wall_seconds=None)  # it only says when a search is interrupted
-    return partial(Search, space, evaluator, agent, whole, objective, None, seed, start=start)
+    parts = (space, evaluator, agent, whole, objective)
+    return partial(Search, *parts, None, seed, start=start, constraints=constraints)
 
 
 def _concluding(evaluations: int, ended: str) -> Callback:

@@ -197,7 +197,7 @@ def shown_outcome(search: Search, outcome: Outcome) -> str:
 
 
 class SearchProgress(Bar):
-    """Draws the progress of a search: evaluations, best reward, mean of the last 32, repeats and failures.
+    """Draws the progress of a search: evaluations, best reward, mean of the last 32, repeats, failures and looks.
 
     Where the budget limits charged seconds alone, the bar is of these.
     """
@@ -212,12 +212,14 @@ class SearchProgress(Bar):
         done = history.charged_seconds if in_seconds and self._budget.charged_seconds else float(int(history.spent))
         best = history.best
         found = f"best {reward_name(search)} none yet" if best is None else f"best {shown_outcome(search, best)}"
-        last = counted(min(_LAST, len(history)), "evaluation")
-        mean = f"mean of the last {last} {shown_reward(search, history.mean_reward(_LAST))}"
-        self._failed += outcome.measurement.error is not None and not outcome.repeat
+        last = counted(min(_LAST, history.evaluations), "evaluation")
+        recent = shown_reward(search, history.mean_reward(_LAST)) if history.evaluations else "none yet"
+        mean = f"mean of the last {last} {recent}"
+        self._failed += outcome.status == "failed" and not outcome.repeat
         repeats = f", {counted(history.repeats, 'repeated proposal')}" if history.repeats else ""
         failed = f", {self._failed:,} failed" if self._failed else ""
-        text = f"{found}, {mean}{repeats}{failed}"
+        looks = f", {history.looks:,} over the limit" if history.looks else ""
+        text = f"{found}, {mean}{repeats}{failed}{looks}"
         spent = spent_text(history, self._budget.evaluations)
         seconds = search.seconds * min(1.0, done / (_trained(search) or done or 1.0))
         self.show(done, text, f"{spent} in {search.seconds:.0f} s: {text}", seconds=seconds)

@@ -68,6 +68,7 @@ def train(
     run_dir: str | None = None,
     cache: str = "runs/cache.db",
     start_from: list[str] | str | None = None,
+    constraints: list[str] | str | None = None,
     resume: Resume = "replay",
 ) -> None:
     """Search for an architecture, then train, test and export the best one.
@@ -85,6 +86,7 @@ def train(
             machines; none for no cache.
         start_from: architectures to evaluate before the agent's first proposal: a file with one on each line, as runs
             print them, or a list in a --config file.
+        constraints: limits on what a network costs, as '[params<=1e5, flops<=2e7]'; one that breaks any is not trained.
         resume: use of the journal of an earlier, interrupted start. replay: the agent runs again from its seed, is
             answered from the journal, and continues. continue: the agent starts afresh, and known measurements cost
             nothing. conclude: the search ends where the journal ends; the best architectures are trained and tested.
@@ -93,7 +95,8 @@ def train(
     with contextlib.ExitStack() as stack:
         store = None if cache == "none" else stack.enter_context(Cache(cache))
         start = starting_architectures(space, start_from)
-        plan = Search(space, evaluator, agent, budget, objective, None, seed, start=start)
+        parts = (space, evaluator, agent, budget, objective)
+        plan = Search(*parts, None, seed, start=start, constraints=constraints)
         folder = user_path(run_dir) if run_dir is not None else Path("runs") / run_name(plan.identity())
         if evaluator.dataset is not None:
             console.say(evaluator.dataset.summary())
@@ -110,7 +113,7 @@ def train(
             with contextlib.suppress(OSError):
                 (folder / _PARTIAL_RESULT).unlink(missing_ok=True)
         else:
-            search = Search(space, evaluator, agent, budget, objective, store, seed, folder, (), start, resume)
+            search = Search(*parts, store, seed, folder, (), start, resume, constraints=constraints)
             result = run_and_conclude(stack.enter_context(search), console)
     _print_result(result, folder, console)
     _print_hints(space, data, folder, console)
@@ -158,8 +161,11 @@ def starting_architectures(space: SearchSpace, start_from: Sequence[str] | str |
     return architectures
 
 
-def coverage(space: SearchSpace, budget: Budget) -> str:
-    """Return a text on the share of the space that the budget covers, and on what random search would find."""
+def coverage(space: SearchSpace, budget: Budget, constrained: bool = False) -> str:
+    """Return a text on the share of the space that the budget covers, and on what random search would find.
+
+    What it would find under constraints is not known before a search, nor how much of the space they leave.
+    """
     size, n = space.size, budget.evaluations
     known = counted(size, "architecture") if size is not None else f"more than {space.most_listed:,} architectures"
     text = f"{type(space).__name__}: {known} of {counted(space.num_decisions, 'decision')}"
@@ -170,13 +176,25 @@ def coverage(space: SearchSpace, budget: Budget) -> str:
         return f"{text}; the budget of {n:,} covers them all, so every agent without repeats finds the best"
     share = 100 * n / (size or space.most_listed)
     covered = f"{share:.2g} %" if size is not None and share >= _SMALL_SHARE else f"less than {max(share, 0.01):.2g} %"
+    text = f"{text}; the budget of {n:,} covers {covered} of them."
+    if constrained:
+        return text
     parts = {f"one of the best {100 * s:g} %": s for s in (0.01, 0.001) if size is None or s * size >= 1}
     chances = [
         f"{what} with a probability of {100 * _chance(part, n, size):.0f} %"
         for what, part in (parts or {"the best one": 0.0}).items()
     ]
     random = f"Random search would find {', '.join(chances)}: the agent has to beat that."
-    return f"{text}; the budget of {n:,} covers {covered} of them.\n{random}"
+    return f"{text}\n{random}"
+
+
+def _limits_text(search: Search) -> str:
+    """Return a text on what the constraints of a search mean for its budget."""
+    most, evaluations = search.budget.looks_per_evaluation, search.budget.evaluations
+    looks = "any number of looks" if most is None else f"up to {counted(most, 'look')} for each evaluation"
+    if most is not None and evaluations is not None:
+        looks = f"up to {counted(most * evaluations, 'look')} beside the evaluations"
+    return f"What breaks {', '.join(search.constraints.texts)} is not trained: {looks}."
 
 
 def _chance(share: float, n: int, size: int | None) -> float:
@@ -189,7 +207,9 @@ def _chance(share: float, n: int, size: int | None) -> float:
 
 def run_and_conclude(search: Search, console: Terminal) -> Result:
     """Run a search, print its progress, and return its result; raise SearchStopped if it is stopped."""
-    console.explain(coverage(search.space, search.budget))
+    console.explain(coverage(search.space, search.budget, bool(search.constraints.texts)))
+    if search.constraints.texts:
+        console.explain(_limits_text(search))
     if search.trials is not None:  # it trains
         finals, tests = (f"{n:,}" for n in most_trainings(search.space, search.budget))
         console.explain(f"After the search there are up to {finals} final trainings and {tests} test trainings.")
@@ -238,7 +258,7 @@ def _what_follows(search: Search, progress: FinalProgress) -> str:
     """Return a text on the trainings after a search, with the time that those in the search let expect."""
     evaluator, budget = search.evaluator, search.budget
     trials, tests = final_trainings(search)
-    finalists, seeds = min(budget.finalists, len(search.history)), counted(budget.final_seeds, "seed")
+    finalists, seeds = min(budget.finalists, search.history.evaluations), counted(budget.final_seeds, "seed")
     best = "the best architecture" if finalists == 1 else f"the best {finalists:,} architectures"
     time = ""
     if isinstance(evaluator, TrainingEvaluator):
@@ -274,7 +294,8 @@ def _write_partial_result(search: Search, reason: str, console: Terminal) -> Non
         {"architecture": search.space.to_text(o.architecture), "reward": o.reward, **o.measurement.to_json()}
         for o in search.history.top(search.budget.finalists)
     ]
-    result = {"stopped": reason, "evaluations": len(search.history), "spent": search.history.spent, "best": best}
+    made = {"evaluations": search.history.evaluations, "spent": search.history.spent}
+    result = {"stopped": reason, **made, "best": best}
     path = _partial_result_path(search)
     write_whole(path, json.dumps(result, indent=1) + "\n")
     trainings = f", {counted(len(search.trials.measurements), 'training')} saved" if search.trials is not None else ""

@@ -11,6 +11,7 @@ from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Objective, Score, is_score
 from nasenv.search.budget import Budget
+from nasenv.search.constraints import Constraints, parse_constraints
 from nasenv.spaces.space import SearchSpace
 
 
@@ -24,9 +25,10 @@ class Problem:
         objective: measurement -> reward.
         budget: limits of each search.
         data: data source of the evaluator, for configuration files.
+        constraints: limits on the evaluator's costs, as in `Search`.
 
     Raises:
-        InputError: a budget without a limit.
+        InputError: a budget without a limit, or unusable constraints.
     """
 
     space: SearchSpace
@@ -34,6 +36,7 @@ class Problem:
     objective: Objective = field(default_factory=Score)
     budget: Budget = field(default_factory=lambda: Budget(evaluations=300))
     data: Data = field(default_factory=Data)
+    constraints: list[str] | str | None = None
 
     def __post_init__(self) -> None:
         if self.budget.evaluations is None and self.budget.charged_seconds is None:
@@ -42,6 +45,10 @@ class Problem:
             raise InputError(
                 "wall_seconds would end the searches of a comparison unlike each other; give charged_seconds"
             )
+        self._limits().check(self.space, ())
+
+    def _limits(self) -> Constraints:
+        return Constraints(parse_constraints(self.constraints), self.evaluator)
 
     @property
     def metric(self) -> str:
@@ -55,11 +62,11 @@ class Problem:
 
     @property
     def optimum(self) -> float | None:
-        """Return the highest reward of an architecture in the space; None if the evaluator does not know it."""
-        known = self.evaluator.all_measurements()
-        if known is None and self.reward_is_score:
+        """Return the highest reward of an architecture within the constraints; None if the evaluator knows none."""
+        known, limits = self.evaluator.all_measurements(), self._limits()
+        if known is None and self.reward_is_score and not limits.texts:
             return self.evaluator.best_score()
-        rewards = [self.objective.reward(m) for m in known or () if m.error is None]
+        rewards = [self.objective.reward(m) for m in known or () if m.error is None and limits.keeps(m.metrics)]
         return max(rewards, default=None)
 
     def in_process(self, name: str) -> Problem:
@@ -84,13 +91,17 @@ class Problem:
         parts = {name: part.config() for name, part in self._parts().items()}
         source = self.evaluator.dataset.source if self.evaluator.dataset is not None else None
         data = {"data": asdict(source)} if source is not None else {}
-        return {**parts, "budget": asdict(self.budget), **data}
+        constraints = self._limits().texts
+        limits = {"constraints": constraints} if constraints else {}
+        return {**parts, "budget": self.budget.config(bool(constraints)), **limits, **data}
 
     def identity(self) -> dict[str, Any]:
         """Return the configuration without what changes no result, and the fingerprints of space and evaluator."""
         parts = {name: part.identity() for name, part in self._parts().items()}
         prints = {"space": self.space.fingerprint(), "evaluator": self.evaluator.fingerprint()}
-        return {**parts, "budget": self.budget.identity(), "fingerprint": prints}
+        constraints = sorted(self._limits().texts)
+        limits = {"constraints": constraints} if constraints else {}
+        return {**parts, "budget": self.budget.identity(bool(constraints)), **limits, "fingerprint": prints}
 
     def _parts(self) -> dict[str, SearchSpace | Evaluator | Objective]:
         return {"space": self.space, "evaluator": self.evaluator, "objective": self.objective}

@@ -101,7 +101,7 @@ class Runner:
     def _search(self, key: RunKey, cache: Cache | None = None, run_dir: Path | None = None) -> Search:
         problem, agent = self._problems[key.problem], copy.deepcopy(self._agents[key.agent])
         parts = (problem.space, problem.evaluator, agent, problem.budget, problem.objective)
-        return Search(*parts, cache=cache, seed=key.seed, run_dir=run_dir)
+        return Search(*parts, cache=cache, seed=key.seed, run_dir=run_dir, constraints=problem.constraints)
 
     def cache_finished(self, done: Iterable[RunKey]) -> None:
         """Add the trainings of finished runs to the cache, whose server may have been away when they ended.
@@ -186,17 +186,18 @@ class Runner:
             raise SearchStopped(search.stopped)
         wall_seconds, history = time.perf_counter() - started, search.history
         final_val, test = _final_scores(search)
+        made = np.flatnonzero(~history.are_looks(np.arange(len(history))))  # the evaluations among what was answered
         return Run(
             *(key.problem, key.agent, key.seed, str(search.ended), fault, wall_seconds),
             proposals=history.proposals,
             charged_seconds=history.charged_seconds,
-            architectures=tuple(map(search.space.to_text, history.architectures)),
-            proposal=history.proposal_numbers,
-            seconds=history.seconds,
-            reward=history.answers.rewards,
-            val_score=history.answers.scores,
-            final_val_score=final_val,
-            test_score=test,
+            architectures=tuple(search.space.to_text(history.architectures[i]) for i in made.tolist()),
+            proposal=history.proposal_numbers[made],
+            seconds=history.seconds[made],
+            reward=history.answers.rewards[made],
+            val_score=history.answers.scores[made],
+            final_val_score=final_val[made],
+            test_score=test[made],
             early=fault is None and not search.budget.reached(history) and len(history) != search.space.size,
         )
 

@@ -40,6 +40,10 @@ class EstimateEvaluator(Evaluator):
         """Return the costs that the inner evaluator knows without training, such as params and flops."""
         return self.inner.costs(architecture)
 
+    def further_costs(self) -> Mapping[str, Callable[[Architecture], float]]:
+        """Return the inner evaluator's functions for costs that take longer."""
+        return self.inner.further_costs()
+
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
         """Return the estimates of search trials and the measurements of the others, in order."""
         searched = [trial for trial in trials if trial.purpose == "search"]

@@ -76,6 +76,13 @@ class Evaluator(Configurable, ABC):
         """Return what is known of an architecture without training, such as params and flops, by name."""
         return {}
 
+    def further_costs(self) -> Mapping[str, Callable[[Architecture], float]]:
+        """Return functions for costs that take longer, by name; they are called where a constraint is on them.
+
+        A function returns a finite number, or nan where it cannot tell.
+        """
+        return {}
+
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
         """Return the measurement of each trial, in order."""
         if type(self).completed is Evaluator.completed:

@@ -152,6 +152,10 @@ class TrainingEvaluator(Evaluator):
         """Return ``params`` and ``flops`` of a forward pass of one input, computed without allocating the network."""
         return self._trainer.costs(architecture)
 
+    def further_costs(self) -> Mapping[str, Callable[[Architecture], float]]:
+        """Return ``memory_mb``: of weights and of the tensors that are alive at once, see `nasenv.training.memory`."""
+        return {"memory_mb": self._trainer.memory_mb}
+
     def submit(self, trial: Trial, *, start: Path | None = None, keep: Path | None = None) -> None:
         """Submit a trial; see `Evaluator.submit`."""
         self._waiting[trial] = self._job(trial, start, keep)

@@ -266,7 +266,8 @@ class Journal(JSONLines):
             told = all(map(math.isfinite, numbers)) and isinstance(entry["text"], str) and isinstance(entry["by"], str)
             paid = 0.0 <= float(entry["cost"]) <= 1.0 and entry["evaluation"] == number
             slots = entry.get("slots", 1)
-            return told and paid and trial.purpose == "search" and type(slots) is int and slots >= 1
+            looked = "violation" not in entry or 0.0 <= float(entry["violation"]) < math.inf
+            return told and paid and looked and trial.purpose == "search" and type(slots) is int and slots >= 1
         except (KeyError, TypeError, ValueError, OverflowError):
             return False
 
@@ -292,6 +293,7 @@ class Journal(JSONLines):
                 **outcome.measurement.to_json(),
                 "cached": outcome.cached,
                 "seconds": round(seconds, 3),
+                **({} if outcome.violation is None else {"violation": outcome.violation}),
                 **({} if slots is None else {"slots": slots}),
             }
         )

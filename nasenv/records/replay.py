@@ -44,14 +44,23 @@ class Replay:
     Args:
         journal: as it was opened.
         space: puts architectures into words.
-        pay: measurement -> reward, in the order of the journal; it must be what the journal says was paid.
+        pay: measurement, violation -> reward, in the order of the journal; it must be what the journal says was paid.
+        violation: architecture -> by how much it breaks constraints, None where it is evaluated; it must be what the
+            journal says.
 
     Attributes:
         seconds: when the last evaluation that was answered was journaled, since the search's start.
         slots: slots from the last answered evaluation on; None if their number did not change.
     """
 
-    def __init__(self, journal: Journal, space: SearchSpace, pay: Callable[[Measurement], float]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        space: SearchSpace,
+        pay: Callable[[Measurement, float | None], float],
+        violation: Callable[[Architecture], float | None],
+    ) -> None:
+        self._violation = violation
         self._journal, self._entries, self._left = journal, journal.entries(), len(journal)
         self._awaited: Mapping[str, Any] | None = None  # an entry that was read ahead
         self._space, self._pay, self._where = space, pay, journal.path.parent
@@ -95,15 +104,21 @@ class Replay:
                 f"{self._where}: the agent does not repeat what the journal holds: evaluation {entry['evaluation']} "
                 f"was {then}, now it is {now}; {self._cause()}; {_AFRESH}"
             )
-        measurement = Measurement.from_json(entry)
-        reward = self._pay(measurement)
+        measurement, violation = Measurement.from_json(entry), entry.get("violation")
+        if violation != (now_broken := self._violation(architecture)):
+            was, is_now = ("evaluated" if v is None else f"{v:g} over the constraints" for v in (violation, now_broken))
+            raise InputError(
+                f"{self._where}: the costs of architectures have changed since the journal was written: evaluation "
+                f"{entry['evaluation']} was {was}, now it is {is_now}; give another run_dir"
+            )
+        reward = self._pay(measurement, violation)
         if reward != entry["reward"]:
             raise InputError(
                 f"{self._where}: the objective has changed since the journal was written: evaluation "
                 f"{entry['evaluation']} was paid {entry['reward']}, now it would be {reward}; give another run_dir"
             )
         self.seconds, self.slots = float(entry["seconds"]), entry.get("slots")
-        return Finding(measurement, reward, entry["cached"])
+        return Finding(measurement, reward, entry["cached"], violation)
 
     @staticmethod
     def _in_words(text: str, fidelity: float, by: str) -> str:

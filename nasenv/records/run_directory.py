@@ -142,10 +142,11 @@ def _numbered(name: str, number: int | str) -> str:
 
 
 def _measured(path: Path, identity: Mapping[str, Any]) -> Iterator[tuple[Trial, Measurement]]:
-    """Yield the trials and measurements in the journals and trial logs that were set aside."""
+    """Yield the trials and measurements in the journals and trial logs that were set aside; looks are none."""
     for old in sorted(path.glob(_numbered(JOURNAL, "[0-9]*"))):
         with closing(Journal(old, identity)) as journal:
-            yield from ((Trial.from_json(entry), Measurement.from_json(entry)) for entry in journal.entries())
+            measured = (entry for entry in journal.entries() if "violation" not in entry)
+            yield from ((Trial.from_json(entry), Measurement.from_json(entry)) for entry in measured)
     for old in sorted(path.glob(_numbered(TRIALS, "[0-9]*"))):
         with closing(TrialLog(old, identity)) as trials:
             yield from ((t, m) for t, m in trials.measurements.items() if t.purpose == "search")

@@ -137,7 +137,7 @@ class TensorBoardWriter:
             "search/reward": outcome.reward,
             **scalars,
             "measurement/train_seconds": measurement.train_seconds,
-            "measurement/failed": measurement.error is not None,
+            "measurement/failed": outcome.status == "failed",
         }
         if score is not None:
             self._best = max(self._best or (0.0, score), (outcome.fidelity, score))

@@ -7,6 +7,7 @@ import math
 import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,8 +36,8 @@ def conclude(search: Search, on_measured: OnMeasured = ignore) -> Result:
 
     The best ``budget.finalists`` architectures by reward, each network once, and those that they are compared with,
     are trained ``budget.final_seeds`` times for the evaluator's final length on the training split; the best mean
-    reward wins, be it of the space's hand-made reference. Then the winner and what it is compared with are trained on
-    training + validation data and tested: no choice depends on test data.
+    reward wins, be it of the space's hand-made reference, unless that breaks the search's constraints. Then the winner
+    and what it is compared with are trained on training + validation data and tested: no choice depends on test data.
     Trainings that ended before an interruption are not repeated.
 
     Args:
@@ -86,9 +87,11 @@ def _conclude(search: Search, on_measured: OnMeasured) -> Result:
         test_score=networks[0][1],
         metric=search.space.task.metric,
         ended=str(search.ended),
-        evaluations=len(history),
+        evaluations=history.evaluations,
         repeats=history.repeats,
         train_seconds=history.train_seconds,
+        constraints=tuple(search.constraints.texts),
+        looks=history.looks,
     )
     _write(search, result, _network(search, networks[0][0]), confirmed[ranked[0]].values())
     return result
@@ -131,8 +134,14 @@ def _contender(
     params, flops = (int(metrics[name]) if name in metrics else None for name in ("params", "flops"))
     (scores, seeds, rewards), (test_scores, test_seeds, test_rewards) = split(confirmed), split(tested)
     text = search.space.to_text(architecture)
-    parts = (seeds, test_seeds, rewards, test_rewards)
+    parts = (seeds, test_seeds, rewards, test_rewards, _why_infeasible(search, architecture))
     return Contender(role, architecture, text, scores, test_scores, params, flops, *parts)
+
+
+def _why_infeasible(search: Search, architecture: Architecture) -> str:
+    """Return which constraints an architecture breaks; an empty text if none."""
+    look = search.constraints.look(architecture)
+    return "" if look is None else look.measurement.error or ""
 
 
 def _measured(
@@ -180,7 +189,8 @@ def _finalists(search: Search) -> list[Architecture]:
     ranked = (search.evaluator.representative(o.architecture) for o in history.top(len(history)))
     finalists = list(dict.fromkeys(ranked))[: search.budget.finalists]
     if not finalists:
-        first = f"; the first failed with: {history[0].measurement.error}" if len(history) else f": {search.ended}"
+        what = "broke constraints" if len(history) and history[0].violation else "failed with"
+        first = f"; the first {what}: {history[0].measurement.error}" if len(history) else f": {search.ended}"
         raise InputError(f"no architecture could be evaluated{first}")
     return finalists
 
@@ -195,7 +205,8 @@ def _baselines(search: Search) -> dict[str, Architecture]:
     if reference is not None:
         baselines[REFERENCE] = reference
     given = len(dict.fromkeys(search.start))
-    proposed = search.history[given : given + _EARLY + 1]
+    evaluated = (outcome for outcome in search.history[given:] if outcome.violation is None)
+    proposed = list(islice(evaluated, _EARLY + 1))
     early = [o for o in proposed[:_EARLY] if o.measurement.error is None]
     if early and len(proposed) > _EARLY:
         baselines[f"{EARLY}{_EARLY}"] = max(early, key=lambda o: o.reward).architecture
@@ -205,15 +216,15 @@ def _baselines(search: Search) -> dict[str, Architecture]:
 def _ranked(search: Search, confirmed: _Trainings) -> list[Architecture]:
     """Return the architectures that could be trained, the best mean reward first, then those that could not.
 
-    A training that failed is paid less than any other.
+    A training that failed is paid less than any other. Last come those that break the search's constraints.
     """
     rewards = Rewards(search.objective, search.space.task.lowest_score)
     for measurement in (m for row in confirmed.values() for m in row.values() if m.error is None):
         rewards.pay(measurement)
 
-    def worth(architecture: Architecture) -> tuple[bool, float]:
-        trained = confirmed[architecture].values()
-        return any(m.error is None for m in trained), statistics.fmean(map(rewards.pay, trained))
+    def worth(architecture: Architecture) -> tuple[bool, bool, float]:
+        trained, is_feasible = confirmed[architecture].values(), not _why_infeasible(search, architecture)
+        return is_feasible, any(m.error is None for m in trained), statistics.fmean(map(rewards.pay, trained))
 
     return sorted(confirmed, key=worth, reverse=True)
 

@@ -21,7 +21,8 @@ WINNER, SEARCHED, REFERENCE, EARLY = "winner", "best of the search", "hand-made 
 """The roles of contenders; after the last stands the number of evaluations."""
 _LONGEST = 1 << 26  # bytes
 _SEQUENCES = ("architecture", "validation_scores", "test_scores", "seeds", "test_seeds")
-_REWARDS = ("validation_rewards", "test_rewards")  # left out of the file where rewards are the scores
+_REWARDS = ("validation_rewards", "test_rewards")
+_OPTIONAL = (*_REWARDS, "infeasible", "constraints", "looks")  # left out of the file where they are empty
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Contender:
         test_seeds: seed of each test score.
         validation_rewards: reward of each validation score; empty where rewards are the scores.
         test_rewards: reward of each test score; empty where rewards are the scores.
+        infeasible: which constraints of the search it breaks, so that it cannot win; empty if none.
     """
 
     role: str
@@ -54,6 +56,7 @@ class Contender:
     test_seeds: tuple[int, ...] = ()
     validation_rewards: tuple[float, ...] = ()
     test_rewards: tuple[float, ...] = ()
+    infeasible: str = ""
 
     @property
     def name(self) -> str:
@@ -80,6 +83,8 @@ class Result:
         evaluations: number of distinct architectures evaluated.
         repeats: number of proposals of known architectures.
         train_seconds: time of the search's trainings, without the final ones.
+        constraints: the limits on what a network might cost.
+        looks: number of distinct architectures that broke them and were not evaluated.
     """
 
     winner: Contender
@@ -91,10 +96,12 @@ class Result:
     evaluations: int
     repeats: int
     train_seconds: float
+    constraints: tuple[str, ...] = ()
+    looks: int = 0
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, whole or not at all: the file marks the run as finished."""
-        write_whole(path, json.dumps(asdict(self, dict_factory=_without_empty_rewards), indent=1) + "\n")
+        write_whole(path, json.dumps(asdict(self, dict_factory=_without_empty), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -102,6 +109,7 @@ class Result:
         try:
             values = parse_json(read_whole(path, _LONGEST))
             lists = {name: tuple(map(_contender, values[name])) for name in ("others", "finalists")}
+            lists["constraints"] = tuple(values.get("constraints", ()))
             return cls(**{**values, **lists, "winner": _contender(values["winner"])})
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({error}); delete it to repeat the end of the search") from error
@@ -117,7 +125,7 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
         columns = {**rewards, scores[1]: columns[scores[1]]}
     rows = [
         [
-            c.name,
+            c.name + (", over the limit" if c.infeasible else ""),
             *(_mean_and_deviation(getattr(c, column), percent) for column, percent in columns.values()),
             f"{c.params:,}" if c.params else "",
         ]
@@ -131,8 +139,8 @@ def _contender(values: Mapping[str, Any]) -> Contender:
     return Contender(**{**values, **{name: tuple(values[name]) for name in sequences}})
 
 
-def _without_empty_rewards(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: value for name, value in items if value or name not in _REWARDS}
+def _without_empty(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if value or name not in _OPTIONAL}
 
 
 def mean(scores: Sequence[float]) -> float:

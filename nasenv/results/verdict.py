@@ -37,7 +37,11 @@ def difference(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, fl
 
 
 def verdict(result: Result) -> Iterator[str]:
-    """Yield sentences: what is saved, what the best of the search is better than, and a smaller one that is as good."""
+    """Yield sentences: what is saved, what the best of the search is better than, and a smaller one that is as good.
+
+    Before them stands, after a search under constraints, which networks break them.
+    """
+    yield from _over_the_limit(result)
     best = next((c for c in result.others if c.role == SEARCHED), result.winner)
     name = "the winner" if best is result.winner else f"the {SEARCHED}"
     if best is not result.winner:
@@ -89,6 +93,19 @@ def _compared(result: Result, best: Contender, other: Contender) -> tuple[str, s
     return relation, f"the {other.name}{sampled} ({shown[0]}{unit}{interval})"
 
 
+def _over_the_limit(result: Result) -> Iterator[str]:
+    """Yield how many architectures broke the constraints of a search, and which of the networks do."""
+    if result.constraints:
+        yield (
+            f"Under {', '.join(result.constraints)}, {counted(result.looks, 'architecture')} that the search proposed "
+            f"broke a constraint and {'was' if result.looks == 1 else 'were'} not trained, "
+            f"beside {counted(result.evaluations, 'evaluation')}."
+        )
+    for contender in result.others:
+        if contender.infeasible:
+            yield f"The {contender.name} is over the limit ({contender.infeasible}), so it cannot win."
+
+
 def _smaller(result: Result) -> Iterator[str]:
     """Yield the smallest finalist whose mean on validation data is within one standard error of the winner's, if any.
 
@@ -99,7 +116,7 @@ def _smaller(result: Result) -> Iterator[str]:
     as_good = [
         c
         for c in result.finalists
-        if c.params and winner.params and c.params < winner.params
+        if c.params and winner.params and c.params < winner.params and not c.infeasible
         if len(_validated(c)) == len(values) and fmean(_validated(c)) >= fmean(values) - error
     ]
     if as_good and winner.params:

@@ -7,12 +7,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from nasenv.configuration import flag, integer, number, positive
 from nasenv.errors import counted
 from nasenv.search.history import History, Proposals
 from nasenv.trial import Architecture, Finding
 
 _ROUNDING = 1e-9  # of sums of fidelities
+_EVALUATIONS = 200  # by default
 _LIMITS = ("evaluations", "charged_seconds", "wall_seconds", "target_reward")
 
 
@@ -33,6 +36,9 @@ class Budget:
             None goes on.
         repeats_per_evaluation: free repeats for each evaluation of the budget, after which the agent is taken to
             propose the same few architectures for ever, and the search ends.
+        looks_per_evaluation: looks at architectures that break the search's constraints, which are not trained and
+            cost nothing, for each evaluation of the budget, after which the search ends; None goes on. A budget
+            without evaluations counts as one of 200, or of those made.
         finalists: number of best architectures that are trained again, for longer, to choose the winner.
         final_seeds: number of times that each of them is.
 
@@ -40,19 +46,20 @@ class Budget:
         InputError: a limit that is not positive.
     """
 
-    evaluations: int | None = 200
+    evaluations: int | None = _EVALUATIONS
     charged_seconds: float | None = None
     wall_seconds: float | None = None
     charge_repeats: bool = False
     target_reward: float | None = None
     repeats_per_evaluation: int = 50
+    looks_per_evaluation: int | None = 5
     finalists: int = 10
     final_seeds: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("evaluations", "repeats_per_evaluation", "finalists", "final_seeds"):
+        for name in ("evaluations", "repeats_per_evaluation", "looks_per_evaluation", "finalists", "final_seeds"):
             value = getattr(self, name)
-            if value is not None or name != "evaluations":
+            if value is not None or name not in ("evaluations", "looks_per_evaluation"):
                 object.__setattr__(self, name, integer(f"budget.{name}", value))
         for name in ("charged_seconds", "wall_seconds"):
             seconds = getattr(self, name)
@@ -63,9 +70,13 @@ class Budget:
             object.__setattr__(self, "target_reward", target)
         flag("budget.charge_repeats", self.charge_repeats)
 
-    def identity(self) -> dict[str, Any]:
-        """Return the arguments that change the results of a search."""
-        return {name: value for name, value in asdict(self).items() if name != "wall_seconds"}
+    def config(self, constrained: bool = False) -> dict[str, Any]:
+        """Return the arguments; that on looks only for a search under constraints."""
+        return {name: value for name, value in asdict(self).items() if constrained or name != "looks_per_evaluation"}
+
+    def identity(self, constrained: bool = False) -> dict[str, Any]:
+        """Return the arguments that change the results of a search, under constraints or not."""
+        return {name: value for name, value in self.config(constrained).items() if name != "wall_seconds"}
 
     @property
     def is_limited(self) -> bool:
@@ -79,14 +90,34 @@ class Budget:
         left = max(0.0, self.evaluations - history.spent)
         return left if left > _ROUNDING else 0.0
 
-    def payable(self, proposals: Proposals, history: History) -> Proposals:
-        """Return the proposals before the first that the budget of evaluations cannot pay."""
+    def payable(self, proposals: Proposals, history: History, looks: Collection[Architecture] = ()) -> Proposals:
+        """Return the proposals before the first that the budget of evaluations, or that of looks, cannot pay.
+
+        Args:
+            proposals: the proposals.
+            history: the search's history.
+            looks: the new architectures that are not evaluated, as they break constraints.
+        """
         left = self.remaining(history)
         most = proposals.n if self.charge_repeats else len(proposals.new)
-        if left is None or left >= most * proposals.fidelity:
+        if not looks and (left is None or left >= most * proposals.fidelity):
             return proposals
-        n = int(left / proposals.fidelity + _ROUNDING)
-        return proposals.first(n) if self.charge_repeats else proposals.before_new(n)
+        is_new = ~proposals.repeats
+        new_looks = [-1 - j for j, architecture in enumerate(proposals.new) if architecture in looks]
+        is_look = history.are_looks(proposals.numbers) | np.isin(proposals.numbers, new_looks)
+        paid = np.flatnonzero(~is_look & (is_new | self.charge_repeats))
+        looked = np.flatnonzero(is_look & is_new)
+        n = len(paid) if left is None else int(left / proposals.fidelity + _ROUNDING)
+        most_looks = self._looks_left(history)
+        ends = [*paid[n : n + 1], *(() if most_looks is None else looked[most_looks : most_looks + 1])]
+        return proposals.first(int(min(ends, default=proposals.n)))
+
+    def _looks_left(self, history: History) -> int | None:
+        """Return how many more looks there may be; None if there is no limit."""
+        if self.looks_per_evaluation is None or not self.is_limited:
+            return None
+        evaluations = self.evaluations or max(_EVALUATIONS, history.evaluations)
+        return max(0, self.looks_per_evaluation * evaluations - history.looks)
 
     def within_seconds(self, proposals: Proposals, found: Sequence[Finding], history: History) -> Proposals | None:
         """Return the proposals up to the one that uses up the charged seconds; None if none does.
@@ -133,6 +164,12 @@ class Budget:
             return self.used_up()
         if self.charged_seconds is not None and history.charged_seconds >= self.charged_seconds:
             return f"the budget of {counted(self.charged_seconds, 'charged second')} is used up"
+        if history.looks and self._looks_left(history) == 0:
+            return (
+                f"the looks at architectures that break constraints are used up: {history.looks:,}, "
+                f"{self.looks_per_evaluation} for each evaluation of the budget, "
+                f"beside {counted(history.evaluations, 'distinct evaluation')}"
+            )
         best = history.best_reward
         if self.target_reward is not None and best is not None and best >= self.target_reward:
             return f"the target reward of {self.target_reward:g} is met"

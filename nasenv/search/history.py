@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, overload
 
 import numpy as np
@@ -82,15 +83,17 @@ class Proposals(Sequence[Architecture]):
 class History(Sequence[Outcome]):
     """Holds the distinct evaluations of a search, in order, and counts its proposals.
 
-    An evaluation is of an architecture at a fidelity. The history keeps columns and makes an `Outcome` on request: with
-    thousands of proposals a second, on a table, making objects would take most of the time.
+    An evaluation is of an architecture at a fidelity. Among them, with numbers of their own, stand the looks: the
+    architectures that break constraints, and are not evaluated. The history keeps columns and makes an `Outcome` on
+    request: with thousands of proposals a second, on a table, making objects would take most of the time.
 
     Args:
         num_choices: (T,), number of choices of each decision.
 
     Attributes:
-        evaluations: number of distinct evaluations; `len` is the same.
-        full_evaluations: number of evaluations at the full fidelity.
+        evaluations: number of distinct evaluations; `len` is that of evaluations and looks.
+        looks: number of architectures that were looked at and not evaluated, at each fidelity.
+        full_evaluations: number of evaluations, and of looks, at the full fidelity.
         proposals: number of answered proposals, with repeats.
         repeats: number of answered proposals that were known.
         best_reward: the reward of the incumbent, see `best`; None before the first success.
@@ -102,6 +105,8 @@ class History(Sequence[Outcome]):
 
     def __init__(self, num_choices: NDArray[np.int64]) -> None:
         self.evaluations, self.full_evaluations, self.proposals, self.repeats, self.cached = 0, 0, 0, 0, 0
+        self.looks = 0
+        self._violations: dict[int, float] = {}  # of looks, by index
         self.best_reward: float | None = None
         self.spent, self.train_seconds, self.charged_seconds = 0.0, 0.0, 0.0
         self._num_choices = num_choices
@@ -175,10 +180,10 @@ class History(Sequence[Outcome]):
         if new:
             self._add(new, found[part][: len(new)], firsts, proposals.fidelity)
         self.proposals += len(numbers)
-        self.repeats = self.proposals - self.evaluations
+        self.repeats = self.proposals - len(self)
         for number in numbers if charge_repeats else range(known, len(self)):
             self.charged_seconds += self._measurements[number].train_seconds
-            self.spent += self._fidelities[number]
+            self.spent += 0.0 if number in self._violations else self._fidelities[number]
             if number == len(self._charged):
                 self._charged.append(self.charged_seconds)
 
@@ -186,8 +191,9 @@ class History(Sequence[Outcome]):
         self, new: Sequence[Architecture], findings: Sequence[Finding], proposals: Sequence[int], fidelity: float
     ) -> None:
         """Add the findings of one or more new architectures, with the numbers of their first proposals."""
-        measurements, rewards, cached = zip(*findings, strict=True)
+        measurements, rewards, cached, violations = zip(*findings, strict=True)
         first = len(self)
+        looks = {first + i: v for i, v in enumerate(violations) if v is not None}
         self._index(fidelity).add(new, first)
         self._architectures += new
         self._measurements += measurements
@@ -196,10 +202,12 @@ class History(Sequence[Outcome]):
         self._rewards.extend(rewards)
         self._scores.extend([math.nan if m.score is None else m.score for m in measurements])
         self._fidelities.extend([fidelity] * len(new))
-        self.evaluations += len(new)
+        self._violations |= looks
+        self.looks += len(looks)
+        self.evaluations += len(new) - len(looks)
         self.full_evaluations += len(new) if fidelity == 1.0 else 0
         self.cached += sum(cached)
-        self.train_seconds = sum([m.train_seconds for m, _, free in findings if not free], self.train_seconds)
+        self.train_seconds = sum([m.train_seconds for m, _, free, _ in findings if not free], self.train_seconds)
         self._find_best(first, fidelity, rewards)
 
     def _find_best(self, first: int, fidelity: float, rewards: Sequence[float]) -> None:
@@ -223,9 +231,19 @@ class History(Sequence[Outcome]):
         """Return the answer on evaluation ``index``, from 0, to its first proposal or a later one."""
         measurement, reward, cached = self._measurements[index], self._rewards[index], bool(self._free[index])
         number = self._proposals[index] if proposal is None else proposal
-        fidelity = self._fidelities[index]
-        architecture = self._architectures[index]
-        return Outcome(architecture, measurement, reward, index + 1, number, repeat, cached, fidelity, fidelity)
+        fidelity, violation = self._fidelities[index], self._violations.get(index)
+        architecture, cost = self._architectures[index], fidelity if violation is None else 0.0
+        return Outcome(architecture, measurement, reward, index + 1, number, repeat, cached, fidelity, cost, violation)
+
+    def are_looks(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of n evaluations by index are looks, (n,)."""
+        return np.isin(indices, list(self._violations))
+
+    def statuses(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the status of n evaluations, (n,): 0 failed, 1 infeasible, 2 feasible."""
+        statuses = np.where(np.isnan(self.scores(indices)), 0, 2)
+        infeasible = [i for i, violation in self._violations.items() if violation]
+        return np.where(np.isin(indices, infeasible), 1, statuses) if infeasible else statuses
 
     def rewards(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the rewards of n evaluations by index, from 0; (n,)."""
@@ -293,17 +311,21 @@ class History(Sequence[Outcome]):
         return [self.outcome(i) for i in measured[np.argsort(-rewards, kind="stable")][:k].tolist()]
 
     def mean_reward(self, last: int) -> float:
-        """Return the mean reward of the ``last`` latest evaluations, or of all if there are fewer."""
-        recent = self._rewards[-last:]
-        return sum(recent) / len(recent)
+        """Return the mean reward of the ``last`` latest evaluations, or of all if there are fewer; nan if none."""
+        recent: Sequence[float] = self._rewards[-last:]
+        if self.looks:
+            evaluated = (i for i in reversed(range(len(self))) if i not in self._violations)
+            recent = [self._rewards[i] for i in islice(evaluated, last)]
+        return sum(recent) / len(recent) if recent else math.nan
 
     def scalars(self) -> dict[str, float]:
-        """Return the scalars of the search for TensorBoard, by tag; it needs one or more evaluations."""
+        """Return the scalars of the search for TensorBoard, by tag; it needs one or more answers."""
+        mean = {"search/mean_reward_32": self.mean_reward(32)} if self.evaluations else {}
         return {
-            "search/mean_reward_32": self.mean_reward(32),
+            **mean,
             "search/repeat_share": self.repeats / self.proposals,
             "search/train_seconds": self.train_seconds,
-            "search/cache_hit_share": self.cached / len(self),
+            "search/cache_hit_share": self.cached / max(1, self.evaluations),
         }
 
     @overload
@@ -315,7 +337,7 @@ class History(Sequence[Outcome]):
         return self.outcome(numbers) if isinstance(numbers, int) else [self.outcome(i) for i in numbers]
 
     def __len__(self) -> int:
-        return self.evaluations
+        return self.evaluations + self.looks
 
     def __iter__(self) -> Iterator[Outcome]:
         return (self.outcome(i) for i in range(len(self)))
@@ -357,6 +379,11 @@ class Answers(Sequence[Outcome]):
         for i in np.flatnonzero(np.isnan(self.scores)).tolist():
             errors[i] = self[i].measurement.error
         return errors
+
+    @property
+    def statuses(self) -> NDArray[np.int64]:
+        """Return the status of each, (n,): 0 failed, 1 infeasible, 2 feasible."""
+        return self._history.statuses(self._indices)
 
     @property
     def evaluations(self) -> NDArray[np.int64]:

@@ -27,12 +27,15 @@ class SearchParts:
     seed: int
     start: Sequence[Architecture]
     layers: Sequence[Any]
+    constraints: Sequence[str] = ()
 
     def config(self) -> dict[str, Any]:
         """Return the configuration as JSON values; ``nasenv train --config`` reads it after `without_derived`."""
         config: dict[str, Any] = {"space": self.space.config(), "evaluator": self.evaluator.config()}
         config |= {"agent": self.agent.config()} if self.agent is not None else {}
-        config |= {"objective": self.objective.config(), "budget": asdict(self.budget), "seed": self.seed}
+        budget = self.budget.config(bool(self.constraints))
+        config |= {"objective": self.objective.config(), "budget": budget, "seed": self.seed}
+        config |= {"constraints": list(self.constraints)} if self.constraints else {}
         data = self.evaluator.dataset
         config |= {"data": asdict(data.source)} if data is not None and data.source is not None else {}
         config |= {"start_from": [self.space.to_text(a) for a in self.start]} if self.start else {}
@@ -43,6 +46,8 @@ class SearchParts:
         space, evaluator = self.space, self.evaluator
         data = {"data": evaluator.dataset.fingerprint} if evaluator.dataset is not None else {}
         prints = {"space": space.fingerprint(), "evaluator": evaluator.fingerprint(), **data}
-        parts = {"space": space.identity(), "evaluator": evaluator.identity(), "budget": self.budget.identity()}
+        budget = self.budget.identity(bool(self.constraints))
+        parts = {"space": space.identity(), "evaluator": evaluator.identity(), "budget": budget}
+        constraints = {"constraints": sorted(self.constraints)} if self.constraints else {}
         agent = {"agent": self.agent.identity()} if self.agent is not None else {}
-        return {**self.config(), **parts, **agent, "fingerprint": prints}
+        return {**self.config(), **parts, **constraints, **agent, "fingerprint": prints}

@@ -12,11 +12,12 @@ from nasenv.errors import InputError, counted
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.objectives import Rewards
 from nasenv.records.trials import TrialLog
+from nasenv.search.constraints import Constraints, Look
 from nasenv.search.timing import Timing
 from nasenv.trial import Architecture, Finding, Measurement, Trial
 
 _POLL_SECONDS = 0.2  # between two looks at what other searches on the same cache are training
-_CACHE, _LOGGING = "cache", "logging"
+_CACHE, _LOGGING, _COSTS = "cache", "logging", "costs"
 
 
 class PendingTrials:
@@ -33,6 +34,7 @@ class PendingTrials:
         timing: measures the time of cache and log.
         on_wait: called with a text when another search is waited for, once.
         stopped: no further training is begun once it returns True.
+        constraints: decide which architectures are looked at and not evaluated.
         before: trials of an interrupted run of the same search, whose measurements are kept.
     """
 
@@ -46,8 +48,10 @@ class PendingTrials:
         timing: Timing,
         on_wait: Callable[[str], None],
         stopped: Callable[[], bool],
+        constraints: Constraints,
         before: PendingTrials | None = None,
     ) -> None:
+        self._constraints = constraints
         self._evaluator, self._rewards, self._cache, self._log = evaluator, rewards, cache, log
         self._timing, self._on_wait, self._stopped = timing, on_wait, stopped
         self._known: dict[Trial, Measurement] = dict(known)
@@ -74,6 +78,8 @@ class PendingTrials:
 
     def learn(self, architecture: Architecture, fidelity: float, finding: Finding) -> Finding:
         """Store the finding of a journal entry and return it; a table's own measurement object is reused."""
+        if finding.violation is not None:
+            return finding
         trial = self.trial(architecture, fidelity)
         if not self._evaluator.trains:
             (own,) = self._evaluator.measure([trial])
@@ -99,19 +105,50 @@ class PendingTrials:
 
         The first architecture whose trial was measured for this search is not ``cached``: it is the one that paid.
         """
-        trials = [self.trial(architecture, fidelity) for architecture in architectures]
+        looks, evaluated = {}, architectures
+        if self._constraints.texts:
+            looks = self.looks(architectures)
+            evaluated = [architecture for architecture in architectures if architecture not in looks]
+        trials = [self.trial(architecture, fidelity) for architecture in evaluated]
         if self._evaluator.trains:
             trials = list(takewhile(self._known.__contains__, trials))
             measurements = [self._known[trial] for trial in trials]
         else:
             measurements = self._evaluator.measure(trials)
-        payers = map(self._payers.setdefault, trials, architectures)
-        cached = [payer is not own for payer, own in zip(payers, architectures, strict=False)]
+        payers = map(self._payers.setdefault, trials, evaluated)
+        cached = [payer is not own for payer, own in zip(payers, evaluated, strict=False)]
+        if looks:
+            return list(self._with_looks(architectures, looks, zip(measurements, cached, strict=True)))
         return list(map(Finding, measurements, map(self._rewards.pay, measurements), cached))
 
+    def _with_looks(
+        self,
+        architectures: Iterable[Architecture],
+        looks: Mapping[Architecture, Look],
+        measured: Iterator[tuple[Measurement, bool]],
+    ) -> Iterator[Finding]:
+        """Yield the findings of looks, and of the others in turn, up to the first that is not measured."""
+        for architecture in architectures:
+            if (look := looks.get(architecture)) is not None:
+                reward = self._rewards.pay(look.measurement, look.violation)
+                yield Finding(look.measurement, reward, violation=look.violation)
+            elif (found := next(measured, None)) is not None:
+                yield Finding(found[0], self._rewards.pay(found[0]), found[1])
+            else:
+                return
+
+    def looks(self, architectures: Iterable[Architecture]) -> dict[Architecture, Look]:
+        """Return those of some architectures that are looked at and not evaluated, as they break constraints."""
+        with self._timing.part(_COSTS):
+            found = {architecture: self._constraints.look(architecture) for architecture in architectures}
+        return {architecture: look for architecture, look in found.items() if look is not None}
+
     def is_known(self, trial: Trial) -> bool:
-        """Return whether a trial's measurement costs no training, as far as was looked up."""
-        return not self._evaluator.trains or trial in self._known
+        """Return whether answering a trial costs no training, as far as was looked up."""
+        return not self._evaluator.trains or trial in self._known or self._is_look(trial)
+
+    def _is_look(self, trial: Trial) -> bool:
+        return self._constraints.look(trial.architecture) is not None
 
     def begin(self, trials: Iterable[Trial]) -> None:
         """Submit the trials that are neither measured nor being trained; `wait` returns them."""
@@ -143,8 +180,10 @@ class PendingTrials:
         self._mine.clear()
 
     def _missing(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Look up trials in the cache, and return those that are still unknown."""
+        """Look up trials in the cache, and return those that are still unknown, without looks."""
         missing = [trial for trial in dict.fromkeys(trials) if trial not in self._known]
+        if self._constraints.texts:
+            missing = [trial for trial in missing if not self._is_look(trial)]
         if missing and self._cache is not None:
             with self._timing.part(_CACHE):
                 cached = self._cache.find(self._problem, missing)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nasenv.search.budget import Budget
+from nasenv.search.constraints import Constraints
 from nasenv.search.history import Answers, History, Proposals
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Finding, Outcome
@@ -22,6 +23,7 @@ class Recorded(Protocol):
     space: SearchSpace
     history: History
     budget: Budget
+    constraints: Constraints
     callbacks: list[Callable[[Any, Outcome], None]]
 
     @property
@@ -53,7 +55,7 @@ class Recorder:
             slots: number of trials in flight from now on; None for no change.
         """
         search, files, history = self._search, self._files, self._search.history
-        journaled, spent = history.evaluations + replayed, history.train_seconds
+        journaled, spent = len(history) + replayed, history.train_seconds
 
         def on_outcome(outcome: Outcome) -> None:
             if files is not None and not outcome.repeat:
@@ -65,14 +67,16 @@ class Recorder:
                 callback(search, outcome)
 
         answers = history.take(taken, findings, search.budget.charge_repeats, on_outcome)
-        paid = history.evaluations > journaled and history.train_seconds > spent
+        paid = len(history) > journaled and history.train_seconds > spent
         if files is not None and self._durable and paid:
             files.journal.sync()
         return answers
 
     def _draw(self, files: RunDirectory, outcome: Outcome) -> None:
         search = self._search
-        files.record.evaluation(outcome, search.history.scalars())
+        history = search.history
+        share = {"search/infeasible_share": history.looks / len(history)} if search.constraints.texts else {}
+        files.record.evaluation(outcome, {**history.scalars(), **share})
         every = search.budget.evaluations and max(1, search.budget.evaluations // _PICTURES)
         if every and outcome.evaluation % every == 0:
             files.record.choice_shares(search.space, search.history.architectures)

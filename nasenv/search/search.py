@@ -18,6 +18,7 @@ from nasenv.objectives import Objective, Rewards, Score
 from nasenv.records.replay import CompletionOrder, Replay
 from nasenv.search.asynchronous import InFlight, NextAnswer
 from nasenv.search.budget import Budget
+from nasenv.search.constraints import Constraint, Constraints, parse_constraints
 from nasenv.search.history import Answers, History, Proposals
 from nasenv.search.identity import SearchParts
 from nasenv.search.index import Architectures
@@ -61,6 +62,8 @@ class Search:
             the journal is set aside. conclude: it is answered from the journal, at whose end the search is over.
         completion_order: order of answers for an asynchronous search, while its agent proposes the same again.
         layers: layers between the agent and this search, see `nasenv.search.layer.on_layers`.
+        constraints: limits on the evaluator's costs, such as ["params<=1e5", "flops<=2e7"]. An architecture that breaks
+            one is looked at and not evaluated: it costs nothing, and is paid less than any that keeps them.
 
     Attributes:
         files: the run directory; None without one.
@@ -68,7 +71,8 @@ class Search:
         on_wait: called with a text when it waits for other searches on its cache; None is silence.
 
     Raises:
-        InputError: a start that is none of the space; a run directory of another configuration or version, in use,
+        InputError: a start that is none of the space; constraints that are unreadable, unknown to the evaluator, or
+            kept by no architecture that was found; a run directory of another configuration or version, in use,
             damaged, or not writable.
     """
 
@@ -87,6 +91,7 @@ class Search:
         resume: Resume = "replay",
         completion_order: CompletionOrder | None = None,
         layers: Sequence[Callable[[SearchLike], SearchLike]] = (),
+        constraints: Sequence[str | Constraint] | str | None = None,
     ) -> None:
         if evaluator.space is not space and evaluator.space.fingerprint() != space.fingerprint():
             raise InputError("the evaluator was made for another space than the search's; make it with this one")
@@ -97,7 +102,10 @@ class Search:
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.files: RunDirectory | None = None
         self.callbacks, self.layers, self.start = list(callbacks), tuple(layers), space.check_all(start)
-        self._parts = SearchParts(space, evaluator, agent, self.objective, self.budget, seed, self.start, self.layers)
+        self.constraints = Constraints(parse_constraints(constraints), evaluator)
+        self.constraints.check(space, self.start)
+        parts = (space, evaluator, agent, self.objective, self.budget, seed, self.start, self.layers)
+        self._parts = SearchParts(*parts, self.constraints.texts)
         self._evaluator, self._cache, self._order = evaluator, cache, completion_order or CompletionOrder()
         self._is_concluding, self._has_run = resume == "conclude", False
         self._is_endless = agent is None and not self.budget.is_limited
@@ -117,13 +125,15 @@ class Search:
             parts = (self.run_dir, self.config(), self.identity(), self._order.slots or self._evaluator.slots)
             more = (self._evaluator.trains, afresh, lambda: self.seconds, self.space.task.metric)
             self.files = RunDirectory(*parts, *more)
-            self._replay = Replay(self.files.journal, self.space, rewards.pay)
+            self.constraints.learn(self.files.journal.entries())
+            self._replay = Replay(self.files.journal, self.space, rewards.pay, self.constraints.violation)
         self._recorder = Recorder(self, self.files, self._evaluator.trains)
         known = {} if self.files is None else self.files.set_aside
         self._trials: PendingTrials = PendingTrials(
             *(self._evaluator, rewards, self._cache, self.trials, known, self.timing),
             on_wait=lambda text: self.on_wait(text) if self.on_wait is not None else None,
             stopped=self.is_stopped,
+            constraints=self.constraints,
             before=self._trials if self._has_run else None,
         )
 
@@ -154,7 +164,8 @@ class Search:
         with self._status.serving(), self._recording:
             proposals = self._propose(architectures, fidelity)
             self._begin()
-            payable = self.budget.payable(proposals, self.history)
+            looks = self._trials.looks(proposals.new) if self.constraints.texts else ()
+            payable = self.budget.payable(proposals, self.history, looks)
             findings, replayed = self._find_out(payable, by)
             return self._record(proposals, payable, findings, replayed, by)
 

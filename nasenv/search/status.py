@@ -102,7 +102,8 @@ class SearchStatus:
         """Return why the search is over; None if it is not."""
         exhausted = self._budget.exhausted(self._history)
         if exhausted is None and self._history.full_evaluations == self._size:
-            many = f"all {self._size} architectures of the space are evaluated"
+            over = " or break constraints" if self._history.looks else ""
+            many = f"all {self._size} architectures of the space are evaluated{over}"
             return "the only architecture of the space is evaluated" if self._size == 1 else many
         if exhausted is not None and self._has_policy and self._budget.reached(self._history) is None:
             return f"{exhausted}; its policy has collapsed"

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from nasenv.spaces.space import SearchSpace
 from nasenv.task import Task
 from nasenv.training import Diverged, Recipe, deterministic_algorithms, fit, one_thread, score, seeded
 from nasenv.training.devices import is_out_of_memory
+from nasenv.training.memory import memory_mb
 from nasenv.training.reproducibility import Drawn, OwnGenerator, default_settings, is_only_thread, watched
 from nasenv.trial import DIVERGED, Architecture, Trial
 
@@ -120,8 +121,20 @@ class Trainer:
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
         """Return ``params`` and ``flops`` of one forward pass of one input."""
-        with default_settings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return count_costs(self.space.build(architecture), self.space.task.shape, torch.device("meta"))
+        with self._on_meta() as meta:
+            return count_costs(self.space.build(architecture), self.space.task.shape, meta)
+
+    def memory_mb(self, architecture: Architecture) -> float:
+        """Return the memory of one forward pass of one input; nan where it cannot be followed."""
+        with self._on_meta() as meta:
+            return memory_mb(self.space.build(architecture).eval(), self.space.task.shape, meta)
+
+    @contextlib.contextmanager
+    def _on_meta(self) -> Iterator[torch.device]:
+        """Build networks within this context without allocating them, and leave the global generator alone."""
+        meta = torch.device("meta")
+        with default_settings(), torch.random.fork_rng(devices=[]), meta:
+            yield meta
 
     def run(self, job: Job) -> TrainingResult:
         """Train and score a network; a failure is returned as the result's error.

@@ -2,6 +2,7 @@ import ast
 import re
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -299,11 +300,16 @@ def test_rank_rewards_are_mid_ranks_among_the_distinct_architectures():
     rng = np.random.default_rng(0)
     values, repeats = rng.integers(0, 900, 2000) / 900, rng.random(2000) < 0.3
     rank = RankReward()
+    feasible = np.full(40, 2)
     for first in range(0, 2000, 40):
         last = first + 40
         seen = values[:last][~repeats[:last]]
         expected = [(rankdata([*seen, v])[-1] - 1) / len(seen) * 2 - 1 for v in values[first:last]]
-        np.testing.assert_allclose(rank(values[first:last], repeats[first:last]), expected, atol=1e-12)
+        np.testing.assert_allclose(
+            rank(SimpleNamespace(rewards=values[first:last], repeats=repeats[first:last], statuses=feasible)),
+            expected,
+            atol=1e-12,
+        )
 
 
 def test_what_an_algorithm_logs_is_in_the_searchs_own_event_file(tmp_path):

@@ -128,6 +128,7 @@ def made(*argv: str) -> dict[str, Any]:
         run_dir: str | None = None,
         cache: str = "runs/cache.db",
         start_from: list[str] | str | None = None,
+        constraints: list[str] | str | None = None,
         resume: str = "replay",
     ) -> None:
         arguments.update(locals())

@@ -189,6 +189,8 @@ def test_costs_are_known_without_a_training(in_process):
     measured = searched(in_process, ARCHITECTURES)
     before = torch.get_rng_state()
     assert [in_process.costs(architecture) for architecture in ARCHITECTURES] == [m.metrics for m in measured]
+    memory = map(in_process.further_costs()["memory_mb"], ARCHITECTURES)
+    assert all(mb > 4e-6 * m.metrics["params"] for mb, m in zip(memory, measured, strict=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 
