@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from nasenv.errors import AgentError
 from nasenv.records.replay import CompletionOrder, Replay
-from nasenv.search.history import History, Proposals
+from nasenv.search.history import History
 from nasenv.search.index import Architectures
 from nasenv.search.pending import PendingTrials
+from nasenv.search.proposals import Proposals
 from nasenv.trial import Architecture, Finding, Trial
 
 

@@ -1,4 +1,4 @@
-"""`History` holds the evaluations of a search; `Proposals` and `Answers` are what an agent sends and receives."""
+"""`History` holds the evaluations of a search; `Answers` are what an agent receives."""
 
 from __future__ import annotations
 
@@ -11,73 +11,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from nasenv.errors import AgentError, InputError
 from nasenv.search.index import Architectures, EvaluationIndex
+from nasenv.search.proposals import Proposals
 from nasenv.trial import Architecture, Finding, Measurement, Outcome
-
-
-class Proposals(Sequence[Architecture]):
-    """Holds n proposed architectures in order, all at one fidelity.
-
-    Args:
-        architectures: the architectures, tuples or the rows of an integer array (n, T).
-        numbers: (n,), index of each proposal's evaluation, from 0; -1 - j for the j-th new architecture.
-        new: architectures that are new to the search, each once.
-        firsts: (len(new),), index of the first proposal of each new architecture, ascending.
-        fidelity: share in (0, 1] of the search's full training.
-
-    Attributes:
-        n: number of proposals.
-    """
-
-    def __init__(
-        self,
-        architectures: Architectures,
-        numbers: NDArray[np.int64],
-        new: Sequence[Architecture],
-        firsts: NDArray[np.int64],
-        fidelity: float,
-    ) -> None:
-        self._architectures, self.numbers, self.new, self.firsts = architectures, numbers, new, firsts
-        self.fidelity, self.n = fidelity, len(numbers)
-
-    @property
-    def repeats(self) -> NDArray[np.bool_]:
-        """Return whether each was known or occurs earlier among these proposals, (n,)."""
-        repeats = np.ones(self.n, dtype=np.bool_)
-        repeats[self.firsts] = False
-        return repeats
-
-    def numbered(self, known: int) -> NDArray[np.int64]:
-        """Return the index of each evaluation, (n,), if new ones are added after so many known evaluations."""
-        return np.where(self.numbers < 0, known - 1 - self.numbers, self.numbers)
-
-    def first(self, n: int) -> Proposals:
-        """Return the first n proposals."""
-        if n >= self.n:
-            return self
-        firsts = self.firsts[: int(np.searchsorted(self.firsts, n))]
-        new = self.new[: len(firsts)]
-        return Proposals(self._architectures[:n], self.numbers[:n], new, firsts, self.fidelity)
-
-    def before_new(self, k: int) -> Proposals:
-        """Return the proposals before that of the k-th new architecture, from 0; all if there are at most k."""
-        return self.first(int(self.firsts[k])) if k < len(self.new) else self
-
-    @overload
-    def __getitem__(self, index: int) -> Architecture: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Architecture]: ...
-    def __getitem__(self, index: int | slice) -> Architecture | Sequence[Architecture]:
-        if isinstance(index, slice):
-            return list(map(tuple, self._architectures[index]))
-        return tuple(map(int, self._architectures[index]))
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __iter__(self) -> Iterator[Architecture]:
-        rows = self._architectures
-        return map(tuple, rows.tolist() if isinstance(rows, np.ndarray) else rows)
 
 
 class History(Sequence[Outcome]):
@@ -119,7 +56,11 @@ class History(Sequence[Outcome]):
         self._best: int | None = None
 
     def propose(
-        self, architectures: Architectures, check: Callable[[Any], list[Architecture]], fidelity: float
+        self,
+        architectures: Architectures,
+        check: Callable[[Any], list[Architecture]],
+        fidelity: float,
+        rounded: Callable[[float], float] = float,
     ) -> Proposals:
         """Return architectures as proposals at a fidelity, for `take`.
 
@@ -127,8 +68,20 @@ class History(Sequence[Outcome]):
             architectures: n architectures.
             check: returns the new architectures as tuples, or raises InputError.
             fidelity: share in (0, 1] of the search's full training.
+            rounded: returns the nearest fidelity that there is; not called for 1.
+
+        Raises:
+            AgentError: there are none, or one is not in the space.
         """
-        return Proposals(*self._index(fidelity).look_up(architectures, check), fidelity)
+        if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
+            raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures, any if none is new")
+        try:
+            fidelity = 1.0 if fidelity == 1.0 else rounded(fidelity)
+            return Proposals(*self._index(fidelity).look_up(architectures, check), fidelity)
+        except InputError as error:
+            raise AgentError(f"proposed an architecture that is not one of the space: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise AgentError(f"proposed something that is not an architecture: {error}") from error
 
     def take(
         self,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nasenv.search.budget import Budget
 from nasenv.search.constraints import Constraints
-from nasenv.search.history import Answers, History, Proposals
+from nasenv.search.history import Answers, History
+from nasenv.search.proposals import Proposals
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Finding, Outcome
 

@@ -8,8 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-import numpy as np
-
 from nasenv.cache.cache import Cache
 from nasenv.configuration import integer
 from nasenv.errors import AgentError, BudgetExhausted, InputError, counted
@@ -19,11 +17,12 @@ from nasenv.records.replay import CompletionOrder, Replay
 from nasenv.search.asynchronous import InFlight, NextAnswer
 from nasenv.search.budget import Budget
 from nasenv.search.constraints import Constraint, Constraints, parse_constraints
-from nasenv.search.history import Answers, History, Proposals
+from nasenv.search.history import Answers, History
 from nasenv.search.identity import SearchParts
 from nasenv.search.index import Architectures
 from nasenv.search.layer import AgentLike, SearchLike, on_layers
 from nasenv.search.pending import PendingTrials
+from nasenv.search.proposals import Proposals
 from nasenv.search.recorder import Recorder
 from nasenv.search.status import SearchStatus
 from nasenv.search.timing import EVALUATION, Timing, where_it_went
@@ -37,6 +36,7 @@ if TYPE_CHECKING:  # TensorBoard and matplotlib take a second to import
 
 Resume: TypeAlias = Literal["replay", "continue", "conclude"]
 Callback: TypeAlias = Callable[["Search", Outcome], None]
+_Found: TypeAlias = tuple[Sequence[Finding], int]  # and how many of the findings were replayed
 
 
 class Search:
@@ -166,8 +166,7 @@ class Search:
             self._begin()
             looks = self._trials.looks(proposals.new) if self.constraints.texts else ()
             payable = self.budget.payable(proposals, self.history, looks)
-            findings, replayed = self._find_out(payable, by)
-            return self._record(proposals, payable, findings, replayed, by)
+            return self._record(proposals, payable, self._find_out(payable, by), by)
 
     def stream(self, ask: Callable[[], Architectures]) -> Iterator[Answers]:
         """Yield the answers to architectures one by one, in the order in which their trials end.
@@ -205,7 +204,7 @@ class Search:
                     in_flight.slots = found.slots or in_flight.slots
                     proposals = self._propose([found.architecture], 1.0)
                     replayed = len(found.findings) if found.replayed else 0
-                    answers = self._record(proposals, proposals, found.findings, replayed, "agent", found.slots)
+                    answers = self._record(proposals, proposals, (found.findings, replayed), "agent", found.slots)
                 yield answers
         except BudgetExhausted:
             with self._status.noting_faults():
@@ -348,15 +347,7 @@ class Search:
 
     def _propose(self, architectures: Architectures, fidelity: float) -> Proposals:
         """Return architectures as proposals; raise AgentError if there are none, or one is not in the space."""
-        if not isinstance(architectures, Sequence | np.ndarray) or not len(architectures):
-            raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures, any if none is new")
-        try:
-            rounded = 1.0 if fidelity == 1.0 else self._evaluator.fidelity(fidelity)
-            return self.history.propose(architectures, self.space.check_all, rounded)
-        except InputError as error:
-            raise AgentError(f"proposed an architecture that is not one of the space: {error}") from error
-        except (TypeError, ValueError) as error:
-            raise AgentError(f"proposed something that is not an architecture: {error}") from error
+        return self.history.propose(architectures, self.space.check_all, fidelity, self._evaluator.fidelity)
 
     def _begin(self) -> None:
         """Start the clocks if they are not running; raise if the search is over, or its files are closed."""
@@ -367,7 +358,7 @@ class Search:
         if self.budget.wall_seconds is not None:
             self._status.watch_the_clock(self.budget.wall_seconds)
 
-    def _find_out(self, proposals: Proposals, by: str) -> tuple[list[Finding], int]:
+    def _find_out(self, proposals: Proposals, by: str) -> _Found:
         """Return findings of the first new proposals, as far as seconds and stops allow, and how many were replayed."""
         new, fidelity = proposals.new, proposals.fidelity
         findings: list[Finding] = []
@@ -382,18 +373,13 @@ class Search:
         return findings, replayed
 
     def _record(
-        self,
-        proposals: Proposals,
-        payable: Proposals,
-        findings: Sequence[Finding],
-        replayed: int,
-        by: str,
-        slots: int | None = None,
+        self, proposals: Proposals, payable: Proposals, found: _Found, by: str, slots: int | None = None
     ) -> Answers:
         """Record findings in history, journal and TensorBoard; return the answers, or raise if the search is over.
 
         Of the findings, so many were replayed. Proposals behind the one that uses the charged seconds up are left out.
         """
+        findings, replayed = found
         known = payable if len(findings) == len(payable.new) else payable.before_new(len(findings))
         is_limited = self.budget.charged_seconds is not None
         taken = (is_limited and self.budget.within_seconds(known, findings, self.history)) or known
