@@ -19,6 +19,8 @@ from nasenv.errors import InputError
 
 DERIVED: set[str | int] = {  # what follows from the other parts is not asked of the user
     "space.init_args.task",
+    "space.init_args.of.init_args.task",  # of the space of which it is a part, as its argument `of`
+    "space.init_args.of.init_args.of.init_args.task",
     "evaluator.init_args.space",
     "evaluator.init_args.data",
     "evaluator.init_args.inner.init_args.space",  # of an evaluator that wraps another, as its argument `inner`

@@ -313,7 +313,8 @@ def _print_result(result: Result, folder: Path, console: Terminal) -> None:
 def _print_hints(space: SearchSpace, data: Data, folder: Path, console: Terminal) -> None:
     """Print commands that use what a run left; they run as they stand there."""
     if (folder / "model").exists():  # evaluators that do not train save none
-        own = [] if type(space).__module__.startswith("nasenv.") else ["--space", import_path(type(space))]
+        kind = type(space.whole)
+        own = [] if kind.__module__.startswith("nasenv.") else ["--space", import_path(kind)]
         skip = ["--skip_unreadable", "true"] if data.skip_unreadable else []
         command = _command_line("nasenv", "predict", folder, data.source, *own, *skip)
         console.say(f"use the network:      {command}")

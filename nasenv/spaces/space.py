@@ -97,6 +97,11 @@ class SearchSpace(Configurable, ABC):
         rows = self._enumerated()
         return None if rows is None else len(rows)
 
+    @property
+    def whole(self) -> SearchSpace:
+        """Return the space whose networks are measured: itself, or the one of which it is a part."""
+        return self
+
     # What a subclass says
 
     def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
