@@ -71,7 +71,9 @@ class Narrowed(SearchSpace):
         task: Task | None = None,
     ) -> None:
         if (run is None) == (keep is None) or (of is None and keep is not None):
-            raise InputError("Narrowed: give the folder of a run, as --space.run RUN; or a space and what to keep of it")
+            raise InputError(
+                "Narrowed: give the folder of a run, as --space.run RUN; or a space and what to keep of it"
+            )
         if of is not None and task is not None and task != of.task:
             raise InputError(f"Narrowed: its task is {task}, that of the whole space {of.task}")
         if run is not None:
@@ -84,7 +86,9 @@ class Narrowed(SearchSpace):
         assert keep is not None
         super().__init__(of.decisions, of.task)
         self.of, self._kept = of, _kept(of, keep)
-        kept = {d.name: [d.choices[c] for c in np.flatnonzero(row)] for d, row in zip(of.decisions, self._kept, strict=True)}
+        kept = {
+            d.name: [d.choices[c] for c in np.flatnonzero(row)] for d, row in zip(of.decisions, self._kept, strict=True)
+        }
         self.keep = {name: choices for name, choices in kept.items() if len(choices) < len(_choices(of, name))}
         self._arguments = {"of": of, "keep": self.keep, "evidence": evidence or {}}
 
@@ -94,12 +98,13 @@ class Narrowed(SearchSpace):
         return self.of.whole
 
     @cached_property
-    def size(self) -> int | None:  # type: ignore[override]
+    def size(self) -> int | None:
         """Return the number of valid architectures; None above ten million if the whole space has constraints."""
         if self.of.is_product:
             return math.prod(self._kept.sum(axis=1).tolist())
         estimate = estimate_architectures(self, np.random.default_rng(0), descents=1_000)
-        return None if estimate.low > _MOST_COUNTED else super().size
+        rows = None if estimate.low > _MOST_COUNTED else self._enumerated()
+        return None if rows is None else len(rows)
 
     def mask(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which choices are valid next, (n, C): the whole space's that are kept, or all of them if none is."""
