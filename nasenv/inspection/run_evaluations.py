@@ -11,8 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nasenv.configuration import import_path
 from nasenv.errors import InputError
 from nasenv.files import user_path
+from nasenv.objectives import Score
 from nasenv.records.journal import Journal
 from nasenv.records.run_directory import JOURNAL
 from nasenv.spaces.space import SearchSpace
@@ -32,6 +34,7 @@ class RunEvaluations:
         rewards: reward of each, (n,); of a failure, what was paid for it.
         failed: whether the evaluation of each failed, (n,).
         run: name of the run.
+        metric: what the rewards are: the metric of the scores, or ``reward`` if an objective made others of them.
     """
 
     space: SearchSpace
@@ -39,6 +42,7 @@ class RunEvaluations:
     rewards: NDArray[np.float64]
     failed: NDArray[np.bool_]
     run: str = ""
+    metric: str = "reward"
 
     @classmethod
     def read(cls, run: str | Path, space: SearchSpace | None = None, task: Task | None = None) -> Self:
@@ -74,7 +78,9 @@ class RunEvaluations:
         architectures = made.check_all([entry["architecture"] for entry in entries])
         rewards = np.array([entry["reward"] for entry in entries], dtype=np.float64)
         failed = np.array([entry.get("error") is not None for entry in entries], dtype=np.bool_)
-        return cls(made, architectures, rewards, failed, folder.name)
+        paid_scores = config["objective"]["class_path"] == import_path(Score)
+        metric = made.task.metric if paid_scores else "reward"
+        return cls(made, architectures, rewards, failed, folder.resolve().name, metric)
 
 
 def _made(config: Mapping[str, Any], task: Task | None) -> SearchSpace:
