@@ -82,7 +82,7 @@ class Importance:
         evaluations: number of distinct architectures evaluated.
         failed: how many of them failed.
         rank_correlation: of the scores with what is predicted for each from the others.
-        decisions: importance of each decision, in their order.
+        decisions: importance of each decision that is ever open, in their order.
         pairs: (name, name) -> share of the variance that two decisions explain together beyond each by itself.
     """
 
@@ -116,6 +116,7 @@ def importance(model: ScoreModel) -> Importance:
     decisions = [
         DecisionImportance(decision.name, Estimate.of(mains[t]), _choices(model, t, seen, labels[t], rewards))
         for t, decision in enumerate(space.decisions)
+        if (labels[t] >= 0).any()
     ]
     failed = sum(distinct.values())
     return Importance(len(distinct), failed, model.rank_correlation, decisions, _pairs(space, scores, labels, mains))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from nasenv.inspection.run_evaluations import RunEvaluations
 from nasenv.inspection.score_model import Candidates, ScoreModel
 from nasenv.spaces.space import SearchSpace
 
+_RARE = 1e-4  # with which a choice that no architecture drawn has is still drawn
 _SAMPLE = 20_000  # architectures from which the share of a large space with constraints is estimated
 
 RULE = (
     "functions are drawn from a Gaussian process on the evaluations; one after the other, the choice is left out that "
-    "costs the least of the expected best score for what it takes from the logarithm of the size"
+    "costs the least of the expected best score for what it takes from the logarithm of the size, until the part is as "
+    "small as asked for; what then still fits is taken back"
 )
 
 
@@ -40,8 +42,12 @@ def narrowed(model: ScoreModel, share: float) -> tuple[dict[str, list[Hashable]]
     number("share", share, lambda s: 0.0 < s <= 1.0, "a number above 0, up to 1")
     evaluations, space = model.evaluations, model.space
     kept = _Part(space, model.candidates)
+    left_out = []
     while kept.share > share and (choice := kept.cheapest()) is not None:
         kept.leave_out(*choice)
+        left_out.append(choice)
+    for choice in reversed(left_out):
+        kept.take_back(*choice, most=share)
     keep = {
         decision.name: [decision.choices[c] for c in np.flatnonzero(row)]
         for decision, row in zip(space.decisions, kept.choices, strict=True)
@@ -95,12 +101,23 @@ class _Part:
         self.choices[t, choice] = False
         self._expected = float(self._candidates.best(self._inside).mean())
 
+    def take_back(self, t: int, choice: int, most: float) -> None:
+        """Keep a choice after all if the share stays at ``most`` or below."""
+        more = self.choices.copy()
+        more[t, choice] = True
+        if self._measure.share(more) <= most:
+            self.choices = more
+            kept = more[np.arange(len(more)), self._candidates.rows]
+            self._inside = (kept | ~self._is_open).all(axis=1)
+            self._expected = float(self._candidates.best(self._inside).mean())
+
     def _prices(self) -> Iterator[tuple[float, tuple[int, int]]]:
         """Yield the price of each choice that can be left out: loss in expected best score by that in log size."""
+        log_saved = self._measure.log_saved(self.choices)
         for t, row in enumerate(self.choices):
             for choice in np.flatnonzero(row).tolist() if row.sum() > 1 else ():
                 inside = self._without(t, choice)
-                saved = self._measure.log_saved(self.choices, t, choice)
+                saved = log_saved(t, choice)
                 if inside.any() and saved > 0.0:
                     yield (self._expected - float(self._candidates.best(inside).mean())) / saved, (t, choice)
 
@@ -117,33 +134,62 @@ class _Size:
         self._space = space
         if space.is_product:
             return
+        weights: NDArray[np.float64]
         if every is None:
-            rng = np.random.default_rng(0)
-            every = np.array(space.sample(_SAMPLE, rng), dtype=np.int64)
-            self._masks = space.masks(every)
-            logs = np.log(self._masks.sum(axis=2)).sum(
-                axis=1
-            )  # an architecture is drawn with a probability of 1 / e^log
-            weights = np.exp(logs - logs.max())
+            every, weights = weighted_sample(space, _SAMPLE, np.random.default_rng(0))
         else:
-            self._masks = space.masks(every)
-            weights = np.ones(len(every))
-        self._rows, self._weights = every, weights / weights.sum()
+            weights = np.full(len(every), 1 / len(every))
+        self._rows, self._weights, self._masks = every, weights, space.masks(every)
 
     def share(self, kept: NDArray[np.bool_]) -> float:
         """Return the share of the architectures that consist of kept choices; where none of them is valid, of any."""
         if self._space.is_product:
             return float((kept.sum(axis=1) / self._space.num_choices).prod())
-        left_out = ~kept[np.arange(kept.shape[0]), self._rows]  # (n, T)
-        replaced = (self._masks & kept).any(axis=2)
-        return float(self._weights[~(left_out & replaced).any(axis=1)].sum())
+        return float(self._weights[self._inside(kept)].sum())
 
-    def log_saved(self, kept: NDArray[np.bool_], t: int, choice: int) -> float:
-        """Return by how much leaving out a choice lowers the logarithm of the share."""
+    def log_saved(self, kept: NDArray[np.bool_]) -> Callable[[int, int], float]:
+        """Return a function of (decision, choice): by how much leaving that out lowers the logarithm of the share.
+
+        With constraints it is nearly that: prefixes whose last kept choice it would be are taken to keep all as before.
+        """
         if self._space.is_product:
-            n = int(kept[t].sum())
-            return math.log(n / (n - 1))
-        fewer = kept.copy()
-        fewer[t, choice] = False
-        before, after = self.share(kept), self.share(fewer)
-        return math.log(before / after) if after > 0.0 else 0.0
+            counts = kept.sum(axis=1)
+            return lambda t, choice: math.log(counts[t] / (counts[t] - 1))
+        rows, weights = (part[self._inside(kept)] for part in (self._rows, self._weights))
+        has_other = ((self._masks[self._inside(kept)] & kept).sum(axis=2) > 1).T  # (T, n)
+        total = float(weights.sum())
+
+        def saved(t: int, choice: int) -> float:
+            left = total - float(weights[(rows[:, t] == choice) & has_other[t]].sum())
+            return math.log(total / left) if left > 0.0 else 0.0
+
+        return saved
+
+    def _inside(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        left_out = ~kept[np.arange(len(kept)), self._rows]  # (n, T)
+        replaced = (self._masks & kept).any(axis=2)
+        return ~(left_out & replaced).any(axis=1)
+
+
+def weighted_sample(
+    space: SearchSpace, n: int, rng: np.random.Generator, rounds: int = 4
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return n architectures, (n, T), and their weights, (n,), with which they stand for all architectures alike.
+
+    An architecture's weight is one by the probability with which it was drawn (Knuth 1975,
+    https://doi.org/10.2307/2005469). Each round draws choices as often as the weights of the round before say that they
+    are in the space, so that the weights become nearly equal (the cross-entropy method).
+    """
+    shares = np.ones((space.num_decisions, space.max_choices))
+    for _ in range(rounds):
+        rows, logs = np.zeros((n, space.num_decisions), dtype=np.int64), np.zeros(n)
+        for t in range(space.num_decisions):
+            odds = space.mask(rows[:, :t]) * shares[t]
+            odds /= odds.sum(axis=1, keepdims=True)
+            rows[:, t] = (odds.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+            logs -= np.log(odds[np.arange(n), rows[:, t]])
+        weights = np.exp(logs - logs.max())
+        weights /= weights.sum()
+        taken = rows[:, :, None] == np.arange(space.max_choices)
+        shares = np.einsum("n,ntc->tc", weights, taken) + _RARE
+    return rows, weights

@@ -100,10 +100,7 @@ def _on_evidence(report: RunReport) -> Iterator[str]:
         if choice.evaluations < _RARE and len(decision.choices) > 1
     ]
     if rare:
-        which = (
-            f"{', '.join(rare[:_MOST_LISTED])}{f' and {len(rare) - _MOST_LISTED} more' * (len(rare) > _MOST_LISTED)}"
-        )
-        yield f"what is said of {which} rests on fewer than {_RARE} evaluations each, and on similar choices"
+        yield f"what is said of {_listed(rare)} rests on fewer than {_RARE} evaluations each, and on similar choices"
 
 
 def _on_decisions(found: Importance) -> Iterator[str]:
@@ -114,9 +111,7 @@ def _on_decisions(found: Importance) -> Iterator[str]:
         yield f"{', '.join(small)}: under {_HARDLY:.0%} of the variance by themselves"
     dominated = [f"{d.name}={c.choice}" for d in found.decisions for c in d.choices if c.is_dominated]
     if dominated:
-        more = len(dominated) - _MOST_LISTED
-        listed = f"{', '.join(dominated[:_MOST_LISTED])}{f' and {more} more' * (more > 0)}"
-        yield f"dominated, the best network has them with a probability under 5 %: {listed}"
+        yield f"dominated, the best network has them with a probability under 5 %: {_listed(dominated)}"
 
 
 def _on_part(report: RunReport, run: str) -> Iterator[str]:
@@ -227,3 +222,8 @@ def _panel(axes: Axes, report: RunReport, decision: DecisionImportance) -> None:
 
 def _percent(share: Estimate) -> str:
     return f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_LISTED
+    return f"{', '.join(names[:_MOST_LISTED])}{f' and {more} more' if more > 0 else ''}"
