@@ -71,9 +71,7 @@ class Narrowed(SearchSpace):
         task: Task | None = None,
     ) -> None:
         if (run is None) == (keep is None) or (of is None and keep is not None):
-            raise InputError(
-                "Narrowed: give the folder of a run, as --space.run RUN; or a space and what to keep of it"
-            )
+            raise InputError("Narrowed: give run, the folder of a run; or of, a space, and what to keep of it")
         if of is not None and task is not None and task != of.task:
             raise InputError(f"Narrowed: its task is {task}, that of the whole space {of.task}")
         if run is not None:
@@ -101,7 +99,7 @@ class Narrowed(SearchSpace):
     def size(self) -> int | None:
         """Return the number of valid architectures; None above ten million if the whole space has constraints."""
         if self.of.is_product:
-            return math.prod(self._kept.sum(axis=1).tolist())
+            return int(math.prod(self._kept.sum(axis=1).tolist()))
         estimate = estimate_architectures(self, np.random.default_rng(0), descents=1_000)
         rows = None if estimate.low > _MOST_COUNTED else self._enumerated()
         return None if rows is None else len(rows)

@@ -168,7 +168,8 @@ class _Size:
     def _inside(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
         left_out = ~kept[np.arange(len(kept)), self._rows]  # (n, T)
         replaced = (self._masks & kept).any(axis=2)
-        return ~(left_out & replaced).any(axis=1)
+        inside: NDArray[np.bool_] = ~np.asarray((left_out & replaced).any(axis=1))
+        return inside
 
 
 def weighted_sample(
