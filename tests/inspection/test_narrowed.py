@@ -12,7 +12,8 @@ import yaml
 from nasenv.agents.random_search import RandomSearch
 from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
-from nasenv.deployment.export import load_model
+from nasenv.data.dataset import load_dataset
+from nasenv.deployment import export
 from nasenv.errors import AgentError, InputError
 from nasenv.evaluators.synthetic import SyntheticEvaluator
 from nasenv.inspection.narrowed import Narrowed
@@ -260,16 +261,23 @@ def test_a_run_narrows_its_space_and_is_not_needed_afterwards(tmp_path, monkeypa
     assert Narrowed(run="narrow", share=0.5).of.config() == space.config()
 
 
-def test_by_hand_on_the_command_line_and_its_network_is_of_the_whole_space(tmp_path, monkeypatch):
+def test_by_hand_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    size = ["--space.of", "NASBench201", "--space.of.channels", "2", "--space.of.cells", "1"]
-    keep = ["--space.keep", '{"0>1": [nor_conv_1x1], "2>3": [none, skip_connect]}']
-    fast = ["--evaluator.epochs", "1", "--evaluator.final_epochs", "1", "--budget.finalists", "1"]
-    few = ["--budget.evaluations", "2", "--budget.final_seeds", "1", "--agent", "RandomSearch", "--cache", "none"]
-    assert main(["train", "--space", "Narrowed", *size, *keep, *fast, *few, "--run_dir", "hand"]) == 0
+    whole = ["--space.of", "ChainCNN", "--space.of.max_layers", "3", "--space.of.widths", "[16]"]
+    keep = ["--space.keep", "{depth: [2], layer1.operation: [conv, identity]}"]
+    assert main(["train", "--space", "Narrowed", *whole, *keep, *LOOK_UP, "--run_dir", "hand"]) == 0
     entries = [json.loads(line) for line in (tmp_path / "hand/journal.jsonl").read_text().splitlines()][1:]
-    assert {entry["architecture"][0] for entry in entries} == {2}
-    assert isinstance(load_model(tmp_path / "hand/model").space, NASBench201)
+    decisions = [decision.name for decision in ChainCNN(max_layers=3).decisions]
+    assert {entry["architecture"][decisions.index("depth")] for entry in entries} == {1}
+    assert {entry["architecture"][decisions.index("layer1.operation")] for entry in entries} == {0, 4}
+
+
+def test_a_saved_network_is_of_the_whole_space(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_save_program", lambda *_: None)  # takes seconds
+    part = Narrowed(of=NASBench201(2, 1, TASK), keep={"0>1": CONV})
+    outside = (0, 0, 0, 3, 0, 0)
+    export.save_model(tmp_path, part, outside, part.build(outside), load_dataset("digits"))
+    assert isinstance(export.load_model(tmp_path).space, NASBench201)
 
 
 # What is read of a run
