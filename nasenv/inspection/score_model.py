@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from nasenv.surrogates.gaussian_process import Surrogate
 from nasenv.trial import Architecture
 
 LEAST = 10  # distinct evaluations that did not fail
-_MOST = 2_000  # observations
+_MOST, _FITTED = 2_000, 300  # observations of the process, and of those by which it is fitted
+_LENGTHS, _NOISES = (1.0, 0.7, 0.5, 1.4), (0.05, 0.01, 0.2, 0.5)
 _POOL, _PARENTS = 20_000, 20
 _CANDIDATES, _DRAWS, _BETA = 1_000, 128, 2.0
 
@@ -43,13 +45,14 @@ class ScoreModel:
             found = counted(len(distinct), "architecture")
             raise InputError(f"run {evaluations.run}: {found} evaluated without failure, {LEAST} or more are needed")
         self._rng = np.random.default_rng(seed)
-        self._surrogate = Surrogate(self.space, most=_MOST)
+        self.length, self.noise = _fitted(evaluations, np.random.default_rng(seed))
+        self._surrogate = Surrogate(self.space, noise=self.noise, length=self.length, most=_MOST)
         self._surrogate.observe(evaluations.architectures, evaluations.rewards)
 
     @cached_property
     def rank_correlation(self) -> float:
         """Return Spearman's correlation of the scores with what is predicted for each from the others; 0 if all tie."""
-        targets, predicted = self._surrogate.targets(), self._surrogate.left_out()
+        targets, (predicted, _) = self._surrogate.targets(), self._surrogate.left_out()
         if np.ptp(targets) == 0 or np.ptp(predicted) == 0:
             return 0.0
         return float(spearmanr(targets, predicted).statistic)
@@ -83,6 +86,24 @@ class ScoreModel:
         ranks = (np.arange(len(observed)) + 0.5) / len(observed)
         rewards_there: NDArray[np.float64] = np.interp(ndtr(scores), ranks, observed)
         return rewards_there
+
+
+def _fitted(evaluations: RunEvaluations, rng: np.random.Generator) -> tuple[float, float]:
+    """Return the length scale and the noise under which each evaluation is predicted best from the others.
+
+    Of a few of each, the pair of the highest log predictive density (Rasmussen & Williams 2006, section 5.4.2), of at
+    most 300 evaluations.
+    """
+    rows = rng.permutation(len(evaluations.architectures))[:_FITTED]
+    architectures, rewards = [evaluations.architectures[i] for i in rows], evaluations.rewards[rows]
+    densities = {}
+    for length, noise in product(_LENGTHS, _NOISES):
+        surrogate = Surrogate(evaluations.space, noise=noise, length=length, most=len(architectures))
+        surrogate.observe(architectures, rewards)
+        predicted, deviation = surrogate.left_out()
+        errors = (surrogate.targets() - predicted) / deviation
+        densities[length, noise] = -float(np.mean(np.log(deviation) + errors**2 / 2))
+    return max(densities, key=densities.__getitem__)
 
 
 class Candidates:

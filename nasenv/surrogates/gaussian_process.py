@@ -136,15 +136,15 @@ class Surrogate:
         normal: NDArray[np.float64] = rng.standard_normal((n, len(architectures)))
         return mean + normal @ factor.T
 
-    def left_out(self) -> NDArray[np.float64]:
-        """Return what is predicted for each of the n observations from the others, (n,), in the order of `targets`.
+    def left_out(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what is predicted of the n `targets` from the others, and its standard deviations, noise included.
 
-        Rasmussen & Williams 2006, equation 5.12.
+        Rasmussen & Williams 2006, equations 5.10 to 5.12.
         """
         n = len(self._rows)
         inverse = self._inverse[:n, :n]
-        predicted: NDArray[np.float64] = self.targets() - inverse.T @ self._solved / (inverse**2).sum(axis=0)
-        return predicted
+        precision: NDArray[np.float64] = (inverse**2).sum(axis=0)
+        return self.targets() - inverse.T @ self._solved / precision, 1.0 / np.sqrt(precision)
 
     def targets(self) -> NDArray[np.float64]:
         """Return the n scores that the process is conditioned on, observed or assumed."""

@@ -112,10 +112,11 @@ def test_what_is_predicted_of_each_from_the_others_is_what_one_without_it_predic
     surrogate.observe(architectures, values)
     targets = normal_scores(values)
     np.testing.assert_allclose(surrogate.targets(), targets)
-    for i, predicted in enumerate(surrogate.left_out()):
+    for i, (predicted, deviation) in enumerate(zip(*surrogate.left_out(), strict=True)):
         others = [*architectures[:i], *architectures[i + 1 :]]
-        mean, _ = textbook(others, np.delete(targets, i), [architectures[i]])
+        mean, of_truth = textbook(others, np.delete(targets, i), [architectures[i]])
         assert predicted == pytest.approx(mean[0], abs=1e-9)
+        assert deviation**2 == pytest.approx(of_truth[0] ** 2 + NOISE, abs=1e-9)
 
 
 def test_equal_networks_have_equal_features_and_paths_those_of_banana():
