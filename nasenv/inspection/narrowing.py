@@ -15,6 +15,7 @@ from nasenv.inspection.score_model import Candidates, ScoreModel
 from nasenv.spaces.space import SearchSpace
 
 _RARE = 1e-4  # with which a choice that no architecture drawn has is still drawn
+_DIGITS = 9  # of a share; sums of weights are rounded
 _SAMPLE = 20_000  # architectures from which the share of a large space with constraints is estimated
 
 RULE = (
@@ -145,7 +146,7 @@ class _Size:
         """Return the share of the architectures that consist of kept choices; where none of them is valid, of any."""
         if self._space.is_product:
             return float((kept.sum(axis=1) / self._space.num_choices).prod())
-        return float(self._weights[self._inside(kept)].sum())
+        return round(float(self._weights[self._inside(kept)].sum()), _DIGITS)
 
     def log_saved(self, kept: NDArray[np.bool_]) -> Callable[[int, int], float]:
         """Return a function of (decision, choice): by how much leaving that out lowers the logarithm of the share.
