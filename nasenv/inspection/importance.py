@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nasenv.inspection.score_model import ScoreModel
 from nasenv.spaces.space import SearchSpace
 
-_SAMPLE, _DRAWS = 1_000, 200
+_SAMPLES, _SIZE, _DRAWS = 4, 750, 50  # samples, architectures of each, functions of each
 _LEVEL = 0.95  # of the intervals
 _MOST_PAIRED = 40  # decisions whose pairs are looked at
 _RARELY = 0.05  # share of the functions in which a best architecture can have a choice, below which it is dominated
@@ -103,23 +103,52 @@ def importance(model: ScoreModel) -> Importance:
 
     Of functions drawn from a Gaussian process on the evaluations, the variance over architectures drawn at random is
     decomposed (Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html, who use forests); the intervals say
-    how much these functions differ. Scores are normal scores of ranks. Where a space has constraints, choices go
-    together, and the shares of two decisions can hold the same variance.
+    how much these functions and samples differ. Scores are normal scores of ranks. Where a space has constraints,
+    choices go together, and the shares of two decisions can hold the same variance.
     """
     space, evaluations = model.space, model.evaluations
-    rows, scores = model.random(_SAMPLE, _DRAWS)
-    labels = _labels(space, rows)
-    mains = [explained(scores, label) for label in labels]
-    rewards = model.in_rewards(scores)
+    samples = [_Sample.of(model) for _ in range(_SAMPLES)]
+    decided = range(space.num_decisions)
+    mains = [np.concatenate([explained(sample.scores, sample.labels[t]) for sample in samples]) for t in decided]
     distinct = dict(zip(evaluations.architectures, evaluations.failed.tolist(), strict=True))
     seen = np.array(list(distinct), dtype=np.int64)
     decisions = [
-        DecisionImportance(decision.name, Estimate.of(mains[t]), _choices(model, t, seen, labels[t], rewards))
-        for t, decision in enumerate(space.decisions)
-        if (labels[t] >= 0).any()
+        DecisionImportance(space.decisions[t].name, Estimate.of(mains[t]), _choices(model, t, seen, samples))
+        for t in decided
+        if any((sample.labels[t] >= 0).any() for sample in samples)
     ]
     failed = sum(distinct.values())
-    return Importance(len(distinct), failed, model.rank_correlation, decisions, _pairs(space, scores, labels, mains))
+    return Importance(len(distinct), failed, model.rank_correlation, decisions, _pairs(space, samples, mains))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Holds n architectures drawn at random.
+
+    Args:
+        labels: for each decision, the choices taken, (n,); -1 where it had one valid choice.
+        scores: in each of s functions, (s, n).
+        rewards: the scores as rewards, (s, n).
+    """
+
+    labels: Sequence[Labels]
+    scores: NDArray[np.float64]
+    rewards: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, model: ScoreModel) -> _Sample:
+        """Return a sample, and functions drawn from a model."""
+        rows, scores = model.random(_SIZE, _DRAWS)
+        is_open = model.space.masks(rows).sum(axis=2) > 1
+        return cls(list(np.where(is_open, rows, -1).T), scores, model.in_rewards(scores))
+
+    def worth(self, t: int, choice: int) -> NDArray[np.float64]:
+        """Return the mean reward with a choice of decision t, minus that where it is open, (s,); none if not drawn."""
+        with_it, is_open = self.labels[t] == choice, self.labels[t] >= 0
+        if not with_it.any():
+            return np.zeros(0)
+        worth: NDArray[np.float64] = self.rewards[:, with_it].mean(axis=1) - self.rewards[:, is_open].mean(axis=1)
+        return worth
 
 
 def explained(scores: NDArray[np.float64], labels: Labels) -> NDArray[np.float64]:
@@ -145,35 +174,25 @@ def explained(scores: NDArray[np.float64], labels: Labels) -> NDArray[np.float64
     return share
 
 
-def _labels(space: SearchSpace, rows: NDArray[np.int64]) -> list[Labels]:
-    """Return the choice taken at each decision by n architectures; -1 where it had one valid choice."""
-    is_open = space.masks(rows).sum(axis=2) > 1
-    return list(np.where(is_open, rows, -1).T)
-
-
-def _choices(
-    model: ScoreModel, t: int, seen: NDArray[np.int64], labels: Labels, rewards: NDArray[np.float64]
-) -> list[ChoiceWorth]:
+def _choices(model: ScoreModel, t: int, seen: NDArray[np.int64], samples: Sequence[_Sample]) -> list[ChoiceWorth]:
     found, is_open = [], model.space.masks(seen)[:, t].sum(axis=1) > 1
-    of_all = rewards[:, labels >= 0].mean(axis=1) if (labels >= 0).any() else np.zeros(len(rewards))
     for choice, what in enumerate(model.space.decisions[t].choices):
-        with_it = labels == choice
-        worth = Estimate(0.0, -math.inf, math.inf)
-        if with_it.any():
-            worth = Estimate.of(rewards[:, with_it].mean(axis=1) - of_all)
+        draws = np.concatenate([sample.worth(t, choice) for sample in samples])
+        worth = Estimate.of(draws) if len(draws) else Estimate(0.0, -math.inf, math.inf)
         evaluated = int(((seen[:, t] == choice) & is_open).sum())
         found.append(ChoiceWorth(str(what), evaluated, worth, model.candidates.share_with(t, choice)))
     return found
 
 
 def _pairs(
-    space: SearchSpace, scores: NDArray[np.float64], labels: Sequence[Labels], mains: Sequence[NDArray[np.float64]]
+    space: SearchSpace, samples: Sequence[_Sample], mains: Sequence[NDArray[np.float64]]
 ) -> dict[tuple[str, str], Estimate]:
     """Return what pairs of the decisions that matter most explain beyond each by itself, the largest first."""
     order = np.argsort([-main.mean() for main in mains], kind="stable")[:_MOST_PAIRED]
     pairs = {}
     for t, u in combinations(sorted(order.tolist()), 2):
-        both = labels[t] * (space.max_choices + 1) + labels[u]
-        share = np.maximum(explained(scores, both) - mains[t] - mains[u], 0.0)
+        both = [sample.labels[t] * (space.max_choices + 1) + sample.labels[u] for sample in samples]
+        together = [explained(sample.scores, labels) for sample, labels in zip(samples, both, strict=True)]
+        share = np.maximum(np.concatenate(together) - mains[t] - mains[u], 0.0)
         pairs[space.decisions[t].name, space.decisions[u].name] = Estimate.of(share)
     return dict(sorted(pairs.items(), key=lambda item: -item[1].value))

@@ -44,7 +44,7 @@ class ScoreModel:
         if len(distinct) < LEAST:
             found = counted(len(distinct), "architecture")
             raise InputError(f"run {evaluations.run}: {found} evaluated without failure, {LEAST} or more are needed")
-        self._rng = np.random.default_rng(seed)
+        self._seed, self._rng = seed, np.random.default_rng([seed, 1])
         self.length, self.noise = _fitted(evaluations, np.random.default_rng(seed))
         self._surrogate = Surrogate(self.space, noise=self.noise, length=self.length, most=_MOST)
         self._surrogate.observe(evaluations.architectures, evaluations.rewards)
@@ -60,7 +60,8 @@ class ScoreModel:
     @cached_property
     def candidates(self) -> Candidates:
         """Return the architectures that may be the best, with functions drawn from the process."""
-        rows, is_all = _pool(self.space, self._surrogate.best(_PARENTS), self._rng)
+        rng = np.random.default_rng([self._seed, 2])
+        rows, is_all = _pool(self.space, self._surrogate.best(_PARENTS), rng)
         numbers: dict[Architecture, int] = {}
         canonical = map(self.space.canonical, to_architectures(rows))
         network = np.array([numbers.setdefault(architecture, len(numbers)) for architecture in canonical])
@@ -70,7 +71,7 @@ class ScoreModel:
         place = np.full(len(networks), -1)
         place[highest] = np.arange(len(highest))
         chosen = place[network] >= 0
-        scores = self._surrogate.draws([networks[i] for i in highest], _DRAWS, self._rng)
+        scores = self._surrogate.draws([networks[i] for i in highest], _DRAWS, rng)
         return Candidates(rows[chosen], place[network[chosen]], scores, rows if is_all else None)
 
     def random(self, n: int, draws: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -80,12 +81,15 @@ class ScoreModel:
         return rows, self._surrogate.draws(architectures, draws, self._rng)
 
     def in_rewards(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return scores as rewards: those of the same rank in the run; a failure counts as the lowest that was none."""
+        """Return scores in s functions, (s, n), as rewards: those of the same rank in the run.
+
+        For each function, the run's rewards are resampled. A failure counts as the lowest that was none.
+        """
         rewards, failed = self.evaluations.rewards, self.evaluations.failed
-        observed = np.sort(np.where(failed, rewards[~failed].min(), rewards))
-        ranks = (np.arange(len(observed)) + 0.5) / len(observed)
-        rewards_there: NDArray[np.float64] = np.interp(ndtr(scores), ranks, observed)
-        return rewards_there
+        observed = np.where(failed, rewards[~failed].min(), rewards)
+        ranks, shares = (np.arange(len(observed)) + 0.5) / len(observed), ndtr(scores)
+        resampled = np.sort(self._rng.choice(observed, size=(len(scores), len(observed))), axis=1)
+        return np.array([np.interp(share, ranks, values) for share, values in zip(shares, resampled, strict=True)])
 
 
 def _fitted(evaluations: RunEvaluations, rng: np.random.Generator) -> tuple[float, float]:
