@@ -19,6 +19,7 @@ from nasenv.spaces.space import Diagram, SearchSpace
 from nasenv.task import Task
 from nasenv.trial import Architecture
 
+_YAML_WORDS = {True: ("yes", "on", "true"), False: ("no", "off", "false")}  # unquoted, they are read as these
 _MOST_COUNTED = 10_000_000  # architectures of a space whose masks depend on earlier choices
 
 
@@ -169,10 +170,17 @@ def _kept(space: SearchSpace, keep: Mapping[str, Sequence[Any]]) -> NDArray[np.b
         texts = [str(choice) for choice in _choices(space, name)]
         kept[rows[name]] = False
         for choice in listed:
-            if (text := str(_as_tuple(choice))) not in texts:
+            text = next((text for text in _texts(choice) if text in texts), None)
+            if text is None:
                 raise InputError(f"keep: {name} has the choices {', '.join(texts)}, got {choice!r}")
             kept[rows[name], texts.index(text)] = True
     return kept
+
+
+def _texts(choice: Any) -> tuple[str, ...]:
+    """Return the texts that a choice, as a command line or file has it, can stand for."""
+    words = _YAML_WORDS[choice] if isinstance(choice, bool) else ()
+    return (str(_as_tuple(choice)), *words)
 
 
 def _as_tuple(choice: Any) -> Any:

@@ -182,6 +182,13 @@ def test_choices_are_found_again_as_json_has_them():
     assert again.config() == part.config()
 
 
+def test_yes_and_no_are_found_where_yaml_reads_them_as_true_and_false():
+    part = Narrowed(of=ChainCNN(max_layers=3, task=TASK), keep={"layer2.skip": [True], "layer3.skip": [False]})
+    assert part.keep == {"layer2.skip": ["yes"], "layer3.skip": ["no"]}
+    with pytest.raises(InputError, match="depth has the choices 1, 2, 3, got True"):
+        Narrowed(of=ChainCNN(max_layers=3, task=TASK), keep={"depth": [True]})
+
+
 # In a search
 
 
