@@ -12,6 +12,7 @@ import yaml
 from nasenv.agents.random_search import RandomSearch
 from nasenv.cache.cache import Cache
 from nasenv.commands.cli import main
+from nasenv.configuration import without_derived
 from nasenv.data.dataset import load_dataset
 from nasenv.deployment import export
 from nasenv.errors import AgentError, InputError
@@ -180,6 +181,13 @@ def test_choices_are_found_again_as_json_has_them():
     assert part.keep == {"size": [(3, 4), None], "on": [True]}
     again = Narrowed(of=Tuples(), keep=json.loads(json.dumps(part.config()))["init_args"]["keep"])
     assert again.config() == part.config()
+
+
+def test_its_configuration_leaves_out_the_task_which_follows_from_the_data():
+    part = Narrowed(of=NASBench201(4, 1, TASK), keep={"0>1": CONV})
+    twice = Narrowed(of=Narrowed(of=part, keep={"0>2": CONV}), keep={"0>3": CONV})
+    assert '"task"' in json.dumps(twice.config())
+    assert "task" not in json.dumps(without_derived({"space": twice.config()}))
 
 
 def test_yes_and_no_are_found_where_yaml_reads_them_as_true_and_false():
