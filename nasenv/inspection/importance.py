@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -44,13 +43,13 @@ class ChoiceWorth:
     Args:
         choice: the choice, as text.
         evaluations: how many evaluated architectures have it.
-        worth: mean reward of architectures with it, minus that of all.
+        worth: mean reward of architectures with it, minus that of all; None if none was drawn that has it.
         in_best: probability that a best architecture can have it.
     """
 
     choice: str
     evaluations: int
-    worth: Estimate
+    worth: Estimate | None
     in_best: float
 
     @property
@@ -127,11 +126,13 @@ class _Sample:
 
     Args:
         labels: for each decision, the choices taken, (n,); -1 where it had one valid choice.
+        valid: which choices are valid somewhere, (T, C).
         scores: in each of s functions, (s, n).
         rewards: the scores as rewards, (s, n).
     """
 
     labels: Sequence[Labels]
+    valid: NDArray[np.bool_]
     scores: NDArray[np.float64]
     rewards: NDArray[np.float64]
 
@@ -139,8 +140,9 @@ class _Sample:
     def of(cls, model: ScoreModel) -> _Sample:
         """Return a sample, and functions drawn from a model."""
         rows, scores = model.random(_SIZE, _DRAWS)
-        is_open = model.space.masks(rows).sum(axis=2) > 1
-        return cls(list(np.where(is_open, rows, -1).T), scores, model.in_rewards(scores))
+        masks = model.space.masks(rows)
+        labels = np.where(masks.sum(axis=2) > 1, rows, -1)
+        return cls(list(labels.T), masks.any(axis=0), scores, model.in_rewards(scores))
 
     def worth(self, t: int, choice: int) -> NDArray[np.float64]:
         """Return the mean reward with a choice of decision t, minus that where it is open, (s,); none if not drawn."""
@@ -177,8 +179,10 @@ def explained(scores: NDArray[np.float64], labels: Labels) -> NDArray[np.float64
 def _choices(model: ScoreModel, t: int, seen: NDArray[np.int64], samples: Sequence[_Sample]) -> list[ChoiceWorth]:
     found, is_open = [], model.space.masks(seen)[:, t].sum(axis=1) > 1
     for choice, what in enumerate(model.space.decisions[t].choices):
+        if not any(sample.valid[t, choice] for sample in samples):
+            continue
         draws = np.concatenate([sample.worth(t, choice) for sample in samples])
-        worth = Estimate.of(draws) if len(draws) else Estimate(0.0, -math.inf, math.inf)
+        worth = Estimate.of(draws) if len(draws) else None
         evaluated = int(((seen[:, t] == choice) & is_open).sum())
         found.append(ChoiceWorth(str(what), evaluated, worth, model.candidates.share_with(t, choice)))
     return found

@@ -75,11 +75,11 @@ class _Part:
 
     def __init__(self, space: SearchSpace, candidates: Candidates) -> None:
         self._space, self._candidates = space, candidates
-        self.choices: NDArray[np.bool_] = np.arange(space.max_choices) < space.num_choices[:, None]
         self._is_open = space.masks(candidates.rows).sum(axis=2) > 1  # (n, T)
         self._inside = np.ones(len(candidates.rows), dtype=np.bool_)
         self._expected = float(candidates.best(self._inside).mean())
         self._measure = _Size(space, candidates.every)
+        self.choices: NDArray[np.bool_] = self._measure.valid | space.masks(candidates.rows).any(axis=0)
 
     @property
     def share(self) -> float:
@@ -129,10 +129,15 @@ class _Part:
 
 
 class _Size:
-    """Measures the share of a space that is kept: exactly, or from a sample if it is large and has constraints."""
+    """Measures the share of a space that is kept: exactly, or from a sample if it is large and has constraints.
+
+    Attributes:
+        valid: which choices are valid somewhere, (T, C).
+    """
 
     def __init__(self, space: SearchSpace, every: NDArray[np.int64] | None) -> None:
         self._space = space
+        self.valid: NDArray[np.bool_] = np.arange(space.max_choices) < space.num_choices[:, None]
         if space.is_product:
             return
         weights: NDArray[np.float64]
@@ -141,6 +146,7 @@ class _Size:
         else:
             weights = np.full(len(every), 1 / len(every))
         self._rows, self._weights, self._masks = every, weights, space.masks(every)
+        self.valid = self._masks.any(axis=0)
 
     def share(self, kept: NDArray[np.bool_]) -> float:
         """Return the share of the architectures that consist of kept choices; where none of them is valid, of any."""

@@ -143,8 +143,8 @@ def tables(report: RunReport) -> dict[str, TableOfTexts]:
 
 
 def _row(report: RunReport, decision: str, choice: ChoiceWorth) -> list[str]:
-    worth = "not seen"
-    if math.isfinite(choice.worth.low):
+    worth = "not drawn"
+    if choice.worth is not None:
         value, low, high = (report.factor * part for part in (choice.worth.value, choice.worth.low, choice.worth.high))
         worth = f"{value:+.3g} ({low:+.3g} to {high:+.3g})"
     kept = "yes" if report.is_kept(decision, choice.choice) else "no"
@@ -155,7 +155,7 @@ def write(folder: Path, report: RunReport, sentences: Sequence[str]) -> None:
     """Write figures, page and JSON into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {"evidence": dict(report.evidence), "keep": report.keep, "importance": report.importance.to_json()}
-    write_whole(folder / REPORT, json.dumps(values, indent=1, default=str) + "\n")
+    write_whole(folder / REPORT, json.dumps(values, indent=1, default=str, allow_nan=False) + "\n")
     kept = yaml.safe_dump(json.loads(json.dumps({"keep": report.keep, "evidence": report.evidence}, default=str)))
     title = f"{report.evaluations.run}: what it tells about {type(report.evaluations.space).__name__}"
     content = {"title": title, "advice": sentences, "tables": tables(report), "configuration": kept}
@@ -206,12 +206,13 @@ def _panel(axes: Axes, report: RunReport, decision: DecisionImportance) -> None:
     done = taken & ~evaluations.failed
     middle = float(np.mean(factor * evaluations.rewards[~evaluations.failed]))
     dress(axes, "", f"{evaluations.metric.replace('_', ' ')}{' (%)' if factor == 100.0 else ''}")
+    texts = [str(choice) for choice in space.decisions[t].choices]
     for c, choice in enumerate(decision.choices):
         color = "#0072B2" if report.is_kept(decision.name, choice.choice) else GREY
-        rewards = factor * evaluations.rewards[done & (rows[:, t] == c)]
+        rewards = factor * evaluations.rewards[done & (rows[:, t] == texts.index(choice.choice))]
         places = c + 0.3 * (np.arange(len(rewards)) * 0.618034 % 1.0 - 0.5)
         axes.plot(places, rewards, ".", ms=3, color=color, alpha=0.6)
-        if math.isfinite(choice.worth.low):
+        if choice.worth is not None:
             low, high = (middle + factor * part for part in (choice.worth.low, choice.worth.high))
             axes.errorbar(c, (low + high) / 2, (high - low) / 2, color=INK, lw=1.2, capsize=4)
     axes.set_title(one_line(decision.name, 30), size=SMALL, color=INK)

@@ -296,3 +296,12 @@ def test_tables_have_a_row_for_each_choice_that_is_ever_open():
         & (space.masks(space.all_architectures()).sum(axis=2) > 1).any(axis=0)[:, None]
     )
     assert len(rows) == sum(len(d.choices) for d, row in zip(space.decisions, opened, strict=True) if row.any())
+
+
+def test_of_a_part_only_the_choices_that_it_has_are_told_and_kept():
+    part = Narrowed(of=four_decisions(), keep={"w": ["c", "d", "e"], "x": ["a", "e"]})
+    report = inspect_evaluations(seen_of(part, 60), share=0.3)
+    told = {decision.name: [choice.choice for choice in decision.choices] for decision in report.importance.decisions}
+    assert told == {"w": ["c", "d", "e"], "x": ["a", "e"], "y": list(FIVE), "z": list(FIVE)}
+    assert set(report.keep["w"]) <= {"c", "d", "e"}
+    assert Narrowed(of=part, keep=dict(report.keep)).size <= 0.3 * part.size
