@@ -142,7 +142,7 @@ class _Sample:
         rows, scores = model.random(_SIZE, _DRAWS)
         masks = model.space.masks(rows)
         labels = np.where(masks.sum(axis=2) > 1, rows, -1)
-        return cls(list(labels.T), masks.any(axis=0), scores, model.in_rewards(scores))
+        return cls(list(labels.T), np.asarray(masks.any(axis=0)), scores, model.in_rewards(scores))
 
     def worth(self, t: int, choice: int) -> NDArray[np.float64]:
         """Return the mean reward with a choice of decision t, minus that where it is open, (s,); none if not drawn."""

@@ -146,7 +146,7 @@ class _Size:
         else:
             weights = np.full(len(every), 1 / len(every))
         self._rows, self._weights, self._masks = every, weights, space.masks(every)
-        self.valid = self._masks.any(axis=0)
+        self.valid = np.asarray(self._masks.any(axis=0))
 
     def share(self, kept: NDArray[np.bool_]) -> float:
         """Return the share of the architectures that consist of kept choices; where none of them is valid, of any."""
