@@ -43,6 +43,7 @@ _MODULES = {  # public name: its module, which is imported when the name is firs
     "NASBench201": "nasenv.spaces.nas_bench_201",
     "NASBenchGraph": "nasenv.spaces.nas_bench_graph",
     "NASBenchMacro": "nasenv.spaces.nas_bench_macro",
+    "Narrowed": "nasenv.inspection.narrowed",
     "Objective": "nasenv.objectives",
     "Outcome": "nasenv.trial",
     "RayEvaluator": "nasenv.cluster.ray_evaluator",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from nasenv.evaluators.synthetic import SyntheticEvaluator as SyntheticEvaluator
     from nasenv.evaluators.table import TableEvaluator as TableEvaluator
     from nasenv.evaluators.training import TrainingEvaluator as TrainingEvaluator
+    from nasenv.inspection.narrowed import Narrowed as Narrowed
     from nasenv.objectives import Objective as Objective
     from nasenv.objectives import Score as Score
     from nasenv.objectives import ScoreWithinCost as ScoreWithinCost

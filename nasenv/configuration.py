@@ -24,6 +24,7 @@ DERIVED: set[str | int] = {  # what follows from the other parts is not asked of
     "evaluator.init_args.inner.init_args.space",  # of an evaluator that wraps another, as its argument `inner`
     "evaluator.init_args.inner.init_args.data",
 }
+_WHOLE = ".init_args.of"  # the space of which another is a part, as its argument `of`
 
 
 class Configurable:
@@ -125,7 +126,7 @@ def without_derived(config: Mapping[str, Any], path: str = "") -> dict[str, Any]
     return {
         key: without_derived(value, f"{path}{key}.") if isinstance(value, Mapping) else value
         for key, value in config.items()
-        if path + key not in DERIVED
+        if (path + key).replace(_WHOLE, "") not in DERIVED
     }
 
 

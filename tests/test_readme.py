@@ -147,6 +147,8 @@ def test_the_readers_agent_keeps_the_contract(folder: Path):
 @pytest.mark.usefixtures("in_folder")
 def test_options_are_known(line: str, capsys: pytest.CaptureFixture[str]):
     words = arguments(line)
+    if "runs/chains" in words and not Path("runs/chains").exists():
+        runpy.run_path("narrowed_chains.py")
     if "--config" in words:
         assert exit_code(["train", "--print_config"]) == 0
         Path(words[words.index("--config") + 1]).write_text(capsys.readouterr().out, encoding="utf-8")

@@ -92,6 +92,7 @@ def import_parts() -> None:
         for module in pkgutil.iter_modules(package.__path__):
             if module.name != "testing":  # it holds tests, not an agent
                 import_module(f"{package.__name__}.{module.name}")
+    import_module("nasenv.inspection.narrowed")
 
 
 def _parser(function: Callable[..., Any], prog: str) -> Parser:
@@ -169,12 +170,12 @@ def instantiate(parser: Parser, config: Namespace) -> Namespace:
 
     def make_space(space: type[SearchSpace], **options: Any) -> SearchSpace:
         spaces.append(space(**options, **_task(space, dataset)))
-        return spaces[0]
+        return spaces[-1]
 
     def make_evaluator(evaluator: Callable[..., Evaluator], *args: Any, **options: Any) -> Evaluator:
         if dataset is not None and _takes(evaluator, "data"):
             options["data"] = dataset
-        return evaluator(*(args or spaces), **options)
+        return evaluator(*(args or [space.whole for space in spaces[-1:]]), **options)
 
     made = [(make_space, SearchSpace, True), (make_evaluator, Evaluator, True)]
     objects: Namespace = parser.instantiate(config, instantiators=made)

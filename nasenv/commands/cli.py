@@ -18,7 +18,7 @@ from nasenv.provenance import __version__
 COMMANDS = {  # name of the command, its module and its function: what it does
     "train": "search for an architecture, and train and test the best one",
     "compare": "compare agents over many seeds: statistics, figures and a report",
-    "inspect": "find out what a search space is, before a search: size, costs, distribution of scores",
+    "inspect": "find out what a search space is, before a search; what a run tells about it, after one",
     "build_table": "train every architecture of a space, and write a table for searches and comparisons",
     "import_benchmark": "convert a published benchmark to a table for searches and comparisons",
     "reproduce": "run a finished search again, and compare the results",
@@ -65,8 +65,8 @@ def _run(name: str, argv: Sequence[str]) -> int:
 
             module = import_module(f"nasenv.commands.{name}")
             command = getattr(module, name)
-            if name == "inspect" and argv and not argv[0].startswith("-"):
-                command, argv = module.compare_spaces, module.with_folders(argv)
+            if name == "inspect":
+                command, argv = module.command_for(argv)
             import_parts()
         code = call(command, prog, argv)
     except InputError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import takewhile
 from pathlib import Path
@@ -18,7 +18,9 @@ from nasenv.errors import InputError
 from nasenv.evaluators.evaluator import Evaluator
 from nasenv.files import user_path
 from nasenv.inspection.advice import advice
+from nasenv.inspection.run_evaluations import RunEvaluations
 from nasenv.inspection.space_report import SpaceReport, inspect_space
+from nasenv.records.run_directory import JOURNAL
 from nasenv.spaces.space import SearchSpace
 
 _LINES = 5  # number of lines of progress of each part that are printed if there is no terminal
@@ -38,7 +40,8 @@ def inspect(
 
     Size and different networks are counted, or estimated with an interval; params and FLOPs are those of 500
     architectures drawn at random; the seconds are predicted from 8 trainings. Warnings say what to do. ``nasenv inspect
-    FOLDER FOLDER`` compares what was found out about two spaces.
+    FOLDER FOLDER`` compares what was found out about two spaces, and ``nasenv
+    inspect RUN`` finds out what a run tells about its space.
 
     Args:
         space: the search space.
@@ -88,6 +91,41 @@ def compare_spaces(folders: tuple[str, ...] = (), output: str | None = None) -> 
     if output is not None:
         write(user_path(output), "Search spaces compared", reports, sentences, "\n".join(folders))
         console.say(f"page: {user_path(output) / 'inspection.html'}")
+
+
+def inspect_run(run: str, share: float = 0.1, seed: int = 0, output: str | None = None) -> None:
+    """Find out what a run tells about its space: which decisions and choices matter, and which part to search next.
+
+    Args:
+        run: folder of a run, which may still be going on.
+        share: of the space, the largest part that is to be kept.
+        seed: seeds what is drawn to find out.
+        output: folder for the figures, the page and all numbers as JSON; by default inspection, in the run's folder.
+    """
+    from nasenv.inspection.run_report import advice, inspect_evaluations, tables, write
+
+    console = Terminal()
+    report = inspect_evaluations(RunEvaluations.read(run), share, seed)
+    sentences = advice(report, run)
+    folder = user_path(output) if output is not None else user_path(run) / "inspection"
+    write(folder, report, sentences)
+    for title, (heads, rows) in tables(report).items():
+        console.print(table_of(heads, rows, title, box=SIMPLE_HEAD))
+    for sentence in sentences:
+        console.explain(f"- {sentence}")
+    console.say(f"page: {folder / 'inspection.html'}; numbers: {folder / 'importance.json'}")
+
+
+def command_for(argv: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
+    """Return the function for a command line of ``nasenv inspect``, and its words for it.
+
+    It begins with the folder of a run, with folders of spaces that were inspected, or with options.
+    """
+    if not argv or argv[0].startswith("-"):
+        return inspect, list(argv)
+    if (user_path(argv[0]) / JOURNAL).exists():
+        return inspect_run, list(argv)
+    return compare_spaces, with_folders(argv)
 
 
 def with_folders(argv: Sequence[str]) -> list[str]:

@@ -175,6 +175,8 @@ _REWRITTEN = {  # message of jsonargparse -> plainer message
     r"Unexpected config: ?(.*)": r"config file: expected lines of `option: value`, got \1",
     r"\bNoneType\b": "null",
     r"expected one of (int|float), null, got": r"expected \1 or null, got",
+    r"expected one of nasenv\.[\w.]+\.(\w+), null, got": r"expected a class of \1, got",
+    r"expected one of dict\[str, list\[typing\.Any\]\], null, got": "expected names with lists, {name: [...]}, got",
     r"expected int\b": "expected an integer",
     r"expected float\b": "expected a number",
 }

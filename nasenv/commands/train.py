@@ -333,7 +333,7 @@ def _print_result(result: Result, folder: Path, console: Terminal) -> None:
 def _print_hints(space: SearchSpace, data: Data, folder: Path, console: Terminal) -> None:
     """Print commands that use what a run left; they run as they stand there."""
     if (folder / "model").exists():  # evaluators that do not train save none
-        own = [] if space.own_code is None else ["--space", space.own_code]
+        own = [] if space.whole.own_code is None else ["--space", space.whole.own_code]
         skip = ["--skip_unreadable", "true"] if data.skip_unreadable else []
         command = _command_line("nasenv", "predict", folder, data.source, *own, *skip)
         console.say(f"use the network:      {command}")

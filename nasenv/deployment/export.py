@@ -107,6 +107,7 @@ def save_model(
     Where a network cannot be exported, a warning says why, and the other two files are complete without it.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    space = space.whole
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     write_whole(directory / WEIGHTS, save({n: tensor.detach().clone() for n, tensor in model.state_dict().items()}))
     description = {

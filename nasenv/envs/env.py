@@ -24,7 +24,8 @@ from nasenv.search.budget import Budget
 from nasenv.search.history import Answers
 from nasenv.search.index import Architectures
 from nasenv.search.search import Search
-from nasenv.spaces.space import SearchSpace, redirected, to_architectures
+from nasenv.spaces.actions import redirected
+from nasenv.spaces.space import SearchSpace, to_architectures
 
 _SUBPROCESS = "stable_baselines3.common.vec_env.subproc_vec_env"
 _FRAME_INCHES = (6.0, 6.0)  # of every picture, so that the frames of an episode make a film

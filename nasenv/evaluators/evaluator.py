@@ -29,7 +29,7 @@ class Evaluator(Configurable, ABC):
     with its error, never an exception.
 
     Args:
-        space: the space whose architectures it measures.
+        space: the space whose architectures it measures; of a part, the whole one.
 
     Attributes:
         dataset: the data that it trains on; None where it does not train.
@@ -51,7 +51,7 @@ class Evaluator(Configurable, ABC):
     eager: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, space: SearchSpace) -> None:
-        self.space = space
+        self.space = space.whole
         self._submitted: deque[Trial] = deque()
 
     @property

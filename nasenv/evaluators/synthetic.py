@@ -55,6 +55,7 @@ class SyntheticEvaluator(Evaluator):
 
     def __init__(self, space: SearchSpace, seed: int = 0, order: int = 3, noise: float = 0.0) -> None:
         super().__init__(space)
+        space = space.whole
         if not space.is_product:
             raise InputError(
                 f"SyntheticEvaluator scores spaces in which every choice is always valid, and {type(space).__name__} "

@@ -63,6 +63,7 @@ class TableEvaluator(Evaluator):
         fidelities: dict[float, str] | None = None,
     ) -> None:
         super().__init__(space)
+        space = space.whole
         self.canonical, self._fidelities = canonical, dict(fidelities or {})
         for fidelity in self._fidelities:
             number("fidelities", fidelity, lambda f: 0.0 < f < 1.0, "shares between 0 and 1, each with a column")

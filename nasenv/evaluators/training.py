@@ -106,6 +106,7 @@ class TrainingEvaluator(Evaluator):
         compile_final: bool = False,
     ) -> None:
         super().__init__(space)
+        space = space.whole
         self.dataset = self._data = self._arguments["data"] = dataset = as_dataset(data)
         _check_fit(space, dataset)
         known = RECIPES.get(dataset.name, OTHER_RECIPE)

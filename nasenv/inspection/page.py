@@ -15,7 +15,7 @@ from nasenv.files import parse_json, read_whole, write_whole
 from nasenv.inspection.advice import summary
 from nasenv.inspection.figures import draw
 from nasenv.inspection.space_report import SpaceReport
-from nasenv.plots import to_png
+from nasenv.plots import Figure, to_png
 
 REPORT, PAGE = "space.json", "inspection.html"
 _DPI = 150
@@ -41,8 +41,21 @@ def write(
         sentences: advice, shown first.
         configuration: how the reports were made, as text.
     """
+    content = {"title": title, "advice": sentences, "names": list(reports), "rows": table_rows(reports)}
+    write_page(folder, "page.html", draw(reports), **content, configuration=configuration)
+
+
+def write_page(folder: Path, template: str, figures: Mapping[str, Figure], **content: object) -> None:
+    """Write figures into a folder, and a page that is filled from a template of this room.
+
+    Args:
+        folder: the folder; it is made where it is not there.
+        template: name of the template.
+        figures: name -> figure.
+        content: what else the template shows.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {name: to_png(figure, _DPI) for name, figure in draw(reports).items()}
+    pictures = {name: to_png(figure, _DPI) for name, figure in figures.items()}
     for name, picture in pictures.items():
         write_whole(folder / f"{name}.png", picture)
     templates = [Path(__file__).parent, *map(Path, nasenv.comparison.__path__)]
@@ -52,16 +65,9 @@ def write(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template("page.html")
-    text = page.render(
-        title=title,
-        advice=sentences,
-        names=list(reports),
-        rows=table_rows(reports),
-        pictures={name: base64.b64encode(picture).decode() for name, picture in pictures.items()},
-        configuration=configuration,
-    )
-    write_whole(folder / PAGE, text)
+    ).get_template(template)
+    shown = {name: base64.b64encode(picture).decode() for name, picture in pictures.items()}
+    write_whole(folder / PAGE, page.render(pictures=shown, **content))
 
 
 def write_report(folder: Path, report: SpaceReport, config: Mapping[str, object]) -> None:

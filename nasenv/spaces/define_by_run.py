@@ -12,6 +12,7 @@ from torch import nn
 
 from nasenv.configuration import digest, import_path, integer, source
 from nasenv.errors import InputError
+from nasenv.spaces.actions import redirected
 from nasenv.spaces.choice_space import check_importable
 from nasenv.spaces.questions import (
     ASKS_OTHERWISE,
@@ -26,7 +27,7 @@ from nasenv.spaces.questions import (
     Slot,
     Unanswered,
 )
-from nasenv.spaces.space import SearchSpace, check_task, redirected, to_architectures
+from nasenv.spaces.space import SearchSpace, check_task, to_architectures
 from nasenv.task import Images, Task
 from nasenv.trial import Architecture
 

@@ -13,6 +13,7 @@ from nasenv.errors import InputError
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Architecture
 
+_JITTER = 1e-6  # variance added to a covariance, which rounding may have made indefinite
 _PAIRS = 512  # of random architectures, whose distances tell the unit of a part of the features
 
 
@@ -125,6 +126,30 @@ class Surrogate:
         """Return the expected scores of m architectures and their standard deviations, (m,) each."""
         return self._predict(self._kernel.embed(architectures))
 
+    def draws(self, architectures: Sequence[Architecture], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return the scores of m architectures in n functions drawn from the process, (n, m); it takes O(m^3)."""
+        embedded = self._kernel.embed(architectures)
+        mean, solved = self._conditional(embedded)
+        covariance = self._kernel(embedded, embedded) - solved.T @ solved
+        covariance[np.diag_indices_from(covariance)] += _JITTER
+        factor = np.linalg.cholesky(covariance)
+        normal: NDArray[np.float64] = rng.standard_normal((n, len(architectures)))
+        return mean + normal @ factor.T
+
+    def left_out(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what is predicted of the n `targets` from the others, and its standard deviations, noise included.
+
+        Rasmussen & Williams 2006, equations 5.10 to 5.12.
+        """
+        n = len(self._rows)
+        inverse = self._inverse[:n, :n]
+        precision: NDArray[np.float64] = (inverse**2).sum(axis=0)
+        return self.targets() - inverse.T @ self._solved / precision, 1.0 / np.sqrt(precision)
+
+    def targets(self) -> NDArray[np.float64]:
+        """Return the n scores that the process is conditioned on, observed or assumed."""
+        return np.array([self._believed[d] if d in self._believed else self._scores[d] for d in self._rows])
+
     def ucb(self, architectures: Sequence[Architecture], beta: float = 2.0) -> NDArray[np.float64]:
         """Return the upper confidence bounds of m architectures, (m,): expected score + beta standard deviations."""
         mean, deviation = self.predict(architectures)
@@ -140,10 +165,15 @@ class Surrogate:
         return sorted(self._rewards, key=self._rewards.__getitem__, reverse=True)[:k]
 
     def _predict(self, embedded: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        mean, solved = self._conditional(embedded)
+        return mean, _deviation(1.0 - (solved**2).sum(axis=0))
+
+    def _conditional(self, embedded: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the expected scores (m,), and the inverse factor times the covariances, (n, m)."""
         n = len(self._rows)
         alike = self._kernel([part[:n] for part in self._embedded], embedded)
-        solved = self._inverse[:n, :n] @ alike  # (n, m)
-        return self._solved @ solved, _deviation(1.0 - (solved**2).sum(axis=0))
+        solved = self._inverse[:n, :n] @ alike
+        return self._solved @ solved, solved
 
     def _condition(
         self, architectures: Sequence[Architecture], embedded: Sequence[NDArray[np.float64]] | None = None
@@ -156,7 +186,7 @@ class Surrogate:
         if new:
             self._extend(new, embedded if embedded and len(new) == len(architectures) else self._kernel.embed(new))
         n = len(self._rows)
-        self._solved = self._inverse[:n, :n] @ np.array(self._targets())
+        self._solved = self._inverse[:n, :n] @ self.targets()
 
     def _kept(self, architectures: Sequence[Architecture]) -> list[Architecture]:
         """Return the best and the latest of the architectures, in their order."""
@@ -179,10 +209,6 @@ class Surrogate:
         self._rows += architectures
         if self._pool is not None:
             self._pool.extend(n, new, below, corner)
-
-    def _targets(self) -> list[float]:
-        """Return the n scores that the process is conditioned on, observed or assumed."""
-        return [self._believed[d] if d in self._believed else self._scores[d] for d in self._rows]
 
 
 class _Pool:

@@ -89,6 +89,36 @@ def test_beyond_its_most_observations_it_rests_on_the_best_and_the_latest():
     assert {*architectures[81:91]} <= kept
 
 
+def test_functions_drawn_have_the_mean_and_the_covariance_of_the_whole_system():
+    architectures, values, candidates = distinct(40), rewards(40), distinct(8, seed=1)
+    surrogate = Surrogate(SPACE)
+    surrogate.observe(architectures, values)
+    n = 40_000
+    drawn = surrogate.draws(candidates, n, np.random.default_rng(0))
+    mean, deviation = textbook(architectures, normal_scores(values), candidates)
+    kernel = Kernel(SPACE)
+    seen, asked = kernel.embed(architectures), kernel.embed(candidates)
+    across = kernel(seen, asked)
+    inverse = np.linalg.inv(kernel(seen, seen) + NOISE * np.eye(len(architectures)))
+    covariance = kernel(asked, asked) - across.T @ inverse @ across
+    assert (np.abs(drawn.mean(axis=0) - mean) < 5 * deviation / np.sqrt(n)).all()
+    limit = 5 * np.outer(deviation, deviation) * np.sqrt(2 / n)
+    assert (np.abs(np.cov(drawn.T) - covariance) < limit + 1e-5).all()
+
+
+def test_what_is_predicted_of_each_from_the_others_is_what_one_without_it_predicts():
+    architectures, values = distinct(25), rewards(25)
+    surrogate = Surrogate(SPACE)
+    surrogate.observe(architectures, values)
+    targets = normal_scores(values)
+    np.testing.assert_allclose(surrogate.targets(), targets)
+    for i, (predicted, deviation) in enumerate(zip(*surrogate.left_out(), strict=True)):
+        others = [*architectures[:i], *architectures[i + 1 :]]
+        mean, of_truth = textbook(others, np.delete(targets, i), [architectures[i]])
+        assert predicted == pytest.approx(mean[0], abs=1e-9)
+        assert deviation**2 == pytest.approx(of_truth[0] ** 2 + NOISE, abs=1e-9)
+
+
 def test_equal_networks_have_equal_features_and_paths_those_of_banana():
     for space in (NASBench201(), NASBenchMacro(), SPACE):
         architectures = distinct(200, space=space)
