@@ -187,8 +187,6 @@ class AgentContract:
         history = search.history
         is_used_up = history.evaluations == evaluations or history.looks == 5 * evaluations
         assert is_used_up, f"with constraints the search ended early: {_ends(search)}; {_ADVICE}"
-        over = [evaluator.costs(space.canonical(a))["params"] > 150 for a in history.architectures]
-        assert over == [outcome.violation is not None for outcome in history]
 
     def test_survives_equal_rewards(self) -> None:
         """Check that it goes on when all architectures have the same reward."""
