@@ -58,7 +58,7 @@ def draw_diagram(diagram: Diagram, title: str = "", inches: tuple[float, float] 
     (left, right), (bottom, top) = layout.bounds()
     title = _shorten(title, 120)
     if title:
-        half = _text_width(title, 1.2 * _FONT_POINTS) / 2
+        half = _text_width(title, 1.2 * _FONT_POINTS, weight="bold") / 2
         middle = (left + right) / 2
         left, right, top = min(left, middle - half), max(right, middle + half), top + 26
     width, height = right - left + 24, top - bottom + 24
@@ -255,8 +255,9 @@ def _write(axes: Axes, xy: Sequence[float] | NDArray[np.float64], text: str, sca
     axes.text(xy[0], xy[1], text, size=_FONT_POINTS * scale, parse_math=False, **(plain | style))
 
 
-def _text_width(text: str, points: float) -> float:
-    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=points), ismath=False)[0])
+def _text_width(text: str, points: float, weight: str = "normal") -> float:
+    font = FontProperties(size=points, weight=weight)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def _shorten(text: str, length: int = 48) -> str:

@@ -147,3 +147,11 @@ def test_shares_of_no_architectures_are_refused():
 def test_same_figure_gives_the_same_png():
     diagram = Diagram(("a", "b"), ((0, 1, ""),))
     assert to_png(draw_diagram(diagram)) == to_png(draw_diagram(diagram))
+
+
+def test_a_title_that_is_wider_than_the_boxes_is_not_cut():
+    title = "a title that is much wider than a box"
+    figure = draw_diagram(Diagram(("in", "out"), ((0, 1, ""),)), title)
+    (text,) = figure.findobj(lambda artist: getattr(artist, "get_text", str)() == title)
+    drawn = text.get_window_extent(figure.canvas.get_renderer())
+    assert figure.bbox.x0 < drawn.x0 < drawn.x1 < figure.bbox.x1
