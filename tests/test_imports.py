@@ -174,6 +174,20 @@ def test_importing_does_nothing_and_takes_no_time(code: str, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_wrong_option_is_refused_before_what_takes_a_second_is_imported(tmp_path: Path):
+    late = {"scipy.stats", "sklearn", "matplotlib", "sqlalchemy", "optuna", "ray", "datasets"}
+    code = (
+        "import contextlib, sys; from nasenv.commands.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['train', '--wrong'])\n"
+        f"print(*sorted({late!r} & {{*sys.modules}}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "unknown option --wrong" in done.stderr
+    assert done.stdout == "\n"
+
+
 def test_nasenv_works_where_it_is_not_installed(tmp_path: Path):
     """A tree that is not installed has no metadata; the version stands in the code."""
     (tmp_path / "nasenv").symlink_to(ROOT / "nasenv")

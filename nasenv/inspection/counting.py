@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from nasenv.errors import InputError
 from nasenv.spaces.space import SearchSpace
 
+_NORMAL = NormalDist()
 _LEVEL = 0.95  # of the intervals and bounds
 _DESCENTS = 20_000
 _MOST_LISTED = 1_000_000  # architectures whose canonical forms are compared
@@ -73,7 +74,7 @@ def estimate_architectures(space: SearchSpace, rng: np.random.Generator, descent
     largest = float(logs.max())
     shares = np.exp(logs - largest)
     mean, error = float(shares.mean()), float(shares.std(ddof=1)) / math.sqrt(descents)
-    half = float(norm.ppf(0.5 + _LEVEL / 2)) * error
+    half = _NORMAL.inv_cdf(0.5 + _LEVEL / 2) * error
     return Count(*(_scaled(part, largest) for part in (mean, max(0.0, mean - half), mean + half)))
 
 
@@ -118,7 +119,7 @@ def networks_at_least(space: SearchSpace, rng: np.random.Generator, sample: int 
         variance = unseen + once * (2 * once - 1) ** 2 / 4 - once**4 / (4 * (observed + unseen))
     if not unseen:
         return observed
-    spread = math.exp(float(norm.ppf(_LEVEL)) * math.sqrt(math.log(1 + max(0.0, variance) / unseen**2)))
+    spread = math.exp(_NORMAL.inv_cdf(_LEVEL) * math.sqrt(math.log(1 + max(0.0, variance) / unseen**2)))
     return observed + int(unseen / spread)
 
 

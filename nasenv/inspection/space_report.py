@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from nasenv.configuration import integer, positive
 from nasenv.evaluators.evaluator import Evaluator
@@ -72,6 +71,8 @@ class TrainedSample:
         pairs = self.pairs
         if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():
             return None
+        from scipy.stats import spearmanr  # which takes a second to import
+
         return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
 
     @property

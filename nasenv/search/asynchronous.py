@@ -10,9 +10,8 @@ from typing import NamedTuple
 from nasenv.errors import AgentError
 from nasenv.records.replay import CompletionOrder, Replay
 from nasenv.search.history import History
-from nasenv.search.index import Architectures
+from nasenv.search.index import Architectures, Proposals
 from nasenv.search.pending import PendingTrials
-from nasenv.search.proposals import Proposals
 from nasenv.trial import Architecture, Finding, Trial
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from nasenv.configuration import flag, integer, number, positive
 from nasenv.errors import counted
 from nasenv.search.history import History
-from nasenv.search.proposals import Proposals
+from nasenv.search.index import Proposals
 from nasenv.trial import Architecture, Finding
 
 _ROUNDING = 1e-9  # of sums of fidelities

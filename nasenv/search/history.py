@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasenv.errors import AgentError, InputError
-from nasenv.search.index import Architectures, EvaluationIndex
-from nasenv.search.proposals import Proposals
+from nasenv.search.index import Architectures, EvaluationIndex, Proposals
 from nasenv.trial import Architecture, Finding, Measurement, Outcome
 
 
@@ -77,7 +76,7 @@ class History(Sequence[Outcome]):
             raise AgentError(f"proposed {architectures!r:.80}, expected one or more architectures, any if none is new")
         try:
             fidelity = 1.0 if fidelity == 1.0 else rounded(fidelity)
-            return Proposals(*self._index(fidelity).look_up(architectures, check), fidelity)
+            return self._index(fidelity).look_up(architectures, check)
         except InputError as error:
             raise AgentError(f"proposed an architecture that is not one of the space: {error}") from error
         except (TypeError, ValueError) as error:
@@ -99,7 +98,8 @@ class History(Sequence[Outcome]):
             on_outcome: called with each outcome when it is recorded, before the next one.
         """
         first, known = self.proposals + 1, len(self)
-        repeats, numbers = proposals.repeats, proposals.numbered(known)
+        repeats, numbers = proposals.repeats, proposals.numbers
+        numbers = np.where(numbers < 0, known - 1 - numbers, numbers)
         if on_outcome is None:
             firsts = (first + proposals.firsts).tolist()
             self._take(proposals, slice(None), found, firsts, numbers.tolist(), charge_repeats)
@@ -177,7 +177,7 @@ class History(Sequence[Outcome]):
     def _index(self, fidelity: float) -> EvaluationIndex:
         index = self._indices.get(fidelity)
         if index is None:
-            index = self._indices[fidelity] = EvaluationIndex(self._num_choices)
+            index = self._indices[fidelity] = EvaluationIndex(self._num_choices, fidelity)
         return index
 
     def outcome(self, index: int, proposal: int | None = None, repeat: bool = False) -> Outcome:

@@ -1,11 +1,11 @@
-"""An index from architectures to their evaluations at one fidelity, for one or for many look-ups at once."""
+"""An index from architectures to their evaluations at one fidelity, and `Proposals`: architectures looked up in it."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +19,61 @@ Check: TypeAlias = Callable[[Any], list[Architecture]]
 _MOST_COMBINATIONS = 1 << 22  # of choices; four bytes each
 
 
-class LookUp(NamedTuple):
-    """Holds what is known of n architectures.
+class Proposals(Sequence[Architecture]):
+    """Holds n proposed architectures in order, all at one fidelity.
 
     Args:
-        architectures: all of them, tuples or the rows of an integer array (n, T).
-        numbers: (n,), of the evaluation, from 0, that each has had; -1 - j for the j-th that is new.
-        new: those that are new, each once.
-        firsts: (len(new),), where each of these stands first, ascending.
+        architectures: the architectures, tuples or the rows of an integer array (n, T).
+        numbers: (n,), index of each proposal's evaluation, from 0; -1 - j for the j-th new architecture.
+        new: architectures that are new to the search, each once.
+        firsts: (len(new),), index of the first proposal of each new architecture, ascending.
+        fidelity: share in (0, 1] of the search's full training.
+
+    Attributes:
+        n: number of proposals.
+        repeats: whether each was known or occurs earlier among these proposals, (n,).
     """
 
-    architectures: Architectures
-    numbers: NDArray[np.int64]
-    new: Sequence[Architecture]
-    firsts: NDArray[np.int64]
+    def __init__(
+        self,
+        architectures: Architectures,
+        numbers: NDArray[np.int64],
+        new: Sequence[Architecture],
+        firsts: NDArray[np.int64],
+        fidelity: float,
+    ) -> None:
+        self._architectures, self.numbers, self.new, self.firsts = architectures, numbers, new, firsts
+        self.fidelity, self.n = fidelity, len(numbers)
+        self.repeats: NDArray[np.bool_] = np.ones(self.n, dtype=np.bool_)
+        self.repeats[firsts] = False
+
+    def first(self, n: int) -> Proposals:
+        """Return the first n proposals."""
+        if n >= self.n:
+            return self
+        firsts = self.firsts[: int(np.searchsorted(self.firsts, n))]
+        new = self.new[: len(firsts)]
+        return Proposals(self._architectures[:n], self.numbers[:n], new, firsts, self.fidelity)
+
+    def before_new(self, k: int) -> Proposals:
+        """Return the proposals before that of the k-th new architecture, from 0; all if there are at most k."""
+        return self.first(int(self.firsts[k])) if k < len(self.new) else self
+
+    @overload
+    def __getitem__(self, index: int) -> Architecture: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Architecture]: ...
+    def __getitem__(self, index: int | slice) -> Architecture | Sequence[Architecture]:
+        if isinstance(index, slice):
+            return list(map(tuple, self._architectures[index]))
+        return tuple(map(int, self._architectures[index]))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Architecture]:
+        rows = self._architectures
+        return map(tuple, rows.tolist() if isinstance(rows, np.ndarray) else rows)
 
 
 class EvaluationIndex:
@@ -43,10 +84,11 @@ class EvaluationIndex:
 
     Args:
         num_choices: (T,), of each decision.
+        fidelity: share in (0, 1] of the search's full training.
     """
 
-    def __init__(self, num_choices: NDArray[np.int64]) -> None:
-        self._num_choices = num_choices
+    def __init__(self, num_choices: NDArray[np.int64], fidelity: float) -> None:
+        self._num_choices, self._fidelity = num_choices, fidelity
         self._architectures: list[Architecture] = []
         self._evaluations = array("q")
         self._by_tuple: dict[Architecture, int] = {}
@@ -65,8 +107,8 @@ class EvaluationIndex:
         """Return the number, from 0, of an architecture's evaluation; None if there is none."""
         return self._tuples().get(architecture)
 
-    def look_up(self, architectures: Architectures, check: Check) -> LookUp:
-        """Look up n architectures, and check those that are new.
+    def look_up(self, architectures: Architectures, check: Check) -> Proposals:
+        """Look up n architectures, check those that are new, and return them as proposals.
 
         Args:
             architectures: n of them.
@@ -79,7 +121,7 @@ class EvaluationIndex:
             architectures = architectures.tolist()
         return self._look_up_tuples(list(map(tuple, architectures)), check)
 
-    def _look_up_tuples(self, given: Sequence[Architecture], check: Check) -> LookUp:
+    def _look_up_tuples(self, given: Sequence[Architecture], check: Check) -> Proposals:
         known = self._tuples()
         new = list(dict.fromkeys([architecture for architecture in given if architecture not in known]))
         plain = dict(zip(new, check(new), strict=True)) if new else {}
@@ -87,9 +129,9 @@ class EvaluationIndex:
         numbers = np.array([known.get(a, order.get(a)) for a in given], dtype=np.int64)
         first = {architecture: place for place, architecture in reversed(list(enumerate(given)))}
         firsts = np.array([first[a] for a in plain], dtype=np.int64)
-        return LookUp([plain.get(a, a) for a in given], numbers, list(plain.values()), firsts)
+        return Proposals([plain.get(a, a) for a in given], numbers, list(plain.values()), firsts, self._fidelity)
 
-    def _look_up_rows(self, given: NDArray[np.integer[Any]], check: Check) -> LookUp | None:
+    def _look_up_rows(self, given: NDArray[np.integer[Any]], check: Check) -> Proposals | None:
         """Look up n rows, (n, T); return None if they are no choices, or the space is too large for an array."""
         places = self._places()
         if places is None or given.ndim != 2 or not np.issubdtype(given.dtype, np.integer):
@@ -101,7 +143,7 @@ class EvaluationIndex:
         numbers = places[where].astype(np.int64)
         unknown = np.flatnonzero(numbers < 0)
         if not len(unknown):
-            return LookUp(rows, numbers, (), unknown)
+            return Proposals(rows, numbers, (), unknown, self._fidelity)
         order, new = np.arange(len(unknown)), where[unknown]
         places[new[::-1]] = order[::-1]  # of equals the first is written last
         first = places[new]  # of each, the first of its equals
@@ -110,7 +152,7 @@ class EvaluationIndex:
         numbers[unknown] = -np.cumsum(is_first)[first]
         firsts = unknown[is_first]
         self._looked_up = check(rows[firsts]), new[is_first]
-        return LookUp(rows, numbers, self._looked_up[0], firsts)
+        return Proposals(rows, numbers, self._looked_up[0], firsts, self._fidelity)
 
     def _tuples(self) -> dict[Architecture, int]:
         """Return the numbers by architecture, updated on demand."""

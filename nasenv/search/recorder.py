@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nasenv.search.budget import Budget
 from nasenv.search.constraints import Constraints
 from nasenv.search.history import Answers, History
-from nasenv.search.proposals import Proposals
+from nasenv.search.index import Proposals
 from nasenv.spaces.space import SearchSpace
 from nasenv.trial import Finding, Outcome
 

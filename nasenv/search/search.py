@@ -19,10 +19,9 @@ from nasenv.search.budget import Budget
 from nasenv.search.constraints import Constraint, Constraints, parse_constraints
 from nasenv.search.history import Answers, History
 from nasenv.search.identity import SearchParts
-from nasenv.search.index import Architectures
+from nasenv.search.index import Architectures, Proposals
 from nasenv.search.layer import AgentLike, SearchLike, on_layers
 from nasenv.search.pending import PendingTrials
-from nasenv.search.proposals import Proposals
 from nasenv.search.recorder import Recorder
 from nasenv.search.status import SearchStatus
 from nasenv.search.timing import EVALUATION, Timing, where_it_went
