@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
+ROOT = Path(__file__).parents[2]
 TRAINING = ["--problems", "digits", "--architectures", "1", "--epochs", "1", "--device", "cpu"]
 
 
 def run(script, options, monkeypatch):
     """Run a script as a program, but in this process."""
-    path = str(SCRIPTS / f"{script}.py")
+    path = str(ROOT / "scripts" / "benchmarks" / f"{script}.py")
     monkeypatch.setattr(sys, "argv", [path, *options])
     runpy.run_path(path, run_name="__main__")
 
@@ -46,8 +46,8 @@ def test_its_smallest_form_writes_setting_tables_and_goals(tmp_path, script, opt
 def test_a_server_under_load_and_killed_loses_nothing(tmp_path, postgresql):
     file = tmp_path / "figures.json"
     small = ["--rows", "100", "--clients", "2", "--rate", "40", "--seconds", "1", "--kills", "1"]
-    command = [sys.executable, SCRIPTS / "bench_cache_server.py", *small, "--json", file]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "scripts.benchmarks.bench_cache_server", *small, "--json", file]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     goals = {goal["goal"]: goal for goal in json.loads(file.read_text())["figures"]["goals"]}
     assert len(goals) == 3

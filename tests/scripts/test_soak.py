@@ -17,13 +17,14 @@ from scripts.soak import kills, soak
 from scripts.soak.cases import cases
 from scripts.soak.spaces import soak_case
 
-SOAK = Path(__file__).parents[2] / "scripts" / "soak" / "soak.py"
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_short_form_loses_nothing(tmp_path):
     file = tmp_path / "soak.json"
     options = ["--short", "--parts", "spaces,long,kills,faults", "--json", file]
-    done = subprocess.run([sys.executable, SOAK, *options], capture_output=True, text=True, check=False)
+    line = [sys.executable, "-m", "scripts.soak.soak", *options]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(file.read_text())["figures"]
     assert figures["spaces"]["sequences"] == 9_000

@@ -78,7 +78,7 @@ class Warming:
         self.began = self.ended = None
 
     def warm_up(self):
-        self.began, self.ended = timed(0.3)
+        self.began, self.ended = timed(1.0)  # longer than one worker starts after the other
 
     def work(self, job):
         if job == "dies where it is warm" and self.began is not None:
