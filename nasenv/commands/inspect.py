@@ -40,8 +40,8 @@ def inspect(
 
     Size and different networks are counted, or estimated with an interval; params and FLOPs are those of 500
     architectures drawn at random; the seconds are predicted from 8 trainings. Warnings say what to do. ``nasenv inspect
-    FOLDER FOLDER`` compares what was found out about two spaces, and ``nasenv
-    inspect RUN`` finds out what a run tells about its space.
+    FOLDER FOLDER`` compares what was found out about two spaces, and ``nasenv inspect RUN`` finds out what a run tells
+    about its space.
 
     Args:
         space: the search space.

@@ -20,7 +20,8 @@ from nasenv.task import Task
 from nasenv.trial import Architecture, Trial
 
 _SAMPLED, _TIMED = 500, 8
-_COST_SHARE, _TIMING_SHARE = 0.4, 0.9  # of the seconds, after which no more costs and trainings are asked for
+_SIZE_SHARE, _COUNT_SHARE = 0.15, 0.3  # of the seconds, after which size and networks are estimated by what there is
+_COST_SHARE, _TIMING_SHARE = 0.6, 0.9  # after which no more costs and trainings are asked for
 _BY_CHANCE = 2.0  # standard errors above the chance level that a score at chance may have
 
 Said = Callable[[str, int, int], None]
@@ -218,7 +219,8 @@ def inspect_space(
     integer("evaluations", evaluations), integer("trained", trained, least=0)
     counting, drawing, training = (np.random.default_rng([seed, part]) for part in range(3))
     say("counting", 0, 1)
-    architectures, networks = count_architectures(space, counting), count_networks(space, counting)
+    architectures = count_architectures(space, counting, began + _SIZE_SHARE * limit)
+    networks = count_networks(space, counting, began + _COUNT_SHARE * limit)
     costs, broken = _costs(space, evaluator, drawing, say, began + _COST_SHARE * limit)
     timed: list[tuple[float, float]] = []
     if evaluator.trains:

@@ -1,6 +1,7 @@
 """Counts of architectures and networks, against spaces whose numbers are known."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -112,3 +113,11 @@ def test_a_space_too_large_to_list_gets_a_bound():
 def test_counts_are_repeated_by_the_seed():
     first, again, other = (count_networks(ChainCNN(), np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_no_more_is_counted_than_time_allows():
+    over = time.monotonic() - 1.0
+    assert count_networks(NASBench201(), np.random.default_rng(0), over).high == math.inf
+    counts = [estimate_architectures(ChainCNN(), np.random.default_rng(0), n, over) for n in (500, 20_000)]
+    assert counts[0] == counts[1]
+    assert networks_at_least(ChainCNN(), np.random.default_rng(0), 20_000, over) < 10_000
