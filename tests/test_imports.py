@@ -34,7 +34,7 @@ ONLY_IN = {  # heavy or optional packages, and the rooms or files that import th
     "jsonargparse": {"nasenv/commands"},
     "rich": {"nasenv/commands", "scripts"},
     "matplotlib": {"nasenv/plots.py", "nasenv/comparison", "nasenv/inspection", "scripts"},
-    "jinja2": {"nasenv/comparison/report.py", "nasenv/inspection/page.py"},
+    "jinja2": {"nasenv/comparison/report.py"},
     "tensorboard": {"nasenv/records/tensorboard.py", "scripts"},
     "sqlalchemy": {"nasenv/cache"},
     "psycopg": {"nasenv/cache", "scripts"},

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from nasenv.comparison import tables
 from nasenv.comparison.figures import NOTES
 from nasenv.comparison.statistics import RESAMPLES
 from nasenv.comparison.summary import LEVEL, Summary
 
+_HERE = Path(__file__).parent
 _LARGER = 1.3  # than on paper: pictures on the page
 
 
@@ -35,6 +36,17 @@ class Description:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+def template(name: str, folder: Path = _HERE) -> Template:
+    """Return an HTML template of a folder; it can extend and import those that lie here."""
+    return Environment(
+        loader=FileSystemLoader([folder, _HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(name)
+
+
 def write_report(
     path: Path,
     title: str,
@@ -53,14 +65,7 @@ def write_report(
         description: how the comparison was made.
         published: problem -> what others published on it.
     """
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html")
-    text = page.render(
+    text = template("report.html").render(
         title=title,
         summaries=summaries,
         problems=[

@@ -7,9 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-import nasenv.comparison
+from nasenv.comparison.report import template
+from nasenv.comparison.tables import TextTable
 from nasenv.errors import InputError
 from nasenv.files import parse_json, read_whole, write_whole
 from nasenv.inspection.advice import summary
@@ -41,33 +40,39 @@ def write(
         sentences: advice, shown first.
         configuration: how the reports were made, as text.
     """
-    content = {"title": title, "advice": sentences, "names": list(reports), "rows": table_rows(reports)}
-    write_page(folder, "page.html", draw(reports), **content, configuration=configuration)
+    table = TextTable(["", *reports], table_rows(reports))
+    write_page(folder, title, sentences, {"What was found": table}, draw(reports), "Configuration", configuration)
 
 
-def write_page(folder: Path, template: str, figures: Mapping[str, Figure], **content: object) -> None:
-    """Write figures into a folder, and a page that is filled from a template of this room.
+def write_page(
+    folder: Path,
+    title: str,
+    sentences: Sequence[str],
+    tables: Mapping[str, TextTable],
+    figures: Mapping[str, Figure],
+    last: str,
+    configuration: str,
+) -> None:
+    """Write figures into a folder, and a page.
 
     Args:
         folder: the folder; it is made where it is not there.
-        template: name of the template.
+        title: heading of the page.
+        sentences: advice, shown first.
+        tables: heading -> table.
         figures: name -> figure.
-        content: what else the template shows.
+        last: heading of the configuration, which is shown last.
+        configuration: the configuration, as text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {name: to_png(figure, _DPI) for name, figure in figures.items()}
     for name, picture in pictures.items():
         write_whole(folder / f"{name}.png", picture)
-    templates = [Path(__file__).parent, *map(Path, nasenv.comparison.__path__)]
-    page = Environment(
-        loader=FileSystemLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template(template)
     shown = {name: base64.b64encode(picture).decode() for name, picture in pictures.items()}
-    write_whole(folder / PAGE, page.render(pictures=shown, **content))
+    page = template("page.html", Path(__file__).parent).render(
+        title=title, advice=sentences, tables=tables, pictures=shown, last=last, configuration=configuration
+    )
+    write_whole(folder / PAGE, page)
 
 
 def write_report(folder: Path, report: SpaceReport, config: Mapping[str, object]) -> None:

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nasenv.comparison.drawing import GREY, INK, SMALL, dress, fix_layout, new_figure, one_line
+from nasenv.comparison.tables import TextTable
 from nasenv.errors import counted
 from nasenv.files import write_whole
 from nasenv.inspection.importance import ChoiceWorth, DecisionImportance, Estimate, Importance, importance
@@ -29,8 +30,6 @@ _LITTLE = 0.5  # rank correlation of the left out, below which the evaluations d
 _RARE = 3  # evaluations of a choice, below which what is said of it rests on others
 _HARDLY = 0.01  # share of the variance
 _MOST_LISTED, _MOST_BARS, _MOST_PAIRS, _MOST_PANELS, _COLUMNS = 8, 24, 8, 24, 4
-
-TableOfTexts = tuple[Sequence[str], Sequence[Sequence[str]]]  # heads, rows
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,8 @@ def _on_part(report: RunReport, run: str) -> Iterator[str]:
     )
 
 
-def tables(report: RunReport) -> dict[str, TableOfTexts]:
-    """Return the tables of a report: title -> heads and rows."""
+def tables(report: RunReport) -> dict[str, TextTable]:
+    """Return the tables of a report by title."""
     unit = "points" if report.factor == 100.0 else report.evaluations.metric
     ranked = sorted(report.importance.decisions, key=lambda decision: -decision.share.value)
     decisions = [[decision.name, _percent(decision.share)] for decision in ranked]
@@ -136,10 +135,10 @@ def tables(report: RunReport) -> dict[str, TableOfTexts]:
         for i, choice in enumerate(decision.choices)
     ]
     heads = ["decision", "choice", "evaluations", f"worth ({unit})", "in the best", "kept"]
-    found: dict[str, TableOfTexts] = {"Decisions": (["decision", "share of the variance (95 % interval)"], decisions)}
+    found = {"Decisions": TextTable(["decision", "share of the variance (95 % interval)"], decisions)}
     if pairs:
-        found["Pairs"] = (["decisions", "share beyond each by itself (95 % interval)"], pairs)
-    return found | {"Choices": (heads, choices)}
+        found["Pairs"] = TextTable(["decisions", "share beyond each by itself (95 % interval)"], pairs)
+    return found | {"Choices": TextTable(heads, choices)}
 
 
 def _row(report: RunReport, decision: str, choice: ChoiceWorth) -> list[str]:
@@ -158,8 +157,7 @@ def write(folder: Path, report: RunReport, sentences: Sequence[str]) -> None:
     write_whole(folder / REPORT, json.dumps(values, indent=1, default=str, allow_nan=False) + "\n")
     kept = yaml.safe_dump(json.loads(json.dumps({"keep": report.keep, "evidence": report.evidence}, default=str)))
     title = f"{report.evaluations.run}: what it tells about {type(report.evaluations.space).__name__}"
-    content = {"title": title, "advice": sentences, "tables": tables(report), "configuration": kept}
-    write_page(folder, "run.html", draw(report), **content)
+    write_page(folder, title, sentences, tables(report), draw(report), "What is kept", kept)
 
 
 def draw(report: RunReport) -> dict[str, Figure]:
